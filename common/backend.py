@@ -1,0 +1,71 @@
+"""The one place that imports MXNet: `from ..common.backend import mx`.
+
+MXNet 1.9.1 uses NumPy aliases that NumPy 1.24 removed, and starts one OpenMP thread when
+OMP_NUM_THREADS is unset (1.6-1.75 times slower on two cores); both are put right before the import.
+"""
+
+import logging
+import os
+import re
+
+import numpy as np
+
+from .errors import InputError
+
+log = logging.getLogger(__name__)
+
+for _alias, _type in {'bool': bool, 'int': int, 'float': float, 'object': object}.items():
+    if _alias not in np.__dict__:
+        setattr(np, _alias, _type)
+
+
+def cpu_count() -> int:
+    """CPUs this process may run on (affinity, not the machine's total)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+os.environ.setdefault('OMP_NUM_THREADS', str(cpu_count()))
+
+import mxnet as mx  # noqa: E402  (the lines above must come first)
+
+if not mx.__version__.startswith('1.9.'):
+    raise ImportError(
+        f'MXNet {mx.__version__} is installed; this project needs 1.9.1: pip install mxnet==1.9.1'
+    )
+
+
+def parse_devices(text: str) -> list:
+    """Devices of a `--devices` value.
+
+    Parameters
+    ----------
+    text : 'cpu', or 'gpu:0' or 'gpu:0,1' ...
+
+    Returns
+    -------
+    list of mx.Context. GPUs that this machine or this MXNet build does not have are replaced by
+    the CPU with a warning, so that a script written for a GPU machine runs anywhere.
+
+    Raises
+    ------
+    InputError for any other text.
+    """
+    if text == 'cpu':
+        return [mx.cpu()]
+    match = re.fullmatch(r'gpu:(\d+(?:,\d+)*)', text)
+    if not match:
+        raise InputError(f"--devices {text!r}: expected 'cpu' or 'gpu:0,1,...'")
+    wanted = [int(number) for number in match.group(1).split(',')]
+    if len(set(wanted)) != len(wanted):
+        raise InputError(f'--devices {text!r}: a GPU is named twice')
+    have = mx.context.num_gpus()
+    missing = [number for number in wanted if number >= have]
+    if missing:
+        log.warning(
+            '--devices %s: MXNet sees %d GPU(s) here (a GPU machine needs mxnet-cu112 in place of '
+            'mxnet); running on the CPU',
+            text,
+            have,
+        )
+        return [mx.cpu()]
+    return [mx.gpu(number) for number in wanted]

