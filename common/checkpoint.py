@@ -1,0 +1,171 @@
+"""Checkpoints: MXNet's `PREFIX-symbol.json` + `PREFIX-%04d.params`, and the state of a run beside it.
+
+A checkpoint's symbol is the official embedding symbol (output `fc1_output`): no operator of ours
+and no loss, so that InsightFace's tools load it. Its parameters may hold the classifier as well
+(`fc7_weight`), which those tools skip.
+"""
+
+import re
+from pathlib import Path
+from typing import Optional
+
+from .backend import mx
+from .errors import InputError
+from .files import PathLike, atomic_path, atomic_write, input_file
+from .names import CLASSIFIER_PREFIX, DATA, EMBEDDING_OUTPUT, IMAGE_SHAPE
+
+Params = dict  # name -> mx.nd.NDArray
+
+_SHOWN_NAMES = 3  # how many differing names an error lists
+
+
+def parse_model(text: str) -> tuple[str, int]:
+    """'PREFIX,EPOCH' -> (prefix, epoch); raises InputError for any other form."""
+    match = re.fullmatch(r'(.+),(\d{1,4})', text.strip())
+    if not match:
+        raise InputError(
+            f'model {text!r}: expected PREFIX,EPOCH, e.g. models/run/model,1 '
+            f'for models/run/model-symbol.json and models/run/model-0001.params'
+        )
+    return match.group(1), int(match.group(2))
+
+
+def symbol_path(prefix: PathLike) -> Path:
+    return Path(f'{prefix}-symbol.json')
+
+
+def params_path(prefix: PathLike, epoch: int) -> Path:
+    return Path(f'{prefix}-{epoch:04d}.params')
+
+
+def load_params(path: PathLike) -> tuple[Params, Params]:
+    """(arg_params, aux_params) of a `.params` file.
+
+    Raises InputError for a missing, truncated or foreign file.
+    """
+    path = input_file(path, 'parameter file')
+    try:
+        stored = mx.nd.load(str(path))
+    except (mx.MXNetError, ValueError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(
+            f'{path} ({path.stat().st_size} bytes) is no whole MXNet parameter file: {reason}'
+        ) from None
+    if not isinstance(stored, dict) or not all(re.match('(arg|aux):', key) for key in stored):
+        raise InputError(f'{path}: names do not start with arg: or aux:; not a Module checkpoint')
+    arg = {key[4:]: value for key, value in stored.items() if key.startswith('arg:')}
+    aux = {key[4:]: value for key, value in stored.items() if key.startswith('aux:')}
+    return arg, aux
+
+
+def save_params(path: PathLike, arg_params: Params, aux_params: Params) -> None:
+    """Write a `.params` file whole or not at all."""
+    stored = {f'arg:{name}': value for name, value in arg_params.items()}
+    stored.update({f'aux:{name}': value for name, value in aux_params.items()})
+    with atomic_path(path) as temporary:
+        mx.nd.save(str(temporary), stored)
+
+
+def save_symbol(prefix: PathLike, symbol: 'mx.sym.Symbol') -> None:
+    """Write `PREFIX-symbol.json` whole or not at all."""
+    atomic_write(symbol_path(prefix), symbol.tojson())
+
+
+def embedding_symbol(symbol: 'mx.sym.Symbol', source: str = 'symbol') -> 'mx.sym.Symbol':
+    """The part of a symbol that ends in `fc1_output`; heads and losses fall away."""
+    outputs = symbol.get_internals().list_outputs()
+    if EMBEDDING_OUTPUT not in outputs:
+        raise InputError(
+            f'{source}: no output {EMBEDDING_OUTPUT!r} among its {len(outputs)} layers'
+        )
+    return symbol.get_internals()[EMBEDDING_OUTPUT]
+
+
+def _listed(names) -> str:
+    names = sorted(names)
+    more = f' and {len(names) - _SHOWN_NAMES} more' if len(names) > _SHOWN_NAMES else ''
+    return ', '.join(names[:_SHOWN_NAMES]) + more
+
+
+def check_match(
+    symbol: 'mx.sym.Symbol', arg_params: Params, aux_params: Params, source: str
+) -> None:
+    """Two-way comparison of a symbol and parameters: names and shapes.
+
+    Names that only the parameters have are allowed when they belong to a classifier (`fc7_*`).
+
+    Raises
+    ------
+    InputError naming what is only in the network, only in the file, and what differs in shape.
+    """
+    arg_shapes, _, aux_shapes = symbol.infer_shape(**{DATA: (1, *IMAGE_SHAPE)})
+    wanted = dict(zip(symbol.list_arguments(), arg_shapes))
+    wanted.update(zip(symbol.list_auxiliary_states(), aux_shapes))
+    wanted.pop(DATA)
+    given = {**arg_params, **aux_params}
+    missing = wanted.keys() - given.keys()
+    extra = {
+        name for name in given.keys() - wanted.keys() if not name.startswith(CLASSIFIER_PREFIX)
+    }
+    reshaped = {
+        f'{name} ({given[name].shape} in the file, {wanted[name]} in the network)'
+        for name in wanted.keys() & given.keys()
+        if tuple(given[name].shape) != tuple(wanted[name])
+    }
+    problems = [
+        f'{len(names)} {what}: {_listed(names)}'
+        for what, names in (
+            ('only in the network', missing),
+            ('only in the file', extra),
+            ('of another shape', reshaped),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(f'{source} is a checkpoint of another network; ' + '; '.join(problems))
+
+
+def load_embedding(
+    model: str, symbol: Optional['mx.sym.Symbol'] = None
+) -> tuple['mx.sym.Symbol', Params, Params]:
+    """Load 'PREFIX,EPOCH' as an embedding network.
+
+    Parameters
+    ----------
+    model : 'PREFIX,EPOCH'
+    symbol : the embedding symbol to check the parameters against; by default the saved one
+
+    Returns
+    -------
+    (symbol, arg_params, aux_params); parameters the symbol does not use (`fc7_weight`) are kept.
+
+    Raises
+    ------
+    InputError for missing, truncated or disagreeing files.
+    """
+    prefix, epoch = parse_model(model)
+    if symbol is None:
+        path = input_file(symbol_path(prefix), 'symbol file')
+        try:
+            symbol = mx.sym.load(str(path))
+        except (mx.MXNetError, UnicodeDecodeError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f'{path} is no symbol that MXNet reads: {reason}') from None
+        symbol = embedding_symbol(symbol, str(path))
+    arg_params, aux_params = load_params(params_path(prefix, epoch))
+    check_match(symbol, arg_params, aux_params, str(params_path(prefix, epoch)))
+    return symbol, arg_params, aux_params
+
+
+def save_embedding(
+    prefix: PathLike, epoch: int, symbol: 'mx.sym.Symbol', arg_params: Params, aux_params: Params
+) -> None:
+    """Write a slim checkpoint: the embedding symbol and only the parameters it uses."""
+    symbol = embedding_symbol(symbol)
+    used_args, used_aux = set(symbol.list_arguments()), set(symbol.list_auxiliary_states())
+    save_params(
+        params_path(prefix, epoch),
+        {name: value for name, value in arg_params.items() if name in used_args},
+        {name: value for name, value in aux_params.items() if name in used_aux},
+    )
+    save_symbol(prefix, symbol)

@@ -1,0 +1,94 @@
+# Makes the environment on first use and is instant after that. Source it from bash:
+#
+#     source common/setup_env.sh [EXTRA...]        # EXTRA: dev
+#
+# Afterwards `python` and `vargfacenet` are those of .venv (or of $VARGFACENET_VENV). Packages come
+# from setup.py at the versions of requirements.lock. Needs Python 3.9-3.12 with venv, or uv.
+# A C++ compiler is optional: with one, the fast training operators are compiled once.
+
+_vgf_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+_vgf_venv=${VARGFACENET_VENV:-$_vgf_root/.venv}
+
+_vgf_say() { echo "setup: $*" >&2; }
+
+# Prints the path of the best Python: 3.11 is what the lock file was tested with.
+_vgf_find_python() {
+  local name path
+  for name in python3.11 python3.10 python3.12 python3.9 python3 python; do
+    path=$(command -v "$name") || continue
+    # A version manager's shim can exist for a Python that is not there: run it. ensurepip is
+    # a package of its own on Debian.
+    "$path" -c 'import sys, venv, ensurepip
+sys.exit(not (3, 9) <= sys.version_info < (3, 13))' 2>/dev/null && { echo "$path"; return 0; }
+  done
+  return 1
+}
+
+_vgf_make_venv() {
+  local python
+  if python=$(_vgf_find_python); then
+    _vgf_say "making $_vgf_venv with $("$python" --version)"
+    "$python" -m venv --clear "$_vgf_venv"
+  elif command -v uv >/dev/null; then
+    _vgf_say "making $_vgf_venv with uv and Python 3.11"
+    uv venv --quiet --clear --python 3.11 "$_vgf_venv"
+  else
+    _vgf_say "no Python 3.9-3.12 with the venv module was found, and no uv." \
+      "Install one of them (Debian/Ubuntu: apt-get install python3 python3-venv) and run this again."
+    return 2
+  fi
+}
+
+_vgf_install() { # extras...
+  local target="$_vgf_root" list
+  list=$(IFS=,; echo "$*")
+  [ -n "$list" ] && target="$_vgf_root[$list]"
+  _vgf_say "installing packages (about 400 MB, a few minutes the first time)"
+  if [ -x "$_vgf_venv/bin/pip" ]; then
+    "$_vgf_venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+      -c "$_vgf_root/requirements.lock" -e "$target" >&2
+  else
+    uv pip install --quiet --python "$_vgf_venv/bin/python" \
+      -c "$_vgf_root/requirements.lock" -e "$target" >&2
+  fi || { _vgf_say "installing packages failed; see the lines above"; return 2; }
+}
+
+_vgf_setup() { # extras...
+  local extra stamp key
+  "$_vgf_venv/bin/python" -c '' 2>/dev/null || _vgf_make_venv || return 2
+  key=$(cat "$_vgf_root"/{requirements.lock,setup.py,pyproject.toml} | sha256sum | cut -c1-16)
+  for extra in base "$@"; do
+    stamp="$_vgf_venv/.installed-$extra"
+    [ "$(cat "$stamp" 2>/dev/null)" = "$key $_vgf_root" ] && continue
+    if [ "$extra" = base ]; then _vgf_install "$@"; else _vgf_install "$extra"; fi || return 2
+    echo "$key $_vgf_root" >"$stamp"
+  done
+  # A compiled library of another source or machine is never loaded, so this only saves the
+  # second that asking MXNet takes.
+  key=$(cat "$_vgf_root"/common/ops/*.{cc,h} /proc/cpuinfo 2>/dev/null | grep -v MHz | sha256sum)
+  stamp="$_vgf_venv/.compiled"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$key $_vgf_root" ]; then
+    (cd / && "$_vgf_venv/bin/python" -m vargfacenet.common.ops.build >&2) || return 2
+    echo "$key $_vgf_root" >"$stamp"
+  fi
+}
+
+# Two scripts started together must not install into one environment at the same time.
+mkdir -p "$(dirname "$_vgf_venv")" 2>/dev/null
+if command -v flock >/dev/null && { : >>"$_vgf_venv.lock"; } 2>/dev/null; then
+  exec 9>>"$_vgf_venv.lock"
+  flock 9
+  _vgf_setup "$@"
+  _vgf_status=$?
+  exec 9>&-
+else
+  _vgf_setup "$@"
+  _vgf_status=$?
+fi
+if [ $_vgf_status -ne 0 ]; then
+  # A script that sources this stops; an interactive shell stays open.
+  case $- in *i*) return $_vgf_status ;; *) exit $_vgf_status ;; esac
+fi
+export VIRTUAL_ENV=$_vgf_venv
+case ":$PATH:" in *":$_vgf_venv/bin:"*) ;; *) PATH="$_vgf_venv/bin:$PATH" ;; esac
+export PATH
