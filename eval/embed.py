@@ -1,0 +1,154 @@
+"""Images to embeddings: an embedding symbol bound for inference."""
+
+from collections.abc import Iterable, Iterator
+from typing import Optional
+
+import numpy as np
+
+from ..common.backend import mx
+from ..common.checkpoint import check_match
+from ..common.console import ProgressBar
+from ..common.errors import InputError
+from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE
+
+# The second forward of a graph bound to one image fails in MXNet 1.9.1 on the CPU.
+_SMALLEST_BATCH = 2
+
+
+def check_images(images: np.ndarray) -> None:
+    """Raise InputError unless `images` is uint8 (N, 112, 112, 3)."""
+    shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+        raise InputError(
+            f'images are {images.dtype} {images.shape}; expected uint8 (N, {IMAGE_SIZE}, '
+            f'{IMAGE_SIZE}, 3), aligned RGB crops'
+        )
+
+
+class Embedder:
+    """Runs an embedding network on any number of images, in batches of one size.
+
+    Parameters
+    ----------
+    symbol : embedding symbol with input `data` (B, 3, 112, 112) and one output (B, D)
+    arg_params, aux_params : name -> NDArray; may hold more than the symbol uses (fc7_weight)
+    devices : list of mx.Context, by default the CPU; a batch is split over them
+    batch_size : images per forward pass. Memory grows with it, not with the number of images.
+
+    Raises
+    ------
+    InputError for parameters that are missing or of another shape, and for a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        symbol: 'mx.sym.Symbol',
+        arg_params: dict,
+        aux_params: dict,
+        devices: Optional[list] = None,
+        batch_size: int = 64,
+    ):
+        if batch_size < 1:
+            raise InputError(f'batch size {batch_size}: expected at least 1')
+        devices = devices or [mx.cpu()]
+        self.batch_size = max(batch_size, _SMALLEST_BATCH * len(devices))
+        self._symbol = symbol
+        _, output_shapes, _ = symbol.infer_shape(**{DATA: (1, *IMAGE_SHAPE)})
+        if len(output_shapes) != 1 or len(output_shapes[0]) != 2:
+            raise InputError(
+                f'symbol with outputs {symbol.list_outputs()}: expected one embedding (N, D)'
+            )
+        self.embedding_size = output_shapes[0][1]
+        self._module = mx.mod.Module(symbol, data_names=(DATA,), label_names=None, context=devices)
+        self._module.bind([(DATA, (self.batch_size, *IMAGE_SHAPE))], for_training=False)
+        self._input = np.zeros((self.batch_size, *IMAGE_SHAPE), np.float32)
+        self.set_params(arg_params, aux_params)
+
+    def set_params(self, arg_params: dict, aux_params: dict) -> None:
+        """Take new parameter values, e.g. of a training run; names the symbol lacks are ignored.
+
+        Raises
+        ------
+        InputError listing what is missing or has another shape; nothing is changed then.
+        """
+        arg_names = set(self._symbol.list_arguments())
+        aux_names = set(self._symbol.list_auxiliary_states())
+        arg_params = {name: value for name, value in arg_params.items() if name in arg_names}
+        aux_params = {name: value for name, value in aux_params.items() if name in aux_names}
+        check_match(self._symbol, arg_params, aux_params, 'the given set of parameters')
+        self._module.init_params(
+            arg_params=arg_params, aux_params=aux_params, initializer=None, force_init=True
+        )
+
+    def embed_batch(self, data: 'mx.nd.NDArray') -> 'mx.nd.NDArray':
+        """Embeddings of one batch that is already in the network's layout.
+
+        Parameters
+        ----------
+        data : (B, 3, 112, 112) float32, RGB, 0..255. B equal to `batch_size` is the fastest; less
+            is padded, more is cut into pieces.
+
+        Returns
+        -------
+        (B, D) float32, raw rows, on the first device; a copy that the next call leaves alone.
+        """
+        rows = len(data)
+        if rows > self.batch_size:
+            pieces = [
+                self.embed_batch(data[start : start + self.batch_size])
+                for start in range(0, rows, self.batch_size)
+            ]
+            return mx.nd.concat(*pieces, dim=0)
+        if rows < self.batch_size:
+            padding = mx.nd.zeros((self.batch_size - rows, *IMAGE_SHAPE), data.context)
+            data = mx.nd.concat(data, padding, dim=0)
+        return self._forward(data, rows)
+
+    def _forward(self, data: 'mx.nd.NDArray', rows: int) -> 'mx.nd.NDArray':
+        self._module.forward(mx.io.DataBatch([data]), is_train=False)
+        # the output array belongs to the executor, which writes the next batch into it
+        return self._module.get_outputs()[0][:rows].copy()
+
+    def embed(self, images: np.ndarray, progress: Optional[ProgressBar] = None) -> np.ndarray:
+        """Embeddings of images.
+
+        Parameters
+        ----------
+        images : (N, 112, 112, 3) uint8, RGB; any N, also a view such as mirrored images
+        progress : advanced by the images of each batch
+
+        Returns
+        -------
+        (N, D) float32, raw rows: not normalised.
+
+        Raises
+        ------
+        InputError for another dtype or shape.
+        """
+        images = np.asarray(images)
+        check_images(images)
+        embeddings = np.empty((len(images), self.embedding_size), np.float32)
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            rows = len(batch)
+            self._input[:rows] = batch.transpose(0, 3, 1, 2)
+            self._input[rows:] = 0
+            output = self._forward(mx.nd.array(self._input), rows)
+            embeddings[start : start + rows] = output.asnumpy()
+            if progress:
+                progress.advance(rows)
+        return embeddings
+
+    def embed_stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Embeddings of images that need not fit in memory together.
+
+        Parameters
+        ----------
+        batches : uint8 (n, 112, 112, 3) RGB each, any n; multiples of `batch_size` waste nothing
+
+        Yields
+        ------
+        (n, D) float32, raw rows, one array per batch.
+        """
+        for batch in batches:
+            yield self.embed(batch)

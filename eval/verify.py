@@ -1,0 +1,154 @@
+"""10-fold 1:1 verification of a checkpoint on .bin targets.
+
+Each target's images and their mirror images are embedded, added and compared in pairs
+(`verification.py`). The JSON result holds one entry per target under `targets`.
+"""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+from typing import Optional
+
+from ..common import console
+from ..common.backend import parse_devices
+from ..common.checkpoint import load_embedding, parse_model
+from ..common.errors import InputError
+from ..common.files import input_file
+from .datasets import load_bin
+from .embed import Embedder
+from .roc import check_plot_path, plot_roc
+from .verification import VerificationResult, verify
+
+log = logging.getLogger(__name__)
+
+
+def resolve_targets(texts: list[str], data_dir: Optional[str]) -> dict[str, Path]:
+    """Files of the `--target` values, by the name that results go under.
+
+    Parameters
+    ----------
+    texts : each a .bin path, a name such as `lfw` (data_dir/lfw.bin), or several with commas
+    data_dir : folder of named targets
+
+    Returns
+    -------
+    dict of name -> existing file, in the order given. The name is the file's stem, or the path as
+    given where two files have the same stem.
+
+    Raises
+    ------
+    InputError for a file that does not exist, a name without `data_dir` and a target given twice.
+    """
+    words = [word for text in texts for word in text.split(',') if word]
+    if not words:
+        raise InputError(f'--target {",".join(texts)!r}: expected a .bin file or a name like lfw')
+    paths = {}
+    for word in words:
+        path = Path(word)
+        if path.suffix != '.bin':
+            if data_dir is None:
+                raise InputError(
+                    f'target {word!r} is no .bin file; a name needs --data-dir (DIR/{word}.bin)'
+                )
+            path = Path(data_dir) / f'{word}.bin'
+        if path in paths.values():
+            raise InputError(f'target {path} is given twice')
+        paths[word] = input_file(path, 'target')
+    stems = [path.stem for path in paths.values()]
+    return {
+        path.stem if stems.count(path.stem) == 1 else word: path for word, path in paths.items()
+    }
+
+
+def verify_target(
+    embedder: Embedder, name: str, path: Path, folds: int
+) -> tuple[VerificationResult, float, float]:
+    """Verify one .bin file: (result, xnorm, images per second; mirror images count too)."""
+    images, issame = load_bin(path)
+    with console.progress(2 * len(images), name) as bar:
+        started = time.monotonic()
+        result, xnorm = verify(embedder, images, issame, folds, bar)
+        seconds = time.monotonic() - started
+    log.info(
+        '%s: accuracy %.5f +- %.5f, VAL %.5f +- %.5f @ FAR %.5f, XNorm %.3f',
+        name, result.accuracy, result.accuracy_std, result.val, result.val_std, result.far, xnorm,
+    )  # fmt: skip
+    return result, xnorm, 2 * len(images) / seconds
+
+
+def entry(result: VerificationResult, xnorm: float, rate: float) -> dict:
+    """A target's part of the JSON result."""
+    return {
+        'pairs': result.pairs,
+        'accuracy': result.accuracy,
+        'accuracy_std': result.accuracy_std,
+        'val': result.val,
+        'val_std': result.val_std,
+        'far': result.far,
+        'threshold': result.threshold,
+        'xnorm': xnorm,
+        'fold_accuracies': result.fold_accuracies,
+        'images_per_second': rate,
+    }
+
+
+def _row(name: str, target: dict) -> tuple:
+    return (
+        name,
+        target['pairs'],
+        '{accuracy:.5f} +- {accuracy_std:.5f}'.format(**target),
+        '{val:.5f} +- {val_std:.5f} @ {far:.5f}'.format(**target),
+        f'{target["xnorm"]:.3f}',
+        f'{target["threshold"]:.3f}',
+        f'{target["images_per_second"]:.1f}',
+    )
+
+
+def build_parser(parser: console.Parser) -> None:
+    parser.add_argument('--model', required=True, metavar='PREFIX,EPOCH', help='checkpoint')
+    parser.add_argument(
+        '--target',
+        required=True,
+        action='append',
+        metavar='BIN',
+        help='.bin file or name in --data-dir; several with commas or by repeating the option',
+    )
+    parser.add_argument('--data-dir', metavar='DIR', help='folder of targets given by name')
+    parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
+    parser.add_argument('--devices', default='cpu', help="'cpu' or 'gpu:0,1,...'")
+    parser.add_argument('--folds', type=int, default=10, help='folds of the pairs')
+    parser.add_argument('--plot', metavar='FILE', help='write ROC curves (.png, .pdf or .svg)')
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    # everything that can be wrong with the options is found before the model is loaded
+    targets = resolve_targets(arguments.target, arguments.data_dir)
+    parse_model(arguments.model)
+    devices = parse_devices(arguments.devices)
+    if arguments.plot:
+        check_plot_path(arguments.plot)
+    embedder = Embedder(*load_embedding(arguments.model), devices, arguments.batch_size)
+
+    results, entries = {}, {}
+    for name, path in targets.items():
+        try:
+            result, xnorm, rate = verify_target(embedder, name, path, arguments.folds)
+        except InputError as error:
+            raise InputError(f'target {path}: {error}') from error
+        results[name], entries[name] = result, entry(result, xnorm, rate)
+    console.table(
+        f'{arguments.model}: verification, {arguments.folds} folds',
+        ('target', 'pairs', 'accuracy', 'VAL @ FAR', 'XNorm', 'threshold', 'images/s'),
+        [_row(name, target) for name, target in entries.items()],
+    )
+    if arguments.plot:
+        plot_roc(arguments.plot, results)
+        log.info('ROC curves: %s', arguments.plot)
+    return {'model': arguments.model, 'folds': arguments.folds, 'targets': entries}
+
+
+main = console.command('verify', build_parser, run)
+
+if __name__ == '__main__':
+    raise SystemExit(main())
