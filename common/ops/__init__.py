@@ -1,0 +1,66 @@
+"""The project's own MXNet operators for the CPU, and the pass that puts them into a network.
+
+Training on the CPU is several times faster with them and its PReLU gradients are right (stock MXNet
+1.9.1 multiplies some slope gradients by the slope). Saved symbols stay the official ones:
+`accelerate` is applied to what is bound, never to what is written to disk.
+"""
+
+import functools
+import logging
+import os
+
+from . import build
+
+log = logging.getLogger(__name__)
+
+SWITCH = 'VARGFACENET_OPS'  # environment variable; 'off' trains on stock operators
+
+
+@functools.cache
+def available() -> bool:
+    """Whether the compiled operators are loaded; the first call compiles and loads them.
+
+    False, with one warning, without a C++ compiler or with VARGFACENET_OPS=off in the environment.
+    """
+    if os.environ.get(SWITCH, '').lower() == 'off':
+        log.warning(
+            '%s=off: training runs on stock operators, several times slower; unset it to use the '
+            'compiled ones',
+            SWITCH,
+        )
+        return False
+    path = build.library()
+    if path is None:
+        return False
+    from ..backend import mx
+
+    mx.library.load(str(path), verbose=False)
+    return True
+
+
+def accelerate(symbol, shapes: dict, training: bool = True):
+    """The same network with fast operators whose gradients are right; for binding on the CPU.
+
+    Parameters
+    ----------
+    symbol : mx.sym.Symbol of any network of the family, with heads and several outputs or without
+    shapes : shape of every input that has a batch axis, such as {'data': (N, 3, 112, 112),
+        'softmax_label': (N,)}; any N will do, the result binds at every batch size
+    training : fuse BatchNorm as well, which is fastest for training. Both forms are right in
+        training and in inference; False keeps MXNet's own convolution and BatchNorm fusion, which
+        is fastest for inference only.
+
+    Returns
+    -------
+    mx.sym.Symbol with the same argument, auxiliary state and output names, shapes and attributes,
+    float32. Every parameter variable carries its shape. Accelerating it again changes nothing.
+    Without the compiled operators (see `available`) the PReLUs become stock operators with the
+    right gradient.
+
+    Raises
+    ------
+    InputError if a parameter's shape does not follow from `shapes`.
+    """
+    from .graph import rewrite  # imports MXNet, which `python -m ...ops.build` does without
+
+    return rewrite(symbol, shapes, compiled=available(), fuse_norm=training)

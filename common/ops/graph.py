@@ -1,0 +1,218 @@
+"""The graph pass behind `accelerate`: patterns of stock operators become ours, names stay.
+
+A symbol's argument order is the order in which its operators' inputs are walked, so every
+replacement takes its inputs in the order of what it replaces.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Optional
+
+from ..backend import mx
+from ..errors import InputError
+from ..names import DATA, LABEL, TEACHER
+
+ADDITIONS = ('elemwise_add', '_plus', '_Plus', '_add', 'broadcast_add', 'broadcast_plus')
+MODE = 'vg_mode'  # name of the node that tells a fused BatchNorm whether the network trains
+
+
+@dataclass(eq=False)
+class Node:
+    """One operator or variable (`op` is 'null') of a symbol.
+
+    `inputs` are (node, output index) pairs; `shapes` are those of its visible outputs, () where
+    unknown; `batched` says that it depends on an input of the network, not on parameters alone.
+    """
+
+    op: str
+    name: str
+    attrs: dict = field(default_factory=dict)
+    inputs: list = field(default_factory=list)
+    extra: dict = field(default_factory=dict)  # what else the JSON holds, such as subgraphs
+    shapes: list = field(default_factory=list)
+    batched: bool = False
+
+    @property
+    def shape(self) -> tuple:
+        return self.shapes[0]
+
+    def become(self, op: str, inputs: list, **attrs: str) -> None:
+        """Turn into another operator of the same name; hidden attributes (`__x__`) stay."""
+        hidden = {key: value for key, value in self.attrs.items() if key.startswith('__')}
+        self.op, self.inputs, self.attrs = op, inputs, {**hidden, **attrs}
+
+
+def rewrite(symbol, shapes: dict, compiled: bool, fuse_norm: bool):
+    """See `accelerate`; `compiled` says whether our operators are loaded."""
+    fixed = {DATA, LABEL, TEACHER, *shapes}
+    nodes, heads, attrs = _parse(symbol, shapes, fixed)
+    uses = Counter(entry for node in nodes for entry in node.inputs)
+    uses.update(heads)
+    mode = next((node for node in nodes if node.name == MODE), None) or _mode()
+    for node in nodes:
+        if node.op == 'null' and node.name not in fixed:
+            # Operators from a library get buffers of a wrong size for parameters without it.
+            node.attrs['__shape__'] = str(node.shape)
+        elif _is_prelu(node):
+            if not compiled or not _has_channel_slopes(node):
+                _compose_prelu(node)
+            elif not _fuse_sum(node, uses) and not (
+                fuse_norm and (node, 0) not in heads and _fuse_norm(node, uses, mode)
+            ):
+                node.become('vg_prelu', node.inputs)
+    for node in nodes:
+        if compiled and _is_channel_scale((node, 0)):
+            node.become('vg_scale', node.inputs)
+    return _assemble(heads, attrs)
+
+
+def _parse(symbol, shapes: dict, fixed: set) -> tuple:
+    """Nodes of a symbol in topological order with their shapes, its heads and its attributes."""
+    graph = json.loads(symbol.tojson())
+    nodes = []
+    for item in graph['nodes']:
+        inputs = [(nodes[index], output) for index, output, *_ in item.pop('inputs')]
+        node = Node(item.pop('op'), item.pop('name'), item.pop('attrs', {}), inputs, item)
+        node.batched = node.name in fixed or any(source.batched for source, _ in inputs)
+        nodes.append(node)
+    internals = symbol.get_internals()
+    _, output_shapes, _ = internals.infer_shape_partial(**shapes)
+    for (index, *_), shape in zip(json.loads(internals.tojson())['heads'], output_shapes):
+        nodes[index].shapes.append(shape or ())
+    for node in nodes:
+        if node.op == 'null' and node.name not in fixed and not (node.shape and all(node.shape)):
+            raise InputError(
+                f'the shape of parameter {node.name!r} does not follow from the input shapes '
+                f'{shapes}; give the shape of every input of the network'
+            )
+    heads = [(nodes[index], output) for index, output, *_ in graph['heads']]
+    return nodes, heads, graph['attrs']
+
+
+def _assemble(heads: list, attrs: dict):
+    """The symbol of what the heads reach."""
+    order, index = [], {}
+    stack = [node for node, _ in reversed(heads)]
+    while stack:
+        node = stack[-1]
+        missing = [source for source, _ in node.inputs if source not in index]
+        if missing:
+            stack.append(missing[0])
+            continue
+        stack.pop()
+        if node not in index:
+            index[node] = len(order)
+            order.append(node)
+
+    def entries(pairs: list) -> list:
+        return [[index[node], output, 0] for node, output in pairs]
+
+    graph = {
+        'nodes': [
+            dict(node.extra, op=node.op, name=node.name, attrs=node.attrs,
+                 inputs=entries(node.inputs))
+            for node in order
+        ],
+        'arg_nodes': [index[node] for node in order if node.op == 'null'],
+        'heads': entries(heads),
+        'attrs': attrs,
+    }  # fmt: skip
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def _is_prelu(node: Node) -> bool:
+    return node.op == 'LeakyReLU' and node.attrs.get('act_type') == 'prelu'
+
+
+def _has_channel_slopes(node: Node) -> bool:
+    """MXNet also takes one slope for all channels, which our operators do not."""
+    return node.inputs[1][0].shape == node.shape[1:2]
+
+
+def _only_use(entry: tuple, uses: Counter) -> Optional[Node]:
+    """The node behind an entry if nothing else reads it and it may be absorbed."""
+    return entry[0] if entry[1] == 0 and uses[entry] == 1 else None
+
+
+def _is_channel_scale(entry: tuple) -> bool:
+    """x (N, C, H, W) times scale (N, C, 1, 1), in this order."""
+    node = entry[0]
+    if node.op != 'broadcast_mul' or len(node.shape) != 4:
+        return False
+    (x, x_output), (scale, scale_output) = node.inputs
+    return (
+        x.shapes[x_output] == node.shape
+        and scale.shapes[scale_output] == (*node.shape[:2], 1, 1)
+        and scale.batched  # a parameter (1, C, 1, 1) looks the same at batch size 1
+    )
+
+
+def _fuse_sum(node: Node, uses: Counter) -> bool:
+    """PReLU of a sum: absorbs the addition, and the SE scale of its first term."""
+    addition = _only_use(node.inputs[0], uses)
+    if addition is None or addition.op not in ADDITIONS:
+        return False
+    if any(not n.batched or n.shapes[output] != node.shape for n, output in addition.inputs):
+        return False
+    first, shortcut = addition.inputs
+    slope = node.inputs[1]
+    if _only_use(first, uses) and _is_channel_scale(first):
+        node.become('vg_scale_add_prelu', [*first[0].inputs, shortcut, slope])
+    else:
+        node.become('vg_add_prelu', [first, shortcut, slope])
+    return True
+
+
+def _fuse_norm(node: Node, uses: Counter, mode: Node) -> bool:
+    """PReLU of a BatchNorm over channels that normalises with the batch's statistics."""
+    norm = _only_use(node.inputs[0], uses)
+    if norm is None or norm.op != 'BatchNorm' or len(norm.shapes) != 1:
+        return False
+    if norm.attrs.get('axis', '1') != '1' or _flag(norm, 'use_global_stats', False):
+        return False
+    x, gamma, beta, mean, variance = norm.inputs
+    node.become(
+        'vg_bn_prelu',
+        [x, gamma, beta, node.inputs[1], (mode, 0), mean, variance],
+        eps=norm.attrs.get('eps', '1e-3'),
+        momentum=norm.attrs.get('momentum', '0.9'),
+        fix_gamma=str(_flag(norm, 'fix_gamma', True)),
+    )
+    return True
+
+
+def _flag(node: Node, name: str, default: bool) -> bool:
+    return node.attrs.get(name, str(default)).lower() in ('true', '1')
+
+
+def _mode() -> Node:
+    """An array of one number: 1 in inference, 0 or 2 in training."""
+    one = Node('_ones', f'{MODE}_one', {'shape': '(1,)', 'dtype': 'float32'})
+    dropout = Node('Dropout', f'{MODE}_dropout', {'p': '0.5'}, [(one, 0)])
+    return Node('BlockGrad', MODE, {}, [(dropout, 0)])
+
+
+def _compose_prelu(node: Node) -> None:
+    """relu(x) - slope * relu(-x), whose gradient is right in place and for slopes of any sign."""
+    x, slope = node.inputs
+
+    def part(op: str, suffix: str, *inputs, **attrs: str) -> tuple:
+        return Node(op, f'{node.name}_{suffix}', attrs, list(inputs)), 0
+
+    positive = part('Activation', 'positive', x, act_type='relu')
+    negated = part('negative', 'negated', x)
+    negative = part('Activation', 'negative', negated, act_type='relu')
+    if len(node.shape) == 4 and _has_channel_slopes(node):
+        # A depthwise 1x1 convolution is several times faster than a broadcast product.
+        channels = str(node.shape[1])
+        weight = part('Reshape', 'weight', slope, shape='(-1, 1, 1, 1)')
+        scaled = part(
+            'Convolution', 'scaled', negative, weight,
+            kernel='(1, 1)', num_filter=channels, num_group=channels, no_bias='True',
+        )  # fmt: skip
+    else:
+        shape = (1, -1, *[1] * (len(node.shape) - 2))
+        weight = part('Reshape', 'weight', slope, shape=str(shape))
+        scaled = part('broadcast_mul', 'scaled', negative, weight)
+    node.become('elemwise_sub', [positive, scaled])

@@ -1,0 +1,457 @@
+// Operators of the network's hot places for MXNet 1.9 on CPU, loaded with mx.library.load.
+//
+// Why they exist: MXNet's own symbolic PReLU multiplies the gradient of some slopes by the slope
+// (it overwrites its input in place), and between oneDNN's group convolutions and 1x1 convolutions
+// it leaves BatchNorm with a clash of blocked layouts that sends it to a reference implementation.
+// An operator that works on plain (N, C, ...) arrays between them removes both.
+//
+// Rules that all operators here keep:
+// - float32, contiguous, channels on axis 1; a 2-D (N, C) input has one position a channel.
+// - Sums run in double, over positions first and then over the batch, and one thread owns a
+//   channel (or a row of one image and channel), so results do not depend on the thread count.
+// - Backward functions get: output gradients, inputs, outputs; they write one array an input.
+
+#include <mxnet/lib_api.h>
+
+#include <cmath>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace {
+
+using mxnet::ext::MX_FAIL;
+using mxnet::ext::MX_SUCCESS;
+using mxnet::ext::MXReturnValue;
+using mxnet::ext::MXTensor;
+using mxnet::ext::OpResource;
+
+using Attributes = std::unordered_map<std::string, std::string>;
+using Tensors = std::vector<MXTensor>;
+using Types = std::vector<int>;
+using Shapes = std::vector<std::vector<unsigned int>>;
+
+// Below this many elements starting the threads costs more than it saves.
+constexpr int64_t kParallelSize = 65536;
+
+// An array seen as (batch, channels, positions).
+struct Layout {
+  int64_t batch;
+  int64_t channels;
+  int64_t positions = 1;
+
+  explicit Layout(const MXTensor& tensor) : batch(tensor.shape[0]), channels(tensor.shape[1]) {
+    for (size_t axis = 2; axis < tensor.shape.size(); ++axis) positions *= tensor.shape[axis];
+  }
+  int64_t rows() const { return batch * channels; }
+  int64_t row(int64_t image, int64_t channel) const {
+    return (image * channels + channel) * positions;
+  }
+  bool parallel() const { return rows() * positions > kParallelSize; }
+};
+
+float* floats(Tensors* tensors, size_t index) { return tensors->at(index).data<float>(); }
+
+template <int kInputs, int kOutputs>
+MXReturnValue arity(const Attributes&, int* inputs, int* outputs) {
+  *inputs = kInputs;
+  *outputs = kOutputs;
+  return MX_SUCCESS;
+}
+
+MXReturnValue float32_only(const Attributes&, Types* inputs, Types* outputs) {
+  for (Types* types : {inputs, outputs}) {
+    for (int& type : *types) {
+      if (type != -1 && type != mxnet::ext::kFloat32) {
+        MX_ERROR_MSG << "the vg_ operators work on float32 only; bind the official symbol for "
+                        "other types";
+        return MX_FAIL;
+      }
+      type = mxnet::ext::kFloat32;
+    }
+  }
+  return MX_SUCCESS;
+}
+
+bool shape_known(const Shapes& shapes) { return shapes[0].size() >= 2; }
+
+// ------------------------------------------------------------------------------------- PReLU
+// y = v > 0 ? v : slope * v with v = x, or x + shortcut, or x * scale + shortcut.
+// Inputs x (N, C, ...), [scale (N, C, 1, 1)], [shortcut (N, C, ...)], slope (C,). The sums are
+// rounded like MXNet's own operators (no fused multiply-add), so the forward is theirs bit by bit.
+
+template <bool kScale, bool kAdd>
+struct PreluInputs {
+  static constexpr int kScaleAt = 1;
+  static constexpr int kShortcut = 1 + kScale;
+  static constexpr int kSlope = 1 + kScale + kAdd;
+  static constexpr int kCount = 2 + kScale + kAdd;
+};
+
+template <bool kScale, bool kAdd>
+inline float preactivation(const float* x, const float* shortcut, float scale, int64_t i) {
+  float value = x[i];
+  if (kScale) value *= scale;
+  if (kAdd) value += shortcut[i];
+  return value;
+}
+
+template <bool kScale, bool kAdd>
+MXReturnValue prelu_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
+  using Inputs = PreluInputs<kScale, kAdd>;
+  if (!shape_known(*inputs)) return MX_SUCCESS;
+  const auto data = inputs->at(0);
+  outputs->at(0) = data;
+  if (kScale) inputs->at(Inputs::kScaleAt) = {data[0], data[1], 1, 1};
+  if (kAdd) inputs->at(Inputs::kShortcut) = data;
+  inputs->at(Inputs::kSlope) = {data[1]};
+  return MX_SUCCESS;
+}
+
+template <bool kScale, bool kAdd>
+MXReturnValue prelu_forward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                            const OpResource&) {
+  using Inputs = PreluInputs<kScale, kAdd>;
+  const Layout layout(inputs->at(0));
+  const float* x = floats(inputs, 0);
+  const float* scale = kScale ? floats(inputs, Inputs::kScaleAt) : nullptr;
+  const float* shortcut = kAdd ? floats(inputs, Inputs::kShortcut) : nullptr;
+  const float* slope = floats(inputs, Inputs::kSlope);
+  float* y = floats(outputs, 0);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t r = 0; r < layout.rows(); ++r) {
+    const int64_t start = r * layout.positions;
+    const float negative = slope[r % layout.channels];
+    const float factor = kScale ? scale[r] : 1.f;
+#pragma omp simd
+    for (int64_t i = start; i < start + layout.positions; ++i) {
+      const float value = preactivation<kScale, kAdd>(x, shortcut, factor, i);
+      y[i] = value > 0.f ? value : value * negative;
+    }
+  }
+  return MX_SUCCESS;
+}
+
+template <bool kScale, bool kAdd>
+MXReturnValue prelu_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                             const OpResource&) {
+  using Inputs = PreluInputs<kScale, kAdd>;
+  const Layout layout(inputs->at(1));
+  const float* dy = floats(inputs, 0);
+  const float* x = floats(inputs, 1);
+  const float* scale = kScale ? floats(inputs, 1 + Inputs::kScaleAt) : nullptr;
+  const float* shortcut = kAdd ? floats(inputs, 1 + Inputs::kShortcut) : nullptr;
+  const float* slope = floats(inputs, 1 + Inputs::kSlope);
+  float* dx = floats(outputs, 0);
+  float* dscale = kScale ? floats(outputs, Inputs::kScaleAt) : nullptr;
+  float* dshortcut = kAdd ? floats(outputs, Inputs::kShortcut) : nullptr;
+  float* dslope = floats(outputs, Inputs::kSlope);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t c = 0; c < layout.channels; ++c) {
+    const float negative = slope[c];
+    double slope_sum = 0;
+    for (int64_t n = 0; n < layout.batch; ++n) {
+      const int64_t start = layout.row(n, c);
+      const float factor = kScale ? scale[n * layout.channels + c] : 1.f;
+      double scale_sum = 0;
+#pragma omp simd reduction(+ : slope_sum, scale_sum)
+      for (int64_t i = start; i < start + layout.positions; ++i) {
+        const float value = preactivation<kScale, kAdd>(x, shortcut, factor, i);
+        const float dvalue = value > 0.f ? dy[i] : dy[i] * negative;
+        slope_sum += value > 0.f ? 0.f : dy[i] * value;
+        if (kScale) scale_sum += dvalue * x[i];
+        dx[i] = kScale ? dvalue * factor : dvalue;
+        if (kAdd) dshortcut[i] = dvalue;
+      }
+      if (kScale) dscale[n * layout.channels + c] = static_cast<float>(scale_sum);
+    }
+    dslope[c] = static_cast<float>(slope_sum);
+  }
+  return MX_SUCCESS;
+}
+
+// ---------------------------------------------------------------------------------- SE scale
+// y = x * scale; inputs x (N, C, H, W), scale (N, C, 1, 1).
+
+MXReturnValue scale_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
+  if (!shape_known(*inputs)) return MX_SUCCESS;
+  const auto data = inputs->at(0);
+  outputs->at(0) = data;
+  inputs->at(1) = {data[0], data[1], 1, 1};
+  return MX_SUCCESS;
+}
+
+MXReturnValue scale_forward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                            const OpResource&) {
+  const Layout layout(inputs->at(0));
+  const float* x = floats(inputs, 0);
+  const float* scale = floats(inputs, 1);
+  float* y = floats(outputs, 0);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t r = 0; r < layout.rows(); ++r) {
+    const int64_t start = r * layout.positions;
+#pragma omp simd
+    for (int64_t i = start; i < start + layout.positions; ++i) y[i] = x[i] * scale[r];
+  }
+  return MX_SUCCESS;
+}
+
+MXReturnValue scale_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                             const OpResource&) {
+  const Layout layout(inputs->at(1));
+  const float* dy = floats(inputs, 0);
+  const float* x = floats(inputs, 1);
+  const float* scale = floats(inputs, 2);
+  float* dx = floats(outputs, 0);
+  float* dscale = floats(outputs, 1);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t r = 0; r < layout.rows(); ++r) {
+    const int64_t start = r * layout.positions;
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = start; i < start + layout.positions; ++i) {
+      sum += dy[i] * x[i];
+      dx[i] = dy[i] * scale[r];
+    }
+    dscale[r] = static_cast<float>(sum);
+  }
+  return MX_SUCCESS;
+}
+
+// ------------------------------------------------------------------ BatchNorm, then PReLU or not
+// Inputs x (N, C, ...), gamma (C,), beta (C,), [slope (C,)], mode (1,), running mean and variance
+// (C,), which are auxiliary states. Outputs y, and the mean and 1/sqrt(variance + eps) it used.
+//
+// The library interface does not tell an operator whether the network trains, so the graph does:
+// `mode` is the output of a Dropout of a one, which is 1 exactly when it does not train.
+// Training normalises with the batch's mean and biased variance and moves the running averages
+// towards them; otherwise the running averages are used and stay as they are.
+
+template <bool kPrelu>
+struct NormInputs {
+  static constexpr int kGamma = 1;
+  static constexpr int kBeta = 2;
+  static constexpr int kSlope = 3;
+  static constexpr int kMode = 3 + kPrelu;
+  static constexpr int kMean = 4 + kPrelu;
+  static constexpr int kVariance = 5 + kPrelu;
+  static constexpr int kCount = 6 + kPrelu;
+};
+
+constexpr int kNormOutputs = 3;
+
+bool training(const float* mode) { return mode[0] != 1.f; }
+
+struct NormOptions {
+  float epsilon;
+  float momentum;
+  bool fix_gamma;
+
+  explicit NormOptions(const Attributes& attributes)
+      : epsilon(std::stof(attributes.at("eps"))),
+        momentum(std::stof(attributes.at("momentum"))),
+        fix_gamma(attributes.at("fix_gamma") == "True") {}
+};
+
+template <bool kPrelu>
+MXReturnValue norm_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
+  using Inputs = NormInputs<kPrelu>;
+  if (!shape_known(*inputs)) return MX_SUCCESS;
+  const auto data = inputs->at(0);
+  for (int i = 1; i < Inputs::kCount; ++i) inputs->at(i) = {data[1]};
+  inputs->at(Inputs::kMode) = {1};
+  outputs->at(0) = data;
+  outputs->at(1) = outputs->at(2) = {data[1]};
+  return MX_SUCCESS;
+}
+
+MXReturnValue dense_only(const Attributes&, Types* inputs, Types* outputs) {
+  for (Types* types : {inputs, outputs}) {
+    for (int& type : *types) type = mxnet::ext::kDefaultStorage;
+  }
+  return MX_SUCCESS;
+}
+
+template <bool kPrelu>
+MXReturnValue norm_auxiliary(const Attributes&, std::vector<int>* indices) {
+  *indices = {NormInputs<kPrelu>::kMean, NormInputs<kPrelu>::kVariance};
+  return MX_SUCCESS;
+}
+
+// Mean and biased variance of channel c; one pass is exact enough since the sums are double.
+void channel_statistics(const Layout& layout, const float* x, int64_t c, double* mean,
+                        double* variance) {
+  // Sums about a sample of the channel: no cancellation when the mean is far from zero.
+  const double origin = x[layout.row(0, c)];
+  double sum = 0, squares = 0;
+  for (int64_t n = 0; n < layout.batch; ++n) {
+    const int64_t start = layout.row(n, c);
+#pragma omp simd reduction(+ : sum, squares)
+    for (int64_t i = start; i < start + layout.positions; ++i) {
+      const double value = x[i] - origin;
+      sum += value;
+      squares += value * value;
+    }
+  }
+  const double count = static_cast<double>(layout.batch * layout.positions);
+  *mean = origin + sum / count;
+  *variance = std::fmax(0.0, squares / count - (sum / count) * (sum / count));
+}
+
+template <bool kPrelu>
+MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
+                           const OpResource&) {
+  using Inputs = NormInputs<kPrelu>;
+  const NormOptions options(attributes);
+  const Layout layout(inputs->at(0));
+  const float* x = floats(inputs, 0);
+  const float* gamma = floats(inputs, Inputs::kGamma);
+  const float* beta = floats(inputs, Inputs::kBeta);
+  const float* slope = kPrelu ? floats(inputs, Inputs::kSlope) : nullptr;
+  const bool train = training(floats(inputs, Inputs::kMode));
+  float* running_mean = floats(inputs, Inputs::kMean);
+  float* running_variance = floats(inputs, Inputs::kVariance);
+  float* y = floats(outputs, 0);
+  float* used_mean = floats(outputs, 1);
+  float* used_inverse = floats(outputs, 2);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t c = 0; c < layout.channels; ++c) {
+    double mean = running_mean[c], variance = running_variance[c];
+    if (train) {
+      channel_statistics(layout, x, c, &mean, &variance);
+      const float keep = options.momentum, take = 1.f - options.momentum;
+      running_mean[c] = running_mean[c] * keep + static_cast<float>(mean) * take;
+      running_variance[c] = running_variance[c] * keep + static_cast<float>(variance) * take;
+    }
+    const float centre = used_mean[c] = static_cast<float>(mean);
+    used_inverse[c] = static_cast<float>(1.0 / std::sqrt(variance + options.epsilon));
+    const float factor = (options.fix_gamma ? 1.f : gamma[c]) * used_inverse[c];
+    const float offset = beta[c];
+    const float negative = kPrelu ? slope[c] : 1.f;
+    for (int64_t n = 0; n < layout.batch; ++n) {
+      const int64_t start = layout.row(n, c);
+#pragma omp simd
+      for (int64_t i = start; i < start + layout.positions; ++i) {
+        const float value = (x[i] - centre) * factor + offset;
+        y[i] = value > 0.f ? value : value * negative;
+      }
+    }
+  }
+  return MX_SUCCESS;
+}
+
+template <bool kPrelu>
+MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
+                            const OpResource&) {
+  using Inputs = NormInputs<kPrelu>;
+  constexpr int kX = kNormOutputs;  // after the gradients of the three outputs
+  constexpr int kY = kX + Inputs::kCount;
+  const NormOptions options(attributes);
+  const Layout layout(inputs->at(kX));
+  const float* dy = floats(inputs, 0);
+  const float* x = floats(inputs, kX);
+  const float* gamma = floats(inputs, kX + Inputs::kGamma);
+  const float* beta = floats(inputs, kX + Inputs::kBeta);
+  const float* slope = kPrelu ? floats(inputs, kX + Inputs::kSlope) : nullptr;
+  const bool train = training(floats(inputs, kX + Inputs::kMode));
+  const float* mean = floats(inputs, kY + 1);
+  const float* inverse = floats(inputs, kY + 2);
+  float* dx = floats(outputs, 0);
+  float* dgamma = floats(outputs, Inputs::kGamma);
+  float* dbeta = floats(outputs, Inputs::kBeta);
+  float* dslope = kPrelu ? floats(outputs, Inputs::kSlope) : nullptr;
+  const double count = static_cast<double>(layout.batch * layout.positions);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t c = 0; c < layout.channels; ++c) {
+    const float centre = mean[c], offset = beta[c];
+    const float factor = (options.fix_gamma ? 1.f : gamma[c]) * inverse[c];
+    const float negative = kPrelu ? slope[c] : 1.f;
+    double dz_sum = 0, dz_centred_sum = 0, slope_sum = 0;
+    for (int64_t n = 0; n < layout.batch; ++n) {
+      const int64_t start = layout.row(n, c);
+#pragma omp simd reduction(+ : dz_sum, dz_centred_sum, slope_sum)
+      for (int64_t i = start; i < start + layout.positions; ++i) {
+        const float z = (x[i] - centre) * factor + offset;
+        const float dz = z > 0.f ? dy[i] : dy[i] * negative;
+        dz_sum += dz;
+        dz_centred_sum += dz * (x[i] - centre);
+        slope_sum += z > 0.f ? 0.f : dy[i] * z;
+      }
+    }
+    dgamma[c] = options.fix_gamma ? 0.f : static_cast<float>(dz_centred_sum * inverse[c]);
+    dbeta[c] = static_cast<float>(dz_sum);
+    if (kPrelu) dslope[c] = static_cast<float>(slope_sum);
+    // The batch's mean and variance depend on x; the running ones do not.
+    const float mean_term = train ? dz_sum / count : 0.0;
+    const float variance_term = train ? dz_centred_sum * inverse[c] * inverse[c] / count : 0.0;
+    for (int64_t n = 0; n < layout.batch; ++n) {
+      const int64_t start = layout.row(n, c);
+#pragma omp simd
+      for (int64_t i = start; i < start + layout.positions; ++i) {
+        const float centred = x[i] - centre;
+        const float z = centred * factor + offset;
+        const float dz = z > 0.f ? dy[i] : dy[i] * negative;
+        dx[i] = factor * (dz - mean_term - centred * variance_term);
+      }
+    }
+  }
+  floats(outputs, Inputs::kMode)[0] = 0.f;
+  for (int state : {Inputs::kMean, Inputs::kVariance}) {
+    for (int64_t c = 0; c < layout.channels; ++c) floats(outputs, state)[c] = 0.f;
+  }
+  return MX_SUCCESS;
+}
+
+}  // namespace
+
+REGISTER_OP(vg_prelu)
+    .setForward(prelu_forward<false, false>, "cpu")
+    .setBackward(prelu_backward<false, false>, "cpu")
+    .setParseAttrs(arity<2, 1>)
+    .setInferType(float32_only)
+    .setInferShape(prelu_shape<false, false>);
+
+REGISTER_OP(vg_add_prelu)
+    .setForward(prelu_forward<false, true>, "cpu")
+    .setBackward(prelu_backward<false, true>, "cpu")
+    .setParseAttrs(arity<3, 1>)
+    .setInferType(float32_only)
+    .setInferShape(prelu_shape<false, true>);
+
+REGISTER_OP(vg_scale_add_prelu)
+    .setForward(prelu_forward<true, true>, "cpu")
+    .setBackward(prelu_backward<true, true>, "cpu")
+    .setParseAttrs(arity<4, 1>)
+    .setInferType(float32_only)
+    .setInferShape(prelu_shape<true, true>);
+
+REGISTER_OP(vg_scale)
+    .setForward(scale_forward, "cpu")
+    .setBackward(scale_backward, "cpu")
+    .setParseAttrs(arity<2, 1>)
+    .setInferType(float32_only)
+    .setInferShape(scale_shape);
+
+REGISTER_OP(vg_bn)
+    .setForward(norm_forward<false>, "cpu")
+    .setBackward(norm_backward<false>, "cpu")
+    .setParseAttrs(arity<6, kNormOutputs>)
+    .setInferType(float32_only)
+    .setInferShape(norm_shape<false>)
+    .setInferSType(dense_only)
+    .setMutateInputs(norm_auxiliary<false>);
+
+REGISTER_OP(vg_bn_prelu)
+    .setForward(norm_forward<true>, "cpu")
+    .setBackward(norm_backward<true>, "cpu")
+    .setParseAttrs(arity<7, kNormOutputs>)
+    .setInferType(float32_only)
+    .setInferShape(norm_shape<true>)
+    .setInferSType(dense_only)
+    .setMutateInputs(norm_auxiliary<true>);
+
+MXReturnValue initialize(int version) {
+  if (version / 100 == 109) return MX_SUCCESS;
+  MX_ERROR_MSG << "the vg_ operators are written for MXNet 1.9, not " << version;
+  return MX_FAIL;
+}
