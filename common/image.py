@@ -1,0 +1,109 @@
+"""Encoded pictures and uint8 RGB arrays: decoding, encoding, resizing (OpenCV inside, never BGR
+outside).
+
+OpenCV releases the interpreter lock while it decodes, so the functions are meant to be called from
+several threads; its own thread pool is left as it is (112x112 is too small for it to be used).
+Importing this module turns OpenCV's own log off: what it could not decode is in our errors.
+"""
+
+import cv2
+import numpy as np
+
+from .errors import InputError
+from .names import IMAGE_SIZE
+
+cv2.setLogLevel(0)
+
+_JPEG_START = b'\xff\xd8'
+_JPEG_SCAN = b'\xff\xda'
+_JPEG_END = b'\xff\xd9'
+
+
+def is_jpeg(encoded: bytes) -> bool:
+    return encoded[:2] == _JPEG_START
+
+
+def _decode(encoded: bytes, flags: int) -> np.ndarray:
+    """cv2.imdecode (channels BGR) with InputError for whatever it cannot decode in full."""
+    # OpenCV fills the missing part of a cut-off JPEG with grey and reports nothing. 0xff inside
+    # the scan data is escaped, so the end marker must follow the last start-of-scan marker.
+    if is_jpeg(encoded) and encoded.rfind(_JPEG_END) < max(encoded.rfind(_JPEG_SCAN), 0):
+        raise InputError(f'JPEG of {len(encoded)} bytes is cut off')
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    except cv2.error:  # no bytes at all, or a header that announces an absurd size
+        image = None
+    if image is None:
+        raise InputError(f'{len(encoded)} bytes are no picture that OpenCV can decode')
+    return image
+
+
+def decode_bgr(encoded: bytes) -> np.ndarray:
+    """`decode_rgb` in OpenCV's own channel order, for callers that convert later anyway."""
+    return _decode(encoded, cv2.IMREAD_COLOR)
+
+
+def decode_rgb(encoded: bytes) -> np.ndarray:
+    """Decode a picture file's bytes (JPEG, PNG, BMP, WebP ...).
+
+    Returns
+    -------
+    uint8 (H, W, 3), RGB; grey pictures get three equal channels, transparency is dropped, an EXIF
+    orientation is applied.
+
+    Raises
+    ------
+    InputError if the bytes are no picture or a cut-off JPEG. Damage inside a JPEG's scan data
+    cannot be told from an ugly picture and passes.
+    """
+    return cv2.cvtColor(decode_bgr(encoded), cv2.COLOR_BGR2RGB)
+
+
+def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
+    """JPEG bytes of a uint8 (H, W, 3) RGB array; `quality` 1..100."""
+    _, encoded = cv2.imencode(
+        '.jpg', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    return encoded.tobytes()
+
+
+def resize_short_side(image: np.ndarray, size: int) -> np.ndarray:
+    """Bicubic resize so that the shorter side is `size`; the longer one is rounded down.
+
+    The same arithmetic and filter as MXNet's `image.resize_short`, which InsightFace's readers use.
+    `image` is uint8 (H, W, 3) or (H, W); returned unchanged when it already fits.
+    """
+    height, width = image.shape[:2]
+    short = min(height, width)
+    if short == size:
+        return image
+    new_size = (max(size * width // short, size), max(size * height // short, size))
+    return cv2.resize(image, new_size, interpolation=cv2.INTER_CUBIC)
+
+
+def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """The middle size x size pixels; no side of `image` may be shorter."""
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
+
+
+def jpeg_crop(encoded: bytes, size: int = IMAGE_SIZE, quality: int = 95) -> tuple[bytes, bool]:
+    """A picture file's bytes as a size x size colour JPEG.
+
+    Returns
+    -------
+    (JPEG bytes, kept): `kept` means that the input was such a JPEG already and is returned byte
+    for byte; otherwise the short side was resized, the middle cut out and encoded anew.
+
+    Raises
+    ------
+    InputError as in `decode_rgb`.
+    """
+    image = _decode(encoded, cv2.IMREAD_ANYCOLOR)  # leaves a grey picture in one channel
+    if is_jpeg(encoded) and image.shape == (size, size, 3):
+        return encoded, True
+    if image.ndim == 2:
+        rgb = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    else:
+        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return encode_jpeg(centre_crop(resize_short_side(rgb, size), size), quality), False

@@ -1,0 +1,37 @@
+"""Ordered work on several threads with a bounded number of results waiting."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Callable, Optional, TypeVar
+
+from .backend import cpu_count
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+
+_WAITING_PER_THREAD = 16
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: Optional[int] = None
+) -> Iterator[Result]:
+    """`map(function, items)` on `threads` threads (default: one per CPU), results in order.
+
+    Unlike `Executor.map`, `items` is consumed only a little ahead of the results, so that neither
+    has to fit into memory. The first exception ends the iteration; waiting work is dropped.
+    """
+    threads = threads or cpu_count()
+    items = iter(items)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        waiting = deque(
+            pool.submit(function, item) for item in islice(items, _WAITING_PER_THREAD * threads)
+        )
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

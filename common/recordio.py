@@ -1,0 +1,333 @@
+"""Face records in MXNet's RecordIO: the `.rec`, `.idx` and `property` of InsightFace's data sets.
+
+`.rec` is a row of records (dmlc-core's RecordIO). A record is one or more parts; a part is two
+little-endian uint32, the magic number 0xced7230a and `kind << 29 | length`, then `length` bytes,
+padded with zeros to a multiple of four. Kind 0 is a whole record. A payload that holds the magic
+number at a multiple of four is split there into parts of kind 1 (first), 2 (middle) and 3 (last);
+the magic number between two parts is not stored. The payload of all our records starts with the
+24 bytes of MXNet's image header (uint32 flag, float32 label, uint64 id, uint64 id2); with flag > 0
+that many float32 follow and are the label. The rest is a JPEG.
+
+`.idx` is text, one `key TAB byte offset` per record. `property` lies beside them and is one line:
+`number of classes,112,112`.
+
+Two layouts of keys exist. *Plain* (MXNet's im2rec): every record is an image. *Grouped*
+(InsightFace): images at keys 1..N sorted by identity, then one identity record per class without
+a picture, whose label is the key range [a, b) of its images (it may be empty in files of others),
+and last in the file, at key 0, a record whose label is (first identity key, end of keys).
+A label is float32: whole numbers up to 2**24 only.
+"""
+
+import logging
+import os
+import struct
+import warnings
+import weakref
+from collections.abc import Iterable
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .backend import mx
+from .errors import InputError, RunError
+from .files import PathLike, atomic_path, input_file
+from .names import IMAGE_SIZE
+
+log = logging.getLogger(__name__)
+
+_MAGIC = 0xCED7230A
+_MAGIC_BYTES = struct.pack('<I', _MAGIC)
+_PART = struct.Struct('<II')
+_HEADER = struct.Struct('<IfQQ')
+_LENGTH_BITS = 29
+_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+
+_FLOAT32_INTEGERS = 1 << 24  # a float32 label counts no further
+
+
+class RecordPaths(NamedTuple):
+    """The three files of a record set."""
+
+    rec: Path
+    idx: Path
+    property: Path
+
+
+def record_paths(path: PathLike) -> RecordPaths:
+    """The files that belong to PREFIX or PREFIX.rec."""
+    rec = Path(path)
+    if rec.suffix != '.rec':
+        rec = rec.with_name(rec.name + '.rec')
+    return RecordPaths(rec, rec.with_suffix('.idx'), rec.with_name('property'))
+
+
+class WrittenRecords(NamedTuple):
+    """What `write_face_records` wrote."""
+
+    num_classes: int
+    num_images: int
+    paths: RecordPaths
+
+
+@contextmanager
+def _record_writer(paths: RecordPaths):
+    """An MXNet record writer and a `property` path under temporary names, renamed at the end.
+
+    The `.rec` is renamed last, so that whoever sees it finds the other two.
+    """
+    with ExitStack() as files:
+        rec, idx, property_path = (files.enter_context(atomic_path(path)) for path in paths)
+        writer = mx.recordio.MXIndexedRecordIO(str(idx), str(rec), 'w')
+        try:
+            yield writer, property_path
+            size = writer.tell()
+        except mx.MXNetError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise RunError(f'{paths.rec}: writing failed ({reason})') from None
+        finally:
+            writer.close()
+        # closing writes the last buffer and does not say when the disk is full
+        if rec.stat().st_size != size:
+            raise RunError(f'{paths.rec}: writing failed, {size} bytes needed; is the disk full?')
+
+
+def write_face_records(
+    prefix: PathLike, identities: Iterable[Iterable[bytes]], size: int = IMAGE_SIZE
+) -> WrittenRecords:
+    """Write PREFIX.rec, PREFIX.idx and `property` in the grouped layout.
+
+    Parameters
+    ----------
+    prefix : path without suffix (or ending in .rec) in an existing folder
+    identities : one iterable of JPEG bytes per class, class 0 first; both may be generators, one
+        picture at a time is held
+    size : height and width of the pictures, for `property`; the bytes are stored as they are
+
+    Raises
+    ------
+    InputError for an identity without pictures, no identity at all, or more records than a float32
+    label can number. Nothing is left behind then.
+    """
+    paths = record_paths(prefix)
+    with _record_writer(paths) as (writer, property_path):
+        key = 1
+        ranges = []
+        for label, images in enumerate(identities):
+            start = key
+            for encoded in images:
+                header = mx.recordio.IRHeader(0, float(label), key, 0)
+                writer.write_idx(key, mx.recordio.pack(header, encoded))
+                key += 1
+            if key == start:
+                raise InputError(f'{paths.rec}: identity {label} has no pictures')
+            ranges.append((start, key))
+        if not ranges:
+            raise InputError(f'{paths.rec}: no identities to write')
+        first_identity, end = key, key + len(ranges)
+        if end > _FLOAT32_INTEGERS:
+            raise InputError(
+                f'{paths.rec}: {end} records; the format counts to {_FLOAT32_INTEGERS} only '
+                f'(labels are float32), so split the data set'
+            )
+        for key, image_range in enumerate(ranges, first_identity):
+            _write_range(writer, key, image_range)
+        # record 0 is written last because its numbers are known only now
+        _write_range(writer, 0, (first_identity, end))
+        property_path.write_text(f'{len(ranges)},{size},{size}\n')
+    return WrittenRecords(len(ranges), first_identity - 1, paths)
+
+
+def _write_range(writer, key: int, bounds: tuple[int, int]) -> None:
+    """A record without a picture whose label is two numbers."""
+    label = np.array(bounds, '<f4')
+    writer.write_idx(key, _HEADER.pack(label.size, 0, key, 0) + label.tobytes())
+
+
+def read_property(path: PathLike, size: int = IMAGE_SIZE) -> int:
+    """Number of classes in a `property` file.
+
+    Raises InputError if the file is missing, is not `classes,height,width`, or if the picture size
+    is not `size`.
+    """
+    path = input_file(path, 'property file (number of classes, height, width)')
+    text = path.read_bytes()[:100].decode('utf-8', 'replace').strip()
+    try:
+        num_classes, height, width = (int(word) for word in text.split(','))
+    except ValueError:
+        num_classes = 0
+    if num_classes < 1:
+        raise InputError(f'{path}: {text!r}; expected one line CLASSES,{size},{size}')
+    if (height, width) != (size, size):
+        raise InputError(f'{path}: pictures of {height}x{width}; this network needs {size}x{size}')
+    return num_classes
+
+
+def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(keys, offsets) of an `.idx` file, int64, sorted by key."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', DeprecationWarning)  # how NumPy reports unreadable text
+        try:
+            numbers = np.fromfile(path, np.int64, sep=' ')
+        except (DeprecationWarning, ValueError):
+            raise InputError(
+                f'{path}: expected lines of two whole numbers, KEY TAB OFFSET'
+            ) from None
+    if numbers.size == 0 or numbers.size % 2:
+        state = 'is empty' if numbers.size == 0 else 'ends in the middle of a line'
+        raise InputError(f'{path} {state}; copy it again or rebuild it from the .rec')
+    keys, offsets = numbers[0::2], numbers[1::2]
+    order = np.argsort(keys, kind='stable')  # timsort: nearly sorted already
+    keys, offsets = keys[order], offsets[order]
+    if keys[0] < 0 or offsets.min() < 0:
+        raise InputError(f'{path}: holds a negative key or offset')
+    twice = np.flatnonzero(keys[1:] == keys[:-1])
+    if twice.size:
+        raise InputError(f'{path}: record {keys[twice[0]]} is listed twice')
+    return keys, offsets
+
+
+class RecordFile:
+    """Random access to the images of a `.rec`, from any number of threads.
+
+    Parameters
+    ----------
+    path : PREFIX.rec (or PREFIX), with PREFIX.idx and `property` beside it, either layout
+    size : picture size that `property` must state
+
+    Attributes
+    ----------
+    num_images, num_classes : int
+    grouped : bool, InsightFace's layout
+
+    Raises
+    ------
+    InputError, here and in `read`, naming file and record: missing or malformed files, an index
+    that points past the end, a file that is cut off, damaged framing, labels out of range.
+    """
+
+    def __init__(self, path: PathLike, size: int = IMAGE_SIZE):
+        self.paths = record_paths(path)
+        input_file(self.paths.rec, 'record file')
+        input_file(self.paths.idx, 'index of the record file,')
+        self.num_classes = read_property(self.paths.property, size)
+        self._keys, self._offsets = _read_index(self.paths.idx)
+        self._file = os.open(self.paths.rec, os.O_RDONLY | getattr(os, 'O_CLOEXEC', 0))
+        self._closer = weakref.finalize(self, os.close, self._file)
+        self._check_end()
+        self.grouped, self._first_row, end_row = self._find_images()
+        self.num_images = end_row - self._first_row
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def close(self) -> None:
+        """Close the file; no thread may be reading. Also done on garbage collection."""
+        self._closer()
+
+    def read(self, position: int) -> tuple[int, bytes]:
+        """(class label, encoded picture) of image `position`, 0 <= position < num_images."""
+        if not 0 <= position < self.num_images:
+            raise IndexError(f'image {position} of {self.num_images}')
+        row = self._first_row + position
+        label, encoded = self._read_row(row)
+        if not encoded:
+            raise self._damaged(row, 'holds no picture')
+        # some packers store (class, aligned?) instead of the class alone
+        number = label[0]
+        if not (0 <= number < self.num_classes and number == int(number)):
+            raise self._damaged(
+                row, f'has label {number:g}; {self.paths.property} allows 0..{self.num_classes - 1}'
+            )
+        return int(number), encoded
+
+    def read_key(self, key: int) -> tuple[np.ndarray, bytes]:
+        """(label float32 (L,), content) of the record at `key`, be it an image or not."""
+        row = int(np.searchsorted(self._keys, key))
+        if row == len(self._keys) or self._keys[row] != key:
+            raise InputError(f'{self.paths.idx}: there is no record {key}')
+        return self._read_row(row)
+
+    def name(self, position: int) -> str:
+        """How errors call image `position`: file and record key."""
+        return self._row_name(self._first_row + position)
+
+    def _row_name(self, row: int) -> str:
+        return f'{self.paths.rec} record {self._keys[row]}'
+
+    def _damaged(self, row: int, what: str) -> InputError:
+        return InputError(f'{self._row_name(row)} (byte {self._offsets[row]}) {what}')
+
+    def _read_row(self, row: int) -> tuple[np.ndarray, bytes]:
+        payload, _ = self._read_payload(row)
+        if len(payload) < _HEADER.size:
+            raise self._damaged(row, f'has {len(payload)} bytes, too few for an image header')
+        flag, number, _, _ = _HEADER.unpack_from(payload)
+        start = _HEADER.size + 4 * flag
+        if len(payload) < start:
+            raise self._damaged(row, f'announces a label of {flag} numbers and is too short')
+        if flag == 0:
+            return np.array([number], np.float32), payload[start:]
+        return np.frombuffer(payload, '<f4', flag, _HEADER.size), payload[start:]
+
+    def _read_payload(self, row: int) -> tuple[bytes, int]:
+        """A record's payload, its parts put together, and the offset behind it."""
+        offset = int(self._offsets[row])
+        parts = []
+        while True:
+            head = os.pread(self._file, _PART.size, offset)
+            if len(head) < _PART.size:
+                raise self._damaged(row, 'is cut off; the file is not whole, copy it again')
+            magic, word = _PART.unpack(head)
+            kind, length = word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
+            if magic != _MAGIC or kind not in ((_MIDDLE, _LAST) if parts else (_WHOLE, _FIRST)):
+                raise self._damaged(
+                    row, f'does not start like a record; is {self.paths.idx} of the same file?'
+                )
+            data = os.pread(self._file, length, offset + _PART.size)
+            if len(data) < length:
+                raise self._damaged(row, 'is cut off; the file is not whole, copy it again')
+            parts.append(data)
+            offset += _PART.size + (length + 3) // 4 * 4
+            if kind in (_WHOLE, _LAST):
+                return _MAGIC_BYTES.join(parts), offset
+
+    def _check_end(self) -> None:
+        """The index must not point past the end, and the last record must be whole."""
+        size = os.fstat(self._file).st_size
+        last = int(self._offsets.argmax())
+        if self._offsets[last] >= size:
+            raise InputError(
+                f'{self.paths.idx}: record {self._keys[last]} starts at byte '
+                f'{self._offsets[last]}, but {self.paths.rec} ends at {size}; '
+                f'one of the two is cut off or of another data set'
+            )
+        _, end = self._read_payload(last)
+        if end < size:
+            log.warning(
+                '%s lists nothing in the last %d bytes of %s; if it is no subset made on purpose, '
+                'it is cut off',
+                self.paths.idx, size - end, self.paths.rec,
+            )  # fmt: skip
+
+    def _find_images(self) -> tuple[bool, int, int]:
+        """(grouped?, first row, row behind the last) of the images in key order."""
+        if self._keys[0] != 0:
+            return False, 0, len(self._keys)
+        label, content = self._read_row(0)
+        if content or label.size < 2:
+            return False, 0, len(self._keys)
+        first_identity, end = int(label[0]), int(label[1])
+        row = int(np.searchsorted(self._keys, first_identity))
+        if row != first_identity or row < 2:
+            raise self._damaged(
+                0, f'announces images 1..{first_identity - 1}; {self.paths.idx} lists {row - 1}'
+            )
+        if end - first_identity > self.num_classes:
+            raise self._damaged(
+                0,
+                f'announces {end - first_identity} identities; '
+                f'{self.paths.property} says {self.num_classes} classes',
+            )
+        return True, 1, row
