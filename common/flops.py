@@ -5,9 +5,11 @@ Only convolutions and fully connected layers count, a multiplication and an addi
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from . import names
+from .backend import mx
 from .errors import InputError
 
 _INPUTS = (names.DATA, names.LABEL, names.TEACHER)
@@ -51,31 +53,42 @@ def _operator_flops(
     return (2 * inputs - no_bias) * math.prod(output_shape[1:]) // groups
 
 
-def _shapes(symbol, image_shape: tuple[int, ...]) -> tuple[dict, dict]:
-    """Shapes of the symbol's arguments and of all operators' outputs, each by name."""
+def _shapes(symbol: mx.sym.Symbol, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes of variables by name and of operators' outputs by the name of the output."""
     if names.DATA not in symbol.list_arguments():
         raise InputError(f'the symbol has no input {names.DATA!r}, so its shapes are unknown')
-    data = {names.DATA: (1, *image_shape)}
     internals = symbol.get_internals()
-    arguments, outputs, _ = internals.infer_shape_partial(**data)
-    by_argument = dict(zip(internals.list_arguments(), arguments))
-    unknown = [
-        name for name, shape in by_argument.items() if not shape or 0 in shape or -1 in shape
-    ]
-    if unknown:
+    try:
+        _, outputs, _ = internals.infer_shape_partial(**{names.DATA: (1, *image_shape)})
+    except mx.MXNetError as error:
+        reason = str(error).splitlines()[0]  # a stack trace of MXNet's may follow
         raise InputError(
-            f'images of shape {tuple(image_shape)} leave the shape of {unknown[0]!r} open; '
-            "count the embedding symbol (output 'fc1_output')"
-        )
-    return by_argument, dict(zip(internals.list_outputs(), outputs))
+            f'images of shape {tuple(image_shape)} do not fit the symbol: {reason}'
+        ) from None
+    shapes = dict(zip(internals.list_outputs(), outputs))
+    for name, shape in shapes.items():
+        if not shape or min(shape) < 1:  # 0 or -1 stands for unknown
+            raise InputError(
+                f'images of shape {tuple(image_shape)} leave the shape of {name!r} open; '
+                f'count the embedding symbol (output {names.EMBEDDING_OUTPUT!r})'
+            )
+    return shapes
 
 
-def layers(symbol, image_shape: tuple[int, ...] = names.IMAGE_SHAPE) -> list[Layer]:
+def _shape(node: dict, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Shape of a variable or of an operator's first output."""
+    name = node['name']
+    if node['op'] == 'null':
+        return shapes[name]
+    return shapes.get(f'{name}_output') or shapes[f'{name}_output0']
+
+
+def layers(symbol: mx.sym.Symbol, image_shape: tuple[int, ...] = names.IMAGE_SHAPE) -> list[Layer]:
     """Every operator of a symbol in order of execution.
 
     Parameters
     ----------
-    symbol : mx.sym.Symbol with the input `data`
+    symbol : with the input `data`
     image_shape : (C, H, W) of one image
 
     Returns
@@ -86,32 +99,32 @@ def layers(symbol, image_shape: tuple[int, ...] = names.IMAGE_SHAPE) -> list[Lay
     ------
     InputError if the images do not fit the symbol or leave a shape unknown.
     """
-    arguments, outputs = _shapes(symbol, image_shape)
-    parameters = {name: shape for name, shape in arguments.items() if name not in _INPUTS}
+    shapes = _shapes(symbol, image_shape)
+    parameters = set(symbol.list_arguments()).difference(_INPUTS)
     nodes = json.loads(symbol.tojson())['nodes']
-    rows, seen = [], set()
+    rows = []
     for node in nodes:
         if node['op'] == 'null':
             continue
-        inputs = [nodes[index]['name'] for index, *_ in node['inputs']]
-        own = [name for name in dict.fromkeys(inputs) if name in parameters and name not in seen]
-        seen.update(own)
-        name = node['name']
-        output = outputs.get(f'{name}_output') or outputs[f'{name}_output0']
-        counts = node['op'] in ('Convolution', 'FullyConnected')
-        rows.append(
-            Layer(
-                name=name,
-                operator=node['op'],
-                output_shape=tuple(output),
-                params=sum(math.prod(parameters[parameter]) for parameter in own),
-                flops=_operator_flops(node, arguments[inputs[1]], output) if counts else 0,
-            )
-        )
+        inputs = [nodes[index] for index, *_ in node['inputs']]
+        own = parameters.intersection(source['name'] for source in inputs)
+        parameters -= own
+        output_shape = _shape(node, shapes)
+        if node['op'] in ('Convolution', 'FullyConnected'):
+            flops = _operator_flops(node, _shape(inputs[1], shapes), output_shape)
+        else:
+            flops = 0
+        params = sum(math.prod(shapes[name]) for name in own)
+        rows.append(Layer(node['name'], node['op'], output_shape, params, flops))
     return rows
 
 
-def count(symbol, image_shape: tuple[int, ...] = names.IMAGE_SHAPE) -> Count:
-    """FLOPs of one image and parameters; arguments and errors as for `layers`."""
-    rows = layers(symbol, image_shape)
+def total(rows: Iterable[Layer]) -> Count:
+    """Sums over the layers of one symbol."""
+    rows = list(rows)
     return Count(flops=sum(row.flops for row in rows), params=sum(row.params for row in rows))
+
+
+def count(symbol: mx.sym.Symbol, image_shape: tuple[int, ...] = names.IMAGE_SHAPE) -> Count:
+    """FLOPs of one image and parameters; arguments and errors as for `layers`."""
+    return total(layers(symbol, image_shape))

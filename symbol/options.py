@@ -1,7 +1,6 @@
 """What a network can be told: its options, their checks, and the registry of all networks."""
 
 import dataclasses
-import math
 import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,50 +45,44 @@ class Network:
 NETWORKS: Registry[Network] = Registry('network')
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+Rule = tuple[Callable[[Any], bool], str]  # test of a value, what it must be
 
 
-def _is_real(value: Any) -> bool:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+def _integer(low: int, high: int) -> Rule:
+    def test(value: Any) -> bool:
+        is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return is_integer and low <= value <= high
+
+    return test, f'an integer from {low} to {high}'
 
 
-def _is_positive_integer(value: Any) -> bool:
-    return _is_integer(value) and value > 0
+def _real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _is_positive(value: Any) -> bool:
-    return _is_real(value) and value > 0
+def _positive(high: float) -> Rule:
+    return lambda value: _real(value) and 0 < value <= high, f'a number above 0, at most {high:g}'
 
 
-def _is_share(value: Any) -> bool:
-    return _is_real(value) and 0 <= value < 1
+_SHARE = (
+    lambda value: _real(value) and 0 <= value < 1,
+    'a number from 0 up to, not including, 1',
+)
+_FLAG = (lambda value: isinstance(value, bool), 'true or false')
 
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-_POSITIVE_INTEGER = (_is_positive_integer, 'a positive integer')
-_POSITIVE = (_is_positive, 'a positive number')
-_SHARE = (_is_share, 'a number from 0 up to, not including, 1')
-_FLAG = (_is_flag, 'true or false')
-
-# option -> (test, what it must be)
-RULES = {
+RULES: dict[str, Rule] = {
     'act_type': (lambda value: value in ACTIVATIONS, f'one of {", ".join(ACTIVATIONS)}'),
-    'bn_eps': _POSITIVE,
+    'bn_eps': _positive(1.0),
     'bn_mom': _SHARE,
     'dropout': _SHARE,
-    'emb_size': _POSITIVE_INTEGER,
-    'factor': _POSITIVE_INTEGER,
-    'group_base': _POSITIVE_INTEGER,
+    'emb_size': _integer(1, 65536),
+    'factor': _integer(1, 64),
+    'group_base': _integer(1, 1024),
     'head_pooling': _FLAG,
-    'multiplier': _POSITIVE,
-    'se_ratio': _POSITIVE_INTEGER,
+    'multiplier': _positive(64.0),
+    'se_ratio': _integer(1, 1024),
     'use_se': _FLAG,
-    'width': _POSITIVE,
+    'width': _positive(64.0),
 }
 
 
@@ -103,11 +96,11 @@ def resolve(name: str, network: Network, given: dict[str, Any]) -> LayerOptions:
     values = {}
     for option, value in given.items():
         if option not in defaults:
-            raise unknown_name(f'option of network {name}', option, defaults)
+            raise unknown_name(f'{name} option', option, defaults)
         is_valid, expected = RULES[option]
         if not is_valid(value):
             raise InputError(f'network {name}: {option} must be {expected}, not {value!r}')
-        # NumPy numbers and whole floats would otherwise reach the saved symbol's text as they are
+        # multiplier=1 and 1.0, or a NumPy number, must give the same symbol text
         values[option] = type(defaults[option])(value)
     return dataclasses.replace(network.defaults, **values)
 
@@ -139,7 +132,7 @@ def parse_options(name: str, words: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise InputError(f'network option {word!r}: expected OPTION=VALUE')
         if option not in defaults:
-            raise unknown_name(f'option of network {name}', option, defaults)
+            raise unknown_name(f'{name} option', option, defaults)
         if option in options:
             raise InputError(f'network option {option} is given twice')
         kind = type(defaults[option])

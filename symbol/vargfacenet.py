@@ -49,7 +49,7 @@ def _sepconv(data, name, in_channels, out_channels, options, **separable_options
 
 
 def _normal_block(data, name, channels, options, stride=1, factor=1, project=False):
-    """Two separable convolutions, SE and a shortcut: the input or, if `project`, one more of them."""
+    """Two separable convolutions, SE and a shortcut: the input or, if `project`, a third."""
     wide = {'options': options, 'factor': factor}
     main = _sepconv(data, f'{name}_sep1_data', channels, channels, stride=stride, **wide)
     main = _sepconv(main, f'{name}_sep2_data', channels, channels, act=False, **wide)
