@@ -1,0 +1,119 @@
+"""Presets by name, as EasyDict tables: `network`, `dataset`, `loss`, `recipe`, `default`.
+
+The tables are data and are never changed by the program. `config.resolve` merges them once, in
+the order default < recipe < dataset < network < loss < command line, into a frozen `TrainConfig`.
+A user's own file (`--config FILE`) is Python that fills tables of the same names, which are laid
+over these:
+
+    from easydict import EasyDict as edict
+    dataset = edict(mine=edict(data_dir='faces_mine', val_targets=['lfw']))
+    default = edict(per_batch_size=64)
+"""
+
+import runpy
+from pathlib import Path
+
+from easydict import EasyDict as edict
+
+from ..common.errors import InputError
+from ..common.files import PathLike, input_file
+from ..common.registry import unknown_name
+
+TABLES = ('network', 'dataset', 'loss', 'recipe', 'default')
+
+# Any name of symbol.list_networks() works without an entry here; an entry gives it other options.
+network = edict()
+network.vargfacenet = edict(network_options={})
+# a quarter of the multiply-adds, for two-core machines; channels 16, 32, 64, 128
+network.vargfacenet_half = edict(network='vargfacenet', network_options={'multiplier': 0.5})
+
+dataset = edict()
+# made on first use by `vargfacenet synth`, so that everything runs without a download
+dataset.synth = edict(data_dir='datasets/synth', val_targets=['synth'])
+# InsightFace's packs: MS1M-ArcFace, and the cleaned MS1M of the paper (Section 4.1)
+dataset.emore = edict(
+    data_dir='datasets/faces_emore', num_classes=85742, val_targets=['lfw', 'cfp_fp', 'agedb_30']
+)
+dataset.retina = edict(
+    data_dir='datasets/ms1m-retinaface-t1',
+    num_classes=93431,
+    val_targets=['lfw', 'cfp_fp', 'agedb_30'],
+)
+
+# s is the scale of the logits; the target's angle becomes m1 * theta + m2, its cosine loses m3
+loss = edict()
+loss.softmax = edict(loss='softmax', loss_options={})
+loss.nsoftmax = edict(loss='margin', loss_options={'s': 64.0, 'm1': 1.0, 'm2': 0.0, 'm3': 0.0})
+loss.arcface = edict(loss='margin', loss_options={'s': 64.0, 'm1': 1.0, 'm2': 0.5, 'm3': 0.0})
+loss.cosface = edict(loss='margin', loss_options={'s': 64.0, 'm1': 1.0, 'm2': 0.0, 'm3': 0.35})
+loss.combined = edict(loss='margin', loss_options={'s': 64.0, 'm1': 1.0, 'm2': 0.3, 'm3': 0.2})
+
+recipe = edict()
+# The paper's run: batch 512 over all devices, cleaned MS1M, ArcFace, warm-up and cosine. The
+# number of epochs is not in the paper; 24 is the 240,000 steps of 512 that such runs take.
+recipe.paper = edict(
+    network='vargfacenet',
+    dataset='retina',
+    loss='arcface',
+    global_batch_size=512,
+    lr=0.1,
+    lr_mode='cosine',
+    warmup_steps=10000,
+    wd=5e-4,
+    mom=0.9,
+    epochs=24,
+)
+
+default = edict(
+    network='vargfacenet',
+    dataset='synth',
+    loss='arcface',
+    models_root='models',
+    devices='cpu',
+    kvstore='local',
+    per_batch_size=32,
+    lr=0.1,
+    lr_mode='cosine',
+    lr_factor=0.1,
+    wd=5e-4,
+    mom=0.9,
+    epochs=20,
+    seed=0,
+    augment='mirror',
+    frequent=20,
+    verbose=2000,
+    ckpt=3,
+)
+
+
+def load_tables(config_file: PathLike = '') -> edict:
+    """The five tables, with those of a user's Python file laid over them.
+
+    Raises
+    ------
+    InputError for a file that does not run or that defines something that is not a table.
+    """
+    tables = edict({name: edict(globals()[name]) for name in TABLES})
+    if not config_file:
+        return tables
+    path = input_file(config_file, 'configuration file')
+    try:
+        names = runpy.run_path(str(path))
+    except Exception as error:  # whatever the user's code raises is their input
+        raise InputError(f'{path}: {type(error).__name__}: {error}') from None
+    for name in TABLES:
+        if name not in names:
+            continue
+        if not isinstance(names[name], dict):
+            raise InputError(f'{path}: {name!r} must be a dict or EasyDict table')
+        tables[name].update(edict(names[name]))
+    if not any(name in names for name in TABLES):
+        raise InputError(f'{Path(path)} defines none of the tables {", ".join(TABLES)}')
+    return tables
+
+
+def entry(tables: edict, table: str, name: str) -> edict:
+    """Row `name` of a table; raises InputError with the nearest known name."""
+    if name not in tables[table]:
+        raise unknown_name(table, name, tables[table])
+    return tables[table][name]

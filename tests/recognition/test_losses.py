@@ -1,0 +1,207 @@
+"""Losses against float64 loops, forward and gradient, and the laws that they obey."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import reference
+from conftest import DATA
+from vargfacenet.common.backend import mx
+from vargfacenet.common.errors import InputError
+from vargfacenet.recognition import losses, presets
+
+MARGINS = {
+    name: presets.loss[name].loss_options for name in ('nsoftmax', 'arcface', 'cosface', 'combined')
+}
+MARGINS['sphere'] = {'s': 30.0, 'm1': 1.35, 'm2': 0.0, 'm3': 0.0}
+
+
+def evaluate(symbol, **arrays):
+    """Forward values and gradients of the sum of a symbol's rows."""
+    arrays = {name: mx.nd.array(value) for name, value in arrays.items()}
+    gradients = {name: mx.nd.zeros_like(value) for name, value in arrays.items()}
+    executor = mx.sym.MakeLoss(symbol).bind(mx.cpu(), arrays, gradients)
+    output = executor.forward(is_train=True)[0].asnumpy()
+    executor.backward()
+    return output, {name: value.asnumpy() for name, value in gradients.items()}
+
+
+def class_loss(name, num_classes, size, options):
+    label = mx.sym.Variable('label')
+    logits = losses.class_logits(
+        name, mx.sym.Variable('embedding'), label, num_classes, size, options
+    )
+    return losses.cross_entropy(logits, label)
+
+
+def relative_error(ours, theirs):
+    return np.abs(np.asarray(ours) - np.asarray(theirs)).max() / np.abs(theirs).max()
+
+
+@pytest.mark.parametrize('name', MARGINS)
+def test_margin_loss_equals_the_loop(name, rng):
+    options = MARGINS[name]
+    embeddings, centres = 3 * rng.randn(7, 5), rng.randn(4, 5)
+    labels = rng.randint(0, 4, 7)
+    ours, gradients = evaluate(
+        class_loss('margin', 4, 5, options), embedding=embeddings, fc7_weight=centres, label=labels
+    )
+    margins = (options['s'], options['m1'], options['m2'], options['m3'])
+
+    def total(values, of):
+        given = (values, centres) if of == 'embedding' else (embeddings, values)
+        return sum(reference.margin_loss(*given, labels, *margins))
+
+    assert relative_error(ours, reference.margin_loss(embeddings, centres, labels, *margins)) < 1e-5
+    for of, start in (('embedding', embeddings), ('fc7_weight', centres)):
+        expected = reference.gradient(lambda values, of=of: total(values, of), start)
+        assert relative_error(gradients[of], expected) < 2e-4
+
+
+@pytest.mark.parametrize('name', MARGINS)
+def test_every_angle_from_0_to_180_degrees(name):
+    """One embedding turns away from its class centre; both sides of theta + m = pi are met."""
+    options = MARGINS[name]
+    degrees = np.arange(0.5, 180, 1.0)
+    embeddings = [[math.cos(math.radians(d)), math.sin(math.radians(d))] for d in degrees]
+    centres = np.array([[1.0, 0.0], [0.3, -1.0]])
+    labels = np.zeros(len(degrees), int)
+    ours, gradients = evaluate(
+        class_loss('margin', 2, 2, options), embedding=embeddings, fc7_weight=centres, label=labels
+    )
+    margins = (options['s'], options['m1'], options['m2'], options['m3'])
+    assert relative_error(ours, reference.margin_loss(embeddings, centres, labels, *margins)) < 1e-5
+    for row, degree in enumerate(degrees):
+        expected = reference.gradient(
+            lambda values: reference.margin_loss([values], centres, [0], *margins)[0],
+            embeddings[row],
+        )
+        error = np.abs(gradients['embedding'][row] - expected).max()
+        assert error <= 1e-3 * max(1.0, np.abs(expected).max()), degree
+
+
+@pytest.mark.parametrize('name', MARGINS)
+@pytest.mark.parametrize('sign', [1.0, -1.0])
+def test_parallel_and_opposite_embeddings_stay_finite(name, sign):
+    """cos = +-1 exactly, where arccos has an infinite slope, and beyond by rounding."""
+    rows = np.random.RandomState(3).randn(200, 128).astype('f')
+    ours, gradients = evaluate(
+        class_loss('margin', 200, 128, MARGINS[name]),
+        embedding=sign * rows,
+        fc7_weight=rows,
+        label=np.arange(200),
+    )
+    assert np.isfinite(ours).all()
+    for values in gradients.values():
+        assert np.isfinite(values).all()
+        assert np.abs(values).max() < 1e3
+
+
+def test_arcface_equals_the_golden_numbers():
+    """Mean loss and gradients of another implementation; one target lies past pi."""
+    case = json.loads((DATA / 'arcneg.json').read_text())['caseA']
+    ours, gradients = evaluate(
+        class_loss('margin', 4, len(case['weight'][0]), MARGINS['arcface']),
+        embedding=case['embeddings'],
+        fc7_weight=case['weight'],
+        label=case['labels'],
+    )
+    expected = case['arcface']
+    rows = len(case['labels'])
+    assert ours.mean() == pytest.approx(expected['ce_mean'], rel=1e-6)
+    assert relative_error(gradients['embedding'] / rows, expected['grad_emb']) < 1e-5
+    assert relative_error(gradients['fc7_weight'] / rows, expected['grad_weight']) < 1e-5
+
+
+def test_margin_zero_is_the_normalised_softmax(rng):
+    arrays = {
+        'embedding': rng.randn(6, 8),
+        'fc7_weight': rng.randn(5, 8),
+        'label': rng.randint(0, 5, 6),
+    }
+    plain, _ = evaluate(class_loss('margin', 5, 8, MARGINS['nsoftmax']), **arrays)
+    zero = {'s': 64.0, 'm1': 1.0, 'm2': 1e-12, 'm3': 0.0}
+    margin, _ = evaluate(class_loss('margin', 5, 8, zero), **arrays)
+    np.testing.assert_allclose(margin, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_length_of_embedding_and_centres_does_not_matter(rng):
+    arrays = {
+        'embedding': rng.randn(6, 8),
+        'fc7_weight': rng.randn(5, 8),
+        'label': rng.randint(0, 5, 6),
+    }
+    loss = class_loss('margin', 5, 8, MARGINS['arcface'])
+    one, _ = evaluate(loss, **arrays)
+    arrays['embedding'] = 7.5 * arrays['embedding']
+    arrays['fc7_weight'] = 0.1 * arrays['fc7_weight']
+    other, _ = evaluate(loss, **arrays)
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_softmax_equals_the_loop(rng):
+    embeddings, weight, bias = rng.randn(6, 5), rng.randn(3, 5), rng.randn(3)
+    labels = rng.randint(0, 3, 6)
+    ours, gradients = evaluate(
+        class_loss('softmax', 3, 5, {}),
+        embedding=embeddings,
+        fc7_weight=weight,
+        fc7_bias=bias,
+        label=labels,
+    )
+    assert relative_error(ours, reference.softmax_loss(embeddings, weight, bias, labels)) < 1e-5
+    expected = reference.gradient(
+        lambda values: sum(reference.softmax_loss(embeddings, values, bias, labels)), weight
+    )
+    assert relative_error(gradients['fc7_weight'], expected) < 1e-4
+
+
+@pytest.mark.parametrize('form', ['l2', 'cosine'])
+def test_distillation_equals_the_loop(form, rng):
+    student, teacher = 5 * rng.randn(6, 9), rng.randn(6, 9)
+    symbol = losses.angular_distance(mx.sym.Variable('s'), mx.sym.Variable('t'), form)
+    ours, gradients = evaluate(symbol, s=student, t=teacher)
+    assert relative_error(ours, reference.angular_distance(student, teacher, form)) < 1e-5
+    expected = reference.gradient(
+        lambda values: sum(reference.angular_distance(values, teacher, form)), student
+    )
+    assert relative_error(gradients['s'], expected) < 1e-4
+    assert not gradients['t'].any()  # the teacher gets no gradient
+    mean, _ = evaluate(
+        losses.angular_distillation(mx.sym.Variable('s'), mx.sym.Variable('t'), form),
+        s=student,
+        t=teacher,
+    )
+    assert mean.item() == pytest.approx(ours.mean(), rel=1e-6)
+
+
+def test_the_two_forms_of_distillation_agree(rng):
+    """||a - b||^2 = 2 (1 - cos) for unit vectors, so Eq. 4 is (Eq. 5 / 2)^2 row by row."""
+    student, teacher = rng.randn(6, 9), rng.randn(6, 9)
+    l2, cosine = (
+        evaluate(
+            losses.angular_distance(mx.sym.Variable('s'), mx.sym.Variable('t'), form),
+            s=student,
+            t=teacher,
+        )[0]
+        for form in ('l2', 'cosine')
+    )
+    np.testing.assert_allclose(cosine, (l2 / 2) ** 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'name, options, message',
+    [
+        ('arcfase', {}, 'unknown loss'),
+        ('softmax', {'s': 64}, 'no option'),
+        ('margin', {'m4': 1}, 'no option'),
+        ('margin', {'s': -1}, 'above 0'),
+        ('margin', {'m2': 'half'}, 'number'),
+    ],
+)
+def test_wrong_losses_are_named(name, options, message):
+    with pytest.raises(InputError, match=message):
+        class_loss(name, 4, 8, options)
+    with pytest.raises(InputError, match=r'Eq\. 4'):
+        losses.angular_distance(mx.sym.Variable('s'), mx.sym.Variable('t'), 'l1')
