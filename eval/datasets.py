@@ -1,0 +1,49 @@
+"""Verification pair sets as pixels."""
+
+from typing import Optional
+
+import numpy as np
+
+from ..common.errors import InputError
+from ..common.files import PathLike
+from ..common.image import decode_rgb, resize_short_side
+from ..common.names import IMAGE_SIZE
+from ..common.pairset import read_pairs
+from ..common.parallel import ordered_map
+
+
+def load_bin(path: PathLike, threads: Optional[int] = None) -> tuple[np.ndarray, np.ndarray]:
+    """Read and decode a verification `.bin`, on `threads` threads (default: one per CPU).
+
+    As in InsightFace, a picture whose width is not 112 is resized, its shorter side to 112.
+
+    Returns
+    -------
+    (images, issame): uint8 (2P, 112, 112, 3) RGB; bool (P,), pair i is images 2i and 2i+1
+
+    Raises
+    ------
+    InputError as in `pairset.read_pairs`, and for a picture that cannot be decoded or that is not
+    square, naming its number.
+    """
+    encoded, issame = read_pairs(path)
+    images = np.empty((len(encoded), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+
+    def decode(index: int) -> None:
+        try:
+            image = decode_rgb(encoded[index])
+        except InputError as error:
+            raise InputError(f'{path} image {index}: {error}') from None
+        if image.shape[1] != IMAGE_SIZE:
+            image = resize_short_side(image, IMAGE_SIZE)
+        if image.shape != images.shape[1:]:
+            height, width = image.shape[:2]
+            raise InputError(
+                f'{path} image {index}: {width}x{height} pixels after resizing; expected a square '
+                f'aligned crop'
+            )
+        images[index] = image
+
+    for _ in ordered_map(decode, range(len(encoded)), threads):
+        pass
+    return images, issame
