@@ -64,6 +64,10 @@ def _print_networks(networks: dict[str, dict[str, Any]]) -> None:
     console.table('Networks', ('network', 'parameters', 'FLOPs', 'MB float32', 'embedding'), rows)
 
 
+def _millions(flop_count: int) -> str:
+    return f'{flop_count / 1e6:,.3f}' if flop_count else ''
+
+
 def _print_layers(network: dict[str, Any]) -> None:
     rows = [
         (
@@ -71,13 +75,13 @@ def _print_layers(network: dict[str, Any]) -> None:
             layer['operator'],
             'x'.join(str(size) for size in layer['output_shape'][1:]),
             f'{layer["params"]:,}',
-            f'{layer["flops"]:,}',
+            _millions(layer['flops']),
         )
         for layer in network['layers']
     ]
-    rows.append(('total', '', '', f'{network["params"]:,}', f'{network["flops"]:,}'))
+    rows.append(('total', '', '', f'{network["params"]:,}', _millions(network['flops'])))
     options = ', '.join(f'{option}={value}' for option, value in network['options'].items())
-    columns = ('layer', 'operator', 'output', 'parameters', 'FLOPs')
+    columns = ('layer', 'operator', 'output', 'params', 'MFLOPs')
     console.table(f'{network["network"]}: {options}', columns, rows)
 
 
