@@ -107,7 +107,7 @@ def k_fold_accuracy(distance: np.ndarray, issame: np.ndarray, folds: int = 10) -
 def val_at_far(
     distance: np.ndarray, issame: np.ndarray, folds: int = 10, far_target: float = 1e-3
 ) -> FoldVal:
-    """Validation rate (accepted same pairs) at a false-accept rate, both measured on held-out folds.
+    """Validation rate (accepted same pairs) at a false-accept rate, both on held-out folds.
 
     A fold's threshold is interpolated linearly in the (FAR, threshold) curve of the other folds at
     `far_target`; it is 0, which accepts nothing, when they never reach `far_target`.

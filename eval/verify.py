@@ -40,7 +40,9 @@ def resolve_targets(texts: list[str], data_dir: Optional[str]) -> dict[str, Path
     ------
     InputError for a file that does not exist, a name without `data_dir` and a target given twice.
     """
-    words = [word for text in texts for word in text.split(',') if word]
+    words = []
+    for text in texts:  # a file's own name may have a comma
+        words += [text] if Path(text).is_file() else [word for word in text.split(',') if word]
     if not words:
         raise InputError(f'--target {",".join(texts)!r}: expected a .bin file or a name like lfw')
     paths = {}
@@ -68,7 +70,10 @@ def verify_target(
     images, issame = load_bin(path)
     with console.progress(2 * len(images), name) as bar:
         started = time.monotonic()
-        result, xnorm = verify(embedder, images, issame, folds, bar)
+        try:
+            result, xnorm = verify(embedder, images, issame, folds, bar)
+        except InputError as error:
+            raise InputError(f'target {path}: {error}') from error
         seconds = time.monotonic() - started
     log.info(
         '%s: accuracy %.5f +- %.5f, VAL %.5f +- %.5f @ FAR %.5f, XNorm %.3f',
@@ -132,10 +137,7 @@ def run(arguments: argparse.Namespace) -> dict:
 
     results, entries = {}, {}
     for name, path in targets.items():
-        try:
-            result, xnorm, rate = verify_target(embedder, name, path, arguments.folds)
-        except InputError as error:
-            raise InputError(f'target {path}: {error}') from error
+        result, xnorm, rate = verify_target(embedder, name, path, arguments.folds)
         results[name], entries[name] = result, entry(result, xnorm, rate)
     console.table(
         f'{arguments.model}: verification, {arguments.folds} folds',
