@@ -1,0 +1,297 @@
+"""Training batches from a face record file.
+
+Everything random is a function of (seed, epoch, record): the order of an epoch, who is mirrored,
+how a crop is shaken. Neither the number of threads nor the sharding changes it, and a run that was
+stopped goes on with the very batch it would have seen next (`seek`).
+"""
+
+import weakref
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import cv2
+import numpy as np
+
+from ..common.backend import cpu_count, mx
+from ..common.errors import InputError
+from ..common.files import PathLike
+from ..common.image import decode_bgr
+from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE, LABEL
+from ..common.recordio import RecordFile
+from .augment import AUGMENTATIONS, NUM_DRAWS
+
+_IMAGES_PER_JOB = 16  # enough that handing a job to a thread costs nothing beside it
+
+
+def batches_in_epoch(n: int, batch_size: int, num_parts: int = 1) -> int:
+    """Full batches per part of `n` records; the rest of the epoch's order is not used."""
+    return n // (batch_size * num_parts)
+
+
+def epoch_order(
+    n: int,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+    num_parts: int = 1,
+    part_index: int = 0,
+    batch_size: int = 1,
+) -> np.ndarray:
+    """Positions of the records that one part reads in one epoch, batch after batch.
+
+    The k-th batches of all parts together are the k-th batch of batch_size * num_parts that a
+    single part would read. Every part gets the same number of full batches; what is left of the
+    epoch, fewer than batch_size * num_parts records, is dropped (another few in every epoch).
+
+    Returns
+    -------
+    int64 (batches * batch_size,), each in 0..n-1 and none twice in all parts
+    """
+    order = np.arange(n)
+    if shuffle:
+        # legacy RandomState: its streams are frozen, so that runs repeat under any NumPy
+        bits = np.random.MT19937(np.random.SeedSequence([seed, epoch]))
+        np.random.RandomState(bits).shuffle(order)
+    batches = batches_in_epoch(n, batch_size, num_parts)
+    shards = order[: batches * num_parts * batch_size].reshape(batches, num_parts, batch_size)
+    return shards[:, part_index].ravel()
+
+
+def record_draws(seed: int, epoch: int, position: int) -> np.ndarray:
+    """Uniform numbers in [0, 1) for one record in one epoch: float64 (1 + NUM_DRAWS,).
+
+    The first decides about mirroring, the others belong to the augmentation.
+    """
+    bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, position])
+    return np.random.Generator(bits).random(1 + NUM_DRAWS)
+
+
+class _Buffer:
+    """Where threads put one batch; used again and again."""
+
+    def __init__(self, batch_size: int):
+        self.images = np.empty((batch_size, *IMAGE_SHAPE), np.uint8)
+        self.labels = np.empty(batch_size, np.float32)
+        self.mirrored = np.empty(batch_size, bool)
+
+
+@dataclass
+class _Pending:
+    """A batch that is being decoded."""
+
+    positions: np.ndarray
+    buffer: _Buffer
+    jobs: list[Future]
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """What the threads run. It knows nothing of the iterator, so that this can be collected."""
+
+    records: RecordFile
+    seed: int
+    mirror: bool
+    augment: Optional[Callable]
+
+    def fill(self, buffer: _Buffer, rows: range, epoch: int, positions: np.ndarray) -> None:
+        """Read records `positions` into `rows` of `buffer`."""
+        for row, position in zip(rows, positions.tolist()):
+            label, encoded = self.records.read(position)
+            bgr = self._decode(position, encoded)
+            draws = record_draws(self.seed, epoch, position)
+            mirrored = self.mirror and draws[0] < 0.5
+            if self.augment:
+                bgr = self.augment(bgr, mirrored, draws[1:])
+            elif mirrored:
+                bgr = cv2.flip(bgr, 1)
+            red, green, blue = buffer.images[row]
+            cv2.split(bgr, [blue, green, red])
+            buffer.labels[row] = label
+            buffer.mirrored[row] = mirrored
+
+    def _decode(self, position: int, encoded: bytes) -> np.ndarray:
+        try:
+            bgr = decode_bgr(encoded)
+        except InputError as error:
+            raise InputError(f'{self.records.name(position)}: {error}') from None
+        if bgr.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
+            height, width = bgr.shape[:2]
+            raise InputError(
+                f'{self.records.name(position)}: picture of {width}x{height}; '
+                f'expected {IMAGE_SIZE}x{IMAGE_SIZE}'
+            )
+        return bgr
+
+
+def _stop(pool: ThreadPoolExecutor) -> None:
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+class FaceRecordIter(mx.io.DataIter):
+    """Batches of a `.rec` for `mx.mod.Module`, decoded ahead on several threads.
+
+    A batch has data [float32 (N, 3, 112, 112), RGB, 0..255], label [float32 (N,), class], index
+    (int64 (N,), positions in the record file), pad 0, and mirrored (bool (N,)). An epoch is
+    `batches_per_epoch` full batches; its last records that fill no batch are dropped. `reset()`
+    goes to the next epoch. An error in a picture is raised by `next()` and names the record.
+
+    Parameters
+    ----------
+    path_rec : PREFIX.rec, with .idx and `property` beside it
+    batch_size : records per batch of this part
+    shuffle : a new order in every epoch, otherwise the order of the file
+    mirror : mirror every crop with probability 1/2
+    num_parts, part_index : how many workers share an epoch, and which one this is
+    threads : decoding threads; default: one per CPU
+    prefetch : batches decoded ahead
+    augment : name in `augment.AUGMENTATIONS`, or None for mirroring alone
+
+    Attributes
+    ----------
+    epoch, batch : the place of the next batch; what `seek` takes
+    batches_per_epoch, num_images, num_classes : int
+
+    Raises
+    ------
+    InputError for a bad file (see `RecordFile`), options out of range, or fewer records than one
+    batch of all parts.
+    """
+
+    def __init__(
+        self,
+        path_rec: PathLike,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        mirror: bool = True,
+        seed: int = 0,
+        num_parts: int = 1,
+        part_index: int = 0,
+        threads: Optional[int] = None,
+        prefetch: int = 4,
+        augment: Optional[str] = None,
+    ):
+        super().__init__(batch_size)
+        threads = cpu_count() if threads is None else threads
+        if min(batch_size, threads, prefetch) < 1 or seed < 0:
+            raise InputError(
+                f'batch size {batch_size}, threads {threads}, prefetch {prefetch}, seed {seed}: '
+                f'all must be positive (the seed may be 0)'
+            )
+        if not 0 <= part_index < num_parts:
+            raise InputError(f'part {part_index} of {num_parts}: parts count from 0')
+        records = RecordFile(path_rec)
+        self.num_images = len(records)
+        self.num_classes = records.num_classes
+        self.batches_per_epoch = batches_in_epoch(self.num_images, batch_size, num_parts)
+        if not self.batches_per_epoch:
+            raise InputError(
+                f'{records.paths.rec}: {self.num_images} images are fewer than one batch of '
+                f'{batch_size} on {num_parts} worker(s); lower the batch size'
+            )
+        self._order_options = (shuffle, num_parts, part_index, batch_size)
+        self._seed = seed
+        self._decoder = _Decoder(
+            records, seed, mirror, AUGMENTATIONS.get(augment) if augment else None
+        )
+        self._free = [_Buffer(batch_size) for _ in range(prefetch)]
+        self._pending: deque[_Pending] = deque()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix='face-records')
+        self._stop = weakref.finalize(self, _stop, self._pool)
+        self._set_epoch(0)
+
+    @property
+    def provide_data(self) -> list:
+        return [mx.io.DataDesc(DATA, (self.batch_size, *IMAGE_SHAPE), np.float32)]
+
+    @property
+    def provide_label(self) -> list:
+        return [mx.io.DataDesc(LABEL, (self.batch_size,), np.float32)]
+
+    def next(self) -> mx.io.DataBatch:
+        """The next batch; StopIteration at the end of the epoch."""
+        if self.batch >= self.batches_per_epoch:
+            raise StopIteration
+        self._submit()
+        try:
+            for job in self._pending[0].jobs:
+                job.result()
+        except BaseException:  # Ctrl-C as well: threads must not go on filling buffers
+            self._drop_pending()
+            raise
+        pending = self._pending.popleft()
+        batch = self._to_batch(pending)
+        self._free.append(pending.buffer)
+        self.batch += 1
+        self._submit()
+        return batch
+
+    def reset(self) -> None:
+        """Go to the first batch of the next epoch."""
+        self.seek(self.epoch + 1, 0)
+
+    def seek(self, epoch: int, batch: int) -> None:
+        """Make `batch` of `epoch` the next one, without reading what lies before it.
+
+        `batch` may be `batches_per_epoch`, the end of the epoch. Raises InputError if the place
+        does not exist, as happens when the data or the batch size changed.
+        """
+        if epoch < 0 or not 0 <= batch <= self.batches_per_epoch:
+            raise InputError(
+                f'no batch {batch} in epoch {epoch}: {self._decoder.records.paths.rec} has '
+                f'{self.batches_per_epoch} batches of {self.batch_size} per epoch here'
+            )
+        self._drop_pending()
+        if epoch != self.epoch:
+            self._set_epoch(epoch)
+        self.batch = batch
+
+    def close(self) -> None:
+        """Stop the threads and close the file; there is no next batch then."""
+        self._drop_pending()
+        self._pool.shutdown(wait=True)
+        self._stop.detach()
+        self._decoder.records.close()
+
+    def _set_epoch(self, epoch: int) -> None:
+        self._order = epoch_order(self.num_images, self._seed, epoch, *self._order_options)
+        self.epoch, self.batch = epoch, 0
+
+    def _submit(self) -> None:
+        """Give the threads batches to decode, as many as there are free buffers."""
+        while self._free:
+            start = (self.batch + len(self._pending)) * self.batch_size
+            positions = self._order[start : start + self.batch_size]
+            if not positions.size:
+                return
+            buffer = self._free.pop()
+            jobs = []
+            for first in range(0, self.batch_size, _IMAGES_PER_JOB):
+                rows = range(first, min(first + _IMAGES_PER_JOB, self.batch_size))
+                part = positions[rows.start : rows.stop]
+                jobs.append(self._pool.submit(self._decoder.fill, buffer, rows, self.epoch, part))
+            self._pending.append(_Pending(positions, buffer, jobs))
+
+    def _drop_pending(self) -> None:
+        """Cancel what is being decoded and wait until no thread touches the buffers."""
+        for pending in self._pending:
+            wait([job for job in pending.jobs if not job.cancel()])
+            self._free.append(pending.buffer)
+        self._pending.clear()
+
+    def _to_batch(self, pending: _Pending) -> mx.io.DataBatch:
+        buffer = pending.buffer
+        # bytes are a quarter of the copy; MXNet widens them on its own threads
+        images = mx.nd.array(buffer.images, dtype=np.uint8).astype(np.float32)
+        batch = mx.io.DataBatch(
+            data=[images],
+            label=[mx.nd.array(buffer.labels)],
+            pad=0,
+            index=pending.positions.copy(),
+            provide_data=self.provide_data,
+            provide_label=self.provide_label,
+        )
+        batch.mirrored = buffer.mirrored.copy()
+        return batch
