@@ -1,4 +1,4 @@
-"""Make a synthetic face data set: train.rec, train.idx and property to train on, synth.bin to verify.
+"""Make a synthetic face data set: train.rec and its index to train on, synth.bin to verify on.
 
 Picture k of identity i is the same whenever the seed is, whatever the other options say, and the
 pairs of synth.bin are of identities that no training set has. How a face comes about is told in

@@ -29,8 +29,14 @@ _MARGIN = 16.0  # canvas around the crop, so that turning the head shows what li
 _SUPERSAMPLING = 2
 _NEUTRAL_LIGHT = 128  # value of the light map that leaves a colour as it is
 
-_SKIN = ((252, 222, 200), (240, 198, 168), (214, 164, 128), (172, 118, 84), (118, 78, 54), (78, 52, 40))  # fmt: skip
-_HAIR = ((24, 20, 20), (58, 40, 30), (98, 64, 40), (150, 74, 38), (206, 168, 106), (152, 150, 148), (226, 222, 216))  # fmt: skip
+# palettes from one end of a scale to the other
+_SKIN = (
+    (252, 222, 200), (240, 198, 168), (214, 164, 128), (172, 118, 84), (118, 78, 54), (78, 52, 40),
+)  # fmt: skip
+_HAIR = (
+    (24, 20, 20), (58, 40, 30), (98, 64, 40), (150, 74, 38), (206, 168, 106), (152, 150, 148),
+    (226, 222, 216),
+)  # fmt: skip
 _IRIS = ((46, 28, 20), (96, 58, 30), (118, 100, 50), (80, 112, 76), (82, 122, 162), (128, 140, 148))
 _LIPS = ((206, 138, 126), (188, 94, 94), (160, 62, 76), (122, 62, 58))
 
@@ -193,7 +199,7 @@ def circumstances(seed: int, identity: int, picture: int) -> Variation:
 # --- curves and the canvas -----------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _catmull_rom(steps: int) -> np.ndarray:
     """(steps, 4) weights of four neighbouring points along the span between the middle two."""
     t = np.arange(steps, dtype=np.float32)[:, None] / steps
@@ -202,20 +208,31 @@ def _catmull_rom(steps: int) -> np.ndarray:
     return powers @ (np.array(basis, np.float32) / 2)
 
 
+def _spline(points: np.ndarray, steps: int) -> np.ndarray:
+    """Curve from the second to the last but one of (n + 3, 2) points, (n * steps, 2)."""
+    spans = np.concatenate([points[:-3], points[1:-2], points[2:-1], points[3:]], axis=1)
+    return (_catmull_rom(steps) @ spans.reshape(-1, 4, 2)).reshape(-1, 2)
+
+
 def _closed(points, steps: int = 6) -> np.ndarray:
     """Smooth closed curve through the points, (n * steps, 2)."""
     points = np.asarray(points, np.float32)
-    spans = np.stack([np.roll(points, shift, axis=0) for shift in (1, 0, -1, -2)])
-    return np.einsum('sk,knd->nsd', _catmull_rom(steps), spans).reshape(-1, 2)
+    return _spline(np.concatenate([points[-1:], points, points[:2]]), steps)
 
 
 def _open(points, steps: int = 6) -> np.ndarray:
     """Smooth open curve through the points, both ends included."""
     points = np.asarray(points, np.float32)
-    padded = np.concatenate([points[:1], points, points[-1:]])
-    spans = np.stack([padded[shift : len(points) - 1 + shift] for shift in range(4)])
-    curve = np.einsum('sk,knd->nsd', _catmull_rom(steps), spans).reshape(-1, 2)
+    curve = _spline(np.concatenate([points[:1], points, points[-1:]]), steps)
     return np.concatenate([curve, points[-1:]])
+
+
+def _at(points, x: float, y: float, side: int = 1) -> np.ndarray:
+    """Points moved by (x, y), then mirrored if `side` is -1."""
+    moved = np.array(points, np.float32)
+    moved += (x, y)
+    moved[:, 0] *= side
+    return moved
 
 
 def _both_sides(points) -> np.ndarray:
@@ -242,11 +259,12 @@ class _Canvas:
         self.scale = _SUPERSAMPLING * size / IMAGE_SIZE
         self.side = 2 * round((IMAGE_SIZE + 2 * _MARGIN) * self.scale / 2)
         self.image = np.zeros((self.side, self.side, 4), np.uint8)
+        zero = np.array((_MIDDLE + _MARGIN + 0.5, _MARGIN + 0.5))
+        self._origin = (zero * self.scale - 0.5) * 16
 
     def _pixels(self, points) -> np.ndarray:
         """Crop coordinates as OpenCV's fixed-point pixels with 4 fractional bits."""
-        points = np.asarray(points, np.float32) + (_MIDDLE + _MARGIN + 0.5, _MARGIN + 0.5)
-        return np.rint((points * self.scale - 0.5) * 16).astype(np.int32)
+        return np.rint(np.asarray(points) * (self.scale * 16) + self._origin).astype(np.int32)
 
     def fill(self, points, colour) -> None:
         """Fill a polygon, (n, 2)."""
@@ -285,7 +303,6 @@ class _Look:
     hairline_y: float
     part: float
     smile: float
-    open: float
     eye_height: float
     brow_lift: float
 
@@ -304,7 +321,6 @@ def _look(identity: Identity, variation: Variation) -> _Look:
         hairline_y=identity.hairline_y + variation.hairline,
         part=float(np.clip(identity.hair_part + variation.hair_part, -1, 1)),
         smile=variation.smile,
-        open=variation.mouth_open,
         eye_height=0.35 if variation.blink else eye_height,
         brow_lift=1.8 * variation.brow_raise,
     )
@@ -368,28 +384,37 @@ def _draw_skin_marks(canvas: _Canvas, identity: Identity, look: _Look) -> None:
 
 
 def _draw_eyes(canvas: _Canvas, identity: Identity, look: _Look, variation: Variation) -> None:
-    width, height = identity.eye_width, look.eye_height
-    iris = _tone(_IRIS, identity.iris_tone)
+    width, height, tilt = identity.eye_width, look.eye_height, identity.eye_tilt
+    upper = _open([
+        (-width, 0.4 * tilt), (-0.4 * width, -height), (0.4 * width, -height), (width, -tilt),
+    ])  # fmt: skip
+    lower = _open([
+        (width, -tilt), (0.3 * width, 0.75 * height), (-0.5 * width, 0.65 * height),
+        (-width, 0.4 * tilt),
+    ])  # fmt: skip
+    lid_colour = _mix(0.88 * look.skin, (90, 60, 90), 0.3 * variation.make_up)
     for side in (-1, 1):
-        centre = np.array((side * identity.eye_x, identity.eye_y))
-        tilt = identity.eye_tilt
-        upper = np.array([(-width, 0.4 * tilt), (-0.4 * width, -height), (0.4 * width, -height), (width, -tilt)])  # fmt: skip
-        lower = np.array([(width, -tilt), (0.3 * width, 0.75 * height), (-0.5 * width, 0.65 * height)])  # fmt: skip
-        upper, lower = upper * (side, 1) + centre, lower * (side, 1) + centre
-        lid, floor = _open(upper), _open(np.concatenate([lower, upper[:1]]))
-        crease = lid - (0, identity.lid_crease)
-        canvas.fill(np.concatenate([lid, crease[::-1]]), _mix(0.88 * look.skin, (90, 60, 90), 0.3 * variation.make_up))  # fmt: skip
+        lid = _at(upper, identity.eye_x, identity.eye_y, side)
+        floor = _at(lower, identity.eye_x, identity.eye_y, side)
+        crease = _at(lid, 0, -identity.lid_crease)
+        canvas.fill(np.concatenate([lid, crease[::-1]]), lid_colour)
         canvas.fill(np.concatenate([lid, floor]), (238, 236, 232))
         if height > 0.6:
-            pupil = centre + (1.7 * variation.gaze, -0.1 * height)
-            radius = identity.iris_radius
-            canvas.ellipse(pupil, (radius, min(radius, height)), 0.7 * iris)
-            canvas.ellipse(pupil, (0.8 * radius, min(0.8 * radius, 0.9 * height)), iris)
-            canvas.ellipse(pupil, (0.42 * radius, min(0.42 * radius, 0.6 * height)), (12, 10, 10))
-            canvas.ellipse(pupil + (0.35 * radius, -0.35 * radius), (0.6, 0.6), (250, 250, 250))
+            pupil_x = side * identity.eye_x + 1.7 * variation.gaze
+            _draw_iris(canvas, identity, (pupil_x, identity.eye_y - 0.1 * height), height)
         canvas.lines([lid], 0.25 * look.skin, identity.lashes * (1 + 0.6 * variation.make_up))
         canvas.lines([floor], 0.7 * look.skin, 0.5)
         canvas.lines([crease], 0.72 * look.skin, 0.6)
+
+
+def _draw_iris(canvas: _Canvas, identity: Identity, centre, height: float) -> None:
+    """Iris, pupil and a reflection, no higher than the lids leave open."""
+    colour, radius = _tone(_IRIS, identity.iris_tone), identity.iris_radius
+    canvas.ellipse(centre, (radius, min(radius, height)), 0.7 * colour)
+    canvas.ellipse(centre, (0.8 * radius, min(0.8 * radius, 0.9 * height)), colour)
+    canvas.ellipse(centre, (0.42 * radius, min(0.42 * radius, 0.6 * height)), (12, 10, 10))
+    glint = (centre[0] + 0.35 * radius, centre[1] - 0.35 * radius)
+    canvas.ellipse(glint, (0.6, 0.6), (250, 250, 250))
 
 
 def _draw_brows(canvas: _Canvas, identity: Identity, look: _Look) -> None:
@@ -397,26 +422,25 @@ def _draw_brows(canvas: _Canvas, identity: Identity, look: _Look) -> None:
     length, thickness = identity.brow_length, identity.brow_thickness
     top = np.array([(0, -0.6), (0.5, -1.0), (1, -0.1)]) * (length, thickness)
     bottom = np.array([(1, 0.1), (0.5, 0.2), (0, 0.6)]) * (length, thickness)
-    shape = np.concatenate([top, bottom]) + (identity.brow_inner, y)
-    along = (shape[:, 0] - identity.brow_inner) / length
+    shape = np.concatenate([top, bottom])
+    along = shape[:, 0] / length
     shape[:, 1] -= identity.brow_tilt * along + 4 * identity.brow_arch * along * (1 - along)
     colour = _mix(0.75 * look.hair, look.skin, 0.15)
     for side in (-1, 1):
-        canvas.fill(_closed(shape * (side, 1)), colour)
+        canvas.fill(_closed(_at(shape, identity.brow_inner, y, side)), colour)
 
 
 def _draw_nose(canvas: _Canvas, identity: Identity, look: _Look) -> None:
     y, width, bend = identity.nose_y + 2.5, identity.nose_width, identity.nose_bend
+    wing = _open([(0.75 * width, -5), (width, -2), (width, 0.5), (0.7 * width, 1.8)])
     for side in (-1, 1):
-        wing = [(0.75 * width, y - 5), (width, y - 2), (width, y + 0.5), (0.7 * width, y + 1.8)]
-        wing = np.multiply(wing, (side, 1)) + (bend, 0)
-        canvas.lines([_open(wing)], 0.72 * look.skin, 0.7)
+        canvas.lines([_at(wing, side * bend, y, side)], 0.72 * look.skin, 0.7)
         hole = (bend + side * 0.48 * width, y + 1.2)
         canvas.ellipse(
             hole, (identity.nostril, 0.6 * identity.nostril), 0.32 * look.skin, side * -15
         )
-    under = [(-0.3 * width, y + 1.8), (0, y + 2.6), (0.3 * width, y + 1.8)]
-    canvas.lines([_open(under + np.array((bend, 0)))], 0.74 * look.skin, 0.8)
+    under = [(bend - 0.3 * width, y + 1.8), (bend, y + 2.6), (bend + 0.3 * width, y + 1.8)]
+    canvas.lines([_open(under)], 0.74 * look.skin, 0.8)
 
 
 def _mouth_corner(identity: Identity, variation: Variation) -> tuple:
@@ -427,22 +451,22 @@ def _mouth_corner(identity: Identity, variation: Variation) -> tuple:
 
 def _draw_mouth(canvas: _Canvas, identity: Identity, look: _Look, variation: Variation) -> None:
     corner_x, corner_y = _mouth_corner(identity, variation)
-    gap = 5.5 * look.open
+    gap = 5.5 * variation.mouth_open
     middle = identity.mouth_y + 0.2 * identity.upper_lip
     top, bottom = middle - 0.35 * gap, middle + 0.65 * gap
-    bow = top - identity.upper_lip
-    upper = [(-corner_x, corner_y), (-0.35 * corner_x, bow), (0, bow + identity.cupid_bow), (0.35 * corner_x, bow), (corner_x, corner_y)]  # fmt: skip
-    chin_side = bottom + identity.lower_lip
-    lower = [(corner_x, corner_y), (0.45 * corner_x, chin_side - 0.4), (-0.45 * corner_x, chin_side - 0.4), (-corner_x, corner_y)]  # fmt: skip
-    upper_edge, lower_edge = _open(upper), _open(lower)
-    seam_top = _open([(corner_x, corner_y), (0.4 * corner_x, top), (-0.4 * corner_x, top), (-corner_x, corner_y)])  # fmt: skip
-    seam_bottom = _open([(-corner_x, corner_y), (-0.4 * corner_x, bottom), (0.4 * corner_x, bottom), (corner_x, corner_y)])  # fmt: skip
+    bow, below = top - identity.upper_lip, bottom + identity.lower_lip - 0.4
+    left, right = (-corner_x, corner_y), (corner_x, corner_y)
+    near = 0.35 * corner_x
+    upper_edge = _open([left, (-near, bow), (0, bow + identity.cupid_bow), (near, bow), right])
+    lower_edge = _open([right, (0.45 * corner_x, below), (-0.45 * corner_x, below), left])
+    seam_top = _open([right, (0.4 * corner_x, top), (-0.4 * corner_x, top), left])
+    seam_bottom = _open([left, (-0.4 * corner_x, bottom), (0.4 * corner_x, bottom), right])
     canvas.fill(np.concatenate([upper_edge, lower_edge]), look.lips)
     canvas.fill(np.concatenate([upper_edge, seam_top]), 0.86 * look.lips)
     if gap > 0.5:
         canvas.fill(np.concatenate([seam_top, seam_bottom]), (66, 22, 26))
-        teeth = np.clip(seam_top, None, (np.inf, top + 0.55 * gap))
-        canvas.fill(np.concatenate([seam_top, teeth[::-1] + (0, 0.45 * gap)]), (232, 226, 214))
+        teeth = _at(np.minimum(seam_top, (np.inf, top + 0.55 * gap)), 0, 0.45 * gap)
+        canvas.fill(np.concatenate([seam_top, teeth[::-1]]), (232, 226, 214))
     canvas.lines([seam_top], 0.4 * look.lips, 0.6)
 
 
@@ -468,7 +492,7 @@ def _draw_glasses(canvas: _Canvas, identity: Identity, variation: Variation) -> 
     angle = np.linspace(0, 2 * np.pi, 25)
     unit = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     rim = np.sign(unit) * np.abs(unit) ** (2 / squareness) * (half_width, half_height)
-    rims = [rim + (side * identity.eye_x, identity.eye_y + 1.5) for side in (-1, 1)]
+    rims = [_at(rim, identity.eye_x, identity.eye_y + 1.5, side) for side in (-1, 1)]
     if variation.sunglasses:
         for rim in rims:
             canvas.fill(rim, (28, 26, 30))
@@ -482,17 +506,18 @@ def _draw_hair(canvas: _Canvas, identity: Identity, look: _Look) -> None:
     if look.hair_length < 0.06:
         return
     temple, volume = identity.temple_width, look.hair_volume
-    side_y = 46 + 26 * look.hair_length
-    crown = [(temple + 3 + 6 * volume, 44), (temple + 1 + 7 * volume, 14), (0.6 * temple, -6 - 8 * volume), (0, -10 - 8 * volume)]  # fmt: skip
-    crown = np.array(crown, np.float32)
-    outer = np.concatenate([crown, (crown[:-1] * (-1, 1))[::-1]])
     across = np.linspace(-1, 1, 9)
     fringe = look.hairline_y + 13 * np.abs(across) ** 3
     fringe += 9 * look.hair_length * (0.6 - np.abs(across - 0.7 * look.part))
-    inner = np.stack([across * (temple - 1.5), fringe], axis=1)
-    tips = [((temple + 1) * side, side_y) for side in (-1, 1)]
-    shape = np.concatenate([tips[:1], inner, tips[1:], outer])
-    canvas.fill(_closed(shape), look.hair)
+    hairline = np.column_stack([across * (temple - 1.5), fringe])
+    tip = (temple + 1, 46 + 26 * look.hair_length)
+    crown = [
+        (temple + 3 + 6 * volume, 44),
+        (temple + 1 + 7 * volume, 14),
+        (0.6 * temple, -6 - 8 * volume),
+    ]
+    top = [*crown, (0, -10 - 8 * volume), *((-x, y) for x, y in crown[::-1])]
+    canvas.fill(_closed([(-tip[0], tip[1]), *hairline, tip, *top]), look.hair)
     place = np.linspace(-1, 1, 22)
     start = np.column_stack([0.5 * temple * place, 5 * np.abs(place) - 6 - 7 * volume])
     end = np.column_stack([0.96 * temple * place, np.interp(place, across, fringe) - 1.5])
@@ -513,7 +538,8 @@ def _draw_cover(canvas: _Canvas, identity: Identity, variation: Variation, colou
         jaw = identity.jaw_width
         shape = [(0, 68), (20, 72), (jaw + 5, 76), (jaw, 100), (0.4 * jaw, identity.chin_y + 1)]
         canvas.fill(_closed(_both_sides(shape)), _mix(colours[1], (225, 235, 240), 0.7))
-        canvas.lines([_open([(-jaw, y), (0, y + 4), (jaw, y)]) for y in (84, 92)], (170, 185, 195), 0.6)  # fmt: skip
+        folds = [_open([(-jaw, y), (0, y + 4), (jaw, y)]) for y in (84, 92)]
+        canvas.lines(folds, (170, 185, 195), 0.6)
 
 
 def _draw(identity: Identity, variation: Variation, size: int, colours) -> _Canvas:
@@ -601,11 +627,10 @@ def _front_landmarks(identity: Identity, variation: Variation) -> np.ndarray:
 
 def _rotation(variation: Variation) -> np.ndarray:
     """(3, 3) matrix that turns the head: yaw, then pitch, then roll."""
-    yaw, pitch, roll = np.radians([variation.yaw, variation.pitch, variation.roll])
-    turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
-    nod = np.array([[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]])  # fmt: skip
-    lean = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
-    return lean @ nod @ turn
+    # Rodrigues' rotation vectors; y points down and z to the viewer
+    turns = ((0, variation.yaw, 0), (-variation.pitch, 0, 0), (0, 0, variation.roll))
+    yaw, pitch, roll = (cv2.Rodrigues(np.radians(turn))[0] for turn in turns)
+    return roll @ pitch @ yaw
 
 
 def _pose(identity: Identity, variation: Variation) -> tuple:
@@ -640,16 +665,17 @@ def _light_map(identity: Identity, variation: Variation, relief, rotation) -> np
     slope_x = cv2.Scharr(relief, cv2.CV_32F, 1, 0, scale=1 / (32 * spacing))
     slope_y = cv2.Scharr(relief, cv2.CV_32F, 0, 1, scale=1 / (32 * spacing))
     direction = np.array((variation.light_x, variation.light_y, 1.0))
-    light = rotation.T @ (direction / np.linalg.norm(direction))
+    light = (rotation.T @ (direction / np.linalg.norm(direction))).astype(np.float32)
     lean = 1 / np.sqrt(slope_x**2 + slope_y**2 + 1)
     diffuse = np.maximum((light[2] - light[0] * slope_x - light[1] * slope_y) * lean, 0)
-    texture = np.random.default_rng(int(identity.texture_seed)).standard_normal((26, 26))
-    texture = cv2.resize(texture.astype(np.float32), relief.shape, interpolation=cv2.INTER_CUBIC)
+    rng = np.random.default_rng(int(identity.texture_seed))
+    texture = rng.standard_normal((26, 26), np.float32)
+    texture = cv2.resize(texture, relief.shape, interpolation=cv2.INTER_CUBIC)
     shade = variation.ambient + variation.light_strength * diffuse
-    shade = shade * (1 + 0.05 * texture) + identity.shine * diffuse**10
-    colour = np.array((1 + variation.warmth, 1, 1 - variation.warmth, 0), np.float32)
-    factors = shade[..., None] * (_NEUTRAL_LIGHT * colour) + (0, 0, 0, _NEUTRAL_LIGHT)
-    return np.clip(factors, 0, 255).astype(np.uint8)
+    shade = shade * (1 + 0.05 * texture) + identity.shine * cv2.pow(diffuse, 10)
+    colours = (1 + variation.warmth, 1, 1 - variation.warmth)
+    planes = [cv2.convertScaleAbs(shade, alpha=_NEUTRAL_LIGHT * colour) for colour in colours]
+    return cv2.merge([*planes, np.full_like(planes[0], _NEUTRAL_LIGHT)])
 
 
 def _lit(canvas: _Canvas, light: np.ndarray) -> np.ndarray:
@@ -737,7 +763,7 @@ def _photograph(scene: np.ndarray, variation: Variation, rng, size: int) -> np.n
         picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     if variation.noise:
         noise = rng.standard_normal(picture.shape, np.float32) * np.float32(variation.noise)
-        picture = np.clip(picture + noise, 0, 255).astype(np.uint8)
+        picture = cv2.add(picture, noise, dtype=cv2.CV_8U)
     return picture
 
 
