@@ -1,0 +1,107 @@
+import cv2
+import numpy as np
+import pytest
+from pictures import decoded, encoded, jpeg, picture
+from vargfacenet.common.backend import mx
+from vargfacenet.common.errors import InputError
+from vargfacenet.common.image import (
+    centre_crop,
+    decode_bgr,
+    decode_rgb,
+    encode_jpeg,
+    jpeg_crop,
+    resize_short_side,
+)
+
+
+def test_a_lossless_picture_comes_back_in_rgb_order(rng):
+    rgb = picture(rng, 30, 40)
+    content = encoded(rgb, '.png')
+    np.testing.assert_array_equal(decode_rgb(content), rgb)
+    np.testing.assert_array_equal(decode_bgr(content), rgb[..., ::-1])
+
+
+def test_a_pure_red_jpeg_stays_red():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    mean = decoded(encode_jpeg(red)).reshape(-1, 3).mean(0)
+    np.testing.assert_allclose(mean, (255, 0, 0), atol=3)
+    np.testing.assert_allclose(decode_rgb(encode_jpeg(red)).reshape(-1, 3).mean(0), mean)
+
+
+def test_grey_pictures_get_three_equal_channels(rng):
+    grey = picture(rng)[..., 0]
+    rgb = decode_rgb(encoded(grey, '.png'))
+    np.testing.assert_array_equal(rgb, np.repeat(grey[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp', '.webp'])
+@pytest.mark.parametrize('share', [0.0, 0.01, 0.5, 0.9])
+def test_cut_off_pictures_are_refused(rng, suffix, share):
+    content = encoded(picture(rng), suffix)
+    with pytest.raises(InputError, match='bytes'):
+        decode_rgb(content[: int(len(content) * share)])
+
+
+def test_a_jpeg_without_its_last_byte_is_refused_and_one_with_more_is_not(rng):
+    content = jpeg(rng)
+    with pytest.raises(InputError, match='cut off'):
+        decode_rgb(content[:-1])
+    np.testing.assert_array_equal(decode_rgb(content + b'\0' * 5), decoded(content))
+
+
+def test_a_thumbnail_inside_a_cut_off_jpeg_does_not_hide_it(rng):
+    content, thumbnail = jpeg(rng), encoded(picture(rng, 16, 16))
+    segment = b'\xff\xe1' + (len(thumbnail) + 2).to_bytes(2, 'big') + thumbnail
+    whole = content[:2] + segment + content[2:]
+    np.testing.assert_array_equal(decode_rgb(whole), decoded(content))
+    with pytest.raises(InputError, match='cut off'):
+        decode_rgb(whole[:-20])
+
+
+def test_text_is_no_picture():
+    with pytest.raises(InputError, match='no picture'):
+        decode_rgb(b'<html>not found</html>')
+
+
+@pytest.mark.parametrize('shape', [(128, 128), (250, 200), (60, 90), (112, 300)])
+def test_resizing_equals_mxnets_resize_short(rng, shape):
+    rgb = rng.randint(0, 256, (*shape, 3)).astype(np.uint8)
+    expected = mx.image.resize_short(mx.nd.array(rgb, dtype='uint8'), 112).asnumpy()
+    np.testing.assert_array_equal(resize_short_side(rgb, 112), expected)
+
+
+def test_centre_crop_leaves_equal_borders():
+    image = np.arange(6 * 9 * 3).reshape(6, 9, 3)
+    np.testing.assert_array_equal(centre_crop(image, 3), image[1:4, 3:6])
+
+
+def test_a_right_sized_colour_jpeg_is_kept_byte_for_byte(rng):
+    content = jpeg(rng)
+    assert jpeg_crop(content) == (content, True)
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda rgb: encoded(rgb, '.png'),
+        lambda rgb: encoded(rgb[..., 0]),
+        lambda rgb: encoded(cv2.resize(rgb, (224, 224))),
+    ],
+    ids=['png', 'grey jpeg', 'large jpeg'],
+)
+def test_other_pictures_become_such_a_jpeg(rng, make):
+    content = make(picture(rng))
+    crop, kept = jpeg_crop(content, quality=95)
+    assert not kept
+    assert jpeg_crop(crop) == (crop, True)
+    source = cv2.resize(decoded(content), (112, 112), interpolation=cv2.INTER_AREA)
+    assert np.abs(decoded(crop).astype(int) - source).mean() < 3
+
+
+def test_a_wide_picture_is_cut_in_the_middle(rng):
+    wide = np.zeros((112, 200, 3), np.uint8)
+    wide[:, 44:156] = picture(rng)
+    crop, kept = jpeg_crop(encoded(wide, '.png'))
+    assert not kept
+    assert np.abs(decoded(crop).astype(int) - wide[:, 44:156]).mean() < 3

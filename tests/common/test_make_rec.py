@@ -1,0 +1,164 @@
+import cv2
+import numpy as np
+import pytest
+from pictures import decoded, encoded, picture, write_folder
+from vargfacenet.common.backend import mx
+from vargfacenet.common.recordio import RecordFile
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    return write_folder(tmp_path / 'faces', rng, {'bea': 3, 'Abe': 1, 'cy': 5, 'dee': 2})
+
+
+def stored(out):
+    """[(label, bytes)] as MXNet reads them."""
+    reader = mx.recordio.MXIndexedRecordIO(str(out / 'train.idx'), str(out / 'train.rec'), 'r')
+    end = int(mx.recordio.unpack(reader.read_idx(0))[0].label[0])
+    unpacked = (mx.recordio.unpack(reader.read_idx(key)) for key in range(1, end))
+    return [(int(header.label), content) for header, content in unpacked]
+
+
+def test_sorted_identities_keep_their_bytes(folder, tmp_path, run_command):
+    code, result, _ = run_command('make-rec', folder, tmp_path / 'out')
+    assert code == 0
+    files = [sorted((folder / name).iterdir()) for name in ('Abe', 'bea', 'cy', 'dee')]
+    expected = [(n, path.read_bytes()) for n, paths in enumerate(files) for path in paths]
+    assert stored(tmp_path / 'out') == expected
+    assert result == {
+        'identities': 4,
+        'images': 11,
+        'kept': 11,
+        'reencoded': 0,
+        'skipped': 0,
+        'identities_lost': 0,
+        'rec': str(tmp_path / 'out/train.rec'),
+        'idx': str(tmp_path / 'out/train.idx'),
+        'property': str(tmp_path / 'out/property'),
+    }
+    assert RecordFile(tmp_path / 'out/train.rec').num_classes == 4
+
+
+def test_small_and_excluded_identities_are_left_out(folder, tmp_path, run_command):
+    exclude = tmp_path / 'exclude.txt'
+    exclude.write_text('cy\n\nzoe\n')
+    code, result, err = run_command(
+        'make-rec', folder, tmp_path / 'out', '--min-images', 2, '--exclude', exclude
+    )
+    assert (code, result['identities'], result['images']) == (0, 2, 5)
+    assert '1 of 2 names have no folder' in err and 'zoe' in err
+    pictures = {path.read_bytes() for name in ('bea', 'dee') for path in (folder / name).iterdir()}
+    assert {content for _, content in stored(tmp_path / 'out')} == pictures
+
+
+def test_max_images_draws_by_seed_and_independently_of_others(folder, tmp_path, run_command):
+    def drawn(seed, *more):
+        out = tmp_path / 'out'
+        code, _, _ = run_command('make-rec', folder, out, '--max-images', 2, '--seed', seed, *more)
+        assert code == 0
+        return [content for _, content in stored(out)]
+
+    exclude = tmp_path / 'exclude.txt'
+    exclude.write_text('Abe\nbea\n')
+    first = drawn(0)
+    assert first == drawn(0)
+    assert len(first) == 1 + 2 + 2 + 2
+    assert drawn(0, '--exclude', exclude) == first[3:]
+    assert any(drawn(seed) != first for seed in range(1, 5))
+    files = [path.read_bytes() for path in sorted((folder / 'cy').iterdir())]
+    assert sorted(map(files.index, first[3:5])) == list(map(files.index, first[3:5]))
+
+
+def test_other_sizes_and_formats_are_encoded_anew(folder, tmp_path, rng, run_command):
+    rgb = picture(rng)
+    (folder / 'Abe' / 'b.PNG').write_bytes(encoded(rgb, '.png'))
+    (folder / 'Abe' / 'c.jpeg').write_bytes(encoded(cv2.resize(rgb, (224, 224))))
+    (folder / 'Abe' / 'notes.txt').write_text('no picture by name')
+    (folder / 'Abe' / '.hidden.jpg').write_text('no picture at all')
+    (folder / 'readme.jpg').write_text('not in an identity folder')
+    code, result, _ = run_command('make-rec', folder, tmp_path / 'out')
+    assert (code, result['images'], result['kept'], result['reencoded']) == (0, 13, 11, 2)
+    for label, content in stored(tmp_path / 'out')[1:3]:
+        assert label == 0
+        assert decoded(content).shape == (112, 112, 3)
+        assert np.abs(decoded(content).astype(int) - rgb).mean() < 3
+
+
+def test_the_quality_matters(folder, tmp_path, rng, run_command):
+    (folder / 'Abe' / 'b.png').write_bytes(encoded(picture(rng), '.png'))
+    sizes = []
+    for quality in (30, 95):
+        run_command('make-rec', folder, tmp_path / 'out', '--quality', quality)
+        sizes.append(len(stored(tmp_path / 'out')[1][1]))
+    assert sizes[0] < sizes[1] / 2
+
+
+# --- bad input
+
+
+def test_a_broken_picture_is_named_and_nothing_is_written(folder, tmp_path, run_command):
+    broken = folder / 'cy' / 'cy_0003.jpg'
+    broken.write_bytes(broken.read_bytes()[:500])
+    code, _, err = run_command('make-rec', folder, tmp_path / 'out')
+    assert code == 2
+    assert f'{broken}: JPEG of 500 bytes is cut off' in err and '--skip-broken' in err
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
+def test_skip_broken_counts_and_drops_identities_that_get_too_small(folder, tmp_path, run_command):
+    for path in (folder / 'Abe' / 'Abe_0001.jpg', folder / 'dee' / 'dee_0002.jpg'):
+        path.write_bytes(b'')
+    code, result, _ = run_command('make-rec', folder, tmp_path / 'out', '--skip-broken')
+    assert code == 0
+    assert (result['identities'], result['images'], result['kept']) == (3, 9, 9)
+    assert (result['skipped'], result['identities_lost']) == (2, 1)
+    assert [label for label, _ in stored(tmp_path / 'out')] == [0] * 3 + [1] * 5 + [2]
+
+
+def test_every_picture_broken_is_an_error(tmp_path, run_command):
+    (tmp_path / 'faces' / 'a').mkdir(parents=True)
+    (tmp_path / 'faces' / 'a' / '1.jpg').write_bytes(b'')
+    code, _, err = run_command('make-rec', tmp_path / 'faces', tmp_path / 'out', '--skip-broken')
+    assert code == 2 and 'no identities to write' in err
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
+def test_an_empty_identity_folder_is_named_unless_excluded(folder, tmp_path, run_command):
+    (folder / 'nobody').mkdir()
+    code, _, err = run_command('make-rec', folder, tmp_path / 'out')
+    assert code == 2 and f'{folder}/nobody holds no pictures' in err
+    exclude = tmp_path / 'exclude.txt'
+    exclude.write_text('nobody')
+    assert run_command('make-rec', folder, tmp_path / 'out', '--exclude', exclude)[0] == 0
+
+
+def test_no_identity_at_all(tmp_path, run_command):
+    (tmp_path / 'faces').mkdir()
+    code, _, err = run_command('make-rec', tmp_path / 'faces', tmp_path / 'out')
+    assert code == 2 and 'no identity folders' in err
+    code, _, err = run_command('make-rec', tmp_path / 'missing', tmp_path / 'out')
+    assert code == 2 and 'missing is no folder' in err
+
+
+@pytest.mark.parametrize(
+    ('options', 'reason'),
+    [
+        (['--min-images', 6], 'none of 4 identities has 6 pictures'),
+        (['--min-images', 0], '--min-images 0'),
+        (['--min-images', 3, '--max-images', 2], '--max-images 2'),
+        (['--max-images', -1], '--max-images -1'),
+        (['--quality', 101], '--quality 101'),
+        (['--seed', -1], '--seed -1'),
+        (['--exclude', 'no/such/file'], '--exclude file no/such/file does not exist'),
+    ],
+)
+def test_wrong_options(folder, tmp_path, run_command, options, reason):
+    code, _, err = run_command('make-rec', folder, tmp_path / 'out', *options)
+    assert code == 2 and reason in err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_an_output_that_is_a_file(folder, tmp_path, run_command):
+    (tmp_path / 'out').write_text('')
+    code, _, err = run_command('make-rec', folder, tmp_path / 'out')
+    assert code == 2 and 'cannot write here' in err

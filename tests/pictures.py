@@ -1,0 +1,32 @@
+"""Made-up pictures and folders of them, encoded with OpenCV directly."""
+
+import cv2
+import numpy as np
+
+
+def picture(rng, height=112, width=112):
+    """uint8 (H, W, 3) RGB: coarse random colours blown up, so that a JPEG of it stays small."""
+    coarse = rng.randint(0, 256, (8, 8, 3)).astype(np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def encoded(rgb, suffix='.jpg'):
+    return cv2.imencode(suffix, rgb[..., ::-1] if rgb.ndim == 3 else rgb)[1].tobytes()
+
+
+def decoded(content):
+    """RGB pixels by OpenCV and nothing of ours."""
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def jpeg(rng):
+    return encoded(picture(rng))
+
+
+def write_folder(folder, rng, counts):
+    """folder/NAME/NAME_0001.jpg ... for every NAME: number of pictures; returns folder."""
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(1, count + 1):
+            (folder / name / f'{name}_{number:04d}.jpg').write_bytes(jpeg(rng))
+    return folder
