@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pictures import jpeg
 from vargfacenet.common.backend import mx
-from vargfacenet.common.errors import InputError
+from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.common.recordio import RecordFile, read_property, write_face_records
 
 MAGIC = struct.pack('<I', 0xCED7230A)
@@ -188,6 +188,22 @@ def test_an_interrupted_rewrite_keeps_the_old_files(rec, images):
     with pytest.raises(KeyboardInterrupt):
         write_face_records(rec, broken())
     assert {path.name: path.read_bytes() for path in rec.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    'content', [b'x' * 20_000, b'x' * 500], ids=['while writing', 'on closing']
+)
+def test_a_disk_that_is_full_is_reported_and_leaves_nothing_behind(tmp_path, content):
+    """A limit of the file size stands in for the full disk: writes fail in the same way."""
+    resource = pytest.importorskip('resource')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r'train\.rec: writing failed'):
+            write_face_records(tmp_path / 'train', [[b'x' * size]])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('name', ['train.rec', 'train.idx', 'property'])

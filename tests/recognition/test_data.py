@@ -1,0 +1,342 @@
+import gc
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+from pictures import decoded, encoded, jpeg, picture
+from vargfacenet.common.backend import mx
+from vargfacenet.common.errors import InputError
+from vargfacenet.common.recordio import write_face_records
+from vargfacenet.recognition.data import FaceRecordIter, epoch_order, record_draws
+
+COUNTS = (9, 1, 14, 5, 8)  # 37 records: no batch size divides them
+ORDER_10_1_2 = [1, 6, 4, 8, 3, 7, 5, 0, 2, 9]
+DRAWS_1_2_3 = [0.06344102965932141, 0.707504754819708, 0.27756060377104574]
+
+
+@pytest.fixture(scope='module')
+def contents():
+    """[(label, JPEG bytes)] of all records."""
+    rng = np.random.RandomState(5)
+    return [(label, jpeg(rng)) for label, count in enumerate(COUNTS) for _ in range(count)]
+
+
+@pytest.fixture(scope='module')
+def rec(tmp_path_factory, contents):
+    groups = itertools.groupby(contents, key=lambda item: item[0])
+    folder = tmp_path_factory.mktemp('records')
+    write_face_records(folder / 'train', ([image for _, image in group] for _, group in groups))
+    return folder / 'train.rec'
+
+
+def arrays(batch):
+    return (
+        batch.data[0].asnumpy(),
+        batch.label[0].asnumpy(),
+        np.asarray(batch.index),
+        batch.mirrored,
+    )
+
+
+def take(batches, count):
+    """The next `count` batches as arrays, going on with the next epoch at its end."""
+    result = []
+    while len(result) < count:
+        try:
+            result.append(arrays(batches.next()))
+        except StopIteration:
+            batches.reset()
+    return result
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for one, other in zip(left, right):
+        for a, b in zip(one, other):
+            np.testing.assert_array_equal(a, b)
+
+
+# --- order
+
+
+@pytest.mark.parametrize(('n', 'parts', 'batch_size'), [(100, 1, 7), (101, 3, 4), (12, 4, 3)])
+def test_parts_share_an_epoch_without_overlap(n, parts, batch_size):
+    orders = [epoch_order(n, 3, 1, True, parts, part, batch_size) for part in range(parts)]
+    assert {order.size for order in orders} == {n // (parts * batch_size) * batch_size}
+    seen = np.concatenate(orders)
+    assert np.unique(seen).size == seen.size > n - parts * batch_size
+    whole = epoch_order(n, 3, 1, True, 1, 0, parts * batch_size).reshape(-1, parts * batch_size)
+    split = np.hstack([order.reshape(-1, batch_size) for order in orders])
+    np.testing.assert_array_equal(split, whole)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    base = epoch_order(1000, 0, 0)
+    np.testing.assert_array_equal(base, epoch_order(1000, 0, 0))
+    np.testing.assert_array_equal(np.sort(base), np.arange(1000))
+    others = [epoch_order(1000, 0, 1), epoch_order(1000, 1, 0), np.arange(1000)]
+    assert all((base == other).mean() < 0.05 for other in others)
+    np.testing.assert_array_equal(epoch_order(1000, 7, 3, shuffle=False), np.arange(1000))
+
+
+def test_orders_are_the_same_in_every_version():
+    """A run that was stopped under an older version must go on with the same batches."""
+    assert epoch_order(10, 1, 2).tolist() == ORDER_10_1_2
+    np.testing.assert_allclose(record_draws(1, 2, 3)[:3], DRAWS_1_2_3, rtol=1e-12)
+
+
+def test_draws_are_uniform_and_independent_of_each_other():
+    draws = np.array([record_draws(4, 0, position) for position in range(4000)])
+    assert draws.min() >= 0 and draws.max() < 1
+    # mean 1/2, variance 1/12 and no correlation, each within four standard errors
+    np.testing.assert_allclose(draws.mean(0), 0.5, atol=4 * np.sqrt(1 / 12 / 4000))
+    np.testing.assert_allclose(draws.var(0), 1 / 12, atol=4 * np.sqrt(1 / 180 / 4000))
+    correlation = np.corrcoef(draws.T) - np.eye(draws.shape[1])
+    assert np.abs(correlation).max() < 4 / np.sqrt(4000)
+    neighbours = np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]
+    epochs = np.corrcoef(draws[:, 0], [record_draws(4, 1, p)[0] for p in range(4000)])[0, 1]
+    assert max(abs(neighbours), abs(epochs)) < 4 / np.sqrt(4000)
+
+
+# --- batches
+
+
+def test_batches_are_the_decoded_records(rec, contents):
+    batches = FaceRecordIter(rec, 4, seed=3)
+    assert (batches.num_images, batches.num_classes, batches.batches_per_epoch) == (37, 5, 9)
+    mirrored = []
+    for batch in batches:
+        data, label, index, flags = arrays(batch)
+        assert data.shape == (4, 3, 112, 112) and data.dtype == np.float32
+        assert batch.pad == 0
+        assert [list(d.shape) for d in batches.provide_data + batches.provide_label] == [
+            list(data.shape),
+            [4],
+        ]
+        for image, number, position, flag in zip(data, label, index, flags):
+            expected_label, content = contents[position]
+            pixels = decoded(content)[:, ::-1] if flag else decoded(content)
+            assert number == expected_label
+            np.testing.assert_array_equal(image, pixels.transpose(2, 0, 1))
+        mirrored += flags.tolist()
+    assert 0 < sum(mirrored) < len(mirrored)
+
+
+def test_an_epoch_visits_no_record_twice_and_drops_less_than_a_batch(rec):
+    batches = FaceRecordIter(rec, 5)
+    for epoch in range(3):
+        assert (batches.epoch, batches.batch) == (epoch, 0)
+        seen = np.concatenate([batch.index for batch in batches])
+        assert np.unique(seen).size == seen.size == 35
+        assert batches.batch == 7
+        with pytest.raises(StopIteration):
+            batches.next()
+        batches.reset()
+
+
+def test_without_shuffle_and_mirror_it_is_the_file(rec, contents):
+    batches = FaceRecordIter(rec, 37, shuffle=False, mirror=False)
+    data, label, index, flags = arrays(batches.next())
+    assert index.tolist() == list(range(37)) and not flags.any()
+    assert label.tolist() == [label for label, _ in contents]
+    np.testing.assert_array_equal(data[20], decoded(contents[20][1]).transpose(2, 0, 1))
+
+
+def test_mirroring_differs_between_epochs_and_seeds(rec):
+    def flags(seed, epoch):
+        batches = FaceRecordIter(rec, 37, seed=seed, shuffle=False)
+        batches.seek(epoch, 0)
+        return batches.next().mirrored.tolist()
+
+    drawn = [flags(seed, epoch) for seed in range(2) for epoch in range(3)]
+    assert all(a != b for a, b in itertools.combinations(drawn, 2))
+    assert flags(1, 2) == [bool(record_draws(1, 2, position)[0] < 0.5) for position in range(37)]
+
+
+@pytest.mark.parametrize('augment', [None, 'mild'])
+@pytest.mark.parametrize(('threads', 'prefetch'), [(2, 1), (7, 3)])
+def test_threads_and_prefetch_change_nothing(rec, augment, threads, prefetch):
+    options = {'seed': 8, 'augment': augment}
+    alone = take(FaceRecordIter(rec, 6, threads=1, prefetch=1, **options), 15)
+    assert_same(
+        alone, take(FaceRecordIter(rec, 6, threads=threads, prefetch=prefetch, **options), 15)
+    )
+
+
+def test_sharding_changes_neither_batches_nor_mirroring(rec):
+    whole = take(FaceRecordIter(rec, 6, seed=2, augment='mild'), 8)
+    parts = [
+        take(FaceRecordIter(rec, 2, seed=2, augment='mild', num_parts=3, part_index=part), 8)
+        for part in range(3)
+    ]
+    joined = [tuple(map(np.concatenate, zip(*batch))) for batch in zip(*parts)]
+    assert_same(whole, joined)
+
+
+@pytest.mark.parametrize('place', [(0, 0), (0, 5), (1, 3), (2, 0)])
+def test_seek_goes_on_exactly_as_without_interruption(rec, place):
+    epoch, batch = place
+    through = take(FaceRecordIter(rec, 6, seed=1, augment='mild'), 18)
+    fresh = FaceRecordIter(rec, 6, seed=1, augment='mild')
+    fresh.seek(epoch, batch)
+    assert (fresh.epoch, fresh.batch) == place
+    start = epoch * fresh.batches_per_epoch + batch
+    assert_same(through[start:], take(fresh, 18 - start))
+    fresh.seek(0, 2)  # and back again, with batches under way
+    assert_same(through[2:5], take(fresh, 3))
+
+
+def test_seek_decodes_nothing_that_is_skipped(rec, tmp_path, contents):
+    """The first record of the file is broken; seeking behind it never meets it."""
+    broken = [[b'broken'] + [image for _, image in contents[1:]]]
+    write_face_records(tmp_path / 'train', broken)
+    batches = FaceRecordIter(tmp_path / 'train', 4, shuffle=False)
+    batches.seek(0, 1)
+    assert len(take(batches, 5)) == 5
+
+
+def test_the_end_of_an_epoch_can_be_sought(rec):
+    batches = FaceRecordIter(rec, 6)
+    batches.seek(4, 6)
+    with pytest.raises(StopIteration):
+        batches.next()
+    batches.reset()
+    assert (batches.epoch, batches.batch) == (5, 0)
+
+
+def test_batches_keep_their_content_while_later_ones_are_read(rec):
+    batches = FaceRecordIter(rec, 6, prefetch=1)
+    kept = list(batches)
+    copies = [arrays(batch) for batch in kept]
+    batches.seek(0, 0)
+    assert_same(copies, take(batches, 6))
+
+
+def test_module_trains_on_it(rec):
+    """The stock `Module.fit` accepts the iterator: names, shapes, reset between epochs."""
+    data = mx.sym.Pooling(
+        mx.sym.var('data') / 255, kernel=(16, 16), stride=(16, 16), pool_type='avg'
+    )
+    score = mx.sym.FullyConnected(data, num_hidden=5)
+    module = mx.mod.Module(mx.sym.SoftmaxOutput(score, mx.sym.var('softmax_label')))
+    batches = FaceRecordIter(rec, 6)
+    metric = mx.metric.CrossEntropy()
+    losses = []
+    module.fit(
+        batches,
+        eval_metric=metric,
+        num_epoch=12,
+        optimizer_params={'learning_rate': 0.02, 'momentum': 0.9},
+        initializer=mx.init.Zero(),
+        epoch_end_callback=lambda *_: losses.append(metric.get()[1]),
+    )
+    assert losses[0] == pytest.approx(np.log(5), rel=0.3)
+    assert losses[-1] < 0.8 * losses[0]
+    assert batches.epoch == 12
+
+
+# --- threads
+
+
+def count_threads():
+    return sum(thread.name.startswith('face-records') for thread in threading.enumerate())
+
+
+def wait_until(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_close_stops_the_threads(rec):
+    before = count_threads()
+    batches = FaceRecordIter(rec, 6, threads=3)
+    batches.next()
+    assert count_threads() > before
+    batches.close()
+    assert count_threads() == before
+
+
+def test_an_iterator_nobody_uses_stops_its_threads(rec):
+    before = count_threads()
+    batches = FaceRecordIter(rec, 6, threads=3)
+    batches.next()
+    assert count_threads() > before
+    del batches
+    gc.collect()
+    assert wait_until(lambda: count_threads() == before)
+
+
+# --- bad input
+
+
+def with_record_3(folder, contents, content):
+    """37 records in the order of the file, the third one being `content`."""
+    images = [image for _, image in contents]
+    write_face_records(folder / 'train', [[*images[:2], content, *images[3:]]])
+    return FaceRecordIter(folder / 'train', 4, shuffle=False)
+
+
+@pytest.mark.parametrize(
+    ('make', 'reason'),
+    [
+        (lambda content: content[:400], 'JPEG of 400 bytes is cut off'),
+        (lambda content: b'<html>', '6 bytes are no picture'),
+        (lambda content: b'', 'holds no picture'),
+        (
+            lambda content: encoded(picture(np.random.RandomState(0), 96, 112)),
+            'picture of 112x96; expected 112x112',
+        ),
+    ],
+    ids=['cut off', 'html', 'empty', 'wrong size'],
+)
+def test_a_bad_picture_is_named_every_time_and_can_be_passed(tmp_path, contents, make, reason):
+    batches = with_record_3(tmp_path, contents, make(contents[2][1]))
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf'train\.rec record 3\b.*{reason}'):
+            batches.next()
+    batches.seek(0, 1)
+    assert batches.next().index.tolist() == [4, 5, 6, 7]
+
+
+def test_a_label_out_of_range_is_named(rec, tmp_path):
+    for path in rec.parent.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    content = bytearray((tmp_path / 'train.rec').read_bytes())
+    content[12:16] = np.float32(5).tobytes()  # behind magic number, length and flag of record 1
+    (tmp_path / 'train.rec').write_bytes(content)
+    with pytest.raises(InputError, match=r'record 1 .*has label 5; .*property allows 0\.\.4'):
+        FaceRecordIter(tmp_path / 'train', 37, shuffle=False).next()
+
+
+def test_fewer_records_than_a_batch(rec):
+    with pytest.raises(InputError, match=r'37 images are fewer than one batch of 38 on 1 worker'):
+        FaceRecordIter(rec, 38)
+    with pytest.raises(InputError, match='one batch of 10 on 4 worker'):
+        FaceRecordIter(rec, 10, num_parts=4)
+
+
+@pytest.mark.parametrize(
+    ('options', 'reason'),
+    [
+        ({'batch_size': 0}, 'batch size 0'),
+        ({'threads': 0}, 'threads 0'),
+        ({'prefetch': 0}, 'prefetch 0'),
+        ({'seed': -1}, 'seed -1'),
+        ({'num_parts': 2, 'part_index': 2}, 'part 2 of 2'),
+        ({'num_parts': 0}, 'part 0 of 0'),
+        ({'augment': 'mid'}, "unknown augmentation 'mid'; known: mild .did you mean 'mild'"),
+    ],
+)
+def test_wrong_options(rec, options, reason):
+    with pytest.raises(InputError, match=reason):
+        FaceRecordIter(rec, **{'batch_size': 4, **options})
+
+
+@pytest.mark.parametrize('place', [(-1, 0), (0, -1), (0, 10)])
+def test_places_that_do_not_exist(rec, place):
+    with pytest.raises(InputError, match='has 9 batches of 4 per epoch'):
+        FaceRecordIter(rec, 4).seek(*place)
