@@ -25,6 +25,9 @@ def cpu_count() -> int:
 
 
 os.environ.setdefault('OMP_NUM_THREADS', str(cpu_count()))
+# Threads that wait by spinning take the CPU from decoding threads and other processes.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')  # else a line on stderr at every bind
 
 import mxnet as mx  # noqa: E402  (the lines above must come first)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: MXNet's `PREFIX-symbol.json` + `PREFIX-%04d.params`, and the state of a run beside it.
+"""Checkpoints: MXNet's pair of files, `PREFIX-symbol.json` and `PREFIX-%04d.params`.
 
 A checkpoint's symbol is the official embedding symbol (output `fc1_output`): no operator of ours
 and no loss, so that InsightFace's tools load it. Its parameters may hold the classifier as well
