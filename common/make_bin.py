@@ -3,8 +3,11 @@
 Both forms of list are read. View 1 (pairsDevTrain.txt, pairsDevTest.txt): the number N, then N
 lines `name i j` (the same person) and N lines `name1 i name2 j`. View 2 (pairs.txt): `folds N`,
 then per fold N lines of the first kind and N of the second. Picture i of a name is
-FOLDER/name/name_%04d.jpg. The order of the list is kept, since the folds of the protocol are
-blocks of it.
+FOLDER/name/name_%04d.jpg.
+
+The folds of the verification protocol are blocks of the file. View 2 is in such blocks and its
+order is kept. View 1 has no folds: all same pairs come first, and in that order no fold would hold
+both kinds; it is laid out as View 2 is, in 10 blocks of equally many same and different pairs.
 """
 
 import argparse
@@ -22,6 +25,9 @@ from .parallel import ordered_map
 log = logging.getLogger(__name__)
 
 
+VIEW_1_FOLDS = 10
+
+
 class Pair(NamedTuple):
     """One line of a pair list."""
 
@@ -32,8 +38,8 @@ class Pair(NamedTuple):
 
 
 class PairList(NamedTuple):
-    pairs: list[Pair]
-    folds: int  # 1 for View 1
+    pairs: list[Pair]  # in the order in which they are written
+    folds: int
 
 
 def _parse_line(path: PathLike, line: int, text: str, same: bool) -> Pair:
@@ -60,7 +66,8 @@ def read_pair_list(path: PathLike) -> PairList:
             f'{path} line 1: {" ".join(head)!r}; expected the number of pairs per kind (View 1) '
             f'or folds and pairs per kind and fold (View 2)'
         )
-    folds, block = (1, int(head[0])) if len(head) == 1 else (int(head[0]), int(head[1]))
+    view_1 = len(head) == 1
+    folds, block = (1, int(head[0])) if view_1 else (int(head[0]), int(head[1]))
     body = [(number, text) for number, text in enumerate(lines[1:], 2) if text.strip()]
     if len(body) != folds * 2 * block:
         raise InputError(
@@ -71,7 +78,18 @@ def read_pair_list(path: PathLike) -> PairList:
         _parse_line(path, number, text, same=index // block % 2 == 0)
         for index, (number, text) in enumerate(body)
     ]
-    return PairList(pairs, folds)
+    return PairList(in_folds(pairs), VIEW_1_FOLDS) if view_1 else PairList(pairs, folds)
+
+
+def in_folds(pairs: list[Pair]) -> list[Pair]:
+    """Same and different pairs dealt into 10 blocks, each kind in its order."""
+    kinds = [[pair for pair in pairs if pair.same is same] for same in (True, False)]
+    return [
+        kind[index]
+        for fold in range(VIEW_1_FOLDS)
+        for kind in kinds
+        for index in range(fold * len(kind) // VIEW_1_FOLDS, (fold + 1) * len(kind) // VIEW_1_FOLDS)
+    ]
 
 
 def picture_path(folder: Path, name: str, number: int) -> Path:

@@ -31,16 +31,27 @@ def test_view_1(folder, tmp_path, run_command):
         'pairs': 4,
         'same': 2,
         'different': 2,
-        'folds': 1,
+        'folds': 10,
         'pictures': 7,
         'kept': 7,
         'reencoded': 0,
         'bin': str(tmp_path / 'new/x.bin'),
     }
-    names = ['abe_0001', 'abe_0002', 'bea_0003', 'bea_0001', 'abe_0001', 'bea_0002', 'cy_0001',
+    names = ['abe_0001', 'abe_0002', 'abe_0001', 'bea_0002', 'bea_0003', 'bea_0001', 'cy_0001',
              'abe_0003']  # fmt: skip
     files = [(folder / name[:-5] / f'{name}.jpg').read_bytes() for name in names]
-    assert load(tmp_path / 'new/x.bin') == (files, [True, True, False, False])
+    assert load(tmp_path / 'new/x.bin') == (files, [True, False, True, False])
+
+
+def test_every_fold_of_view_1_holds_both_kinds(tmp_path):
+    """The list has all same pairs first; the protocol's folds are contiguous tenths."""
+    same = [f'abe {number} {number + 1}' for number in range(30)]
+    different = [f'abe {number} bea {number}' for number in range(30)]
+    listed = read_pair_list(pair_list(tmp_path, '\n'.join(['30', *same, *different])))
+    for fold in range(10):
+        block = listed.pairs[6 * fold : 6 * fold + 6]
+        assert [pair.same for pair in block] == 3 * [True] + 3 * [False]
+    assert sorted(pair.line for pair in listed.pairs) == list(range(2, 62))
 
 
 def test_view_2_keeps_the_order_of_the_folds(folder, tmp_path, run_command):
