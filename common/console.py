@@ -177,7 +177,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(
-    name: str, build_parser: Callable[[Parser], None], run: Callable[[argparse.Namespace], dict]
+    name: str,
+    build_parser: Callable[[Parser], None],
+    run: Callable[[argparse.Namespace], Optional[dict]],
 ) -> Callable[[Optional[Sequence[str]]], int]:
     """The `main(argv=None)` of a command.
 
@@ -186,7 +188,8 @@ def command(
     name : the word after `vargfacenet`
     build_parser : adds the command's arguments to the parser it is given; the module docstring's
         first paragraph of `run`'s module is the description
-    run : does the work; its dict is printed as the last line of stdout
+    run : does the work; its dict is printed as the last line of stdout (None, of a process that
+        only helps another: nothing is printed)
 
     Returns
     -------
@@ -201,8 +204,9 @@ def command(
         set_up_logging()
         try:
             result = run(parser.parse_args(argv))
-            sys.stdout.write(json.dumps(result, default=_plain) + '\n')
-            sys.stdout.flush()
+            if result is not None:
+                sys.stdout.write(json.dumps(result, default=_plain) + '\n')
+                sys.stdout.flush()
             return 0
         except (InputError, RunError, OSError, KeyboardInterrupt) as error:
             if os.environ.get('VARGFACENET_DEBUG'):

@@ -1,7 +1,7 @@
 """10-fold 1:1 verification of embeddings and of networks (LFW, CFP-FP, AgeDB-30 ... protocol)."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Optional
 
 import numpy as np
@@ -34,6 +34,14 @@ class VerificationResult:
     fold_thresholds: np.ndarray  # (K,) float64
     tpr: np.ndarray  # (400,) float64 over metrics.ACCURACY_THRESHOLDS, mean over folds
     fpr: np.ndarray  # (400,) float64
+
+    def summary(self) -> dict:
+        """The single numbers, as plain values by name; what commands report."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.type in (int, float)
+        }
 
 
 def check_pairs(rows: int, issame: np.ndarray, folds: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The configuration of a training run: resolved once, frozen, saved with every checkpoint."""
 
 import argparse
+import contextlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -257,7 +258,8 @@ def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> Tra
     if isinstance(values.get('lr_steps'), str):
         values['lr_steps'] = parse_steps(values['lr_steps'])
     _check(values)
-    with RecordFile(input_file(Path(values['data_dir']) / 'train.rec', 'training data')) as record:
+    path = input_file(Path(values['data_dir']) / 'train.rec', 'training data')
+    with contextlib.closing(RecordFile(path)) as record:
         num_classes, num_images = record.num_classes, record.num_images
     expected = values.pop('num_classes', num_classes)
     if expected != num_classes:

@@ -1,0 +1,106 @@
+"""Train a student from a frozen teacher over generations (recursive angular distillation).
+
+Each generation starts from the weights of the one before it; the teacher is the same in every
+generation (VarGFaceNet, arXiv:1910.04985, Section 3). The run of generation k lies in NAME-genK.
+"""
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from typing import Optional
+
+from ..common import checkpoint, console
+from ..common.backend import parse_devices
+from ..common.errors import InputError
+from ..eval.embed import Embedder
+from ..eval.verification import VerificationResult, verify
+from .config import TrainConfig, add_arguments, resolve
+from .hooks import load_targets
+from .train import connect, make_synthetic_data, print_results
+from .trainer import train
+
+log = logging.getLogger(__name__)
+
+
+def build_parser(parser: console.Parser) -> None:
+    distill = parser.add_argument_group('distillation')
+    distill.add_argument('--teacher', required=True, metavar='PREFIX,EPOCH', help='frozen teacher')
+    distill.add_argument('--generations', type=int, default=2, help='how often to distil')
+    distill.add_argument('--alpha', type=float, default=7.0, help='weight of L_s in Eq. 7')
+    distill.add_argument(
+        '--form', choices=('l2', 'cosine'), default='l2', help='L_s: l2 is Eq. 5, cosine is Eq. 4'
+    )
+    distill.add_argument(
+        '--no-classification',
+        action='store_true',
+        help='train with L_s alone, without a margin loss',
+    )
+    distill.add_argument(
+        '--scratch', metavar='PREFIX,EPOCH', default='',
+        help='a student trained without the teacher, shown beside the generations',
+    )  # fmt: skip
+    add_arguments(parser)
+
+
+def generation_config(config: TrainConfig, number: int, before: str) -> TrainConfig:
+    """Configuration of generation `number` (from 1), which starts from the model `before`."""
+    return replace(config, name=f'{config.name}-gen{number}', pretrained=before)
+
+
+def verify_model(model: str, targets: dict, devices: list) -> dict[str, VerificationResult]:
+    """10-fold verification of 'PREFIX,EPOCH' on every loaded target."""
+    embedder = Embedder(*checkpoint.load_embedding(model), devices)
+    return {name: verify(embedder, *target)[0] for name, target in targets.items()}
+
+
+def run(args: argparse.Namespace) -> Optional[dict]:
+    if args.generations < 1:
+        raise InputError(f'--generations {args.generations}: must be at least 1')
+    if args.alpha <= 0:
+        raise InputError(f'--alpha {args.alpha}: must be above 0')
+    make_synthetic_data(args)
+    extra = {
+        'teacher': args.teacher,
+        'alpha': args.alpha,
+        'distill_form': args.form,
+        'classification': not args.no_classification,
+    }
+    kvstore, num_workers, rank = connect(resolve(args, **extra))
+    config = resolve(args, num_workers, **extra)
+    if not args.name:
+        config = replace(config, name=f'{config.name}-distilled')
+
+    rows = {}
+    if rank == 0:
+        targets, devices = load_targets(config), parse_devices(config.devices)
+        rows['teacher'] = verify_model(config.teacher, targets, devices)
+        if args.scratch:
+            rows['scratch'] = verify_model(args.scratch, targets, devices)
+    models = {}
+    before = config.pretrained
+    for number in range(1, args.generations + 1):
+        log.info('generation %d of %d', number, args.generations)
+        result = train(
+            generation_config(config, number, before), args.resume, args.overwrite, kvstore
+        )
+        before = result.model
+        rows[f'generation {number}'] = result.targets
+        models[f'generation {number}'] = before
+    if rank:
+        return None
+    print_results(f'{config.name}: {args.generations} generation(s)', rows)
+    return {
+        'model': before,
+        'models': models,
+        'targets': {
+            row: {name: result.summary() for name, result in results.items()}
+            for row, results in rows.items()
+        },
+    }
+
+
+main = console.command('distill', build_parser, run)
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The training graph: embedding symbol + losses, and its Module."""
+
+from collections.abc import Sequence
+
+from ..common import ops
+from ..common.backend import mx
+from ..common.errors import InputError
+from ..common.names import DATA, IMAGE_SHAPE, LABEL, TEACHER
+from .config import TrainConfig
+from .losses import angular_distance, class_logits, cross_entropy
+
+# Outputs of the training graph, each (N,) float32
+TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)
+
+
+def embedding_size(symbol: 'mx.sym.Symbol') -> int:
+    """D of an embedding symbol."""
+    _, shapes, _ = symbol.infer_shape(**{DATA: (1, *IMAGE_SHAPE)})
+    return shapes[0][1]
+
+
+def training_symbol(embedding: 'mx.sym.Symbol', config: TrainConfig) -> 'mx.sym.Symbol':
+    """Embedding symbol -> group of the outputs above; the gradient flows from TOTAL_LOSS alone.
+
+    L = L_class + alpha * L_s (VarGFaceNet Eq. 7) with a teacher, L_class without. With
+    `classification` off, L = alpha * L_s, and the graph has no classifier.
+    """
+    label = mx.sym.Variable(LABEL)
+    zero = mx.sym.zeros_like(label)
+    class_loss, correct, distill_loss = zero, zero, zero
+    total = None
+    if config.classification:
+        logits = class_logits(
+            config.loss,
+            embedding,
+            label,
+            config.num_classes,
+            embedding_size(embedding),
+            config.loss_options,
+        )
+        total = class_loss = cross_entropy(logits, label)
+        correct = mx.sym.argmax(logits, axis=1) == label
+    if config.teacher:
+        teacher = mx.sym.Variable(TEACHER)
+        distill_loss = angular_distance(embedding, teacher, config.distill_form)
+        weighted = config.alpha * distill_loss
+        total = weighted if total is None else total + weighted
+    if total is None:
+        raise InputError('--no-classification leaves no loss without a teacher')
+    return mx.sym.Group(
+        [
+            mx.sym.MakeLoss(total, name='loss'),
+            mx.sym.BlockGrad(correct, name='correct'),
+            mx.sym.BlockGrad(class_loss, name='class_loss'),
+            mx.sym.BlockGrad(distill_loss, name='distill_loss'),
+        ]
+    )
+
+
+def training_module(
+    embedding: 'mx.sym.Symbol', config: TrainConfig, devices: Sequence['mx.Context']
+) -> 'mx.mod.Module':
+    """A bound Module of the training graph, without parameters yet.
+
+    On the CPU the project's operators stand in for MXNet's; parameter names are the same.
+    """
+    symbol = training_symbol(embedding, config)
+    batch = config.per_batch_size * len(devices)  # Module cuts it into one part a device
+    data_shapes = {DATA: (batch, *IMAGE_SHAPE)}
+    if config.teacher:
+        data_shapes[TEACHER] = (batch, embedding_size(embedding))
+    label_shapes = {LABEL: (batch,)}
+    if all(device.device_type == 'cpu' for device in devices):
+        symbol = ops.accelerate(symbol, {**data_shapes, **label_shapes})
+    module = mx.mod.Module(
+        symbol, data_names=list(data_shapes), label_names=[LABEL], context=list(devices)
+    )
+    module.bind(list(data_shapes.items()), list(label_shapes.items()), for_training=True)
+    return module

@@ -1,0 +1,240 @@
+"""What happens beside the update: logging, verification, checkpoints, stopping.
+
+A hook is called after every step with the `TrainState`. Hooks run in the order log, verify, save,
+so that a checkpoint is never written of a run whose loss is already known to be non-finite.
+"""
+
+import contextlib
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+from mxboard import SummaryWriter
+
+from ..common import checkpoint
+from ..common.backend import mx
+from ..common.errors import RunError
+from ..common.files import atomic_write, input_file
+from ..eval.datasets import load_bin
+from ..eval.embed import Embedder
+from ..eval.verification import VerificationResult, verify
+from .config import TrainConfig
+from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, TOTAL_LOSS
+from .run_state import TrainState, checkpoint_numbers, remove_checkpoint, save_state
+
+log = logging.getLogger(__name__)
+
+HISTORY = 'history.jsonl'  # one JSON object a line: {"step": ..., "loss": ...}
+
+
+class History:
+    """`history.jsonl` and the mxboard log of a run; rows after `state.step` are dropped on resume,
+    since the resumed run writes them again."""
+
+    def __init__(self, folder: Path, state: TrainState):
+        self._path = folder / HISTORY
+        rows = read_history(folder) if state.step else []
+        kept = [json.dumps(row) + '\n' for row in rows if row['step'] <= state.step]
+        atomic_write(self._path, ''.join(kept))
+        # flushed at each row: a killed run keeps what it logged
+        self._board = SummaryWriter(logdir=str(folder / 'mxboard'), flush_secs=5, verbose=False)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Append one row and send its values to mxboard."""
+        with open(self._path, 'a') as handle:
+            handle.write(json.dumps({'step': step, **values}) + '\n')
+        for name, value in values.items():
+            self._board.add_scalar(tag=name, value=value, global_step=step)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def read_history(folder: Path) -> list[dict]:
+    """Rows of a run's history; a last line cut off by a kill is left out."""
+    path = Path(folder) / HISTORY
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+class Stopwatch:
+    """Seconds spent training: what runs inside `paused` does not count."""
+
+    def __init__(self):
+        self._since = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the start or the last lap."""
+        before, self._since = self._since, time.monotonic()
+        return self._since - before
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time of verification and saving."""
+        started = time.monotonic()
+        yield
+        self._since += time.monotonic() - started
+
+
+class LogHook:
+    """Loss, accuracy, learning rate, images/s and time left, every `config.frequent` steps.
+
+    Losses stay on the device until then. Raises RunError naming the first step of the interval
+    whose loss was not finite.
+    """
+
+    def __init__(self, config: TrainConfig, module, lr_at, watch: Stopwatch, history, bar):
+        self._config, self._module, self._lr_at = config, module, lr_at
+        self._watch, self._bar = watch, bar
+        self._history: Optional[History] = history  # None in all but one process of a dist run
+        self._window: list = []  # per step: (4,) means of the outputs
+
+    def __call__(self, state: TrainState) -> None:
+        means = [mx.nd.mean(output) for output in self._module.get_outputs()]
+        self._window.append(mx.nd.concat(*means, dim=0))
+        config = self._config
+        if state.step % config.frequent and state.step != config.total_steps:
+            self._bar.advance()
+            return
+        values = self._measure(state)
+        self._bar.advance(
+            note=f'loss {values["loss"]:.3f} acc {values["accuracy"]:.3f} '
+            f'lr {values["learning_rate"]:.4f} {values["images_per_second"]:.0f} images/s'
+        )
+        if self._history:
+            self._history.add(state.step, values)
+
+    def _measure(self, state: TrainState) -> dict[str, float]:
+        window = mx.nd.stack(*self._window).asnumpy()  # (steps, 4)
+        self._window.clear()
+        finite = np.isfinite(window[:, TOTAL_LOSS])
+        if not finite.all():
+            step = state.step - len(window) + 1 + int(np.argmin(finite))
+            kept = f'{self._config.prefix},{state.number}' if state.number else 'none was saved yet'
+            raise RunError(
+                f'the loss is not finite at step {step} '
+                f'(learning rate {self._lr_at(step):.4g}); last good checkpoint: {kept}. '
+                'Lower --lr or lengthen --warmup-steps'
+            )
+        seconds = self._watch.lap()
+        state.seconds += seconds
+        mean = window.mean(axis=0)
+        values = {
+            'loss': float(mean[TOTAL_LOSS]),
+            'accuracy': float(mean[CORRECT]),
+            'learning_rate': float(self._lr_at(state.step)),
+            'images_per_second': len(window) * self._config.global_batch_size / seconds,
+        }
+        if self._config.teacher:
+            values['class_loss'] = float(mean[CLASS_LOSS])
+            values['distill_loss'] = float(mean[DISTILL_LOSS])
+        return values
+
+
+def load_targets(config: TrainConfig) -> dict[str, tuple]:
+    """Name -> (images, issame) of every verification target; InputError for a missing one."""
+    paths = {}
+    for target in config.val_targets:
+        path = Path(target) if target.endswith('.bin') else Path(config.data_dir) / f'{target}.bin'
+        paths[path.stem] = input_file(path, 'verification target')
+    return {name: load_bin(path) for name, path in paths.items()}
+
+
+class VerifyHook:
+    """10-fold verification on every target, every `config.verbose` steps and at the end."""
+
+    def __init__(self, config: TrainConfig, module, embedder: Embedder, targets: dict, history):
+        self._config, self._module, self._embedder = config, module, embedder
+        self._targets, self._history = targets, history
+        self.results: dict[str, VerificationResult] = {}  # of the newest verification
+
+    def __call__(self, state: TrainState) -> None:
+        if state.step % self._config.verbose and state.step != self._config.total_steps:
+            return
+        if not self._targets:
+            return
+        self._embedder.set_params(*self._module.get_params())
+        for name, (images, issame) in self._targets.items():
+            result, _ = verify(self._embedder, images, issame)
+            self.results[name] = result
+            log.info(
+                'step %d  %s  accuracy %.2f +- %.2f %%  VAL %.2f %% @ FAR %.4f',
+                state.step, name, 100 * result.accuracy, 100 * result.accuracy_std,
+                100 * result.val, result.far,
+            )  # fmt: skip
+            self._history.add(
+                state.step, {f'{name}_accuracy': result.accuracy, f'{name}_val': result.val}
+            )
+
+    @property
+    def score(self) -> float:
+        """Mean accuracy over the targets of the newest verification; -1 without targets."""
+        accuracies = [result.accuracy for result in self.results.values()]
+        return float(np.mean(accuracies)) if accuracies else -1.0
+
+
+class SaveHook:
+    """Checkpoints every `config.verbose` steps and at the end, kept as `config.ckpt` says."""
+
+    def __init__(self, config: TrainConfig, module, embedding, verify_hook: VerifyHook):
+        self._config, self._module, self._verify = config, module, verify_hook
+        checkpoint.save_symbol(config.prefix, embedding)
+
+    def __call__(self, state: TrainState) -> None:
+        if state.step % self._config.verbose == 0 or state.step == self._config.total_steps:
+            self.save(state, self._verify.score)
+
+    def save(self, state: TrainState, score: float = -1.0) -> None:
+        """Write checkpoint `state.number + 1`; `score` decides whether it is the best."""
+        config = self._config
+        if config.ckpt == 0:
+            return
+        arg_params, aux_params = self._module.get_params()
+        for name, value in (*arg_params.items(), *aux_params.items()):
+            if not np.isfinite(value.asnumpy()).all():
+                raise RunError(
+                    f'parameter {name} is not finite at step {state.step}; '
+                    f'last good checkpoint: {config.prefix},{state.number}'
+                )
+        state.number += 1
+        if score >= state.best_score:
+            state.best_number, state.best_score = state.number, score
+        path = checkpoint.params_path(config.prefix, state.number)
+        checkpoint.save_params(path, arg_params, aux_params)
+        save_state(config.prefix, config, state, self._module._updater.get_states())
+        log.info('step %d  saved %s,%d', state.step, config.prefix, state.number)
+        keep = {1: {state.number}, 3: {state.number, state.best_number}}.get(config.ckpt)
+        for number in checkpoint_numbers(config.prefix) if keep else ():
+            if number not in keep:
+                remove_checkpoint(config.prefix, number)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into a set event, so that the step can end and be saved."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number, frame):
+        if asked.is_set():  # a second Ctrl-C does not wait
+            raise KeyboardInterrupt
+        asked.set()
+        log.info('stopping after this step; press Ctrl-C again to stop at once')
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,39 @@
+"""The frozen teacher of angular distillation."""
+
+from ..common import checkpoint
+from ..common.backend import mx
+from ..common.errors import InputError
+from ..eval.embed import Embedder
+
+
+class FrozenTeacher:
+    """A checkpoint that only embeds: BatchNorm with running statistics, no gradients.
+
+    Parameters
+    ----------
+    model : 'PREFIX,EPOCH'
+    student_size : embedding size D of the student
+    devices, batch_size : as the student's
+
+    Raises
+    ------
+    InputError for a bad checkpoint or an embedding size that differs from the student's.
+    """
+
+    def __init__(self, model: str, student_size: int, devices, batch_size: int):
+        symbol, arg_params, aux_params = checkpoint.load_embedding(model)
+        self._embedder = Embedder(symbol, arg_params, aux_params, devices, batch_size)
+        size = self._embedder.embedding_size
+        if size != student_size:
+            raise InputError(
+                f'teacher {model} has embeddings of {size} values, the student of {student_size}; '
+                f'angular distillation needs equal sizes (--network-option emb_size={size})'
+            )
+
+    def __call__(self, images: 'mx.nd.NDArray') -> 'mx.nd.NDArray':
+        """(N, 3, 112, 112) float32 RGB 0..255 -> (N, D) float32, not normalised."""
+        return self._embedder.embed_batch(images)
+
+    def params(self) -> dict:
+        """All parameters and running statistics by name, as they are on the device now."""
+        return self._embedder.params()

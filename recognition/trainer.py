@@ -1,0 +1,254 @@
+"""The training loop: one configuration in, one trained checkpoint out."""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from gluoncv.utils.lr_scheduler import LRSequential
+
+from ..common import checkpoint, console
+from ..common.backend import mx, parse_devices
+from ..common.errors import InputError
+from ..common.files import output_folder
+from ..eval.embed import Embedder
+from ..eval.verification import VerificationResult
+from ..symbol import get_symbol
+from .config import TrainConfig
+from .data import FaceRecordIter
+from .graph import embedding_size, training_module
+from .hooks import History, LogHook, SaveHook, Stopwatch, VerifyHook, load_targets, stop_signals
+from .run_state import (
+    TrainState,
+    checkpoint_numbers,
+    newest_state,
+    optimizer_path,
+    remove_checkpoint,
+)
+from .schedule import learning_rate
+from .teacher import FrozenTeacher
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves."""
+
+    model: str  # 'PREFIX,EPOCH' of the last checkpoint
+    best_model: str  # of the best verification
+    steps: int
+    seconds: float  # training only, over all resumed parts
+    images_per_second: float
+    targets: dict[str, VerificationResult]  # of the last weights
+
+    def summary(self) -> dict:
+        """As plain values for the command's JSON line."""
+        targets = {name: result.summary() for name, result in self.targets.items()}
+        return {**vars(self), 'targets': targets}
+
+
+def initializer() -> 'mx.initializer.Initializer':
+    """Xavier gaussian, fan-out, magnitude 2: the authors' advice against NaN from scratch."""
+    return mx.initializer.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2)
+
+
+def _start_weights(module, config: TrainConfig, state: TrainState, embedding) -> None:
+    """Parameters from the resumed checkpoint, the pretrained model or the initializer."""
+    model = f'{config.prefix},{state.number}' if state.number else config.pretrained
+    arg_params, aux_params = {}, {}
+    if model:
+        _, arg_params, aux_params = checkpoint.load_embedding(model, embedding)
+        arg_params = _matching_classifier(module, arg_params, model)
+    mx.random.seed(config.seed)
+    module.init_params(initializer(), arg_params, aux_params, allow_missing=True, allow_extra=True)
+
+
+def _matching_classifier(module, arg_params: dict, model: str) -> dict:
+    """Drop a classifier of other classes: it starts anew, as when fine-tuning on new data."""
+    shapes = {name: value.shape for name, value in arg_params.items()}
+    arrays = zip(module._exec_group.param_names, module._exec_group.param_arrays)
+    for name, (array, *_) in arrays:
+        if name not in shapes:
+            log.info('%s has no %s: it starts from random values', model, name)
+        elif shapes[name] != array.shape:
+            log.info('%s of %s has shape %s, here it is %s: it starts from random values',
+                     name, model, shapes[name], array.shape)  # fmt: skip
+            arg_params = {key: value for key, value in arg_params.items() if key != name}
+    return arg_params
+
+
+def _start_optimizer(module, config: TrainConfig, state: TrainState, lr_at, kvstore) -> None:
+    module.init_optimizer(
+        kvstore=kvstore,
+        optimizer='sgd',
+        optimizer_params={
+            'momentum': config.mom,
+            'wd': config.wd,
+            'lr_scheduler': lr_at,
+            'begin_num_update': state.step,
+            'rescale_grad': 1.0 / config.global_batch_size,
+        },
+    )
+    if state.number:
+        momenta = optimizer_path(config.prefix, state.number).read_bytes()
+        module._updater.set_states(momenta)
+
+
+def _batches(data: FaceRecordIter, teacher: Optional[FrozenTeacher]) -> Iterator:
+    """Batches without end, with the teacher's embeddings as a second input."""
+    while True:
+        try:
+            batch = data.next()
+        except StopIteration:
+            data.reset()
+            continue
+        if teacher:
+            batch.data.append(teacher(batch.data[0]))
+        yield batch
+
+
+def _first_state(config: TrainConfig, resume: bool, overwrite: bool) -> TrainState:
+    """Where to start; InputError where checkpoints lie in the way and nothing was said of them."""
+    output_folder(config.run_folder)
+    numbers = checkpoint_numbers(config.prefix)
+    if overwrite:
+        for number in numbers:
+            remove_checkpoint(config.prefix, number)
+        return TrainState()
+    if numbers and not resume:
+        raise InputError(
+            f'{config.run_folder} already holds checkpoint {numbers[-1]}; give --resume to go on '
+            'with it, --overwrite to start anew, or another --name'
+        )
+    return newest_state(config) or TrainState()
+
+
+def create_kvstore(name: str):
+    """The Module's kvstore: a name, or the connected store of a dist_sync process.
+
+    Updates are always made by the workers, never by the servers: every worker then holds the whole
+    optimizer state, and one checkpoint format serves one process and many.
+    """
+    os.environ['MXNET_UPDATE_ON_KVSTORE'] = '0'
+    return mx.kv.create(name) if name.startswith('dist') else name
+
+
+@dataclass
+class _Run:
+    """What a run is made of once everything was read and bound."""
+
+    config: TrainConfig
+    rank: int
+    embedding: 'mx.sym.Symbol'
+    module: 'mx.mod.Module'
+    data: FaceRecordIter
+    teacher: Optional[FrozenTeacher]
+    targets: dict
+    embedder: Embedder
+    state: TrainState
+    lr_at: LRSequential
+
+
+def _prepare(config: TrainConfig, resume: bool, overwrite: bool, kvstore) -> _Run:
+    """Read and bind everything; what is wrong with the input shows here, before the first step."""
+    rank = getattr(kvstore, 'rank', 0)
+    devices = parse_devices(config.devices)
+    embedding = get_symbol(config.network, **config.network_options)
+    targets = load_targets(config) if rank == 0 else {}
+    batch_size = config.per_batch_size * len(devices)
+    teacher = None
+    if config.teacher:
+        teacher = FrozenTeacher(config.teacher, embedding_size(embedding), devices, batch_size)
+    module = training_module(embedding, config, devices)
+    data = FaceRecordIter(
+        Path(config.data_dir) / 'train.rec',
+        batch_size,
+        seed=config.seed,
+        num_parts=config.num_workers,
+        part_index=rank,
+        threads=config.threads or None,
+        mirror=config.augment != 'none',
+        augment='mild' if config.augment == 'mild' else None,
+    )
+    state = _first_state(config, resume, overwrite)
+    _start_weights(module, config, state, embedding)
+    lr_at = learning_rate(
+        config.lr_mode, config.lr, config.total_steps, config.warmup_steps, config.lr_steps,
+        config.lr_factor,
+    )  # fmt: skip
+    _start_optimizer(module, config, state, lr_at, kvstore)
+    data.seek(*divmod(state.step, data.batches_per_epoch))
+    embedder = Embedder(embedding, *module.get_params(), devices)
+    return _Run(config, rank, embedding, module, data, teacher, targets, embedder, state, lr_at)
+
+
+def _steps(run: _Run, watch: Stopwatch, log_hook, other_hooks: list) -> Iterator[None]:
+    """Updates until `total_steps`; yields after each, when its hooks have run."""
+    config, module, state = run.config, run.module, run.state
+    batches = _batches(run.data, run.teacher)
+    while state.step < config.total_steps:
+        # Dropout's random numbers become a function of (seed, step): a resumed run draws the same.
+        mx.random.seed(config.seed * 1_000_003 + state.step * config.num_workers + run.rank)
+        module.forward_backward(next(batches))
+        module.update()
+        state.step += 1
+        log_hook(state)
+        with watch.paused():
+            for hook in other_hooks:
+                hook(state)
+        yield
+
+
+def train(
+    config: TrainConfig, resume: bool = False, overwrite: bool = False, kvstore=None
+) -> TrainResult:
+    """Train as `config` says.
+
+    Parameters
+    ----------
+    config : the resolved configuration
+    resume : go on with the newest checkpoint of `config.run_folder`, if there is one
+    overwrite : delete the checkpoints that lie there
+    kvstore : of `create_kvstore`; by default made from `config.kvstore`
+
+    Raises
+    ------
+    InputError before the first step: data, targets, weights or folder are not right.
+    RunError when the loss is no longer finite; the last good checkpoint stays.
+    KeyboardInterrupt after Ctrl-C or SIGTERM, once the step is done and saved.
+    """
+    run = _prepare(config, resume, overwrite, kvstore or create_kvstore(config.kvstore))
+    state, writes = run.state, run.rank == 0
+    history = History(config.run_folder, state) if writes else None
+    verify_hook = VerifyHook(config, run.module, run.embedder, run.targets, history)
+    save_hook = SaveHook(config, run.module, run.embedding, verify_hook) if writes else None
+    progress = console.progress(
+        config.total_steps, f'training {config.name}', 'steps', start=state.step
+    )
+    try:
+        with stop_signals() as stop, progress as bar:
+            watch = Stopwatch()
+            log_hook = LogHook(config, run.module, run.lr_at, watch, history, bar)
+            for _ in _steps(run, watch, log_hook, [verify_hook, save_hook] if writes else []):
+                if stop.is_set() and state.step < config.total_steps:
+                    if writes:
+                        save_hook.save(state)
+                    log.info('stopped at step %d; go on with --resume', state.step)
+                    raise KeyboardInterrupt
+            if not verify_hook.results:  # resumed after its end
+                verify_hook(state)
+    finally:
+        run.data.close()
+        if history:
+            history.close()
+    return TrainResult(
+        model=f'{config.prefix},{state.number}',
+        best_model=f'{config.prefix},{state.best_number}',
+        steps=state.step,
+        seconds=state.seconds,
+        images_per_second=state.step * config.global_batch_size / max(state.seconds, 1e-9),
+        targets=verify_hook.results,
+    )

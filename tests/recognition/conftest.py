@@ -1,0 +1,46 @@
+"""A small data set of coloured patterns and the options of a run that takes a second or two."""
+
+import cv2
+import numpy as np
+import pytest
+
+from vargfacenet.common.pairset import write_pairs
+from vargfacenet.common.recordio import write_face_records
+
+IDENTITIES, IMAGES = 6, 8
+
+
+def pattern(identity: int, number: int) -> bytes:
+    """JPEG of an identity's smooth random pattern with a little noise: easy to tell apart."""
+    coarse = np.random.RandomState(identity).randint(0, 256, (4, 4, 3)).astype(np.uint8)
+    image = cv2.resize(coarse, (112, 112), interpolation=cv2.INTER_CUBIC).astype(int)
+    image += np.random.RandomState(1000 * identity + number).randint(-20, 21, image.shape)
+    return cv2.imencode('.jpg', np.clip(image, 0, 255).astype(np.uint8))[1].tobytes()
+
+
+@pytest.fixture(scope='session')
+def patterns(tmp_path_factory):
+    """Folder with train.rec (6 identities of 8 images) and pairs.bin (20 pairs of others)."""
+    folder = tmp_path_factory.mktemp('patterns')
+    write_face_records(
+        folder / 'train', ([pattern(i, k) for k in range(IMAGES)] for i in range(IDENTITIES))
+    )
+    images, issame = [], []
+    for number in range(20):
+        same = number % 2 == 0
+        identity = 100 + number
+        images += [pattern(identity, 0), pattern(identity if same else identity + 50, 1)]
+        issame.append(same)
+    write_pairs(folder / 'pairs.bin', images, issame)
+    return folder
+
+
+@pytest.fixture
+def options(patterns, tmp_path):
+    """Options of `train` for a network of 1/16 of the width's multiply-adds, 12 steps of 8."""
+    return [
+        '--data-dir', patterns, '--models-root', tmp_path, '--name', 'run',
+        '--network', 'vargfacenet', '--network-option', 'multiplier=0.25',
+        '--network-option', 'emb_size=32',
+        '--per-batch-size', 8, '--steps', 12, '--frequent', 4, '--verbose', 4, '--lr', 0.05,
+    ]  # fmt: skip

@@ -1,0 +1,249 @@
+"""The training command: learning, resuming after a kill, stopping, refusing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vargfacenet.common import checkpoint
+from vargfacenet.recognition.hooks import read_history
+from vargfacenet.recognition.run_state import checkpoint_numbers, load_state
+
+
+def start(*options) -> subprocess.Popen:
+    """The training command in a process of its own."""
+    command = [sys.executable, '-m', 'vargfacenet', 'train', *map(str, options)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f'{path} did not appear'
+        time.sleep(0.005)
+
+
+def weights(prefix, number) -> dict:
+    """Every parameter and running statistic of a checkpoint as a NumPy array."""
+    arg_params, aux_params = checkpoint.load_params(checkpoint.params_path(prefix, number))
+    return {name: value.asnumpy() for name, value in {**arg_params, **aux_params}.items()}
+
+
+def assert_same_weights(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_learns_and_reports(options, run_command, tmp_path):
+    code, result, _ = run_command('train', *options, '--steps', 40, '--target', 'pairs')
+    assert code == 0
+    assert result['steps'] == 40
+    rows = read_history(tmp_path / 'run')
+    losses = {row['step']: row['loss'] for row in rows if 'loss' in row}
+    assert list(losses) == list(range(4, 41, 4))
+    assert losses[40] < 0.5 * losses[4]
+    assert set(rows[0]) == {'step', 'loss', 'accuracy', 'learning_rate', 'images_per_second'}
+    assert [row['step'] for row in rows if 'pairs_accuracy' in row] == list(range(4, 41, 4))
+    assert result['targets']['pairs']['accuracy'] > 0.5
+    assert list((tmp_path / 'run' / 'mxboard').glob('events*'))
+    config, state = load_state(tmp_path / 'run' / 'model', checkpoint_numbers(tmp_path / 'run' / 'model')[-1])
+    assert state.step == 40
+    assert config.network_options == {'multiplier': 0.25, 'emb_size': 32}
+
+
+def test_killed_and_resumed_ends_with_the_same_weights(options, tmp_path):
+    """SIGKILL between two checkpoints; the network has dropout, the data are shuffled and
+    mirrored, the learning rate changes at every step."""
+    network = ['--network', 'r18_se', '--network-option', 'width=0.125']
+    whole = start(*options, *network, '--name', 'whole')
+    killed = start(*options, *network, '--name', 'killed')
+    prefix = tmp_path / 'killed' / 'model'
+    wait_for(Path(f'{prefix}-0001.json'), killed)
+    killed.kill()
+    killed.wait()
+    assert whole.wait() == 0, whole.communicate()[1]
+    _, state = load_state(prefix, checkpoint_numbers(prefix)[-1])
+    assert state.step < 12
+    resumed = start(*options, *network, '--name', 'killed', '--resume')
+    assert resumed.wait() == 0, resumed.communicate()[1]
+    assert_same_weights(weights(tmp_path / 'whole' / 'model', 3), weights(prefix, 3))
+    steps = [row['step'] for row in read_history(tmp_path / 'killed')]
+    assert steps == sorted(set(steps))
+
+
+def test_interrupt_saves_and_resume_goes_on(options, tmp_path):
+    long_run = [*options, '--steps', 400, '--verbose', 1000]
+    process = start(*long_run)
+    wait_for(tmp_path / 'run' / 'model-symbol.json', process)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 'go on with --resume' in errors
+    assert 'Traceback' not in errors
+    _, state = load_state(tmp_path / 'run' / 'model', 1)
+    assert 0 < state.step < 400
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(options, run_command, tmp_path):
+    """A learning rate that jumps to 1e30 behind a good checkpoint: the float32 weights overflow."""
+    code, _, _ = run_command('train', *options, '--steps', 4)
+    assert code == 0
+    good = weights(tmp_path / 'run' / 'model', 1)
+    code, _, errors = run_command(
+        'train', *options, '--name', 'wild', '--pretrained', f'{tmp_path}/run/model,1',
+        '--steps', 100, '--lr', 1e30, '--warmup-steps', 0, '--loss', 'softmax',
+    )  # fmt: skip
+    assert code == 1
+    line = errors.strip().splitlines()[-1]
+    assert 'not finite at step' in line and 'last good checkpoint' in line
+    assert 'Traceback' not in errors
+    step = int(line.split('not finite at step ')[1].split()[0])
+    assert 1 < step <= 8
+    assert_same_weights(good, weights(tmp_path / 'run' / 'model', 1))
+    for number in checkpoint_numbers(tmp_path / 'wild' / 'model'):
+        assert all(np.isfinite(value).all() for value in weights(tmp_path / 'wild' / 'model', number).values())
+
+
+def test_arcface_from_scratch_at_learning_rate_01(options, run_command, tmp_path):
+    """The originals' best-known failure (issue 5 there): no warm-up, ArcFace, lr 0.1."""
+    code, result, _ = run_command(
+        'train', *options, '--lr', 0.1, '--warmup-steps', 0, '--steps', 60, '--loss', 'arcface'
+    )
+    assert code == 0
+    losses = [row['loss'] for row in read_history(tmp_path / 'run') if 'loss' in row]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    assert all(np.isfinite(value).all() for value in weights(*result['model'].rsplit(',', 1)[:1], int(result['model'].rsplit(',', 1)[1])).values())
+
+
+@pytest.mark.parametrize('ckpt, kept', [(0, []), (1, [3]), (2, [1, 2, 3])])
+def test_which_checkpoints_are_kept(ckpt, kept, options, run_command, tmp_path):
+    code, _, _ = run_command('train', *options, '--ckpt', ckpt)
+    assert code == 0
+    assert checkpoint_numbers(tmp_path / 'run' / 'model') == kept
+
+
+def test_a_finished_run_resumed_gives_its_result_again(options, run_command):
+    _, first, _ = run_command('train', *options, '--target', 'pairs')
+    code, again, _ = run_command('train', *options, '--target', 'pairs', '--resume')
+    assert code == 0
+    assert again['model'] == first['model']
+    assert again['targets']['pairs']['accuracy'] == first['targets']['pairs']['accuracy']
+
+
+def test_the_checkpoint_loads_in_the_official_symbol(options, run_command, tmp_path):
+    """The saved symbol has no operator of ours and the authors' argument names."""
+    from vargfacenet.symbol import get_symbol
+
+    _, result, _ = run_command('train', *options)
+    saved = json.loads((tmp_path / 'run' / 'model-symbol.json').read_text())
+    assert not [node['op'] for node in saved['nodes'] if node['op'].startswith('vg_')]
+    official = get_symbol('vargfacenet', multiplier=0.25, emb_size=32)
+    symbol, arg_params, _ = checkpoint.load_embedding(result['model'], official)
+    assert set(symbol.list_arguments()) - {'data'} == set(arg_params) - {'fc7_weight'}
+    assert arg_params['fc7_weight'].shape == (6, 32)
+
+
+WRONG = {
+    'missing target': (['--target', 'lfw'], 'lfw.bin does not exist'),
+    'missing data': (['--data-dir', 'nowhere'], 'nowhere'),
+    'unknown network': (['--network', 'vargfacnet'], "did you mean 'vargfacenet'"),
+    'unknown option': (['--network-option', 'multiplyer=1'], 'multiplier'),
+    'bad multiplier': (['--network-option', 'multiplier=0.3'], 'multiplier'),
+    'unknown loss': (['--loss', 'arcfase'], "did you mean 'arcface'"),
+    'unknown recipe': (['--recipe', 'papr'], "did you mean 'paper'"),
+    'learning rate': (['--lr', '-1'], '--lr'),
+    'batch too large': (['--per-batch-size', 4096], 'per-batch-size'),
+    'step without steps': (['--lr-mode', 'step'], '--lr-steps'),
+    'device': (['--devices', 'tpu'], '--devices'),
+    'missing weights': (['--pretrained', 'nothing,1'], 'nothing'),
+    'flag': (['--learning-rate', 1], '--learning-rate'),
+}
+
+
+@pytest.mark.parametrize('case', WRONG)
+def test_wrong_input_is_one_line_before_training(case, options, run_command, tmp_path):
+    extra, message = WRONG[case]
+    code, _, errors = run_command('train', *options, *extra)
+    assert code == 2
+    assert message in errors
+    assert 'Traceback' not in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert not list(tmp_path.glob('run/model-*.params'))
+
+
+def test_a_started_run_is_not_overwritten_or_mixed(options, run_command):
+    assert run_command('train', *options)[0] == 0
+    code, _, errors = run_command('train', *options)
+    assert code == 2 and '--resume' in errors and '--overwrite' in errors
+    code, _, errors = run_command('train', *options, '--resume', '--lr', 0.2)
+    assert code == 2 and 'lr 0.2, saved 0.05' in errors
+    assert run_command('train', *options, '--overwrite', '--lr', 0.2)[0] == 0
+
+
+def test_a_checkpoint_of_another_network_names_the_difference(options, run_command, tmp_path):
+    assert run_command('train', *options, '--steps', 4)[0] == 0
+    code, _, errors = run_command(
+        'train', *options, '--name', 'other', '--network', 'y1',
+        '--pretrained', f'{tmp_path}/run/model,1',
+    )  # fmt: skip
+    assert code == 2
+    assert 'only in the network' in errors and 'only in the file' in errors
+
+
+def test_read_only_output_folder(options, run_command):
+    code, _, errors = run_command('train', *options, '--models-root', '/proc/nowhere')
+    assert code == 2
+    assert 'cannot write here' in errors
+
+
+def test_user_tables_are_laid_over_the_presets(options, run_command, tmp_path, patterns):
+    tables = tmp_path / 'mine.py'
+    tables.write_text(
+        'from easydict import EasyDict as edict\n'
+        f'dataset = edict(mine=edict(data_dir={str(patterns)!r}, val_targets=["pairs"]))\n'
+        'loss = edict(soft_arc=edict(loss="margin", loss_options={"s": 32.0, "m2": 0.2}))\n'
+        'default = edict(mom=0.8)\n'
+    )
+    without_data = options[2:]
+    code, result, _ = run_command(
+        'train', *without_data, '--config', tables, '--dataset', 'mine', '--loss', 'soft_arc'
+    )
+    assert code == 0
+    assert set(result['targets']) == {'pairs'}
+    config, _ = load_state(*[tmp_path / 'run' / 'model', int(result['model'].split(',')[1])])
+    assert (config.mom, config.loss_options) == (0.8, {'s': 32.0, 'm2': 0.2})
+    tables.write_text('import nothing_of_the_kind')
+    code, _, errors = run_command('train', *options, '--config', tables)
+    assert code == 2 and 'nothing_of_the_kind' in errors
+
+
+def test_two_dist_sync_workers_train_together(options, tmp_path):
+    """Both see half of each epoch; the run equals one process with twice the batch, where that
+    can be compared: same number of images, a finite falling loss, one checkpoint, one JSON line."""
+    script = Path(__file__).parents[2] / 'recognition' / 'dist_train.sh'
+    environment = {**os.environ, 'VARGFACENET_VENV': sys.prefix}
+    done = subprocess.run(
+        ['bash', script, '2', *map(str, options), '--per-batch-size', '4', '--target', 'pairs'],
+        capture_output=True, text=True, timeout=300, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{')]
+    assert len(lines) == 1
+    result = json.loads(lines[0])
+    config, state = load_state(tmp_path / 'run' / 'model', 3)
+    assert (config.num_workers, config.global_batch_size, state.step) == (2, 8, 12)
+    assert result['model'] == f'{tmp_path}/run/model,3'
+    losses = [row['loss'] for row in read_history(tmp_path / 'run') if 'loss' in row]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
