@@ -1,7 +1,6 @@
 import gc
 import itertools
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -240,34 +239,30 @@ def test_module_trains_on_it(rec):
 # --- threads
 
 
-def count_threads():
-    return sum(thread.name.startswith('face-records') for thread in threading.enumerate())
-
-
-def wait_until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
+def start_threads(rec):
+    """(iterator that has given a batch, its threads)."""
+    before = set(threading.enumerate())
+    batches = FaceRecordIter(rec, 6, threads=3)
+    batches.next()
+    started = set(threading.enumerate()) - before
+    assert started
+    return batches, started
 
 
 def test_close_stops_the_threads(rec):
-    before = count_threads()
-    batches = FaceRecordIter(rec, 6, threads=3)
-    batches.next()
-    assert count_threads() > before
+    batches, started = start_threads(rec)
     batches.close()
-    assert count_threads() == before
+    assert not any(thread.is_alive() for thread in started)
+    batches.close()  # once more does no harm
 
 
 def test_an_iterator_nobody_uses_stops_its_threads(rec):
-    before = count_threads()
-    batches = FaceRecordIter(rec, 6, threads=3)
-    batches.next()
-    assert count_threads() > before
+    batches, started = start_threads(rec)
     del batches
     gc.collect()
-    assert wait_until(lambda: count_threads() == before)
+    for thread in started:
+        thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in started)
 
 
 # --- bad input
