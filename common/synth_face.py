@@ -19,9 +19,9 @@ from typing import Any, Optional
 import cv2
 import numpy as np
 
-from .align import estimate_similarity
 from .image import encode_jpeg
 from .names import IMAGE_SIZE
+from .warp import estimate_similarity
 
 _MIDDLE = 56.0  # x of the symmetry axis in the crop
 _PIVOT_Y = 66.0  # the head turns about this height
