@@ -5,6 +5,7 @@ from typing import Optional
 
 import numpy as np
 
+from ..common import ops
 from ..common.backend import mx
 from ..common.checkpoint import check_match
 from ..common.console import ProgressBar
@@ -59,9 +60,13 @@ class Embedder:
                 f'symbol with outputs {symbol.list_outputs()}: expected one embedding (N, D)'
             )
         self.embedding_size = output_shapes[0][1]
-        self._module = mx.mod.Module(symbol, data_names=(DATA,), label_names=None, context=devices)
-        self._module.bind([(DATA, (self.batch_size, *IMAGE_SHAPE))], for_training=False)
+        self._devices = devices
         self._input = np.zeros((self.batch_size, *IMAGE_SHAPE), np.float32)
+        self._module = None
+        self._bound_symbol = symbol
+        if all(device.device_type == 'cpu' for device in devices):
+            shapes = {DATA: self._input.shape}
+            self._bound_symbol = ops.accelerate(symbol, shapes, training=False)
         self.set_params(arg_params, aux_params)
 
     def set_params(self, arg_params: dict, aux_params: dict) -> None:
@@ -76,9 +81,15 @@ class Embedder:
         arg_params = {name: value for name, value in arg_params.items() if name in arg_names}
         aux_params = {name: value for name, value in aux_params.items() if name in aux_names}
         check_match(self._symbol, arg_params, aux_params, 'the given set of parameters')
-        self._module.init_params(
-            arg_params=arg_params, aux_params=aux_params, initializer=None, force_init=True
+        # Bound anew: after a first forward on the CPU, MXNet 1.9.1 goes on with its fused copies of
+        # some old weights (FullyConnected, convolutions without BatchNorm), silently.
+        self._module = None  # gives its memory to the new one
+        module = mx.mod.Module(
+            self._bound_symbol, data_names=(DATA,), label_names=None, context=self._devices
         )
+        module.bind([(DATA, self._input.shape)], for_training=False)
+        module.init_params(arg_params=arg_params, aux_params=aux_params, initializer=None)
+        self._module = module
 
     def embed_batch(self, data: 'mx.nd.NDArray') -> 'mx.nd.NDArray':
         """Embeddings of one batch that is already in the network's layout.

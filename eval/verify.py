@@ -85,15 +85,9 @@ def verify_target(
 def entry(result: VerificationResult, xnorm: float, rate: float) -> dict:
     """A target's part of the JSON result."""
     return {
-        'pairs': result.pairs,
-        'accuracy': result.accuracy,
-        'accuracy_std': result.accuracy_std,
-        'val': result.val,
-        'val_std': result.val_std,
-        'far': result.far,
-        'threshold': result.threshold,
-        'xnorm': xnorm,
+        **result.summary(),
         'fold_accuracies': result.fold_accuracies,
+        'xnorm': xnorm,
         'images_per_second': rate,
     }
 

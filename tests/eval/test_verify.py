@@ -1,0 +1,186 @@
+"""The command on a saved checkpoint and generated pair sets."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
+from vargfacenet.common.checkpoint import save_embedding
+from vargfacenet.common.pairset import write_pairs
+from vargfacenet.eval.verification import evaluate
+
+PAIRS = 20
+
+
+def pair_images(random):
+    """(images, issame): noise pictures; both of a same pair share the picture under the noise."""
+    issame = np.arange(PAIRS) % 2 == 0
+    coarse = random.randint(0, 256, (2 * PAIRS, 7, 7, 3))
+    coarse[1::2][issame] = coarse[0::2][issame]
+    images = coarse.repeat(16, axis=1).repeat(16, axis=2)
+    images = images + random.randint(-40, 41, images.shape)
+    return images.clip(0, 255).astype(np.uint8), issame
+
+
+def write_bin(path, images, issame):
+    encoded = [cv2.imencode('.png', image[:, :, ::-1])[1].tobytes() for image in images]
+    write_pairs(path, encoded, issame)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Checkpoint model-0003 and the pair sets lfw.bin and cfp_fp.bin."""
+    path = tmp_path_factory.mktemp('verify')
+    symbol = tiny_symbol()
+    save_embedding(path / 'model', 3, symbol, *reference_params(symbol))
+    random = np.random.RandomState(7)
+    for name in ('lfw', 'cfp_fp'):
+        write_bin(path / f'{name}.bin', *pair_images(random))
+    return path
+
+
+@pytest.fixture
+def model(folder):
+    return f'{folder / "model"},3'
+
+
+def test_numbers_equal_a_plain_executor(folder, model, run_command, tmp_path):
+    images, issame = pair_images(np.random.RandomState(3))
+    write_bin(tmp_path / 'own.bin', images, issame)
+    code, result, _ = run_command(
+        'verify', '--model', model, '--target', tmp_path / 'own.bin', '--batch-size', 16
+    )
+    assert code == 0
+
+    symbol = tiny_symbol()
+    params = reference_params(symbol)
+    rows = [
+        embed_on_stock_graph(symbol, *params, each).astype(np.float64)
+        for each in (images, images[:, :, ::-1])
+    ]
+    total = rows[0] + rows[1]
+    expected = evaluate(total / np.linalg.norm(total, axis=1, keepdims=True), issame)
+    got = result['targets']['own']
+    assert expected.accuracy > 0.7
+    for name in ('pairs', 'accuracy', 'accuracy_std', 'val', 'val_std', 'far', 'threshold'):
+        assert got[name] == pytest.approx(getattr(expected, name), abs=1e-9), name
+    assert got['fold_accuracies'] == pytest.approx(expected.fold_accuracies.tolist())
+    assert got['xnorm'] == pytest.approx(np.linalg.norm(rows, axis=-1).mean(), rel=1e-5)
+    assert got['images_per_second'] > 0
+
+
+@pytest.mark.parametrize('form', ['names', 'commas of paths', 'repeated', 'mixed'])
+def test_forms_of_targets(folder, model, run_command, form):
+    lfw, cfp = folder / 'lfw.bin', folder / 'cfp_fp.bin'
+    targets = {
+        'names': ['--data-dir', folder, '--target', 'lfw,cfp_fp'],
+        'commas of paths': ['--target', f'{lfw},{cfp}'],
+        'repeated': ['--target', lfw, '--target', cfp],
+        'mixed': ['--data-dir', folder, '--target', 'lfw', '--target', cfp],
+    }[form]
+    code, result, err = run_command('verify', '--model', model, *targets, '--folds', 5)
+    assert code == 0
+    assert list(result['targets']) == ['lfw', 'cfp_fp']
+    assert (result['model'], result['folds']) == (model, 5)
+    assert len(result['targets']['lfw']['fold_accuracies']) == 5
+    accuracy = '{accuracy:.5f} +- {accuracy_std:.5f}'.format(**result['targets']['cfp_fp'])
+    assert accuracy in err
+
+
+def test_files_of_one_name_keep_their_paths(folder, model, run_command, tmp_path):
+    other = tmp_path / 'lfw.bin'
+    shutil.copy(folder / 'cfp_fp.bin', other)
+    first = folder / 'lfw.bin'
+    code, result, _ = run_command('verify', '--model', model, '--target', f'{first},{other}')
+    assert code == 0
+    assert list(result['targets']) == [str(first), str(other)]
+
+
+def test_file_with_a_comma_in_its_name(folder, model, run_command, tmp_path):
+    path = tmp_path / 'a,b.bin'
+    shutil.copy(folder / 'lfw.bin', path)
+    code, result, _ = run_command('verify', '--model', model, '--target', path)
+    assert (code, list(result['targets'])) == (0, ['a,b'])
+
+
+def test_plot_shows_each_target(folder, model, run_command, tmp_path):
+    """Two curves differ from one, and the picture is whole."""
+    pictures = []
+    for targets in ('lfw', 'lfw,cfp_fp'):
+        path = tmp_path / 'plots' / f'{targets}.png'
+        arguments = ('--data-dir', folder, '--target', targets, '--plot', path)
+        code, _, _ = run_command('verify', '--model', model, *arguments)
+        assert code == 0
+        pictures.append(cv2.imread(str(path)))
+    assert pictures[0].shape == pictures[1].shape
+    assert min(pictures[0].shape[:2]) > 400
+    assert (pictures[0] != pictures[1]).any()
+
+
+BAD = {
+    'missing target': ('--target', 'FOLDER/none.bin', 'none.bin does not exist'),
+    'missing second target': ('--target', 'FOLDER/lfw.bin,FOLDER/x.bin', 'x.bin does not exist'),
+    'folder as target': ('--target', 'FOLDER', 'is no .bin file'),
+    'name without folder': ('--target', 'lfw', 'needs --data-dir'),
+    'empty target': ('--target', ',', 'expected a .bin file'),
+    'twice': ('--target', 'FOLDER/lfw.bin,FOLDER/lfw.bin', 'is given twice'),
+    'cut target': ('--target', 'FOLDER/cut.bin', 'cut.bin'),
+    'too many folds': ('--target', 'FOLDER/lfw.bin', '--folds', '21', 'lfw.bin: 20 pairs'),
+    'no batch': ('--target', 'FOLDER/lfw.bin', '--batch-size', '0', 'batch size 0'),
+    'device': ('--target', 'FOLDER/lfw.bin', '--devices', 'tpu', "--devices 'tpu'"),
+    'plot': ('--target', 'FOLDER/lfw.bin', '--plot', 'roc.doc', 'roc.doc: expected'),
+    'model form': ('--target', 'FOLDER/lfw.bin', '--model', 'm', 'expected PREFIX,EPOCH'),
+    'no model': ('--target', 'FOLDER/lfw.bin', '--model', 'FOLDER/none,1', 'none-symbol.json'),
+    'no epoch': ('--target', 'FOLDER/lfw.bin', '--model', 'FOLDER/model,4', 'model-0004.params'),
+}
+
+
+@pytest.mark.parametrize('what', BAD)
+def test_bad_input_is_one_line(folder, model, run_command, what):
+    *arguments, message = (word.replace('FOLDER', str(folder)) for word in BAD[what])
+    (folder / 'cut.bin').write_bytes((folder / 'lfw.bin').read_bytes()[:5000])
+    code, _, err = run_command('verify', '--model', model, *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_target_is_looked_for_before_the_model(folder, run_command):
+    arguments = ('--model', folder / 'none,1', '--target', folder / 'none.bin')
+    code, _, err = run_command('verify', *arguments)
+    assert code == 2
+    assert 'target' in err and 'none.bin does not exist' in err
+
+
+@pytest.fixture
+def script(tmp_path):
+    """verify.sh beside a setup_env.sh that takes the running environment instead of making one."""
+    program = Path(sys.executable).parent / 'vargfacenet'
+    if not program.exists():
+        pytest.skip('the console script is not installed')
+    (tmp_path / 'common').mkdir()
+    (tmp_path / 'eval').mkdir()
+    (tmp_path / 'common' / 'setup_env.sh').write_text(f'PATH="{program.parent}:$PATH"\n')
+    return shutil.copy(ROOT / 'eval' / 'verify.sh', tmp_path / 'eval')
+
+
+def test_script_verifies_every_set_of_a_folder(folder, model, script, tmp_path):
+    sets = tmp_path / 'two sets'
+    sets.mkdir()
+    for name in ('lfw.bin', 'cfp_fp.bin'):
+        shutil.copy(folder / name, sets)
+    done = subprocess.run(['bash', script, model, sets], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '"lfw"' in done.stdout and '"cfp_fp"' in done.stdout
+
+
+def test_script_says_what_is_missing(script, tmp_path):
+    usage = subprocess.run(['bash', script, 'm,1'], capture_output=True, text=True)
+    assert (usage.returncode, 'usage:' in usage.stderr) == (2, True)
+    empty = subprocess.run(['bash', script, 'm,1', tmp_path], capture_output=True, text=True)
+    assert (empty.returncode, 'no .bin file in' in empty.stderr) == (2, True)
