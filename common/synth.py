@@ -8,6 +8,9 @@ synth_face.py.
 import argparse
 import logging
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -76,6 +79,19 @@ def draw_pairs(pairs: int, identities: int, seed: int) -> list[Pair]:
     return drawn
 
 
+def _start_worker() -> None:
+    # Ctrl-C reaches all processes of a terminal; the first one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a pool's process waits for work for ever if the first one is killed
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
 @contextmanager
 def _painter(workers: int) -> Iterator[Callable[[Task], list[bytes]]]:
     """`jpeg_faces` on a task, in one of `workers` processes; 1 means this process.
@@ -88,8 +104,7 @@ def _painter(workers: int) -> Iterator[Callable[[Task], list[bytes]]]:
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context('spawn'),
-        initializer=cv2.setNumThreads,
-        initargs=(1,),
+        initializer=_start_worker,
     )
     try:
         yield lambda task: pool.submit(jpeg_faces, *task).result()
