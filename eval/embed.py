@@ -1,5 +1,6 @@
 """Images to embeddings: an embedding symbol bound for inference."""
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Optional
 
@@ -12,9 +13,6 @@ from ..common.console import ProgressBar
 from ..common.errors import InputError
 from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE
 
-# The second forward of a graph bound to one image fails in MXNet 1.9.1 on the CPU.
-_SMALLEST_BATCH = 2
-
 
 def check_images(images: np.ndarray) -> None:
     """Raise InputError unless `images` is uint8 (N, 112, 112, 3)."""
@@ -24,6 +22,32 @@ def check_images(images: np.ndarray) -> None:
             f'images are {images.dtype} {images.shape}; expected uint8 (N, {IMAGE_SIZE}, '
             f'{IMAGE_SIZE}, 3), aligned RGB crops'
         )
+
+
+def flatten_before_dense(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
+    """The same network with a Flatten before each FullyConnected that flattens.
+
+    Without it the second forward pass fails in MXNet 1.9.1 on the CPU: a fused FullyConnected
+    cannot read what a fused convolution writes (MobileFaceNet; VarGFaceNet at batch size 1).
+    """
+    graph = json.loads(symbol.tojson())
+    nodes, moved = [], []  # moved: index in the old list -> index in the new one
+    for node in graph['nodes']:
+        inputs = [[moved[index], *output] for index, *output in node['inputs']]
+        flattens = node.get('attrs', {}).get('flatten', 'True') in ('True', '1')
+        if node['op'] == 'FullyConnected' and flattens:
+            name = f'{node["name"]}_flatten'
+            nodes.append({'op': 'Flatten', 'name': name, 'inputs': [inputs[0]]})
+            inputs[0] = [len(nodes) - 1, 0, 0]
+        moved.append(len(nodes))
+        nodes.append({**node, 'inputs': inputs})
+    flattened = {
+        'nodes': nodes,
+        'arg_nodes': [moved[index] for index in graph['arg_nodes']],
+        'heads': [[moved[index], *output] for index, *output in graph['heads']],
+        'attrs': graph['attrs'],
+    }
+    return mx.sym.load_json(json.dumps(flattened))
 
 
 class Embedder:
@@ -52,7 +76,7 @@ class Embedder:
         if batch_size < 1:
             raise InputError(f'batch size {batch_size}: expected at least 1')
         devices = devices or [mx.cpu()]
-        self.batch_size = max(batch_size, _SMALLEST_BATCH * len(devices))
+        self.batch_size = max(batch_size, len(devices))  # a batch is split over them
         self._symbol = symbol
         _, output_shapes, _ = symbol.infer_shape(**{DATA: (1, *IMAGE_SHAPE)})
         if len(output_shapes) != 1 or len(output_shapes[0]) != 2:
@@ -66,7 +90,8 @@ class Embedder:
         self._bound_symbol = symbol
         if all(device.device_type == 'cpu' for device in devices):
             shapes = {DATA: self._input.shape}
-            self._bound_symbol = ops.accelerate(symbol, shapes, training=False)
+            fast = ops.accelerate(symbol, shapes, training=False)
+            self._bound_symbol = flatten_before_dense(fast)
         self.set_params(arg_params, aux_params)
 
     def set_params(self, arg_params: dict, aux_params: dict) -> None:
