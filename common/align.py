@@ -49,7 +49,7 @@ class FaceDetector:
 
     Parameters
     ----------
-    min_size : side of the smallest face to look for, in pixels; a larger one is much faster
+    min_size : side of the smallest face to look for, in pixels; a larger one is faster
     min_score : faces below are left out, 0..1
     """
 
@@ -175,7 +175,9 @@ class _Aligner:
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('folder', type=Path, metavar='FOLDER', help='photographs')
     parser.add_argument('out', type=Path, metavar='OUT', help='folder for the crops')
-    parser.add_argument('--min-size', type=int, default=20, help='smallest face, in pixels')
+    parser.add_argument(
+        '--min-size', type=int, default=20, help='smallest face, in pixels; larger is faster'
+    )
     parser.add_argument('--min-score', type=float, default=0.9, help='leave out doubtful faces')
     parser.add_argument(
         '--which', choices=WHICH, default='largest',
