@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 import pytest
-
 from vargfacenet.common.pairset import write_pairs
 from vargfacenet.common.recordio import write_face_records
 
@@ -36,11 +35,18 @@ def patterns(tmp_path_factory):
 
 
 @pytest.fixture
-def options(patterns, tmp_path):
-    """Options of `train` for a network of 1/16 of the width's multiply-adds, 12 steps of 8."""
+def run_options(patterns, tmp_path):
+    """Options of `train` for 12 steps of 8 images, without a network."""
     return [
         '--data-dir', patterns, '--models-root', tmp_path, '--name', 'run',
-        '--network', 'vargfacenet', '--network-option', 'multiplier=0.25',
-        '--network-option', 'emb_size=32',
         '--per-batch-size', 8, '--steps', 12, '--frequent', 4, '--verbose', 4, '--lr', 0.05,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def options(run_options):
+    """The same for a VarGFaceNet of an eighth of the paper's channels."""
+    return [
+        *run_options, '--network', 'vargfacenet', '--network-option', 'multiplier=0.25',
+        '--network-option', 'emb_size=32',
     ]  # fmt: skip

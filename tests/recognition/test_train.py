@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from vargfacenet.common import checkpoint
 from vargfacenet.recognition.hooks import read_history
 from vargfacenet.recognition.run_state import checkpoint_numbers, load_state
@@ -44,6 +43,11 @@ def assert_same_weights(one: dict, other: dict) -> None:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
+def assert_finite(values: dict) -> None:
+    for name, value in values.items():
+        assert np.isfinite(value).all(), name
+
+
 def test_learns_and_reports(options, run_command, tmp_path):
     code, result, _ = run_command('train', *options, '--steps', 40, '--target', 'pairs')
     assert code == 0
@@ -56,17 +60,19 @@ def test_learns_and_reports(options, run_command, tmp_path):
     assert [row['step'] for row in rows if 'pairs_accuracy' in row] == list(range(4, 41, 4))
     assert result['targets']['pairs']['accuracy'] > 0.5
     assert list((tmp_path / 'run' / 'mxboard').glob('events*'))
-    config, state = load_state(tmp_path / 'run' / 'model', checkpoint_numbers(tmp_path / 'run' / 'model')[-1])
+    config, state = load_state(
+        tmp_path / 'run' / 'model', checkpoint_numbers(tmp_path / 'run' / 'model')[-1]
+    )
     assert state.step == 40
     assert config.network_options == {'multiplier': 0.25, 'emb_size': 32}
 
 
-def test_killed_and_resumed_ends_with_the_same_weights(options, tmp_path):
+def test_killed_and_resumed_ends_with_the_same_weights(run_options, tmp_path):
     """SIGKILL between two checkpoints; the network has dropout, the data are shuffled and
     mirrored, the learning rate changes at every step."""
     network = ['--network', 'r18_se', '--network-option', 'width=0.125']
-    whole = start(*options, *network, '--name', 'whole')
-    killed = start(*options, *network, '--name', 'killed')
+    whole = start(*run_options, *network, '--name', 'whole')
+    killed = start(*run_options, *network, '--name', 'killed')
     prefix = tmp_path / 'killed' / 'model'
     wait_for(Path(f'{prefix}-0001.json'), killed)
     killed.kill()
@@ -74,7 +80,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(options, tmp_path):
     assert whole.wait() == 0, whole.communicate()[1]
     _, state = load_state(prefix, checkpoint_numbers(prefix)[-1])
     assert state.step < 12
-    resumed = start(*options, *network, '--name', 'killed', '--resume')
+    resumed = start(*run_options, *network, '--name', 'killed', '--resume')
     assert resumed.wait() == 0, resumed.communicate()[1]
     assert_same_weights(weights(tmp_path / 'whole' / 'model', 3), weights(prefix, 3))
     steps = [row['step'] for row in read_history(tmp_path / 'killed')]
@@ -112,7 +118,10 @@ def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(options, run_comman
     assert 1 < step <= 8
     assert_same_weights(good, weights(tmp_path / 'run' / 'model', 1))
     for number in checkpoint_numbers(tmp_path / 'wild' / 'model'):
-        assert all(np.isfinite(value).all() for value in weights(tmp_path / 'wild' / 'model', number).values())
+        assert all(
+            np.isfinite(value).all()
+            for value in weights(tmp_path / 'wild' / 'model', number).values()
+        )
 
 
 def test_arcface_from_scratch_at_learning_rate_01(options, run_command, tmp_path):
@@ -124,7 +133,12 @@ def test_arcface_from_scratch_at_learning_rate_01(options, run_command, tmp_path
     losses = [row['loss'] for row in read_history(tmp_path / 'run') if 'loss' in row]
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
-    assert all(np.isfinite(value).all() for value in weights(*result['model'].rsplit(',', 1)[:1], int(result['model'].rsplit(',', 1)[1])).values())
+    assert all(
+        np.isfinite(value).all()
+        for value in weights(
+            *result['model'].rsplit(',', 1)[:1], int(result['model'].rsplit(',', 1)[1])
+        ).values()
+    )
 
 
 @pytest.mark.parametrize('ckpt, kept', [(0, []), (1, [3]), (2, [1, 2, 3])])
@@ -192,10 +206,12 @@ def test_a_started_run_is_not_overwritten_or_mixed(options, run_command):
     assert run_command('train', *options, '--overwrite', '--lr', 0.2)[0] == 0
 
 
-def test_a_checkpoint_of_another_network_names_the_difference(options, run_command, tmp_path):
+def test_a_checkpoint_of_another_network_names_the_difference(
+    options, run_options, run_command, tmp_path
+):
     assert run_command('train', *options, '--steps', 4)[0] == 0
     code, _, errors = run_command(
-        'train', *options, '--name', 'other', '--network', 'y1',
+        'train', *run_options, '--name', 'other', '--network', 'y1',
         '--pretrained', f'{tmp_path}/run/model,1',
     )  # fmt: skip
     assert code == 2

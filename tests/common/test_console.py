@@ -1,0 +1,69 @@
+"""The frame of every command: exit codes, one-line errors, progress."""
+
+import json
+
+import numpy as np
+import pytest
+from vargfacenet.__main__ import main
+from vargfacenet.common import console
+from vargfacenet.common.errors import InputError, RunError
+
+
+def command(run):
+    return console.command('test', lambda parser: parser.add_argument('--number', type=int), run)
+
+
+def test_the_result_is_one_json_line(capsys):
+    run = command(lambda args: {'n': np.float32(0.5), 'rows': np.arange(3), 'given': args.number})
+    assert run(['--number', '7']) == 0
+    assert json.loads(capsys.readouterr().out) == {'n': 0.5, 'rows': [0, 1, 2], 'given': 7}
+
+
+@pytest.mark.parametrize(
+    'error, code', [(InputError('two\nlines'), 2), (RunError('r'), 1), (KeyboardInterrupt(), 130)]
+)
+def test_expected_errors_are_one_line(error, code, capsys):
+    def run(args):
+        raise error
+
+    assert command(run)([]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ''
+    assert len(captured.err.splitlines()) == 1
+    assert captured.err.startswith('vargfacenet test: ')
+
+
+def test_our_own_faults_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        command(lambda args: {'x': 1 / 0})([])
+
+
+@pytest.mark.parametrize('argv', [['--nubmer', '1'], ['--number', 'x'], ['extra']])
+def test_wrong_usage_is_one_line(argv, capsys):
+    assert command(lambda args: {})(argv) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_entry_point_lists_commands_and_corrects_names(capsys):
+    assert main(['--help']) == 0
+    assert 'distill' in capsys.readouterr().err
+    assert main([]) == 2
+    assert main(['vrify']) == 2
+    assert "did you mean 'verify'" in capsys.readouterr().err
+
+
+def test_progress_counts_from_where_a_resumed_run_starts():
+    with console.progress(10, 'test', start=4) as bar:
+        assert bar.seconds_left == 0.0
+        bar.advance(3)
+        bar.started -= 1.5  # as if it had taken that long
+        assert bar.done == 7
+        assert bar.rate == pytest.approx(2.0, rel=0.05)
+        assert bar.seconds_left == pytest.approx(1.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    'seconds, text', [(0.4, '0 s'), (59, '59 s'), (61, '1:01'), (3600 + 62, '1:01:02')]
+)
+def test_durations(seconds, text):
+    assert console.duration(seconds) == text

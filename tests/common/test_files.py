@@ -1,0 +1,54 @@
+"""Files are written whole or not at all."""
+
+import errno
+import os
+
+import pytest
+from vargfacenet.common import files
+from vargfacenet.common.errors import InputError
+
+
+def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path):
+    path = tmp_path / 'result.json'
+    files.atomic_write(path, 'old')
+    with pytest.raises(ZeroDivisionError), files.atomic_path(path) as temporary:
+        temporary.write_text('half of the n')
+        1 / 0  # noqa: B018
+    assert path.read_text() == 'old'
+    assert os.listdir(tmp_path) == ['result.json']
+
+
+def test_a_finished_file_has_ordinary_permissions(tmp_path):
+    files.atomic_write(tmp_path / 'ours', b'x')
+    (tmp_path / 'plain').write_bytes(b'x')
+    assert (tmp_path / 'ours').stat().st_mode == (tmp_path / 'plain').stat().st_mode
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+def test_a_full_disk_is_one_line(monkeypatch, capsys):
+    """/dev/full takes no byte: what a full disk answers, through the command frame."""
+    from vargfacenet.common import console
+
+    def run(args):
+        with open('/dev/full', 'wb', buffering=0) as handle:
+            handle.write(b'x')
+        return {}
+
+    assert console.command('test', lambda parser: None, run)([]) == 1
+    assert os.strerror(errno.ENOSPC) in capsys.readouterr().err
+
+
+def test_output_folder_must_be_writable(tmp_path):
+    assert files.output_folder(tmp_path / 'a' / 'b').is_dir()
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InputError, match='cannot write here'):
+        files.output_folder(tmp_path / 'file' / 'below')
+    with pytest.raises(InputError, match='cannot write here'):
+        files.output_folder('/proc/nowhere')
+
+
+def test_input_file_names_its_role(tmp_path):
+    with pytest.raises(InputError, match=r'pair list .* does not exist'):
+        files.input_file(tmp_path / 'none', 'pair list')
+    with pytest.raises(InputError, match='is a folder'):
+        files.input_file(tmp_path, 'pair list')

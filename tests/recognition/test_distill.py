@@ -1,0 +1,135 @@
+"""Angular distillation: the frozen teacher, the loss that is trained, the generations."""
+
+import numpy as np
+import pytest
+from vargfacenet.common import checkpoint
+from vargfacenet.common.backend import mx
+from vargfacenet.common.image import decode_rgb
+from vargfacenet.common.recordio import RecordFile
+from vargfacenet.eval.embed import Embedder
+from vargfacenet.recognition.hooks import read_history
+from vargfacenet.recognition.teacher import FrozenTeacher
+
+
+@pytest.fixture(scope='module')
+def teacher(patterns, tmp_path_factory):
+    """A small ResNet-SE teacher, trained for 30 steps: 'PREFIX,EPOCH'."""
+    from vargfacenet.__main__ import main
+
+    root = tmp_path_factory.mktemp('teacher')
+    code = main(
+        ['train', '--data-dir', str(patterns), '--models-root', str(root), '--name', 'teacher',
+         '--network', 'r18_se', '--network-option', 'width=0.125', '--network-option',
+         'emb_size=32', '--per-batch-size', '8', '--steps', '30', '--frequent', '10']
+    )  # fmt: skip
+    assert code == 0
+    return f'{root}/teacher/model,1'
+
+
+def cosine_to_teacher(model: str, teacher: str, patterns) -> float:
+    """Mean cosine of the two embeddings over the training images."""
+    records = RecordFile(patterns / 'train')
+    images = np.stack([decode_rgb(records.read(number)[1]) for number in range(len(records))])
+    one, other = (
+        Embedder(*checkpoint.load_embedding(spec)).embed(images) for spec in (model, teacher)
+    )
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(axis=1) / lengths).mean())
+
+
+def test_generations_start_from_each_other_and_end_in_a_table(
+    options, teacher, patterns, run_command, tmp_path
+):
+    before = checkpoint.params_path(*teacher.split(',')[:1], 1).read_bytes()
+    _, scratch, _ = run_command('train', *options, '--name', 'scratch')
+    code, result, errors = run_command(
+        'distill', *options, '--teacher', teacher, '--scratch', scratch['model'],
+        '--generations', 2, '--target', 'pairs', '--steps', 24,
+    )  # fmt: skip
+    assert code == 0
+    assert list(result['targets']) == ['teacher', 'scratch', 'generation 1', 'generation 2']
+    for row in result['targets']:
+        assert row in errors
+        assert 0 <= result['targets'][row]['pairs']['accuracy'] <= 1
+    assert checkpoint.params_path(*teacher.split(',')[:1], 1).read_bytes() == before
+    first = [row['distill_loss'] for row in read_history(tmp_path / 'run-gen1') if 'loss' in row]
+    second = [row['distill_loss'] for row in read_history(tmp_path / 'run-gen2') if 'loss' in row]
+    assert first[-1] < first[0]
+    # a generation that started anew would begin where the first one began
+    assert second[0] < 0.5 * (first[0] + first[-1])
+    assert result['models']['generation 2'] == result['model']
+
+
+def test_the_student_turns_towards_the_teacher(options, teacher, patterns, run_command, tmp_path):
+    _, plain, _ = run_command('train', *options, '--steps', 24, '--name', 'plain')
+    for form in ('l2', 'cosine'):
+        code, distilled, _ = run_command(
+            'distill', *options, '--teacher', teacher, '--generations', 1, '--steps', 24,
+            '--form', form, '--no-classification', '--name', form,
+        )  # fmt: skip
+        assert code == 0
+        alike = cosine_to_teacher(distilled['model'], teacher, patterns)
+        assert alike > 0.3 + cosine_to_teacher(plain['model'], teacher, patterns)
+        arg_params, _ = checkpoint.load_params(f'{tmp_path}/{form}-gen1/model-0006.params')
+        assert 'fc7_weight' not in arg_params
+
+
+def test_total_loss_is_classification_plus_alpha_times_distillation(
+    options, teacher, run_command, tmp_path
+):
+    code, _, _ = run_command(
+        'distill', *options, '--teacher', teacher, '--generations', 1, '--alpha', 3.5
+    )
+    assert code == 0
+    for row in read_history(tmp_path / 'run-gen1'):
+        expected = row['class_loss'] + 3.5 * row['distill_loss']
+        assert row['loss'] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_teacher_stays_bit_identical(teacher):
+    """Its running statistics and weights after use are those of the file."""
+    frozen = FrozenTeacher(teacher, 32, [mx.cpu()], 8)
+    images = mx.nd.random.uniform(0, 255, (8, 3, 112, 112))
+    first = frozen(images).asnumpy()
+    for _ in range(3):
+        frozen(mx.nd.random.uniform(0, 255, (8, 3, 112, 112)))
+    np.testing.assert_array_equal(frozen(images).asnumpy(), first)
+    _, arg_params, aux_params = checkpoint.load_embedding(teacher)
+    held = frozen.params()
+    for name, value in {**arg_params, **aux_params}.items():
+        if not name.startswith('fc7'):
+            np.testing.assert_array_equal(held[name].asnumpy(), value.asnumpy(), err_msg=name)
+
+
+def test_a_generation_killed_between_is_resumed(options, teacher, run_command, tmp_path):
+    """Resuming with one generation complete leaves it alone and goes on with the next."""
+    run_command('distill', *options, '--teacher', teacher, '--generations', 1)
+    done = (tmp_path / 'run-gen1' / 'model-0003.params').stat().st_mtime_ns
+    code, result, _ = run_command(
+        'distill', *options, '--teacher', teacher, '--generations', 2, '--resume'
+    )
+    assert code == 0
+    assert (tmp_path / 'run-gen1' / 'model-0003.params').stat().st_mtime_ns == done
+    assert result['model'] == f'{tmp_path}/run-gen2/model,3'
+
+
+@pytest.mark.parametrize(
+    'extra, message',
+    [
+        (['--network-option', 'emb_size=64'], 'embeddings of 32 values, the student of 64'),
+        (['--generations', 0], '--generations'),
+        (['--alpha', -1], '--alpha'),
+        (['--form', 'l1'], '--form'),
+    ],
+)
+def test_wrong_input_is_one_line(extra, message, options, teacher, run_command):
+    code, _, errors = run_command('distill', *options, '--teacher', teacher, *extra)
+    assert code == 2
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_a_missing_teacher_is_named(options, run_command):
+    code, _, errors = run_command('distill', *options, '--teacher', 'nothing,3')
+    assert code == 2
+    assert 'nothing-symbol.json' in errors
