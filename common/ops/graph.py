@@ -15,6 +15,8 @@ from ..names import DATA, LABEL, TEACHER
 
 ADDITIONS = ('elemwise_add', '_plus', '_Plus', '_add', 'broadcast_add', 'broadcast_plus')
 MODE = 'vg_mode'  # name of the node that tells a fused BatchNorm whether the network trains
+DIFFERENTIABLE = 4  # vg_bn_prelu's inputs after these are the mode and auxiliary states
+MANY_READERS = 8  # from here on MXNet adds up gradients in place (MXNET_EXEC_INPLACE_GRAD_SUM_CAP)
 
 
 @dataclass(eq=False)
@@ -64,7 +66,29 @@ def rewrite(symbol, shapes: dict, compiled: bool, fuse_norm: bool):
     for node in nodes:
         if compiled and _is_channel_scale((node, 0)):
             node.become('vg_scale', node.inputs)
+        elif _is_global_mean(node) and compiled:
+            node.become('vg_global_pool', node.inputs)
+        elif _is_global_mean(node):
+            node.become('mean', node.inputs, axis='(2, 3)', keepdims='True')
+    if compiled:
+        _buffer_gradients(nodes)
     return _assemble(heads, attrs)
+
+
+def _buffer_gradients(nodes: list) -> None:
+    """Put a copy before inputs of our operators whose gradient MXNet may ask to be added to.
+
+    Operators from a library overwrite the array they are given, even for grad_req='add'; the
+    gradient of a copy adds. Such inputs are variables, small ones here, and much-read tensors.
+    """
+    uses = Counter(entry for node in nodes for entry in node.inputs)
+    for node in nodes:
+        if not node.op.startswith('vg_'):
+            continue
+        for position, entry in enumerate(node.inputs[:DIFFERENTIABLE]):
+            if entry[0].op == 'null' or uses[entry] >= MANY_READERS:
+                copy = Node('_copy', f'{node.name}_input{position}', {}, [entry])
+                node.inputs[position] = (copy, 0)
 
 
 def _parse(symbol, shapes: dict, fixed: set) -> tuple:
@@ -148,6 +172,16 @@ def _is_channel_scale(entry: tuple) -> bool:
     )
 
 
+def _is_global_mean(node: Node) -> bool:
+    return (
+        node.op == 'Pooling'
+        and len(node.shape) == 4
+        and _flag(node, 'global_pool', False)
+        and node.attrs.get('pool_type', 'max') == 'avg'
+        and node.attrs.get('layout', 'None') in ('None', 'NCHW')
+    )
+
+
 def _fuse_sum(node: Node, uses: Counter) -> bool:
     """PReLU of a sum: absorbs the addition, and the SE scale of its first term."""
     addition = _only_use(node.inputs[0], uses)
@@ -194,25 +228,25 @@ def _mode() -> Node:
 
 
 def _compose_prelu(node: Node) -> None:
-    """relu(x) - slope * relu(-x), whose gradient is right in place and for slopes of any sign."""
-    x, slope = node.inputs
+    """slope * x + (1 - slope) * relu(x): the same values, with gradients that are right in place.
 
-    def part(op: str, suffix: str, *inputs, **attrs: str) -> tuple:
+    The products are depthwise 1x1 convolutions, several times faster than broadcast products.
+    """
+    x, slope = node.inputs
+    depthwise = len(node.shape) == 4 and _has_channel_slopes(node)
+
+    def part(suffix: str, op: str, *inputs, **attrs: str) -> tuple:
         return Node(op, f'{node.name}_{suffix}', attrs, list(inputs)), 0
 
-    positive = part('Activation', 'positive', x, act_type='relu')
-    negated = part('negative', 'negated', x)
-    negative = part('Activation', 'negative', negated, act_type='relu')
-    if len(node.shape) == 4 and _has_channel_slopes(node):
-        # A depthwise 1x1 convolution is several times faster than a broadcast product.
+    def product(suffix: str, left: tuple, right: tuple) -> tuple:
+        if not depthwise:
+            return part(suffix, 'broadcast_mul', left, right)
         channels = str(node.shape[1])
-        weight = part('Reshape', 'weight', slope, shape='(-1, 1, 1, 1)')
-        scaled = part(
-            'Convolution', 'scaled', negative, weight,
-            kernel='(1, 1)', num_filter=channels, num_group=channels, no_bias='True',
-        )  # fmt: skip
-    else:
-        shape = (1, -1, *[1] * (len(node.shape) - 2))
-        weight = part('Reshape', 'weight', slope, shape=str(shape))
-        scaled = part('broadcast_mul', 'scaled', negative, weight)
-    node.become('elemwise_sub', [positive, scaled])
+        options = {'kernel': '(1, 1)', 'num_filter': channels, 'num_group': channels}
+        return part(suffix, 'Convolution', left, right, no_bias='True', **options)
+
+    shape = (-1, 1, 1, 1) if depthwise else (1, -1, *[1] * (len(node.shape) - 2))
+    weight = part('slope', 'Reshape', slope, shape=str(shape))
+    rest = part('rest', '_rminus_scalar', weight, scalar='1')
+    positive = part('positive', 'Activation', x, act_type='relu')
+    node.become('elemwise_add', [product('line', x, weight), product('bend', positive, rest)])

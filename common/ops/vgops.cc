@@ -13,7 +13,10 @@
 
 #include <mxnet/lib_api.h>
 
+#include <algorithm>
 #include <cmath>
+#include <locale>
+#include <sstream>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -52,10 +55,10 @@ struct Layout {
 
 float* floats(Tensors* tensors, size_t index) { return tensors->at(index).data<float>(); }
 
-template <int kInputs, int kOutputs>
+template <int kInputs>
 MXReturnValue arity(const Attributes&, int* inputs, int* outputs) {
   *inputs = kInputs;
-  *outputs = kOutputs;
+  *outputs = 1;
   return MX_SUCCESS;
 }
 
@@ -170,6 +173,45 @@ MXReturnValue prelu_backward(const Attributes&, Tensors* inputs, Tensors* output
   return MX_SUCCESS;
 }
 
+// -------------------------------------------------------------------------------- global pool
+// y = mean of x over its positions; input x (N, C, H, W), output (N, C, 1, 1). In
+// training MXNet's own takes as long as all convolutions together, nearly all of it in the gradient.
+
+MXReturnValue pool_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
+  if (!shape_known(*inputs)) return MX_SUCCESS;
+  outputs->at(0) = {inputs->at(0)[0], inputs->at(0)[1], 1, 1};
+  return MX_SUCCESS;
+}
+
+MXReturnValue pool_forward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                           const OpResource&) {
+  const Layout layout(inputs->at(0));
+  const float* x = floats(inputs, 0);
+  float* y = floats(outputs, 0);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t r = 0; r < layout.rows(); ++r) {
+    const int64_t start = r * layout.positions;
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = start; i < start + layout.positions; ++i) sum += x[i];
+    y[r] = static_cast<float>(sum / layout.positions);
+  }
+  return MX_SUCCESS;
+}
+
+MXReturnValue pool_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                            const OpResource&) {
+  const Layout layout(inputs->at(1));
+  const float* dy = floats(inputs, 0);
+  float* dx = floats(outputs, 0);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t r = 0; r < layout.rows(); ++r) {
+    const int64_t start = r * layout.positions;
+    std::fill(dx + start, dx + start + layout.positions, dy[r] / layout.positions);
+  }
+  return MX_SUCCESS;
+}
+
 // ---------------------------------------------------------------------------------- SE scale
 // y = x * scale; inputs x (N, C, H, W), scale (N, C, 1, 1).
 
@@ -218,8 +260,8 @@ MXReturnValue scale_backward(const Attributes&, Tensors* inputs, Tensors* output
   return MX_SUCCESS;
 }
 
-// ------------------------------------------------------------------ BatchNorm, then PReLU or not
-// Inputs x (N, C, ...), gamma (C,), beta (C,), [slope (C,)], mode (1,), running mean and variance
+// ------------------------------------------------------------------------ BatchNorm, then PReLU
+// Inputs x (N, C, ...), gamma (C,), beta (C,), slope (C,), mode (1,), running mean and variance
 // (C,), which are auxiliary states. Outputs y, and the mean and 1/sqrt(variance + eps) it used.
 //
 // The library interface does not tell an operator whether the network trains, so the graph does:
@@ -227,18 +269,8 @@ MXReturnValue scale_backward(const Attributes&, Tensors* inputs, Tensors* output
 // Training normalises with the batch's mean and biased variance and moves the running averages
 // towards them; otherwise the running averages are used and stay as they are.
 
-template <bool kPrelu>
-struct NormInputs {
-  static constexpr int kGamma = 1;
-  static constexpr int kBeta = 2;
-  static constexpr int kSlope = 3;
-  static constexpr int kMode = 3 + kPrelu;
-  static constexpr int kMean = 4 + kPrelu;
-  static constexpr int kVariance = 5 + kPrelu;
-  static constexpr int kCount = 6 + kPrelu;
-};
-
-constexpr int kNormOutputs = 3;
+enum NormInput { kX, kGamma, kBeta, kSlope, kMode, kMean, kVariance, kNormInputs };
+enum NormOutput { kY, kUsedMean, kUsedInverse, kNormOutputs };
 
 bool training(const float* mode) { return mode[0] != 1.f; }
 
@@ -248,18 +280,37 @@ struct NormOptions {
   bool fix_gamma;
 
   explicit NormOptions(const Attributes& attributes)
-      : epsilon(std::stof(attributes.at("eps"))),
-        momentum(std::stof(attributes.at("momentum"))),
+      : epsilon(number(attributes.at("eps"))),
+        momentum(number(attributes.at("momentum"))),
         fix_gamma(attributes.at("fix_gamma") == "True") {}
+
+  // Not std::stof, which reads "0.9" as 0 in a program that has set a locale with decimal commas.
+  static float number(const std::string& text) {
+    std::istringstream stream(text);
+    stream.imbue(std::locale::classic());
+    float value = std::nanf("");
+    stream >> value;
+    return value;
+  }
 };
 
-template <bool kPrelu>
+MXReturnValue norm_arity(const Attributes& attributes, int* inputs, int* outputs) {
+  for (const char* name : {"eps", "momentum", "fix_gamma"}) {
+    if (attributes.count(name) == 0) {
+      MX_ERROR_MSG << "vg_bn_prelu needs the attribute " << name;
+      return MX_FAIL;
+    }
+  }
+  *inputs = kNormInputs;
+  *outputs = kNormOutputs;
+  return MX_SUCCESS;
+}
+
 MXReturnValue norm_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
-  using Inputs = NormInputs<kPrelu>;
   if (!shape_known(*inputs)) return MX_SUCCESS;
   const auto data = inputs->at(0);
-  for (int i = 1; i < Inputs::kCount; ++i) inputs->at(i) = {data[1]};
-  inputs->at(Inputs::kMode) = {1};
+  for (int i = 1; i < kNormInputs; ++i) inputs->at(i) = {data[1]};
+  inputs->at(kMode) = {1};
   outputs->at(0) = data;
   outputs->at(1) = outputs->at(2) = {data[1]};
   return MX_SUCCESS;
@@ -272,9 +323,8 @@ MXReturnValue dense_only(const Attributes&, Types* inputs, Types* outputs) {
   return MX_SUCCESS;
 }
 
-template <bool kPrelu>
 MXReturnValue norm_auxiliary(const Attributes&, std::vector<int>* indices) {
-  *indices = {NormInputs<kPrelu>::kMean, NormInputs<kPrelu>::kVariance};
+  *indices = {kMean, kVariance};
   return MX_SUCCESS;
 }
 
@@ -294,26 +344,25 @@ void channel_statistics(const Layout& layout, const float* x, int64_t c, double*
     }
   }
   const double count = static_cast<double>(layout.batch * layout.positions);
-  *mean = origin + sum / count;
-  *variance = std::fmax(0.0, squares / count - (sum / count) * (sum / count));
+  const double shift = sum / count, spread = squares / count - shift * shift;
+  *mean = origin + shift;
+  *variance = spread < 0 ? 0 : spread;  // keeps NaN
 }
 
-template <bool kPrelu>
 MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                            const OpResource&) {
-  using Inputs = NormInputs<kPrelu>;
   const NormOptions options(attributes);
-  const Layout layout(inputs->at(0));
-  const float* x = floats(inputs, 0);
-  const float* gamma = floats(inputs, Inputs::kGamma);
-  const float* beta = floats(inputs, Inputs::kBeta);
-  const float* slope = kPrelu ? floats(inputs, Inputs::kSlope) : nullptr;
-  const bool train = training(floats(inputs, Inputs::kMode));
-  float* running_mean = floats(inputs, Inputs::kMean);
-  float* running_variance = floats(inputs, Inputs::kVariance);
-  float* y = floats(outputs, 0);
-  float* used_mean = floats(outputs, 1);
-  float* used_inverse = floats(outputs, 2);
+  const Layout layout(inputs->at(kX));
+  const float* x = floats(inputs, kX);
+  const float* gamma = floats(inputs, kGamma);
+  const float* beta = floats(inputs, kBeta);
+  const float* slope = floats(inputs, kSlope);
+  const bool train = training(floats(inputs, kMode));
+  float* running_mean = floats(inputs, kMean);
+  float* running_variance = floats(inputs, kVariance);
+  float* y = floats(outputs, kY);
+  float* used_mean = floats(outputs, kUsedMean);
+  float* used_inverse = floats(outputs, kUsedInverse);
 #pragma omp parallel for schedule(static) if (layout.parallel())
   for (int64_t c = 0; c < layout.channels; ++c) {
     double mean = running_mean[c], variance = running_variance[c];
@@ -327,7 +376,7 @@ MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensor
     used_inverse[c] = static_cast<float>(1.0 / std::sqrt(variance + options.epsilon));
     const float factor = (options.fix_gamma ? 1.f : gamma[c]) * used_inverse[c];
     const float offset = beta[c];
-    const float negative = kPrelu ? slope[c] : 1.f;
+    const float negative = slope[c];
     for (int64_t n = 0; n < layout.batch; ++n) {
       const int64_t start = layout.row(n, c);
 #pragma omp simd
@@ -340,32 +389,30 @@ MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensor
   return MX_SUCCESS;
 }
 
-template <bool kPrelu>
 MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                             const OpResource&) {
-  using Inputs = NormInputs<kPrelu>;
-  constexpr int kX = kNormOutputs;  // after the gradients of the three outputs
-  constexpr int kY = kX + Inputs::kCount;
+  constexpr int kInputs = kNormOutputs;  // after the gradients of the outputs
+  constexpr int kOutputs = kInputs + kNormInputs;
   const NormOptions options(attributes);
-  const Layout layout(inputs->at(kX));
+  const Layout layout(inputs->at(kInputs + kX));
   const float* dy = floats(inputs, 0);
-  const float* x = floats(inputs, kX);
-  const float* gamma = floats(inputs, kX + Inputs::kGamma);
-  const float* beta = floats(inputs, kX + Inputs::kBeta);
-  const float* slope = kPrelu ? floats(inputs, kX + Inputs::kSlope) : nullptr;
-  const bool train = training(floats(inputs, kX + Inputs::kMode));
-  const float* mean = floats(inputs, kY + 1);
-  const float* inverse = floats(inputs, kY + 2);
-  float* dx = floats(outputs, 0);
-  float* dgamma = floats(outputs, Inputs::kGamma);
-  float* dbeta = floats(outputs, Inputs::kBeta);
-  float* dslope = kPrelu ? floats(outputs, Inputs::kSlope) : nullptr;
+  const float* x = floats(inputs, kInputs + kX);
+  const float* gamma = floats(inputs, kInputs + kGamma);
+  const float* beta = floats(inputs, kInputs + kBeta);
+  const float* slope = floats(inputs, kInputs + kSlope);
+  const bool train = training(floats(inputs, kInputs + kMode));
+  const float* mean = floats(inputs, kOutputs + kUsedMean);
+  const float* inverse = floats(inputs, kOutputs + kUsedInverse);
+  float* dx = floats(outputs, kX);
+  float* dgamma = floats(outputs, kGamma);
+  float* dbeta = floats(outputs, kBeta);
+  float* dslope = floats(outputs, kSlope);
   const double count = static_cast<double>(layout.batch * layout.positions);
 #pragma omp parallel for schedule(static) if (layout.parallel())
   for (int64_t c = 0; c < layout.channels; ++c) {
     const float centre = mean[c], offset = beta[c];
     const float factor = (options.fix_gamma ? 1.f : gamma[c]) * inverse[c];
-    const float negative = kPrelu ? slope[c] : 1.f;
+    const float negative = slope[c];
     double dz_sum = 0, dz_centred_sum = 0, slope_sum = 0;
     for (int64_t n = 0; n < layout.batch; ++n) {
       const int64_t start = layout.row(n, c);
@@ -380,7 +427,7 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
     }
     dgamma[c] = options.fix_gamma ? 0.f : static_cast<float>(dz_centred_sum * inverse[c]);
     dbeta[c] = static_cast<float>(dz_sum);
-    if (kPrelu) dslope[c] = static_cast<float>(slope_sum);
+    dslope[c] = static_cast<float>(slope_sum);
     // The batch's mean and variance depend on x; the running ones do not.
     const float mean_term = train ? dz_sum / count : 0.0;
     const float variance_term = train ? dz_centred_sum * inverse[c] * inverse[c] / count : 0.0;
@@ -395,8 +442,8 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
       }
     }
   }
-  floats(outputs, Inputs::kMode)[0] = 0.f;
-  for (int state : {Inputs::kMean, Inputs::kVariance}) {
+  floats(outputs, kMode)[0] = 0.f;
+  for (int state : {kMean, kVariance}) {
     for (int64_t c = 0; c < layout.channels; ++c) floats(outputs, state)[c] = 0.f;
   }
   return MX_SUCCESS;
@@ -407,48 +454,46 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
 REGISTER_OP(vg_prelu)
     .setForward(prelu_forward<false, false>, "cpu")
     .setBackward(prelu_backward<false, false>, "cpu")
-    .setParseAttrs(arity<2, 1>)
+    .setParseAttrs(arity<2>)
     .setInferType(float32_only)
     .setInferShape(prelu_shape<false, false>);
 
 REGISTER_OP(vg_add_prelu)
     .setForward(prelu_forward<false, true>, "cpu")
     .setBackward(prelu_backward<false, true>, "cpu")
-    .setParseAttrs(arity<3, 1>)
+    .setParseAttrs(arity<3>)
     .setInferType(float32_only)
     .setInferShape(prelu_shape<false, true>);
 
 REGISTER_OP(vg_scale_add_prelu)
     .setForward(prelu_forward<true, true>, "cpu")
     .setBackward(prelu_backward<true, true>, "cpu")
-    .setParseAttrs(arity<4, 1>)
+    .setParseAttrs(arity<4>)
     .setInferType(float32_only)
     .setInferShape(prelu_shape<true, true>);
+
+REGISTER_OP(vg_global_pool)
+    .setForward(pool_forward, "cpu")
+    .setBackward(pool_backward, "cpu")
+    .setParseAttrs(arity<1>)
+    .setInferType(float32_only)
+    .setInferShape(pool_shape);
 
 REGISTER_OP(vg_scale)
     .setForward(scale_forward, "cpu")
     .setBackward(scale_backward, "cpu")
-    .setParseAttrs(arity<2, 1>)
+    .setParseAttrs(arity<2>)
     .setInferType(float32_only)
     .setInferShape(scale_shape);
 
-REGISTER_OP(vg_bn)
-    .setForward(norm_forward<false>, "cpu")
-    .setBackward(norm_backward<false>, "cpu")
-    .setParseAttrs(arity<6, kNormOutputs>)
-    .setInferType(float32_only)
-    .setInferShape(norm_shape<false>)
-    .setInferSType(dense_only)
-    .setMutateInputs(norm_auxiliary<false>);
-
 REGISTER_OP(vg_bn_prelu)
-    .setForward(norm_forward<true>, "cpu")
-    .setBackward(norm_backward<true>, "cpu")
-    .setParseAttrs(arity<7, kNormOutputs>)
+    .setForward(norm_forward, "cpu")
+    .setBackward(norm_backward, "cpu")
+    .setParseAttrs(norm_arity)
     .setInferType(float32_only)
-    .setInferShape(norm_shape<true>)
+    .setInferShape(norm_shape)
     .setInferSType(dense_only)
-    .setMutateInputs(norm_auxiliary<true>);
+    .setMutateInputs(norm_auxiliary);
 
 MXReturnValue initialize(int version) {
   if (version / 100 == 109) return MX_SUCCESS;
