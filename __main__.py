@@ -14,7 +14,10 @@ COMMANDS = {
     'make-bin': ('common.make_bin', 'crops and a pair list -> verification .bin'),
     'train': ('recognition.train', 'train a network from scratch or go on with a checkpoint'),
     'distill': ('recognition.distill', 'train a student from a frozen teacher over generations'),
-    'export': ('deploy.export', 'checkpoint -> slim symbol and parameters (embedding only, no head)'),
+    'export': (
+        'deploy.export',
+        'checkpoint -> slim symbol and parameters, no head',
+    ),
     'verify': ('eval.verify', '10-fold 1:1 verification of a checkpoint on .bin targets'),
 }
 

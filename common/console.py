@@ -195,12 +195,17 @@ def command(
     -------
     function of argv that returns the exit code: 0, 2 for InputError, 1 for RunError or a failing
     disk, 130 after Ctrl-C. Set VARGFACENET_DEBUG=1 to see the traceback of any of them.
+    `main.parser()` makes the command's parser.
     """
 
-    def main(argv: Optional[Sequence[str]] = None) -> int:
+    def make_parser() -> Parser:
         description = (sys.modules[run.__module__].__doc__ or '').split('\n\n')[0]
         parser = Parser(prog=f'vargfacenet {name}', description=description)
         build_parser(parser)
+        return parser
+
+    def main(argv: Optional[Sequence[str]] = None) -> int:
+        parser = make_parser()
         set_up_logging()
         try:
             result = run(parser.parse_args(argv))
@@ -213,6 +218,7 @@ def command(
                 raise
             return _report(parser.prog, error)
 
+    main.parser = make_parser
     return main
 
 

@@ -116,6 +116,11 @@ class Embedder:
         module.init_params(arg_params=arg_params, aux_params=aux_params, initializer=None)
         self._module = module
 
+    def params(self) -> dict:
+        """Weights and running statistics by name, copied from the device as they are now."""
+        arg_params, aux_params = self._module.get_params()
+        return {**arg_params, **aux_params}
+
     def embed_batch(self, data: 'mx.nd.NDArray') -> 'mx.nd.NDArray':
         """Embeddings of one batch that is already in the network's layout.
 

@@ -15,8 +15,11 @@ from ..common.backend import parse_devices
 from ..common.errors import InputError
 from ..eval.embed import Embedder
 from ..eval.verification import VerificationResult, verify
+from ..symbol import get_symbol
 from .config import TrainConfig, add_arguments, resolve
+from .graph import embedding_size
 from .hooks import load_targets
+from .teacher import check_sizes
 from .train import connect, make_synthetic_data, print_results
 from .trainer import train
 
@@ -71,6 +74,9 @@ def run(args: argparse.Namespace) -> Optional[dict]:
     if not args.name:
         config = replace(config, name=f'{config.name}-distilled')
 
+    student = get_symbol(config.network, **config.network_options)
+    teacher, _, _ = checkpoint.load_embedding(config.teacher)
+    check_sizes(config.teacher, embedding_size(teacher), embedding_size(student))
     rows = {}
     if rank == 0:
         targets, devices = load_targets(config), parse_devices(config.devices)

@@ -6,6 +6,16 @@ from ..common.errors import InputError
 from ..eval.embed import Embedder
 
 
+def check_sizes(model: str, teacher_size: int, student_size: int) -> None:
+    """Raise InputError unless teacher `model` and student have embeddings of one size."""
+    if teacher_size != student_size:
+        raise InputError(
+            f'teacher {model} has embeddings of {teacher_size} values, the student of '
+            f'{student_size}; angular distillation needs equal sizes '
+            f'(--network-option emb_size={teacher_size})'
+        )
+
+
 class FrozenTeacher:
     """A checkpoint that only embeds: BatchNorm with running statistics, no gradients.
 
@@ -23,12 +33,7 @@ class FrozenTeacher:
     def __init__(self, model: str, student_size: int, devices, batch_size: int):
         symbol, arg_params, aux_params = checkpoint.load_embedding(model)
         self._embedder = Embedder(symbol, arg_params, aux_params, devices, batch_size)
-        size = self._embedder.embedding_size
-        if size != student_size:
-            raise InputError(
-                f'teacher {model} has embeddings of {size} values, the student of {student_size}; '
-                f'angular distillation needs equal sizes (--network-option emb_size={size})'
-            )
+        check_sizes(model, self._embedder.embedding_size, student_size)
 
     def __call__(self, images: 'mx.nd.NDArray') -> 'mx.nd.NDArray':
         """(N, 3, 112, 112) float32 RGB 0..255 -> (N, D) float32, not normalised."""

@@ -49,28 +49,31 @@ def assert_finite(values: dict) -> None:
 
 
 def test_learns_and_reports(options, run_command, tmp_path):
-    code, result, _ = run_command('train', *options, '--steps', 40, '--target', 'pairs')
+    code, result, _ = run_command(
+        'train', *options, '--steps', 32, '--verbose', 16, '--target', 'pairs'
+    )
     assert code == 0
-    assert result['steps'] == 40
+    assert result['steps'] == 32
     rows = read_history(tmp_path / 'run')
     losses = {row['step']: row['loss'] for row in rows if 'loss' in row}
-    assert list(losses) == list(range(4, 41, 4))
-    assert losses[40] < 0.5 * losses[4]
+    assert list(losses) == list(range(4, 33, 4))
+    assert losses[32] < 0.7 * losses[4]
     assert set(rows[0]) == {'step', 'loss', 'accuracy', 'learning_rate', 'images_per_second'}
-    assert [row['step'] for row in rows if 'pairs_accuracy' in row] == list(range(4, 41, 4))
+    assert [row['step'] for row in rows if 'pairs_accuracy' in row] == [16, 32]
     assert result['targets']['pairs']['accuracy'] > 0.5
     assert list((tmp_path / 'run' / 'mxboard').glob('events*'))
     config, state = load_state(
         tmp_path / 'run' / 'model', checkpoint_numbers(tmp_path / 'run' / 'model')[-1]
     )
-    assert state.step == 40
-    assert config.network_options == {'multiplier': 0.25, 'emb_size': 32}
+    assert state.step == 32
+    assert config.network_options == {'multiplier': 0.25, 'emb_size': 32, 'bn_mom': 0.5}
 
 
 def test_killed_and_resumed_ends_with_the_same_weights(run_options, tmp_path):
     """SIGKILL between two checkpoints; the network has dropout, the data are shuffled and
     mirrored, the learning rate changes at every step."""
     network = ['--network', 'r18_se', '--network-option', 'width=0.125']
+    run_options = [*run_options, '--verbose', 4]
     whole = start(*run_options, *network, '--name', 'whole')
     killed = start(*run_options, *network, '--name', 'killed')
     prefix = tmp_path / 'killed' / 'model'
@@ -108,7 +111,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(options, run_comman
     good = weights(tmp_path / 'run' / 'model', 1)
     code, _, errors = run_command(
         'train', *options, '--name', 'wild', '--pretrained', f'{tmp_path}/run/model,1',
-        '--steps', 100, '--lr', 1e30, '--warmup-steps', 0, '--loss', 'softmax',
+        '--steps', 100, '--verbose', 4, '--lr', 1e30, '--warmup-steps', 0, '--loss', 'softmax',
     )  # fmt: skip
     assert code == 1
     line = errors.strip().splitlines()[-1]
@@ -127,7 +130,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(options, run_comman
 def test_arcface_from_scratch_at_learning_rate_01(options, run_command, tmp_path):
     """The originals' best-known failure (issue 5 there): no warm-up, ArcFace, lr 0.1."""
     code, result, _ = run_command(
-        'train', *options, '--lr', 0.1, '--warmup-steps', 0, '--steps', 60, '--loss', 'arcface'
+        'train', *options, '--lr', 0.1, '--warmup-steps', 0, '--steps', 40, '--loss', 'arcface'
     )
     assert code == 0
     losses = [row['loss'] for row in read_history(tmp_path / 'run') if 'loss' in row]
@@ -143,7 +146,7 @@ def test_arcface_from_scratch_at_learning_rate_01(options, run_command, tmp_path
 
 @pytest.mark.parametrize('ckpt, kept', [(0, []), (1, [3]), (2, [1, 2, 3])])
 def test_which_checkpoints_are_kept(ckpt, kept, options, run_command, tmp_path):
-    code, _, _ = run_command('train', *options, '--ckpt', ckpt)
+    code, _, _ = run_command('train', *options, '--ckpt', ckpt, '--verbose', 4)
     assert code == 0
     assert checkpoint_numbers(tmp_path / 'run' / 'model') == kept
 
@@ -258,8 +261,8 @@ def test_two_dist_sync_workers_train_together(options, tmp_path):
     lines = [line for line in done.stdout.splitlines() if line.startswith('{')]
     assert len(lines) == 1
     result = json.loads(lines[0])
-    config, state = load_state(tmp_path / 'run' / 'model', 3)
+    config, state = load_state(tmp_path / 'run' / 'model', 1)
     assert (config.num_workers, config.global_batch_size, state.step) == (2, 8, 12)
-    assert result['model'] == f'{tmp_path}/run/model,3'
+    assert result['model'] == f'{tmp_path}/run/model,1'
     losses = [row['loss'] for row in read_history(tmp_path / 'run') if 'loss' in row]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
