@@ -6,11 +6,12 @@ and no loss, so that InsightFace's tools load it. Its parameters may hold the cl
 """
 
 import re
+import shutil
 from pathlib import Path
 from typing import Optional
 
 from .backend import mx
-from .errors import InputError
+from .errors import InputError, RunError
 from .files import PathLike, atomic_path, atomic_write, input_file
 from .names import CLASSIFIER_PREFIX, DATA, EMBEDDING_OUTPUT, IMAGE_SHAPE
 
@@ -59,11 +60,22 @@ def load_params(path: PathLike) -> tuple[Params, Params]:
 
 
 def save_params(path: PathLike, arg_params: Params, aux_params: Params) -> None:
-    """Write a `.params` file whole or not at all."""
+    """Write a `.params` file whole or not at all; RunError where the disk does not take it."""
     stored = {f'arg:{name}': value for name, value in arg_params.items()}
     stored.update({f'aux:{name}': value for name, value in aux_params.items()})
     with atomic_path(path) as temporary:
-        mx.nd.save(str(temporary), stored)
+        try:
+            mx.nd.save(str(temporary), stored)
+            # MXNet does not look at what closing the file answers, where a full disk shows last
+            whole = mx.nd.load(str(temporary)).keys() == stored.keys()
+        except mx.MXNetError:
+            whole = False
+        if not whole:
+            free = shutil.disk_usage(Path(path).parent).free
+            raise RunError(
+                f'{path} could not be written whole ({free / 1e6:.0f} MB are free there); '
+                'nothing was left behind, the checkpoints before it are as they were'
+            )
 
 
 def save_symbol(prefix: PathLike, symbol: 'mx.sym.Symbol') -> None:

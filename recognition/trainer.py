@@ -17,6 +17,7 @@ from ..eval.embed import Embedder
 from ..eval.verification import VerificationResult
 from ..symbol import get_symbol
 from .config import TrainConfig
+from .curves import plot_curves
 from .data import FaceRecordIter
 from .graph import embedding_size, training_module
 from .hooks import History, LogHook, SaveHook, Stopwatch, VerifyHook, load_targets, stop_signals
@@ -244,6 +245,8 @@ def train(
         run.data.close()
         if history:
             history.close()
+    if writes:
+        plot_curves(config.run_folder, config.name)
     return TrainResult(
         model=f'{config.prefix},{state.number}',
         best_model=f'{config.prefix},{state.best_number}',

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from vargfacenet.common import checkpoint
@@ -62,6 +63,7 @@ def test_learns_and_reports(options, run_command, tmp_path):
     assert [row['step'] for row in rows if 'pairs_accuracy' in row] == [16, 32]
     assert result['targets']['pairs']['accuracy'] > 0.5
     assert list((tmp_path / 'run' / 'mxboard').glob('events*'))
+    assert cv2.imread(str(tmp_path / 'run' / 'curves.png')).std() > 5  # something is drawn
     config, state = load_state(
         tmp_path / 'run' / 'model', checkpoint_numbers(tmp_path / 'run' / 'model')[-1]
     )
@@ -225,6 +227,22 @@ def test_read_only_output_folder(options, run_command):
     code, _, errors = run_command('train', *options, '--models-root', '/proc/nowhere')
     assert code == 2
     assert 'cannot write here' in errors
+
+
+def test_a_disk_that_takes_no_more_is_one_line(options, tmp_path):
+    """A limit on file sizes stands in for a full disk: writing the parameters stops half-way."""
+    limited = (
+        'import resource, sys; from vargfacenet.__main__ import main; '
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); sys.exit(main())'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', limited, 'train', *map(str, options), '--steps', '2'],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert 'model-0001.params could not be written whole' in done.stderr.splitlines()[-1]
+    assert 'Traceback' not in done.stderr
+    assert not [path.name for path in (tmp_path / 'run').iterdir() if '0001' in path.name]
 
 
 def test_user_tables_are_laid_over_the_presets(options, run_command, tmp_path, patterns):

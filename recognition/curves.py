@@ -1,0 +1,38 @@
+"""A picture of a run: loss, learning rate and verification accuracy over its steps."""
+
+from pathlib import Path
+
+from ..common.files import atomic_path
+from .hooks import read_history
+
+
+def plot_curves(folder: Path, title: str) -> Path:
+    """Draw the history of the run in `folder` as `curves.png` beside it; returns its path."""
+    # loaded here, since nothing else of a training run needs it; Figure needs no display
+    from matplotlib.figure import Figure
+
+    rows = read_history(folder)
+    logged = [row for row in rows if 'loss' in row]
+    targets = sorted({name for row in rows for name in row if name.endswith('_accuracy')})
+    figure = Figure(figsize=(12, 3.5), layout='constrained')
+    loss_axis, rate_axis, accuracy_axis = figure.subplots(1, 3)
+    steps = [row['step'] for row in logged]
+    for name in ('loss', 'class_loss', 'distill_loss'):
+        if logged and name in logged[0]:
+            loss_axis.plot(steps, [row[name] for row in logged], label=name.replace('_', ' '))
+    loss_axis.set_ylim(bottom=0)
+    rate_axis.plot(steps, [row['learning_rate'] for row in logged], label='learning rate')
+    accuracy_axis.plot(steps, [100 * row['accuracy'] for row in logged], label='training')
+    for name in targets:
+        points = [(row['step'], 100 * row[name]) for row in rows if name in row]
+        accuracy_axis.plot(*zip(*points), marker='o', label=name.removesuffix('_accuracy'))
+    accuracy_axis.set_ylabel('accuracy (%)')
+    for axis in (loss_axis, rate_axis, accuracy_axis):
+        axis.set_xlabel('step')
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    figure.suptitle(title)
+    path = Path(folder) / 'curves.png'
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    return path

@@ -1,0 +1,97 @@
+"""How tables, data set and command line become one frozen configuration."""
+
+import argparse
+import dataclasses
+
+import pytest
+from vargfacenet.common.console import Parser
+from vargfacenet.common.errors import InputError
+from vargfacenet.recognition.config import TrainConfig, add_arguments, key_value, resolve
+
+
+def parse(*words) -> argparse.Namespace:
+    parser = Parser()
+    add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def test_the_recipe_of_the_paper(patterns):
+    """Batch 512, ArcFace s 64 m 0.5, lr 0.1 with warm-up and cosine, VarGFaceNet at 1.25."""
+    config = resolve(parse('--recipe', 'paper', '--data-dir', patterns, '--per-batch-size', 8))
+    assert (config.network, config.network_options) == ('vargfacenet', {})
+    assert config.loss_options == {'s': 64.0, 'm1': 1.0, 'm2': 0.5, 'm3': 0.0}
+    assert (config.lr, config.lr_mode, config.wd, config.mom) == (0.1, 'cosine', 5e-4, 0.9)
+    assert config.warmup_steps == 10000
+
+
+def test_the_recipe_divides_its_batch_among_the_devices(patterns):
+    """512 images a step on any number of devices: more than the 48 images there are."""
+    for devices in ('cpu', 'gpu:0,1'):
+        with pytest.raises(InputError, match='fewer than one step of 512'):
+            resolve(parse('--recipe', 'paper', '--data-dir', patterns, '--devices', devices))
+
+
+def test_the_recipe_expects_its_data_set():
+    with pytest.raises(InputError, match=r'ms1m-retinaface-t1.*does not exist'):
+        resolve(parse('--recipe', 'paper'))
+
+
+def test_a_property_that_disagrees_with_the_preset(patterns, tmp_path):
+    tables = tmp_path / 'mine.py'
+    tables.write_text(f'dataset = dict(mine=dict(data_dir={str(patterns)!r}, num_classes=93431))')
+    with pytest.raises(InputError, match=r'says 6 classes.*expects 93431'):
+        resolve(parse('--config', tables, '--dataset', 'mine'))
+
+
+def test_the_command_line_wins(patterns, tmp_path):
+    tables = tmp_path / 'mine.py'
+    tables.write_text('default = dict(lr=0.3, mom=0.7, per_batch_size=4)')
+    config = resolve(parse('--data-dir', patterns, '--config', tables, '--lr', 0.2))
+    assert (config.lr, config.mom, config.per_batch_size) == (0.2, 0.7, 4)
+
+
+def test_epochs_become_steps(patterns):
+    config = resolve(parse('--data-dir', patterns, '--per-batch-size', 10, '--epochs', 3))
+    assert (config.num_images, config.steps_per_epoch, config.total_steps) == (48, 4, 12)
+    shared = resolve(
+        parse('--data-dir', patterns, '--per-batch-size', 10, '--epochs', 3), num_workers=2
+    )
+    assert (shared.global_batch_size, shared.total_steps) == (20, 6)
+
+
+def test_presets_are_not_changed_by_resolving(patterns):
+    first = resolve(parse('--data-dir', patterns, '--loss', 'cosface', '--loss-option', 's=20',
+                          '--per-batch-size', 8))  # fmt: skip
+    second = resolve(parse('--data-dir', patterns, '--loss', 'cosface', '--per-batch-size', 8))
+    assert (first.loss_options['s'], second.loss_options['s']) == (20, 64.0)
+
+
+def test_json_round_trip_and_differences(patterns):
+    config = resolve(parse('--data-dir', patterns, '--per-batch-size', 8, '--target', 'pairs'))
+    assert TrainConfig.from_json(config.to_json()) == config
+    other = dataclasses.replace(config, lr=0.5, frequent=7)
+    assert config.differences(other) == ['lr 0.1, saved 0.5']  # frequent changes no weight
+    with pytest.raises(InputError, match="did you mean 'lr'"):
+        TrainConfig.from_json(config.to_json().replace('"lr":', '"lrr":'))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.lr = 1.0
+
+
+@pytest.mark.parametrize(
+    'text, expected',
+    [('a=1', ('a', 1)), ('a=0.5', ('a', 0.5)), ('a=True', ('a', True)), ('a=relu', ('a', 'relu'))],
+)
+def test_options_are_typed(text, expected):
+    assert key_value(text) == expected
+
+
+@pytest.mark.parametrize('text', ['a', '=1'])
+def test_options_need_key_and_value(text):
+    with pytest.raises(argparse.ArgumentTypeError, match='KEY=VALUE'):
+        key_value(text)
+
+
+@pytest.mark.parametrize('steps', ['1,x', '20,10', '0,5', ''])
+def test_wrong_lr_steps(steps, patterns):
+    with pytest.raises(InputError, match='lr-steps'):
+        resolve(parse('--data-dir', patterns, '--lr-mode', 'step', '--lr-steps', steps))
