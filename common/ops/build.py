@@ -48,7 +48,8 @@ def library() -> Optional[Path]:
         if not ready:
             log.warning(
                 'no C++ compiler: training runs on stock operators, several times slower; '
-                'install g++ (Debian, Ubuntu: apt-get install g++) or set CXX'
+                'install g++ (Debian, Ubuntu: apt-get install g++) or set CXX. Until then '
+                'DNNL_MAX_CPU_ISA=AVX2 in the environment makes it up to 3 times faster'
             )
         return ready[0] if ready else None
     name = f'vgops-{key}-{_digest(_version(compiler))}.so'

@@ -87,8 +87,9 @@ def _buffer_gradients(nodes: list) -> None:
             continue
         for position, entry in enumerate(node.inputs[:DIFFERENTIABLE]):
             if entry[0].op == 'null' or uses[entry] >= MANY_READERS:
-                copy = Node('_copy', f'{node.name}_input{position}', {}, [entry])
-                node.inputs[position] = (copy, 0)
+                name = f'{node.name}_input{position}'
+                # Without an attribute that differs MXNet merges equal copies into one again.
+                node.inputs[position] = (Node('_copy', name, {'__reader__': name}, [entry]), 0)
 
 
 def _parse(symbol, shapes: dict, fixed: set) -> tuple:
@@ -248,5 +249,9 @@ def _compose_prelu(node: Node) -> None:
     shape = (-1, 1, 1, 1) if depthwise else (1, -1, *[1] * (len(node.shape) - 2))
     weight = part('slope', 'Reshape', slope, shape=str(shape))
     rest = part('rest', '_rminus_scalar', weight, scalar='1')
-    positive = part('positive', 'Activation', x, act_type='relu')
+    if depthwise:
+        positive = part('positive', 'Activation', x, act_type='relu')
+    else:
+        # MXNet's inference would fold an Activation into a FullyConnected that others read too.
+        positive = part('positive', 'relu', x)
     node.become('elemwise_add', [product('line', x, weight), product('bend', positive, rest)])

@@ -267,7 +267,9 @@ MXReturnValue scale_backward(const Attributes&, Tensors* inputs, Tensors* output
 // The library interface does not tell an operator whether the network trains, so the graph does:
 // `mode` is the output of a Dropout of a one, which is 1 exactly when it does not train.
 // Training normalises with the batch's mean and biased variance and moves the running averages
-// towards them; otherwise the running averages are used and stay as they are.
+// towards them; otherwise the running averages are used and stay as they are. They move in the
+// forward pass: MXNet moves its own in the backward pass without telling its engine, so that a
+// reader may get the old ones.
 
 enum NormInput { kX, kGamma, kBeta, kSlope, kMode, kMean, kVariance, kNormInputs };
 enum NormOutput { kY, kUsedMean, kUsedInverse, kNormOutputs };

@@ -1,0 +1,333 @@
+"""`accelerate`: the same names and values, with gradients that finite differences confirm."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from exact_graph import exact_prelu
+from reference import gradient
+from vargfacenet.common import ops
+from vargfacenet.common.backend import mx
+from vargfacenet.common.errors import InputError
+from vargfacenet.common.ops import graph
+
+needs_compiler = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
+FORMS = [
+    pytest.param({'compiled': True, 'fuse_norm': True}, id='fused', marks=needs_compiler),
+    pytest.param({'compiled': True, 'fuse_norm': False}, id='inference', marks=needs_compiler),
+    pytest.param({'compiled': False, 'fuse_norm': True}, id='stock'),
+]
+BATCH = 3
+
+
+def convolution(x, name, channels=4, kernel=3, **options):
+    pad = (kernel // 2, kernel // 2)
+    return mx.sym.Convolution(
+        x, name=name, num_filter=channels, kernel=(kernel, kernel), pad=pad, **options
+    )
+
+
+def prelu(x, name, **options):
+    return mx.sym.LeakyReLU(x, name=name, act_type='prelu', **options)
+
+
+def norm(x, name, **options):
+    return mx.sym.BatchNorm(x, name=name, fix_gamma=False, eps=2e-5, **options)
+
+
+def squeeze_excite(x, name):
+    scale = mx.sym.Pooling(x, global_pool=True, kernel=(7, 7), pool_type='avg')
+    scale = prelu(convolution(scale, f'{name}_conv1', 2, 1), f'{name}_act')
+    scale = mx.sym.Activation(convolution(scale, f'{name}_conv2', 4, 1), act_type='sigmoid')
+    return mx.sym.broadcast_mul(x, scale)
+
+
+def small_network():
+    """Everything the networks of the family have around their PReLUs, with a head on top.
+
+    Returns the symbol with the outputs softmax (N, 3) and the embedding (N, 6), and the shapes of
+    its inputs.
+    """
+    x = mx.sym.Variable('data') * 0.5
+    x = prelu(norm(convolution(x, 'stem', no_bias=True), 'stem_bn', momentum=0.8), 'stem_act')
+    shortcut = norm(convolution(x, 'short', num_group=2), 'short_bn')
+    body = prelu(norm(convolution(x, 'body1'), 'body1_bn'), 'body1_act')
+    body = norm(convolution(body, 'body2'), 'body2_bn')
+    x = prelu(squeeze_excite(body, 'se') + shortcut, 'unit1_act')
+    first, second = convolution(x, 'left'), convolution(x, 'right')
+    x = prelu(mx.sym.elemwise_add(first, second), 'unit2_act')
+    x = x + squeeze_excite(x, 'se2')
+    x = prelu(mx.sym.FullyConnected(x, num_hidden=6, name='dense'), 'dense_act')
+    slope = mx.sym.Variable('slow_gamma', lr_mult=0.1, wd_mult=0.0)
+    x = prelu(norm(x, 'fc1'), 'slow', gamma=slope)
+    logits = mx.sym.FullyConnected(x, num_hidden=3, name='fc7')
+    softmax = mx.sym.SoftmaxOutput(logits, mx.sym.Variable('softmax_label'), name='softmax')
+    shapes = {'data': (BATCH, 3, 5, 7), 'softmax_label': (BATCH,)}
+    return mx.sym.Group([softmax, mx.sym.BlockGrad(x, name='embedding')]), shapes
+
+
+def values_of(symbol, shapes, rng):
+    """Random float64 values, exact in float32, of all arguments and auxiliary states."""
+    arguments, _, auxiliary = symbol.infer_shape(**shapes)
+    names = symbol.list_arguments() + symbol.list_auxiliary_states()
+    values = {name: rng.randn(*shape) for name, shape in zip(names, arguments + auxiliary)}
+    for name in values:
+        if name.endswith('label'):
+            values[name] = np.arange(shapes[name][0]) % 3.0
+        elif name.endswith('moving_var'):
+            values[name] = 0.5 + np.abs(values[name])
+    return {name: value.astype(np.float32).astype(np.float64) for name, value in values.items()}
+
+
+def bind(symbol, values, dtype='float32', grad_req='null'):
+    """Executor with the given values, one gradient array an argument where asked."""
+    arguments = {n: mx.nd.array(values[n], dtype=dtype) for n in symbol.list_arguments()}
+    auxiliary = {n: mx.nd.array(values[n], dtype=dtype) for n in symbol.list_auxiliary_states()}
+    gradients = None if grad_req == 'null' else {n: a.zeros_like() for n, a in arguments.items()}
+    return symbol.bind(mx.cpu(), arguments, gradients, grad_req, auxiliary)
+
+
+def forward(symbol, values, train=False, dtype='float32'):
+    """Outputs; bound with gradients to train, since without MXNet folds BatchNorm for inference."""
+    executor = bind(symbol, values, dtype, 'write' if train else 'null')
+    return [output.asnumpy() for output in executor.forward(is_train=train)]
+
+
+def assert_close(actual, expected, tolerance):
+    limit = tolerance * max(np.abs(expected).max(), 1e-30)
+    assert np.abs(actual - expected).max() <= limit, np.abs(actual - expected).max() / limit
+
+
+def loss_network():
+    """small_network with a smooth loss instead of its head."""
+    symbol, shapes = small_network()
+    embedding = symbol.get_internals()['slow_output']
+    return mx.sym.MakeLoss(mx.sym.sum(mx.sym.sin(embedding))), {'data': shapes['data']}
+
+
+def operators(symbol):
+    return Counter(node['op'] for node in json.loads(symbol.tojson())['nodes'])
+
+
+@needs_compiler
+def test_every_pattern_is_replaced():
+    symbol, shapes = small_network()
+    counts = operators(ops.accelerate(symbol, shapes))
+    assert counts['vg_bn_prelu'] == 3
+    assert counts['vg_prelu'] == 3  # two in the squeezes, one after the FullyConnected
+    assert counts['vg_scale_add_prelu'] == counts['vg_add_prelu'] == counts['vg_scale'] == 1
+    assert counts['vg_global_pool'] == 2
+    assert counts['LeakyReLU'] == counts['broadcast_mul'] == counts['Pooling'] == 0
+    assert counts['BatchNorm'] == 2
+    without_norm = operators(ops.accelerate(symbol, shapes, training=False))
+    assert (without_norm['vg_bn_prelu'], without_norm['BatchNorm']) == (0, 5)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_names_shapes_and_attributes_stay(form):
+    symbol, shapes = small_network()
+    before = symbol.tojson()
+    fast = graph.rewrite(symbol, shapes, **form)
+    assert symbol.tojson() == before
+    assert fast.list_arguments() == symbol.list_arguments()
+    assert fast.list_auxiliary_states() == symbol.list_auxiliary_states()
+    assert fast.list_outputs() == symbol.list_outputs()
+    assert fast.infer_shape(**shapes) == symbol.infer_shape(**shapes)
+    attributes = fast.attr_dict()
+    assert attributes['slow_gamma']['__lr_mult__'] == '0.1'
+    assert attributes['slow_gamma']['__wd_mult__'] == '0.0'
+    for name, shape in zip(symbol.list_arguments(), symbol.infer_shape(**shapes)[0]):
+        given = attributes.get(name, {}).get('__shape__')
+        assert given == (None if name in shapes else str(shape))
+    assert 'body1_act_output' in fast.get_internals().list_outputs() or form['fuse_norm']
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_twice_is_once(form):
+    symbol, shapes = small_network()
+    fast = graph.rewrite(symbol, shapes, **form)
+    assert graph.rewrite(fast, shapes, **form).tojson() == fast.tojson()
+
+
+@pytest.mark.parametrize('batch', [1, BATCH, 7])
+@pytest.mark.parametrize('form', FORMS)
+def test_outputs_are_those_of_the_official_network_at_any_batch_size(rng, form, batch):
+    symbol, shapes = small_network()
+    fast = graph.rewrite(symbol, shapes, **form)
+    shapes = {name: (batch, *shape[1:]) for name, shape in shapes.items()}
+    values = values_of(symbol, shapes, rng)
+    for train in (False, True):
+        expected = forward(symbol, values, train, 'float64')
+        for actual, output in zip(forward(fast, values, train), expected):
+            # With one image BatchNorm divides by a deviation of zero after the dense layer.
+            assert_close(actual, output, 1e-5 if batch > 1 or not train else 5e-2)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_gradients_are_finite_differences(rng, form):
+    """Of every vector entry by entry, of larger arrays along a random direction."""
+    symbol, shapes = loss_network()
+    values = values_of(symbol, shapes, rng)
+    exact = bind(exact_prelu(symbol, flat=('dense_act', 'slow')), values, 'float64', 'write')
+    executor = bind(graph.rewrite(symbol, shapes, **form), values, grad_req='write')
+    executor.forward(is_train=True)
+    executor.backward()
+    for name in symbol.list_arguments():
+
+        def loss(moved, name=name):
+            exact.arg_dict[name][:] = mx.nd.array(moved, dtype='float64')
+            return exact.forward(is_train=True)[0].asscalar()
+
+        found = executor.grad_dict[name].asnumpy().astype(np.float64)
+        if found.ndim == 1:
+            expected = gradient(loss, values[name])
+        else:
+            direction = rng.randn(*found.shape)
+            found = np.sum(found * direction)
+            expected = gradient(
+                lambda step, n=name, d=direction: loss(values[n] + step * d, n), np.zeros(())
+            )
+        loss(values[name])  # puts the values back
+        # A constant before BatchNorm has no influence: its gradient is rounding only.
+        limit = 1e-4 if name.endswith('_bias') else 1e-5
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=limit, err_msg=name)
+
+
+def test_the_stock_gradient_is_what_we_replace(rng):
+    """If this fails, MXNet has been repaired and the detour for PReLU is a matter of speed only."""
+    x = prelu(mx.sym.FullyConnected(mx.sym.Variable('data'), num_hidden=3, name='dense'), 'act')
+    values = values_of(x, {'data': (4, 2)}, rng)
+    executor = bind(x, values, grad_req='write')
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.ones((4, 3)))
+    inputs = values['data'] @ values['dense_weight'].T + values['dense_bias']
+    right = np.minimum(inputs, 0).sum(0)
+    actual = executor.grad_dict['act_gamma'].asnumpy()
+    np.testing.assert_allclose(actual, right * values['act_gamma'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_gradients_can_be_added_up(rng, form):
+    """grad_req='add', and MXNet's own adding in place for a tensor with many readers."""
+    x = mx.sym.Variable('data') * 1
+    x = mx.sym.add_n(*[prelu(x, f'act{number}') for number in range(9)])
+    values = values_of(x, {'data': (2, 3, 4, 5)}, rng)
+    fast = graph.rewrite(x, {'data': (2, 3, 4, 5)}, **form)
+    once, twice = (bind(fast, values, grad_req=request) for request in ('write', 'add'))
+    for executor in (once, twice, twice):
+        executor.forward(is_train=True)
+        executor.backward(mx.nd.ones((2, 3, 4, 5)))
+    slopes = sum(values[f'act{number}_gamma'] for number in range(9)).reshape(1, 3, 1, 1)
+    expected = np.where(values['data'] > 0, 9, slopes)
+    assert_close(once.grad_dict['data'].asnumpy(), expected, 1e-6)
+    for name, total in twice.grad_dict.items():
+        assert_close(total.asnumpy(), 2 * once.grad_dict[name].asnumpy(), 1e-6)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_one_executor_trains_and_infers_in_turn(rng, form):
+    """The running averages follow MXNet's through three steps, and inference uses them."""
+    symbol, shapes = small_network()
+    values = values_of(symbol, shapes, rng)
+    fast = bind(graph.rewrite(symbol, shapes, **form), values, grad_req='write')
+    stock = bind(symbol, values, grad_req='write')
+    for _ in range(3):
+        for executor in (fast, stock):
+            executor.forward(is_train=True)
+            executor.backward([mx.nd.zeros(output.shape) for output in executor.outputs])
+        mx.nd.waitall()  # reading the averages does not wait for MXNet's BatchNorm to move them
+        for name in stock.aux_dict:
+            assert_close(fast.aux_dict[name].asnumpy(), stock.aux_dict[name].asnumpy(), 2e-6)
+        kept = {name: array.asnumpy() for name, array in fast.aux_dict.items()}
+        outputs = [executor.forward(is_train=False)[0].asnumpy() for executor in (fast, stock)]
+        assert_close(*outputs, 1e-5)
+        for name, array in fast.aux_dict.items():
+            np.testing.assert_array_equal(array.asnumpy(), kept[name])
+
+
+@needs_compiler
+def test_batch_norm_with_other_rules_stays_stock(rng):
+    x = mx.sym.Variable('data')
+    frozen = prelu(norm(x, 'frozen', use_global_stats=True), 'a')
+    read_twice = norm(x, 'twice')
+    read_twice = prelu(read_twice, 'b') + read_twice
+    last_axis = prelu(norm(x, 'last', axis=3), 'c')
+    head = prelu(norm(x, 'head'), 'd')
+    symbol = mx.sym.Group([frozen + read_twice + last_axis, head])
+    shapes = {'data': (2, 3, 4, 5)}
+    fast = ops.accelerate(symbol, shapes)
+    assert operators(fast)['BatchNorm'] == 4
+    assert fast.list_outputs() == symbol.list_outputs()
+    values = values_of(symbol, shapes, rng)
+    for train in (True, False):
+        expected = forward(symbol, values, train, 'float64')
+        for actual, output in zip(forward(fast, values, train), expected):
+            assert_close(actual, output, 1e-5)
+
+
+@needs_compiler
+def test_products_and_sums_of_other_shapes_stay_stock(rng):
+    """A parameter (1, C, 1, 1) looks like a scale at batch size 1 and must not be taken for it."""
+    x = mx.sym.Variable('data')
+    weight = mx.sym.Variable('weight', shape=(1, 3, 1, 1))
+    constant = mx.sym.Variable('constant', shape=(1, 3, 4, 5))
+    scaled = mx.sym.broadcast_mul(x, weight)
+    shifted = prelu(mx.sym.broadcast_add(x, constant), 'act')
+    symbol = mx.sym.Group([scaled, shifted])
+    fast = ops.accelerate(symbol, {'data': (1, 3, 4, 5)})
+    assert {'broadcast_mul', 'broadcast_add', 'vg_prelu'} <= set(operators(fast))
+    values = values_of(symbol, {'data': (2, 3, 4, 5)}, rng)
+    for actual, expected in zip(forward(fast, values), forward(symbol, values)):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_one_slope_for_all_channels(rng, form):
+    slope = mx.sym.Variable('slope', shape=(1,))
+    symbol = mx.sym.sum(prelu(mx.sym.Variable('data'), 'act', gamma=slope))
+    values = values_of(symbol, {'data': (2, 3, 4, 5)}, rng)
+    executor = bind(graph.rewrite(symbol, {'data': (2, 3, 4, 5)}, **form), values, grad_req='write')
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.ones(1))
+    assert_close(executor.outputs[0].asnumpy(), forward(symbol, values)[0], 1e-5)
+    expected = np.minimum(values['data'], 0).sum()
+    assert_close(executor.grad_dict['slope'].asnumpy(), expected, 1e-5)
+
+
+def test_an_input_without_a_shape_is_named():
+    symbol = mx.sym.dot(mx.sym.Variable('data'), mx.sym.Variable('memory'))
+    with pytest.raises(InputError, match="'memory' does not follow"):
+        ops.accelerate(symbol, {'data': (2, 3)})
+
+
+SWITCHED_OFF = """
+import json, sys
+from vargfacenet.common import ops
+from vargfacenet.common.backend import mx
+x = mx.sym.LeakyReLU(mx.sym.Variable('data'), act_type='prelu', name='act')
+fast = [ops.accelerate(x, {'data': (2, 3, 4, 5)}) for _ in range(2)][-1]
+assert not ops.available()
+print(fast.tojson())
+"""
+
+
+def test_switched_off_by_the_environment():
+    environment = {**os.environ, 'VARGFACENET_OPS': 'off'}
+    done = subprocess.run(
+        [sys.executable, '-c', SWITCHED_OFF], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    names = {node['op'] for node in json.loads(done.stdout)['nodes']}
+    assert not any(name.startswith('vg_') or name == 'LeakyReLU' for name in names)
+    assert done.stderr.count('VARGFACENET_OPS=off') == 1
+
+
+def test_log_has_no_warning_with_a_compiler(caplog):
+    with caplog.at_level(logging.WARNING, logger='vargfacenet'):
+        if ops.available():
+            assert not caplog.records
