@@ -43,7 +43,7 @@ _vgf_install() { # extras...
   local target="$_vgf_root" list
   list=$(IFS=,; echo "$*")
   [ -n "$list" ] && target="$_vgf_root[$list]"
-  _vgf_say "installing packages (about 400 MB, a few minutes the first time)"
+  _vgf_say "installing packages into $_vgf_venv (about 400 MB the first time)"
   if [ -x "$_vgf_venv/bin/pip" ]; then
     "$_vgf_venv/bin/python" -m pip install --quiet --disable-pip-version-check \
       -c "$_vgf_root/requirements.lock" -e "$target" >&2
@@ -51,18 +51,24 @@ _vgf_install() { # extras...
     uv pip install --quiet --python "$_vgf_venv/bin/python" \
       -c "$_vgf_root/requirements.lock" -e "$target" >&2
   fi || { _vgf_say "installing packages failed; see the lines above"; return 2; }
+  (cd / && "$_vgf_venv/bin/python" -c 'import cv2, vargfacenet.common.backend') || {
+    _vgf_say "the packages are installed but do not load; if a library lib*.so is named above," \
+      "install it (Debian/Ubuntu: apt-get install libgl1 libglib2.0-0 libgomp1)"
+    return 2
+  }
 }
 
 _vgf_setup() { # extras...
-  local extra stamp key
+  local extra stamp key missing=()
   "$_vgf_venv/bin/python" -c '' 2>/dev/null || _vgf_make_venv || return 2
-  key=$(cat "$_vgf_root"/{requirements.lock,setup.py,pyproject.toml} | sha256sum | cut -c1-16)
+  key="$(cat "$_vgf_root"/{requirements.lock,setup.py,pyproject.toml} | sha256sum) $_vgf_root"
   for extra in base "$@"; do
-    stamp="$_vgf_venv/.installed-$extra"
-    [ "$(cat "$stamp" 2>/dev/null)" = "$key $_vgf_root" ] && continue
-    if [ "$extra" = base ]; then _vgf_install "$@"; else _vgf_install "$extra"; fi || return 2
-    echo "$key $_vgf_root" >"$stamp"
+    [ "$(cat "$_vgf_venv/.installed-$extra" 2>/dev/null)" = "$key" ] || missing+=("$extra")
   done
+  if [ ${#missing[@]} -gt 0 ]; then
+    _vgf_install "$@" || return 2
+    for extra in base "$@"; do echo "$key" >"$_vgf_venv/.installed-$extra"; done
+  fi
   # A compiled library of another source or machine is never loaded, so this only saves the
   # second that asking MXNet takes.
   key=$(cat "$_vgf_root"/common/ops/*.{cc,h} /proc/cpuinfo 2>/dev/null | grep -v MHz | sha256sum)

@@ -1,0 +1,52 @@
+"""The README's commands, options and Python are those of the code."""
+
+import importlib
+import re
+import shlex
+
+import pytest
+from conftest import ROOT
+from vargfacenet.__main__ import COMMANDS
+
+README = (ROOT / 'README.md').read_text()
+
+
+def shown_commands():
+    """Every `vargfacenet COMMAND ...` in a code block or a table, as words."""
+    blocks = re.findall(r'```bash\n(.*?)```', README, re.S)
+    lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
+    lines += re.findall(r'`([^`\n]+)`', re.sub(r'```.*?```', '', README, flags=re.S))
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[:1] == ['vargfacenet'] and len(words) > 1:
+            yield words[1:]
+
+
+@pytest.mark.parametrize('words', shown_commands(), ids=' '.join)
+def test_a_shown_command_parses(words):
+    module = importlib.import_module(f'vargfacenet.{COMMANDS[words[0]][0]}')
+    module.main.parser().parse_args(words[1:])
+
+
+def test_every_command_is_shown():
+    assert {words[0] for words in shown_commands()} >= set(COMMANDS)
+
+
+def test_shown_options_exist():
+    """Options named in the text belong to some command or script."""
+    known = {'--all', '--logdir', '--help'}
+    for module, _ in COMMANDS.values():
+        main = importlib.import_module(f'vargfacenet.{module}').main
+        known.update(main.parser()._option_string_actions)
+    assert set(re.findall(r'(?<![\w-])--[a-z][\w-]*', README)) <= known
+
+
+def test_shown_python_imports():
+    for block in re.findall(r'```python\n(.*?)```', README, re.S):
+        for line in re.findall(r'^from .*$', block, re.M):
+            exec(line, {})
+
+
+def test_shown_files_exist():
+    for name in re.findall(r'\b(?:recognition|common|tests|eval|deploy)/\w+\.(?:sh|py)', README):
+        assert (ROOT / name).exists(), name
