@@ -1,7 +1,9 @@
 # Makes the environment on first use and is instant after that. Source it from bash:
 #
-#     source common/setup_env.sh [EXTRA...]        # EXTRA: dev
+#     source common/setup_env.sh
+#     VARGFACENET_EXTRAS=dev source common/setup_env.sh       # and the packages of an extra
 #
+# (No arguments: a sourced file without any sees those of the script that sources it.)
 # Afterwards `python` and `vargfacenet` are those of .venv (or of $VARGFACENET_VENV). Packages come
 # from setup.py at the versions of requirements.lock. Needs Python 3.9-3.12 with venv, or uv.
 # A C++ compiler is optional: with one, the fast training operators are compiled once.
@@ -79,16 +81,18 @@ _vgf_setup() { # extras...
   fi
 }
 
+VARGFACENET_EXTRAS=${VARGFACENET_EXTRAS:-}
+
 # Two scripts started together must not install into one environment at the same time.
 mkdir -p "$(dirname "$_vgf_venv")" 2>/dev/null
 if command -v flock >/dev/null && { : >>"$_vgf_venv.lock"; } 2>/dev/null; then
   exec 9>>"$_vgf_venv.lock"
   flock 9
-  _vgf_setup "$@"
+  _vgf_setup $VARGFACENET_EXTRAS
   _vgf_status=$?
   exec 9>&-
 else
-  _vgf_setup "$@"
+  _vgf_setup $VARGFACENET_EXTRAS
   _vgf_status=$?
 fi
 if [ $_vgf_status -ne 0 ]; then
