@@ -19,7 +19,7 @@ from mxboard import SummaryWriter
 
 from ..common import checkpoint
 from ..common.backend import mx
-from ..common.errors import RunError
+from ..common.errors import InputError, RunError
 from ..common.files import atomic_write, input_file
 from ..eval.datasets import load_bin
 from ..eval.embed import Embedder
@@ -164,7 +164,14 @@ class VerifyHook:
             return
         self._embedder.set_params(*self._module.get_params())
         for name, (images, issame) in self._targets.items():
-            result, _ = verify(self._embedder, images, issame)
+            try:
+                result, _ = verify(self._embedder, images, issame)
+            except InputError as error:
+                # Early in a run, running statistics may be so far from the weights that an
+                # embedding overflows; the loss decides whether the run goes on.
+                self.results.pop(name, None)
+                log.warning('step %d  %s  not verified: %s', state.step, name, error)
+                continue
             self.results[name] = result
             log.info(
                 'step %d  %s  accuracy %.2f +- %.2f %%  VAL %.2f %% @ FAR %.4f',

@@ -273,9 +273,9 @@ def test_two_dist_sync_workers_train_together(options, patterns, tmp_path):
     """After one step, the weights are those of one SGD update by hand with the gradients that the
     two halves of the batch give, each with its own batch statistics."""
     script = Path(__file__).parents[2] / 'recognition' / 'dist_train.sh'
-    words = [*options, '--per-batch-size', 4, '--steps', 1, '--lr-mode', 'constant']
+    words = [*options, '--per-batch-size', 4, '--steps', 1, '--lr-mode', 'constant', '--lr', 1e-3]
     done = subprocess.run(
-        ['bash', script, '2', *map(str, words), '--warmup-steps', '0', '--target', 'pairs'],
+        ['bash', script, '2', *map(str, words), '--warmup-steps', '0'],
         capture_output=True, text=True, timeout=500,
         env={**os.environ, 'VARGFACENET_VENV': sys.prefix},
     )  # fmt: skip
