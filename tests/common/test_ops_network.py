@@ -20,9 +20,9 @@ pytestmark = pytest.mark.skipif(not ops.available(), reason='needs a C++ compile
 PRELUS = 82
 BATCH = 3  # with two images the last BatchNorm leaves nothing but a sign
 SHAPES = {'data': (BATCH, *IMAGE_SHAPE)}
-# Other float32 graphs of this network are up to 0.04 from float64: rounding sends values near zero
-# to the other side of a PReLU. MXNet's fault, a factor of slope, is an error of 0.5 and more.
-TOLERANCE = 0.06
+# Every float32 graph of this network is up to 0.02 from float64, since rounding sends values near
+# zero to the other side of a PReLU. MXNet's fault, a factor of slope, is an error of 0.3 and more.
+TOLERANCE = 0.03
 # PReLUs whose slope gradient MXNet 1.9.1 gets wrong in the official graph.
 FAULTY = (
     'embed_convx_pointwise_act_gamma',
@@ -42,7 +42,7 @@ def official():
 
 def bind(symbol, values, aux_params, dtype='float32'):
     """Executor with gradients; probes, which have no value, start at zero."""
-    shapes, _, _ = symbol.infer_shape(data=values['data'].shape)
+    shapes, _, _ = symbol.infer_shape_partial(data=values['data'].shape)
     arguments = {
         name: values[name].astype(dtype) if name in values else mx.nd.zeros(shape, dtype=dtype)
         for name, shape in zip(symbol.list_arguments(), shapes)
@@ -71,7 +71,8 @@ def slope_names(symbol):
 
 
 def error(actual, expected):
-    return np.abs(actual - expected).max() / np.abs(expected).max()
+    """Length of the difference relative to the expected array's."""
+    return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize('name', list_networks())
@@ -149,9 +150,7 @@ def test_all_gradients_agree_with_float64_and_that_with_finite_differences(offic
     compared = [name for name in expected if not without_influence(name)]
     assert set(compared) > {*slope_names(symbol), *probes}
     errors = {name: error(actual[name], expected[name]) for name in compared}
-    assert max(errors.values()) < 2 * TOLERANCE, max(errors, key=errors.get)
-    assert np.median(list(errors.values())) < TOLERANCE / 4
-    assert max(errors[name] for name in slope_names(symbol)) < TOLERANCE
+    assert max(errors.values()) < TOLERANCE, max(errors, key=errors.get)
 
 
 def without_influence(name):
@@ -192,20 +191,21 @@ for graph in (symbol, ops.accelerate(symbol, shapes)):
     executor.arg_dict['softmax_label'][:] = 0
     executors.append(executor)
 best = [float('inf')] * 2
-for _ in range(3):
+for _ in range(2):
     for number, executor in enumerate(executors):
-        started = time.monotonic()
+        started = time.process_time()
         executor.forward(is_train=True)
         executor.backward()
         mx.nd.waitall()
-        best[number] = min(best[number], time.monotonic() - started)
+        best[number] = min(best[number], time.process_time() - started)
 print(json.dumps([16 / seconds for seconds in best]))
 """
 
 
 @pytest.mark.slow
 def test_training_is_several_times_faster():
-    environment = {**os.environ, 'OMP_NUM_THREADS': '2'}
+    """In CPU seconds of one thread, which other work on the machine hardly changes."""
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     done = subprocess.run(
         [sys.executable, '-c', SPEED], env=environment, capture_output=True, text=True, check=True
     )
