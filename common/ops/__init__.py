@@ -9,8 +9,6 @@ import functools
 import logging
 import os
 
-from . import build
-
 log = logging.getLogger(__name__)
 
 SWITCH = 'VARGFACENET_OPS'  # environment variable; 'off' trains on stock operators
@@ -29,6 +27,8 @@ def available() -> bool:
             SWITCH,
         )
         return False
+    from . import build  # here, or `python -m` would find it imported already
+
     path = build.library()
     if path is None:
         return False

@@ -1,0 +1,122 @@
+"""Compiling the operators: once, atomically, and without a compiler."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from vargfacenet.common.ops import build
+
+COMPILERS = [name for name in build.COMPILERS if shutil.which(name)]
+needs_compiler = pytest.mark.skipif(not COMPILERS, reason='needs a C++ compiler')
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package's common part without a compiled library."""
+    target = tmp_path / 'vargfacenet'
+    ignored = shutil.ignore_patterns('*.so', '__pycache__')
+    shutil.copytree(ROOT / 'common', target / 'common', ignore=ignored)
+    (target / '__init__.py').touch()
+    return target
+
+
+def start(package, **environment):
+    environment = {
+        **os.environ,
+        'PYTHONPATH': str(package.parent),
+        'XDG_CACHE_HOME': str(package.parent / 'cache'),
+        **environment,
+    }
+    return subprocess.Popen(
+        [sys.executable, '-m', 'vargfacenet.common.ops.build'],
+        env=environment,
+        cwd=package.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(package, **environment):
+    """(exit code, stdout, stderr) of the command."""
+    process = start(package, **environment)
+    stdout, stderr = process.communicate()
+    return process.returncode, stdout, stderr
+
+
+def files(package):
+    return sorted(path.name for path in (package / 'common' / 'ops').iterdir() if path.is_file())
+
+
+def test_without_a_compiler_it_warns_and_succeeds(package):
+    before = files(package)
+    code, stdout, stderr = run(package, PATH='', CXX='')
+    assert (code, stdout) == (0, '')
+    assert len(stderr.splitlines()) == 1
+    assert 'no C++ compiler' in stderr
+    assert 'install g++' in stderr
+    assert files(package) == before
+
+
+def test_a_failing_compiler_is_named_and_leaves_nothing(package):
+    compiler = package / 'broken'
+    compiler.write_text("#!/bin/sh\necho 'vgops.cc:1: error: broken on purpose' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    before = files(package)
+    code, stdout, stderr = run(package, CXX=str(compiler))
+    assert (code, stdout) == (0, '')
+    assert len(stderr.splitlines()) == 1
+    assert str(compiler) in stderr
+    assert 'broken on purpose' in stderr
+    assert files(package) == before
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_it_compiles_once_even_when_two_start_together(package):
+    before = set(files(package))
+    processes = [start(package) for _ in range(2)]
+    for process in processes:
+        stdout, stderr = process.communicate()
+        assert (process.returncode, stdout) == (0, ''), stderr
+    (library,) = set(files(package)) - before
+    compiled = (package / 'common' / 'ops' / library).stat()
+    assert run(package) == (0, '', '')
+    assert (package / 'common' / 'ops' / library).stat().st_mtime == compiled.st_mtime
+    # A machine that lost its compiler goes on with what it has.
+    assert run(package, PATH='', CXX='') == (0, '', '')
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0, reason='root can write everywhere')
+def test_a_read_only_installation_uses_the_cache(package):
+    folder = package / 'common' / 'ops'
+    folder.chmod(0o555)
+    try:
+        code, _, stderr = run(package)
+    finally:
+        folder.chmod(0o755)
+    assert code == 0, stderr
+    assert list((package.parent / 'cache' / 'vargfacenet').glob('vgops-*.so'))
+
+
+KEY = 'from vargfacenet.common.ops import build; print(build._machine_key())'
+
+
+def test_another_source_is_another_library(package):
+    def key():
+        environment = {**os.environ, 'PYTHONPATH': str(package.parent)}
+        command = [sys.executable, '-c', KEY]
+        return subprocess.run(
+            command, env=environment, cwd=package.parent, capture_output=True, check=True
+        ).stdout
+
+    first = key()
+    assert key() == first
+    with open(package / 'common' / 'ops' / 'vgops.cc', 'a') as source:
+        source.write('// changed\n')
+    assert key() != first
