@@ -18,7 +18,8 @@ SWITCH = 'VARGFACENET_OPS'  # environment variable; 'off' trains on stock operat
 def available() -> bool:
     """Whether the compiled operators are loaded; the first call compiles and loads them.
 
-    False, with one warning, without a C++ compiler or with VARGFACENET_OPS=off in the environment.
+    False, with one warning, without a C++ compiler, with VARGFACENET_OPS=off in the environment, or
+    if the library cannot be loaded.
     """
     if os.environ.get(SWITCH, '').lower() == 'off':
         log.warning(
@@ -34,7 +35,17 @@ def available() -> bool:
         return False
     from ..backend import mx
 
-    mx.library.load(str(path), verbose=False)
+    try:
+        mx.library.load(str(path), verbose=False)
+    except mx.MXNetError as error:
+        reason = str(error).strip().splitlines()[-1]
+        log.warning(
+            '%s could not be loaded; training runs on stock operators, several times slower; '
+            'delete the file to have it compiled again (%s)',
+            path,
+            reason,
+        )
+        return False
     return True
 
 

@@ -89,18 +89,16 @@ def _sources() -> list[Path]:
 
 
 def _folders() -> list[Path]:
-    """Where libraries are looked for and put: beside the source, else the user's cache."""
-    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return [FOLDER, Path(cache) / 'vargfacenet']
+    """Where libraries are looked for and put: beside the source, else the user's cache if any."""
+    cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    return [FOLDER, Path(cache) / 'vargfacenet'] if os.path.isabs(cache) else [FOLDER]
 
 
 def _writable_folder() -> Path:
     """The first of `_folders` that can be written; raises OSError if none can."""
-    beside, cache = _folders()
-    if os.access(beside, os.W_OK):
-        return beside
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
+    folder = next((path for path in _folders() if os.access(path, os.W_OK)), _folders()[-1])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _machine_key() -> str:

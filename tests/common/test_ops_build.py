@@ -120,3 +120,24 @@ def test_another_source_is_another_library(package):
     with open(package / 'common' / 'ops' / 'vgops.cc', 'a') as source:
         source.write('// changed\n')
     assert key() != first
+
+
+LOAD = 'from vargfacenet.common import ops; assert not ops.available() and not ops.available()'
+
+
+@needs_compiler
+def test_a_damaged_library_is_named_and_not_used(package):
+    """In a process of its own, since a library that is loaded stays so."""
+    environment = {**os.environ, 'PYTHONPATH': str(package.parent), 'PATH': '', 'CXX': ''}
+    name = f'vgops-{build._machine_key()}-0.so'
+    (package / 'common' / 'ops' / name).write_bytes(b'not a library')
+    done = subprocess.run(
+        [sys.executable, '-c', LOAD],
+        env=environment,
+        cwd=package.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count('could not be loaded') == 1
+    assert name in done.stderr
