@@ -57,6 +57,16 @@ def training_symbol(embedding: 'mx.sym.Symbol', config: TrainConfig) -> 'mx.sym.
     )
 
 
+def current_params(module: 'mx.mod.Module') -> tuple[dict, dict]:
+    """(arg_params, aux_params) of a training Module as they are after the newest update.
+
+    MXNet's BatchNorm moves its running averages in the backward pass without telling the engine;
+    only waiting for everything makes sure that they are not read before.
+    """
+    mx.nd.waitall()
+    return module.get_params()
+
+
 def training_module(
     embedding: 'mx.sym.Symbol', config: TrainConfig, devices: Sequence['mx.Context']
 ) -> 'mx.mod.Module':

@@ -25,7 +25,7 @@ from ..eval.datasets import load_bin
 from ..eval.embed import Embedder
 from ..eval.verification import VerificationResult, verify
 from .config import TrainConfig
-from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, TOTAL_LOSS
+from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, TOTAL_LOSS, current_params
 from .run_state import TrainState, checkpoint_numbers, remove_checkpoint, save_state
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class VerifyHook:
             return
         if not self._targets:
             return
-        self._embedder.set_params(*self._module.get_params())
+        self._embedder.set_params(*current_params(self._module))
         for name, (images, issame) in self._targets.items():
             try:
                 result, _ = verify(self._embedder, images, issame)
@@ -205,7 +205,7 @@ class SaveHook:
         config = self._config
         if config.ckpt == 0:
             return
-        arg_params, aux_params = self._module.get_params()
+        arg_params, aux_params = current_params(self._module)
         for name, value in (*arg_params.items(), *aux_params.items()):
             if not np.isfinite(value.asnumpy()).all():
                 raise RunError(
