@@ -22,7 +22,7 @@ _SHOWN_NAMES = 3  # how many differing names an error lists
 
 def parse_model(text: str) -> tuple[str, int]:
     """'PREFIX,EPOCH' -> (prefix, epoch); raises InputError for any other form."""
-    match = re.fullmatch(r'(.+),(\d{1,4})', text.strip())
+    match = re.fullmatch(r'(.+),(\d{1,9})', text.strip())
     if not match:
         raise InputError(
             f'model {text!r}: expected PREFIX,EPOCH, e.g. models/run/model,1 '

@@ -216,13 +216,13 @@ def command(
         except (InputError, RunError, OSError, KeyboardInterrupt) as error:
             if os.environ.get('VARGFACENET_DEBUG'):
                 raise
-            return _report(parser.prog, error)
+            return report_error(parser.prog, error)
 
     main.parser = make_parser
     return main
 
 
-def _report(prog: str, error: BaseException) -> int:
+def report_error(prog: str, error: BaseException) -> int:
     """One line on stderr for an expected error; returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
         message, code = 'interrupted', 130

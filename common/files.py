@@ -35,6 +35,10 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         with open(temporary, 'rb+') as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # of a write; the user should know which file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

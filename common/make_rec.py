@@ -96,7 +96,7 @@ def read_exclude(path: Optional[str], folder: Path) -> list[str]:
     """Names in the --exclude file, one a line; warns of names that `folder` does not have."""
     if path is None:
         return []
-    lines = input_file(path, '--exclude file').read_text('utf-8').splitlines()
+    lines = input_file(path, '--exclude file').read_text('utf-8', 'replace').splitlines()
     names = [line.strip() for line in lines if line.strip()]
     unknown = [name for name in names if not (folder / name).is_dir()]
     if unknown:

@@ -318,13 +318,15 @@ class RecordFile:
         label, content = self._read_row(0)
         if content or label.size < 2:
             return False, 0, len(self._keys)
+        if not np.isfinite(label[:2]).all():
+            raise self._damaged(0, f'announces identities {label[0]:g} to {label[1]:g}')
         first_identity, end = int(label[0]), int(label[1])
         row = int(np.searchsorted(self._keys, first_identity))
         if row != first_identity or row < 2:
             raise self._damaged(
                 0, f'announces images 1..{first_identity - 1}; {self.paths.idx} lists {row - 1}'
             )
-        if end - first_identity > self.num_classes:
+        if end - first_identity != self.num_classes:
             raise self._damaged(
                 0,
                 f'announces {end - first_identity} identities; '

@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+import math
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..common.backend import parse_devices
 from ..common.console import Parser
 from ..common.errors import InputError
 from ..common.files import input_file
@@ -39,6 +41,7 @@ class TrainConfig:
     models_root: str
     pretrained: str  # PREFIX,EPOCH to start from, or ''
     devices: str
+    num_devices: int  # that `devices` names and this machine has
     kvstore: str
     num_workers: int  # processes of a dist_sync run
     per_batch_size: int  # of one device
@@ -71,10 +74,6 @@ class TrainConfig:
         return self.run_folder / 'model'
 
     @property
-    def num_devices(self) -> int:
-        return len(self.devices.split(','))
-
-    @property
     def global_batch_size(self) -> int:
         return self.per_batch_size * self.num_devices * self.num_workers
 
@@ -89,6 +88,8 @@ class TrainConfig:
     def from_json(cls, text: str) -> 'TrainConfig':
         """Inverse of `to_json`; raises InputError for unknown or missing fields."""
         values = json.loads(text)
+        if not isinstance(values, dict):
+            raise InputError(f'saved configuration: expected an object, not {text[:40]}')
         known = {field.name for field in fields(cls)}
         for name in values.keys() - known:
             raise unknown_name('configuration field', name, known)
@@ -210,6 +211,14 @@ def _merge(tables, args: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
+# what a row of a table, or the command line, may set
+TABLE_KEYS = frozenset(
+    {field.name for field in fields(TrainConfig)}
+    | {'dataset', 'epochs', 'steps', 'global_batch_size', 'config', 'recipe'}
+    | {'resume', 'overwrite', 'generations', 'form', 'no_classification', 'scratch'}
+)
+
+
 def _check(values: dict[str, Any]) -> None:
     """Ranges of what the user gave; InputError for the first that is out."""
     for name in ('per_batch_size', 'epochs', 'steps', 'frequent', 'verbose', 'lr'):
@@ -225,6 +234,15 @@ def _check(values: dict[str, Any]) -> None:
     ):
         if values[name] not in known:
             raise unknown_name(name.replace('_', '-'), values[name], known)
+    for name in ('lr', 'wd', 'mom', 'alpha'):
+        if not math.isfinite(values.get(name, 0)):
+            raise InputError(f'--{name} {values[name]}: must be a finite number')
+    if values['seed'] >= 2**31:
+        raise InputError(f'--seed {values["seed"]}: must be below 2**31')
+    for name in sorted(values.keys() - TABLE_KEYS):
+        raise unknown_name('setting in the tables', name, TABLE_KEYS)
+    if values.get('lr_steps') and values['lr_mode'] != 'step':
+        raise InputError(f'--lr-steps needs --lr-mode step (it is {values["lr_mode"]!r})')
     if values['lr_mode'] == 'step' and not values.get('lr_steps'):
         raise InputError("--lr-mode step needs --lr-steps, e.g. '--lr-steps 100000,160000'")
 
@@ -253,11 +271,18 @@ def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> Tra
     ------
     InputError for unknown names, values out of range, a data set that is missing or disagrees.
     """
-    values = _merge(presets.load_tables(args.config or ''), args)
-    values.update(extra)
-    if isinstance(values.get('lr_steps'), str):
-        values['lr_steps'] = parse_steps(values['lr_steps'])
-    _check(values)
+    tables = presets.load_tables(args.config or '')
+    try:
+        values = _merge(tables, args)
+        values.update(extra)
+        if isinstance(values.get('lr_steps'), str):
+            values['lr_steps'] = parse_steps(values['lr_steps'])
+        _check(values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f'{args.config or "presets"}: a table lacks an entry or has one of a wrong type: '
+            f'{type(error).__name__}: {error}'
+        ) from None
     path = input_file(Path(values['data_dir']) / 'train.rec', 'training data')
     with contextlib.closing(RecordFile(path)) as record:
         num_classes, num_images = record.num_classes, record.num_images
@@ -267,7 +292,7 @@ def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> Tra
             f'{values["data_dir"]}/property says {num_classes} classes, '
             f'the preset {values["dataset"]!r} expects {expected}'
         )
-    num_devices = len(values['devices'].split(','))
+    num_devices = len(parse_devices(values['devices']))
     if 'global_batch_size' in values and 'per_batch_size' not in _given(args):
         values['per_batch_size'] = values['global_batch_size'] // (num_devices * num_workers)
     step_images = values['per_batch_size'] * num_devices * num_workers
@@ -278,7 +303,11 @@ def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> Tra
         )
     total = values.get('steps') or values['epochs'] * (num_images // step_images)
     values.update(
-        num_classes=num_classes, num_images=num_images, num_workers=num_workers, total_steps=total
+        num_classes=num_classes,
+        num_images=num_images,
+        num_devices=num_devices,
+        num_workers=num_workers,
+        total_steps=total,
     )
     values.setdefault('warmup_steps', int(WARMUP_SHARE * total))
     values.setdefault('pretrained', '')
@@ -286,7 +315,7 @@ def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> Tra
     values.setdefault('threads', 0)
     values['val_targets'] = tuple(values['val_targets'])
     names = {field.name for field in fields(TrainConfig)}
-    return replace(TrainConfig(**{name: value for name, value in values.items() if name in names}))
+    return TrainConfig(**{name: value for name, value in values.items() if name in names})
 
 
 def _given(args: argparse.Namespace) -> set[str]:

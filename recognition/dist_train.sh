@@ -19,7 +19,9 @@ cpus=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cpus > workers ? cpus / workers : 1))}
 
 pids=()
-trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT INT TERM
+# Ctrl-C ends all of them at once: the newest checkpoint is what --resume goes on from.
+trap 'kill -9 "${pids[@]}" 2>/dev/null || true' EXIT
+trap 'exit 130' INT TERM
 for role in scheduler server; do
   # importing the package runs the role until the workers are done
   DMLC_ROLE=$role python -c 'import vargfacenet.common.backend' &

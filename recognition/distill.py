@@ -8,7 +8,6 @@ import argparse
 import logging
 import sys
 from dataclasses import replace
-from typing import Optional
 
 from ..common import checkpoint, console
 from ..common.backend import parse_devices
@@ -20,8 +19,8 @@ from .config import TrainConfig, add_arguments, resolve
 from .graph import embedding_size
 from .hooks import load_targets
 from .teacher import check_sizes
-from .train import connect, make_synthetic_data, print_results
-from .trainer import train
+from .train import make_synthetic_data, print_results
+from .trainer import create_kvstore, train
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def verify_model(model: str, targets: dict, devices: list) -> dict[str, Verifica
     return {name: verify(embedder, *target)[0] for name, target in targets.items()}
 
 
-def run(args: argparse.Namespace) -> Optional[dict]:
+def run(args: argparse.Namespace) -> dict:
     if args.generations < 1:
         raise InputError(f'--generations {args.generations}: must be at least 1')
     if args.alpha <= 0:
@@ -69,20 +68,22 @@ def run(args: argparse.Namespace) -> Optional[dict]:
         'distill_form': args.form,
         'classification': not args.no_classification,
     }
-    kvstore, num_workers, rank = connect(resolve(args, **extra))
-    config = resolve(args, num_workers, **extra)
+    config = resolve(args, **extra)
+    if config.kvstore.startswith('dist'):
+        raise InputError('--kvstore dist_sync trains, it does not distil; use local or device')
+    if config.ckpt == 0 and args.generations > 1:
+        raise InputError('--ckpt 0 keeps no weights for the next generation to start from')
+    kvstore = create_kvstore(config.kvstore)
     if not args.name:
         config = replace(config, name=f'{config.name}-distilled')
 
     student = get_symbol(config.network, **config.network_options)
     teacher, _, _ = checkpoint.load_embedding(config.teacher)
     check_sizes(config.teacher, embedding_size(teacher), embedding_size(student))
-    rows = {}
-    if rank == 0:
-        targets, devices = load_targets(config), parse_devices(config.devices)
-        rows['teacher'] = verify_model(config.teacher, targets, devices)
-        if args.scratch:
-            rows['scratch'] = verify_model(args.scratch, targets, devices)
+    targets, devices = load_targets(config), parse_devices(config.devices)
+    rows = {'teacher': verify_model(config.teacher, targets, devices)}
+    if args.scratch:
+        rows['scratch'] = verify_model(args.scratch, targets, devices)
     models = {}
     before = config.pretrained
     for number in range(1, args.generations + 1):
@@ -93,8 +94,6 @@ def run(args: argparse.Namespace) -> Optional[dict]:
         before = result.model
         rows[f'generation {number}'] = result.targets
         models[f'generation {number}'] = before
-    if rank:
-        return None
     print_results(f'{config.name}: {args.generations} generation(s)', rows)
     return {
         'model': before,

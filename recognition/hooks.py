@@ -20,22 +20,24 @@ from mxboard import SummaryWriter
 from ..common import checkpoint
 from ..common.backend import mx
 from ..common.errors import InputError, RunError
-from ..common.files import atomic_write, input_file
+from ..common.files import atomic_write
 from ..eval.datasets import load_bin
 from ..eval.embed import Embedder
-from ..eval.verification import VerificationResult, verify
+from ..eval.verification import VerificationResult, check_pairs, verify
+from ..eval.verify import resolve_targets
 from .config import TrainConfig
 from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, TOTAL_LOSS, current_params
 from .run_state import TrainState, checkpoint_numbers, remove_checkpoint, save_state
 
 log = logging.getLogger(__name__)
 
+FOLDS = 10  # of the verification protocol
 HISTORY = 'history.jsonl'  # one JSON object a line: {"step": ..., "loss": ...}
 
 
 class History:
     """`history.jsonl` and the mxboard log of a run; rows after `state.step` are dropped on resume,
-    since the resumed run writes them again."""
+    since the resumed run writes them again (mxboard keeps both)."""
 
     def __init__(self, folder: Path, state: TrainState):
         self._path = folder / HISTORY
@@ -60,10 +62,17 @@ def read_history(folder: Path) -> list[dict]:
     """Rows of a run's history; a last line cut off by a kill is left out."""
     path = Path(folder) / HISTORY
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text('utf-8', 'replace').splitlines() if path.is_file() else ():
         with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get('step'), int):
+                rows.append(row)
     return rows
+
+
+def last_checkpoint(config: TrainConfig, state: TrainState) -> str:
+    """'PREFIX,EPOCH' of the newest checkpoint, or that there is none."""
+    return f'{config.prefix},{state.number}' if state.number else 'none was saved yet'
 
 
 class Stopwatch:
@@ -79,7 +88,8 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out the time of verification and saving."""
+        """Leave out the time of verification and saving, but not of steps still under way."""
+        mx.nd.waitall()
         started = time.monotonic()
         yield
         self._since += time.monotonic() - started
@@ -102,7 +112,9 @@ class LogHook:
         means = [mx.nd.mean(output) for output in self._module.get_outputs()]
         self._window.append(mx.nd.concat(*means, dim=0))
         config = self._config
-        if state.step % config.frequent and state.step != config.total_steps:
+        # also where a checkpoint is due, so that none is written of a loss that is not finite
+        due = not state.step % config.frequent or not state.step % config.verbose
+        if not due and state.step != config.total_steps:
             self._bar.advance()
             return
         values = self._measure(state)
@@ -119,7 +131,7 @@ class LogHook:
         finite = np.isfinite(window[:, TOTAL_LOSS])
         if not finite.all():
             step = state.step - len(window) + 1 + int(np.argmin(finite))
-            kept = f'{self._config.prefix},{state.number}' if state.number else 'none was saved yet'
+            kept = last_checkpoint(self._config, state)
             raise RunError(
                 f'the loss is not finite at step {step} '
                 f'(learning rate {self._lr_at(step):.4g}); last good checkpoint: {kept}. '
@@ -140,13 +152,21 @@ class LogHook:
         return values
 
 
+def target_paths(config: TrainConfig) -> dict[str, Path]:
+    """Name -> file of every verification target; InputError for a missing one."""
+    if not config.val_targets:
+        return {}
+    return resolve_targets(list(config.val_targets), config.data_dir)
+
+
 def load_targets(config: TrainConfig) -> dict[str, tuple]:
-    """Name -> (images, issame) of every verification target; InputError for a missing one."""
-    paths = {}
-    for target in config.val_targets:
-        path = Path(target) if target.endswith('.bin') else Path(config.data_dir) / f'{target}.bin'
-        paths[path.stem] = input_file(path, 'verification target')
-    return {name: load_bin(path) for name, path in paths.items()}
+    """Name -> (images, issame) of every target; InputError for one that cannot be verified on."""
+    targets = {}
+    for name, path in target_paths(config).items():
+        images, issame = load_bin(path)
+        check_pairs(len(images), issame, FOLDS)
+        targets[name] = images, issame
+    return targets
 
 
 class VerifyHook:
@@ -210,7 +230,7 @@ class SaveHook:
             if not np.isfinite(value.asnumpy()).all():
                 raise RunError(
                     f'parameter {name} is not finite at step {state.step}; '
-                    f'last good checkpoint: {config.prefix},{state.number}'
+                    f'last good checkpoint: {last_checkpoint(config, state)}'
                 )
         state.number += 1
         if score >= state.best_score:

@@ -121,6 +121,8 @@ def class_logits(
             raise InputError(f'loss {name!r} has no option {option!r}; it has: {known or "none"}')
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f'loss option {option}={value!r}: must be a number')
+        if not math.isfinite(value):
+            raise InputError(f'loss option {option}={value}: must be a finite number')
         if option in ('s', 'm1') and value <= 0:
             raise InputError(f'loss option {option}={value}: must be above 0')
     return head(embedding, label, num_classes, embedding_size, **options)

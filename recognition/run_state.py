@@ -52,7 +52,7 @@ def save_state(prefix: PathLike, config: TrainConfig, state: TrainState, momenta
 def checkpoint_numbers(prefix: PathLike) -> list[int]:
     """Numbers of all complete checkpoints, ascending."""
     prefix = Path(prefix)
-    pattern = re.compile(re.escape(prefix.name) + r'-(\d{4})\.json')
+    pattern = re.compile(re.escape(prefix.name) + r'-(\d{4,})\.json')
     matches = (pattern.fullmatch(path.name) for path in prefix.parent.glob(f'{prefix.name}-*.json'))
     return sorted(int(match.group(1)) for match in matches if match)
 

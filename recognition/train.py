@@ -5,12 +5,16 @@ saves and stops; --resume goes on exactly where the run was.
 """
 
 import argparse
+import contextlib
 import logging
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
 from ..common import console, synth
+from ..common.errors import InputError, RunError
 from .config import TrainConfig, add_arguments, resolve
 from .trainer import TrainResult, create_kvstore, train
 
@@ -25,9 +29,9 @@ def make_synthetic_data(args: argparse.Namespace) -> None:
     """Write the synthetic data set where the run would read it and nothing is there yet."""
     folder = Path('datasets/synth')
     chosen = args.dataset in (None, 'synth') and not (args.data_dir or args.config or args.recipe)
-    if chosen and not (folder / 'train.rec').exists():
+    if chosen and not ((folder / 'train.rec').exists() and (folder / 'synth.bin').exists()):
         log.info('no data set was named: making synthetic faces in %s', folder)
-        synth.main([str(folder)])
+        synth.run(synth.main.parser().parse_args([str(folder)]))
 
 
 def print_results(title: str, rows: dict[str, dict]) -> None:
@@ -81,12 +85,27 @@ def connect(config: TrainConfig) -> tuple[Any, int, int]:
     return kvstore, kvstore.num_workers, kvstore.rank
 
 
+@contextlib.contextmanager
+def leaving_at_once(kvstore) -> Iterator[None]:
+    """End a distributed process on an error without MXNet's farewell: at exit it waits for the
+    other workers, which wait for this one."""
+    try:
+        yield
+    except (InputError, RunError, OSError, KeyboardInterrupt) as error:
+        if isinstance(kvstore, str):
+            raise
+        code = console.report_error('vargfacenet train', error)
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def run(args: argparse.Namespace) -> Optional[dict]:
     make_synthetic_data(args)
     config = resolve(args)
     kvstore, num_workers, rank = connect(config)
-    config = resolve(args, num_workers)
-    result = train(config, args.resume, args.overwrite, kvstore)
+    with leaving_at_once(kvstore):
+        config = resolve(args, num_workers)
+        result = train(config, args.resume, args.overwrite, kvstore)
     return report(config, result) if rank == 0 else None
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from gluoncv.utils.lr_scheduler import LRSequential
 from ..common import checkpoint, console
 from ..common.backend import mx, parse_devices
 from ..common.errors import InputError
-from ..common.files import output_folder
+from ..common.files import input_file, output_folder
 from ..eval.embed import Embedder
 from ..eval.verification import VerificationResult
 from ..symbol import get_symbol
@@ -20,7 +21,17 @@ from .config import TrainConfig
 from .curves import plot_curves
 from .data import FaceRecordIter
 from .graph import embedding_size, training_module
-from .hooks import History, LogHook, SaveHook, Stopwatch, VerifyHook, load_targets, stop_signals
+from .hooks import (
+    History,
+    LogHook,
+    SaveHook,
+    Stopwatch,
+    VerifyHook,
+    last_checkpoint,
+    load_targets,
+    stop_signals,
+    target_paths,
+)
 from .run_state import (
     TrainState,
     checkpoint_numbers,
@@ -38,8 +49,8 @@ log = logging.getLogger(__name__)
 class TrainResult:
     """What a finished run leaves."""
 
-    model: str  # 'PREFIX,EPOCH' of the last checkpoint
-    best_model: str  # of the best verification
+    model: Optional[str]  # 'PREFIX,EPOCH' of the last checkpoint; None where none was to be kept
+    best_model: Optional[str]  # of the best verification among those kept
     steps: int
     seconds: float  # training only, over all resumed parts
     images_per_second: float
@@ -94,8 +105,13 @@ def _start_optimizer(module, config: TrainConfig, state: TrainState, lr_at, kvst
         },
     )
     if state.number:
-        momenta = optimizer_path(config.prefix, state.number).read_bytes()
-        module._updater.set_states(momenta)
+        path = input_file(optimizer_path(config.prefix, state.number), 'optimizer state')
+        try:
+            module._updater.set_states(path.read_bytes())
+        except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError) as error:
+            raise InputError(
+                f'{path} ({path.stat().st_size} bytes) is no whole optimizer state: {error}'
+            ) from None
 
 
 def _batches(data: FaceRecordIter, teacher: Optional[FrozenTeacher]) -> Iterator:
@@ -116,8 +132,6 @@ def _first_state(config: TrainConfig, resume: bool, overwrite: bool) -> TrainSta
     output_folder(config.run_folder)
     numbers = checkpoint_numbers(config.prefix)
     if overwrite:
-        for number in numbers:
-            remove_checkpoint(config.prefix, number)
         return TrainState()
     if numbers and not resume:
         raise InputError(
@@ -127,12 +141,25 @@ def _first_state(config: TrainConfig, resume: bool, overwrite: bool) -> TrainSta
     return newest_state(config) or TrainState()
 
 
+def _clear(config: TrainConfig, overwrite: bool) -> None:
+    """Remove what a killed run left half-written and, to overwrite, the run's checkpoints."""
+    for path in config.run_folder.glob(f'.{config.prefix.name}-*'):
+        path.unlink(missing_ok=True)
+    for number in checkpoint_numbers(config.prefix) if overwrite else ():
+        remove_checkpoint(config.prefix, number)
+
+
 def create_kvstore(name: str):
     """The Module's kvstore: a name, or the connected store of a dist_sync process.
 
     Updates are always made by the workers, never by the servers: every worker then holds the whole
     optimizer state, and one checkpoint format serves one process and many.
     """
+    if name.startswith('dist') and 'DMLC_ROLE' not in os.environ:
+        raise InputError(
+            f'--kvstore {name}: this process is no part of a parameter server (DMLC_ROLE is not '
+            'set); start all of them with recognition/dist_train.sh'
+        )
     os.environ['MXNET_UPDATE_ON_KVSTORE'] = '0'
     return mx.kv.create(name) if name.startswith('dist') else name
 
@@ -158,6 +185,7 @@ def _prepare(config: TrainConfig, resume: bool, overwrite: bool, kvstore) -> _Ru
     rank = getattr(kvstore, 'rank', 0)
     devices = parse_devices(config.devices)
     embedding = get_symbol(config.network, **config.network_options)
+    target_paths(config)  # in every process: one that fails alone would leave the others waiting
     targets = load_targets(config) if rank == 0 else {}
     batch_size = config.per_batch_size * len(devices)
     teacher = None
@@ -182,6 +210,8 @@ def _prepare(config: TrainConfig, resume: bool, overwrite: bool, kvstore) -> _Ru
     )  # fmt: skip
     _start_optimizer(module, config, state, lr_at, kvstore)
     data.seek(*divmod(state.step, data.batches_per_epoch))
+    if rank == 0:
+        _clear(config, overwrite)
     embedder = Embedder(embedding, *module.get_params(), devices)
     return _Run(config, rank, embedding, module, data, teacher, targets, embedder, state, lr_at)
 
@@ -195,6 +225,8 @@ def _steps(run: _Run, watch: Stopwatch, log_hook, other_hooks: list) -> Iterator
         mx.random.seed(config.seed * 1_000_003 + state.step * config.num_workers + run.rank)
         module.forward_backward(next(batches))
         module.update()
+        # At most one step ahead of the device: a stop takes effect soon, the bar tells the truth.
+        module.get_outputs()[0].wait_to_read()
         state.step += 1
         log_hook(state)
         with watch.paused():
@@ -237,7 +269,8 @@ def train(
                 if stop.is_set() and state.step < config.total_steps:
                     if writes:
                         save_hook.save(state)
-                    log.info('stopped at step %d; go on with --resume', state.step)
+                    kept = last_checkpoint(config, state)
+                    log.info('stopped at step %d (%s); go on with --resume', state.step, kept)
                     raise KeyboardInterrupt
             if not verify_hook.results:  # resumed after its end
                 verify_hook(state)
@@ -247,9 +280,11 @@ def train(
             history.close()
     if writes:
         plot_curves(config.run_folder, config.name)
+    kept = checkpoint_numbers(config.prefix)
+    best = state.best_number if state.best_number in kept else state.number
     return TrainResult(
-        model=f'{config.prefix},{state.number}',
-        best_model=f'{config.prefix},{state.best_number}',
+        model=f'{config.prefix},{state.number}' if kept else None,
+        best_model=f'{config.prefix},{best}' if kept else None,
         steps=state.step,
         seconds=state.seconds,
         images_per_second=state.step * config.global_batch_size / max(state.seconds, 1e-9),

@@ -22,7 +22,7 @@ def shown_commands():
             yield words[1:]
 
 
-@pytest.mark.parametrize('words', shown_commands(), ids=' '.join)
+@pytest.mark.parametrize('words', list(shown_commands()), ids=' '.join)
 def test_a_shown_command_parses(words):
     module = importlib.import_module(f'vargfacenet.{COMMANDS[words[0]][0]}')
     module.main.parser().parse_args(words[1:])

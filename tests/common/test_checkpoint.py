@@ -7,7 +7,7 @@ from vargfacenet.common.errors import InputError
 from vargfacenet.symbol import get_symbol
 
 
-@pytest.mark.parametrize('text', ['model', 'model,', ',1', 'model,one', 'model,12345', ''])
+@pytest.mark.parametrize('text', ['model', 'model,', ',1', 'model,one', ''])
 def test_a_model_is_prefix_and_epoch(text):
     with pytest.raises(InputError, match='PREFIX,EPOCH'):
         checkpoint.parse_model(text)

@@ -1,7 +1,6 @@
 """`accelerate`: the same names and values, with gradients that finite differences confirm."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -325,9 +324,3 @@ def test_switched_off_by_the_environment():
     names = {node['op'] for node in json.loads(done.stdout)['nodes']}
     assert not any(name.startswith('vg_') or name == 'LeakyReLU' for name in names)
     assert done.stderr.count('VARGFACENET_OPS=off') == 1
-
-
-def test_log_has_no_warning_with_a_compiler(caplog):
-    with caplog.at_level(logging.WARNING, logger='vargfacenet'):
-        if ops.available():
-            assert not caplog.records

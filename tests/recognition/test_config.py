@@ -24,11 +24,11 @@ def test_the_recipe_of_the_paper(patterns):
     assert config.warmup_steps == 10000
 
 
-def test_the_recipe_divides_its_batch_among_the_devices(patterns):
-    """512 images a step on any number of devices: more than the 48 images there are."""
-    for devices in ('cpu', 'gpu:0,1'):
+def test_the_recipe_divides_its_batch_among_the_workers(patterns):
+    """512 images a step on any number of workers: more than the 48 images there are."""
+    for workers in (1, 2):
         with pytest.raises(InputError, match='fewer than one step of 512'):
-            resolve(parse('--recipe', 'paper', '--data-dir', patterns, '--devices', devices))
+            resolve(parse('--recipe', 'paper', '--data-dir', patterns), workers)
 
 
 def test_the_recipe_expects_its_data_set():

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from vargfacenet.common import checkpoint
 from vargfacenet.common.backend import mx
+from vargfacenet.common.console import Parser
+from vargfacenet.common.pairset import read_pairs, write_pairs
+from vargfacenet.recognition.config import add_arguments, resolve
 from vargfacenet.recognition.data import FaceRecordIter
 from vargfacenet.recognition.graph import training_module
 from vargfacenet.recognition.hooks import read_history
@@ -97,41 +100,42 @@ def test_killed_and_resumed_ends_with_the_same_weights(run_options, tmp_path):
     assert steps == sorted(set(steps))
 
 
-def test_interrupt_saves_and_resume_goes_on(options, tmp_path):
-    long_run = [*options, '--steps', 400, '--verbose', 1000]
-    process = start(*long_run)
+def test_interrupt_saves_and_resume_goes_on(options, run_command, tmp_path):
+    """Ctrl-C between two checkpoints, then the same command again: the weights of a whole run."""
+    options = [*options, '--steps', 60]
+    process = start(*options)
     wait_for(tmp_path / 'run' / 'model-symbol.json', process)
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert 'go on with --resume' in errors
     assert 'Traceback' not in errors
     _, state = load_state(tmp_path / 'run' / 'model', 1)
-    assert 0 < state.step < 400
+    assert 0 < state.step < 60
+    assert state.seconds > 0
+    assert run_command('train', *options, '--resume')[0] == 0
+    assert run_command('train', *options, '--name', 'whole')[0] == 0
+    resumed = weights(tmp_path / 'run' / 'model', 2)
+    assert_same_weights(resumed, weights(tmp_path / 'whole' / 'model', 1))
 
 
 def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(options, run_command, tmp_path):
-    """A learning rate that jumps to 1e30 behind a good checkpoint: the float32 weights overflow."""
-    code, _, _ = run_command('train', *options, '--steps', 4)
-    assert code == 0
-    good = weights(tmp_path / 'run' / 'model', 1)
-    code, _, errors = run_command(
-        'train', *options, '--name', 'wild', '--pretrained', f'{tmp_path}/run/model,1',
-        '--steps', 100, '--verbose', 4, '--lr', 1e30, '--warmup-steps', 0, '--loss', 'softmax',
-    )  # fmt: skip
+    """The learning rate jumps to 1e30 behind the checkpoint of step 4: float32 overflows."""
+    wild = [*options, '--steps', 100, '--verbose', 4, '--loss', 'softmax']
+    jump = tmp_path / 'jump.py'
+    jump.write_text('default = dict(lr_mode="step", lr_steps=(5,), lr_factor=1e30)')
+    code, _, errors = run_command('train', *wild, '--config', jump, '--warmup-steps', 0)
     assert code == 1
     line = errors.strip().splitlines()[-1]
-    assert 'not finite at step' in line and 'last good checkpoint' in line
     assert 'Traceback' not in errors
     step = int(line.split('not finite at step ')[1].split()[0])
-    assert 1 < step <= 8
-    assert_same_weights(good, weights(tmp_path / 'run' / 'model', 1))
-    for number in checkpoint_numbers(tmp_path / 'wild' / 'model'):
-        assert all(
-            np.isfinite(value).all()
-            for value in weights(tmp_path / 'wild' / 'model', number).values()
-        )
+    assert 5 < step <= 8  # within one interval of four steps
+    assert line.count(f'last good checkpoint: {tmp_path}/run/model,1')
+    assert checkpoint_numbers(tmp_path / 'run' / 'model') == [1]
+    assert_finite(weights(tmp_path / 'run' / 'model', 1))
+    _, state = load_state(tmp_path / 'run' / 'model', 1)
+    assert state.step == 4
 
 
 def test_arcface_from_scratch_at_learning_rate_01(options, run_command, tmp_path):
@@ -153,9 +157,15 @@ def test_arcface_from_scratch_at_learning_rate_01(options, run_command, tmp_path
 
 @pytest.mark.parametrize('ckpt, kept', [(0, []), (1, [3]), (2, [1, 2, 3])])
 def test_which_checkpoints_are_kept(ckpt, kept, options, run_command, tmp_path):
-    code, _, _ = run_command('train', *options, '--ckpt', ckpt, '--verbose', 4)
+    code, result, _ = run_command(
+        'train', *options, '--ckpt', ckpt, '--verbose', 4, '--target', 'pairs'
+    )
     assert code == 0
     assert checkpoint_numbers(tmp_path / 'run' / 'model') == kept
+    for model in (result['model'], result['best_model']):
+        assert (model is None) == (not kept)
+        if model:
+            checkpoint.load_embedding(model)  # what is named is there
 
 
 def test_a_finished_run_resumed_gives_its_result_again(options, run_command):
@@ -191,6 +201,11 @@ WRONG = {
     'device': (['--devices', 'tpu'], '--devices'),
     'missing weights': (['--pretrained', 'nothing,1'], 'nothing'),
     'flag': (['--learning-rate', 1], '--learning-rate'),
+    'seed': (['--seed', 2**70], '--seed'),
+    'not a number': (['--wd', 'nan'], '--wd'),
+    'margin not a number': (['--loss-option', 'm2=NaN'], 'm2=nan'),
+    'lr-steps alone': (['--lr-steps', '5,10'], '--lr-mode step'),
+    'no parameter server': (['--kvstore', 'dist_sync'], 'dist_train.sh'),
 }
 
 
@@ -248,6 +263,38 @@ def test_a_disk_that_takes_no_more_is_one_line(options, tmp_path):
     assert not [path.name for path in (tmp_path / 'run').iterdir() if '0001' in path.name]
 
 
+def test_a_damaged_optimizer_state_is_one_line(options, run_command, tmp_path):
+    assert run_command('train', *options, '--steps', 4)[0] == 0
+    path = tmp_path / 'run' / 'model-0001.states'
+    whole = path.read_bytes()
+    for content in (b'', whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        code, _, errors = run_command('train', *options, '--steps', 4, '--resume')
+        assert code == 2 and str(path) in errors and 'Traceback' not in errors
+
+
+def test_overwrite_keeps_the_old_run_until_the_input_is_right(options, run_command, tmp_path):
+    assert run_command('train', *options, '--steps', 4)[0] == 0
+    wrong = ['--overwrite', '--pretrained', 'nothing,1']
+    assert run_command('train', *options, '--steps', 4, *wrong)[0] == 2
+    assert checkpoint_numbers(tmp_path / 'run' / 'model') == [1]
+
+
+def test_a_target_that_cannot_be_verified_on(options, run_command, patterns, tmp_path):
+    images, issame = read_pairs(patterns / 'pairs.bin')
+    write_pairs(tmp_path / 'few.bin', images[:10], issame[:5])
+    code, _, errors = run_command('train', *options, '--target', tmp_path / 'few.bin')
+    assert code == 2 and '5 pairs' in errors
+
+
+def test_missing_gpus_are_replaced_by_one_cpu_with_its_batch(options, patterns):
+    parser = Parser()
+    add_arguments(parser)
+    config = resolve(parser.parse_args([*map(str, options), '--devices', 'gpu:0,1']))
+    if mx.context.num_gpus() == 0:
+        assert (config.num_devices, config.global_batch_size) == (1, 8)
+
+
 def test_user_tables_are_laid_over_the_presets(options, run_command, tmp_path, patterns):
     tables = tmp_path / 'mine.py'
     tables.write_text(
@@ -264,6 +311,11 @@ def test_user_tables_are_laid_over_the_presets(options, run_command, tmp_path, p
     assert set(result['targets']) == {'pairs'}
     config, _ = load_state(*[tmp_path / 'run' / 'model', int(result['model'].split(',')[1])])
     assert (config.mom, config.loss_options) == (0.8, {'s': 32.0, 'm2': 0.2})
+    tables.write_text('default = dict(learning_rate=0.3)')
+    code, _, errors = run_command('train', *options, '--config', tables)
+    assert code == 2 and "'learning_rate'" in errors
+    tables.write_text('default = dict(lr="fast")')
+    assert run_command('train', *options, '--config', tables)[0] == 2
     tables.write_text('import nothing_of_the_kind')
     code, _, errors = run_command('train', *options, '--config', tables)
     assert code == 2 and 'nothing_of_the_kind' in errors
