@@ -1,7 +1,7 @@
 """The one place that imports MXNet: `from ..common.backend import mx`.
 
-MXNet 1.9.1 uses NumPy aliases that NumPy 1.24 removed, and starts one OpenMP thread when
-OMP_NUM_THREADS is unset (1.6-1.75 times slower on two cores); both are put right before the import.
+MXNet 1.9.1 uses NumPy aliases that NumPy 1.24 removed; they are put back before the import. How
+many threads it uses is set in the package's __init__.py.
 """
 
 import logging
@@ -24,11 +24,6 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
-os.environ.setdefault('OMP_NUM_THREADS', str(cpu_count()))
-# Threads wait for each other by spinning for some microseconds, then by sleeping. Measured on two
-# cores, training: never spinning costs a third of the speed on an idle machine, spinning for long
-# three quarters on a busy one.
-os.environ.setdefault('GOMP_SPINCOUNT', '10000')
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')  # else a line on stderr at every bind
 
 import mxnet as mx  # noqa: E402  (the lines above must come first)
