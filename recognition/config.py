@@ -258,18 +258,12 @@ def parse_steps(text: str) -> tuple[int, ...]:
     return steps
 
 
-def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> TrainConfig:
-    """Tables, data set and command line -> one frozen configuration.
-
-    Parameters
-    ----------
-    args : of a parser that `add_arguments` filled
-    num_workers : processes of a dist_sync run
-    extra : fields laid over everything else (distillation's)
+def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
+    """Tables and command line as checked values, before any data set is looked at.
 
     Raises
     ------
-    InputError for unknown names, values out of range, a data set that is missing or disagrees.
+    InputError as `resolve`, but for what only the data set can tell.
     """
     tables = presets.load_tables(args.config or '')
     try:
@@ -283,6 +277,23 @@ def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> Tra
             f'{args.config or "presets"}: a table lacks an entry or has one of a wrong type: '
             f'{type(error).__name__}: {error}'
         ) from None
+    return values
+
+
+def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> TrainConfig:
+    """Tables, data set and command line -> one frozen configuration.
+
+    Parameters
+    ----------
+    args : of a parser that `add_arguments` filled
+    num_workers : processes of a dist_sync run
+    extra : fields laid over everything else (distillation's)
+
+    Raises
+    ------
+    InputError for unknown names, values out of range, a data set that is missing or disagrees.
+    """
+    values = settings(args, **extra)
     path = input_file(Path(values['data_dir']) / 'train.rec', 'training data')
     with contextlib.closing(RecordFile(path)) as record:
         num_classes, num_images = record.num_classes, record.num_images

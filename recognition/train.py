@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 from ..common import console, synth
 from ..common.errors import InputError, RunError
-from .config import TrainConfig, add_arguments, resolve
+from .config import TrainConfig, add_arguments, resolve, settings
 from .trainer import TrainResult, create_kvstore, train
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ def make_synthetic_data(args: argparse.Namespace) -> None:
     """Write the synthetic data set where the run would read it and nothing is there yet."""
     folder = Path('datasets/synth')
     chosen = args.dataset in (None, 'synth') and not (args.data_dir or args.config or args.recipe)
+    settings(args)  # a wrong option should not cost the time of making the data
     if chosen and not ((folder / 'train.rec').exists() and (folder / 'synth.bin').exists()):
         log.info('no data set was named: making synthetic faces in %s', folder)
         synth.run(synth.main.parser().parse_args([str(folder)]))
