@@ -14,7 +14,7 @@ setup(
     package_dir={'vargfacenet': '.'},
     package_data={
         'vargfacenet.common': ['*.sh'],
-        'vargfacenet.common.ops': ['*.cc'],
+        'vargfacenet.common.ops': ['*.cc', '*.h'],
         'vargfacenet.recognition': ['*.sh'],
         'vargfacenet.eval': ['*.sh'],
     },

@@ -57,9 +57,9 @@ def accelerate(symbol, shapes: dict, training: bool = True):
     symbol : mx.sym.Symbol of any network of the family, with heads and several outputs or without
     shapes : shape of every input that has a batch axis, such as {'data': (N, 3, 112, 112),
         'softmax_label': (N,)}; any N will do, the result binds at every batch size
-    training : fuse BatchNorm as well, which is fastest for training. Both forms are right in
-        training and in inference; False keeps MXNet's own convolution and BatchNorm fusion, which
-        is fastest for inference only.
+    training : replace BatchNorm and convolutions as well, which is fastest for training. Both
+        forms are right in training and in inference; False keeps MXNet's own convolution and
+        BatchNorm fusion, which is fastest for inference only.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def accelerate(symbol, shapes: dict, training: bool = True):
     Without the compiled operators (see `available`) the PReLUs become stock operators with the
     right gradient; the process is fastest then with DNNL_MAX_CPU_ISA=AVX2 in its environment.
 
-    The running averages of a fused BatchNorm move in the forward pass, MXNet's own in the backward
+    The running averages of our BatchNorm move in the forward pass, MXNet's own in the backward
     pass: the same after a step, but call mx.nd.waitall() before reading the latter.
 
     Raises
@@ -77,4 +77,4 @@ def accelerate(symbol, shapes: dict, training: bool = True):
     """
     from .graph import rewrite  # imports MXNet, which `python -m ...ops.build` does without
 
-    return rewrite(symbol, shapes, compiled=available(), fuse_norm=training)
+    return rewrite(symbol, shapes, compiled=available(), training=training)
