@@ -78,3 +78,28 @@ def accelerate(symbol, shapes: dict, training: bool = True):
     from .graph import rewrite  # imports MXNet, which `python -m ...ops.build` does without
 
     return rewrite(symbol, shapes, compiled=available(), training=training)
+
+
+def margin_softmax(embedding, centres, label, s: float, m1: float, m2: float, m3: float) -> tuple:
+    """Softmax cross entropy with a margin, without arrays of one-hot labels or unit centres.
+
+    For binding on the CPU with the compiled operators (see `available`). In forward and backward
+    together two arrays of N x C floats are alive: the cosines, and the gradient that MXNet keeps
+    for them. The gradient of `centres` overwrites: bind with grad_req='write'.
+
+    Parameters
+    ----------
+    embedding : symbol (N, D) float32, any length
+    centres : symbol of a variable (C, D) float32, any length
+    label : symbol (N,) float32, class numbers in 0..C-1
+    s, m1, m2, m3 : logits are s * cos(theta), the target's s * (cos(m1 * theta + m2) - m3), as in
+        `recognition.losses.margin_cosine`
+
+    Returns
+    -------
+    (loss, correct) : symbols (N,); correct is 1 where the target's logit is the largest
+    """
+    from ..backend import mx
+
+    outputs = mx.sym.vg_margin_softmax(embedding, centres, label, s=s, m1=m1, m2=m2, m3=m3)
+    return outputs[0], outputs[1]

@@ -10,6 +10,7 @@
 
 #include <omp.h>
 
+#include "product.h"
 #include "simd.h"
 #include "tensor.h"
 
@@ -40,34 +41,6 @@ unsigned whole(const Attributes& attributes, const char* name) {
   return static_cast<unsigned>(number(attributes.at(name)));
 }
 
-// ------------------------------------------------------------------------- a block of a product
-
-// out (kR, kPanel) = or += a (kR, depth) b (depth, kPanel); a's element (r, k) lies at
-// a[r * row + k * step].
-template <int kR, bool kAccumulate>
-inline void product_block(int64_t depth, const float* a, int64_t row, int64_t step, const float* b,
-                          float* out, int64_t out_pitch) {
-  Vec sums[kR][kVectors];
-  for (int r = 0; r < kR; ++r) {
-    for (int v = 0; v < kVectors; ++v) {
-      sums[r][v] = kAccumulate ? load(out + r * out_pitch + v * kLanes) : Vec{};
-    }
-  }
-  for (int64_t k = 0; k < depth; ++k) {
-    Vec columns[kVectors];
-    for (int v = 0; v < kVectors; ++v) columns[v] = load(b + k * kPanel + v * kLanes);
-    for (int r = 0; r < kR; ++r) {
-      const Vec factor = splat(a[r * row + k * step]);
-      for (int v = 0; v < kVectors; ++v) {
-        sums[r][v] = multiply_add(factor, columns[v], sums[r][v]);
-      }
-    }
-  }
-  for (int r = 0; r < kR; ++r) {
-    for (int v = 0; v < kVectors; ++v) store(out + r * out_pitch + v * kLanes, sums[r][v]);
-  }
-}
-
 // ------------------------------------------------------------------------------ 1x1 convolution
 // y[n] = weight x[n] (+ bias): data (N, K, ...), weight (O, K, 1, 1), bias (O,), y (N, O, ...).
 // All images are one matrix of N * positions columns, cut into panels of kPanel columns.
@@ -92,26 +65,6 @@ inline void for_pieces(int64_t first, int64_t count, int64_t positions, Piece pi
     const int64_t length = std::min(count - done, positions - position);
     piece(image, position, done, length);
     done += length;
-  }
-}
-
-// Rows block..block+kRows-1 of a (rows, depth) as (depth, kRows), zeros behind the last row.
-void pack_block(const float* a, int64_t block, int64_t rows, int64_t depth, int64_t row,
-                int64_t step, float* packed) {
-  const int64_t valid = std::min<int64_t>(kRows, rows - block);
-  for (int64_t k = 0; k < depth; ++k) {
-    for (int r = 0; r < kRows; ++r) {
-      packed[k * kRows + r] = r < valid ? a[(block + r) * row + k * step] : 0.f;
-    }
-  }
-}
-
-// a (rows, depth) as (rows / kRows, depth, kRows).
-void pack_rows(const float* a, int64_t rows, int64_t depth, int64_t row, int64_t step,
-               float* packed) {
-#pragma omp parallel for schedule(static) if (rows * depth > kParallelSize)
-  for (int64_t block = 0; block < rows; block += kRows) {
-    pack_block(a, block, rows, depth, row, step, packed + block * depth);
   }
 }
 
@@ -142,7 +95,7 @@ void multiply(const float* packed, const float* bias, const Layout& x_layout, co
     });
     for (int64_t row = 0; row < rows; row += kRows) {
       float block[kRows * kPanel];
-      product_block<kRows, false>(depth, packed + row * depth, 1, kRows, b, block, kPanel);
+      product_block<false>(depth, packed + row * depth, 1, kRows, b, kPanel, block, kPanel);
       const int64_t valid = std::min<int64_t>(kRows, rows - row);
       for_pieces(first, count, positions, [&](int64_t n, int64_t p, int64_t at, int64_t length) {
         for (int64_t r = 0; r < valid; ++r) {
@@ -196,8 +149,8 @@ void multiply_transposed(const Layout& dy_layout, const float* dy, const Layout&
           }
         }
         for (int64_t row = 0; row < rows; row += kRows) {
-          product_block<kRows, true>(kChunk, a + row * kChunk, kChunk, 1, b,
-                                     sum + row * width + k, width);
+          product_block<true>(kChunk, a + row * kChunk, kChunk, 1, b, kPanel,
+                              sum + row * width + k, width);
         }
       }
     }

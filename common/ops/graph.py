@@ -26,7 +26,8 @@ class Node:
     """One operator or variable (`op` is 'null') of a symbol.
 
     `inputs` are (node, output index) pairs; `shapes` are those of its visible outputs, () where
-    unknown; `batched` says that it depends on an input of the network, not on parameters alone.
+    unknown; `batched` says that it depends on an input of the network, not on parameters alone,
+    `changed` that this pass made it one of ours.
     """
 
     op: str
@@ -36,6 +37,7 @@ class Node:
     extra: dict = field(default_factory=dict)  # what else the JSON holds, such as subgraphs
     shapes: list = field(default_factory=list)
     batched: bool = False
+    changed: bool = False
 
     @property
     def shape(self) -> tuple:
@@ -48,6 +50,7 @@ class Node:
         """Turn into another operator of the same name; hidden attributes (`__x__`) stay."""
         hidden = {key: value for key, value in self.attrs.items() if key.startswith('__')}
         self.op, self.inputs, self.attrs = op, inputs, {**hidden, **attrs}
+        self.changed = op.startswith('vg_')
 
 
 def rewrite(symbol, shapes: dict, compiled: bool, training: bool):
@@ -92,7 +95,7 @@ def _buffer_gradients(nodes: list) -> None:
     """
     uses = Counter(entry for node in nodes for entry in node.inputs)
     for node in nodes:
-        if not node.op.startswith('vg_'):
+        if not node.changed:
             continue
         for position, entry in enumerate(node.inputs[: DIFFERENTIABLE.get(node.op, 4)]):
             if entry[0].op == 'null' or uses[entry] >= MANY_READERS:

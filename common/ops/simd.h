@@ -208,6 +208,25 @@ inline void transpose(const float* from, int64_t from_pitch, float* to, int64_t 
   for (int i = 0; i < kLanes; ++i) store(to + i * to_pitch, rows[i]);
 }
 
+// e to the power of x <= 0, within 2e-7 of the value; 0 below -87.
+inline Vec exponential(Vec x) {
+  const float kMagic = 12582912.f;  // 1.5 * 2^23: adding it rounds to whole numbers
+  const Vec floor_value = splat(-87.f);
+  const Vec clipped = x < floor_value ? floor_value : x;
+  const Vec rounded = multiply_add(clipped, splat(1.44269504f), splat(kMagic));
+  const Vec power = rounded - splat(kMagic);
+  Vec rest = multiply_add(power, splat(-0.693145752f), clipped);  // ln 2 in two parts
+  rest = multiply_add(power, splat(-1.42860677e-6f), rest);
+  Vec value = splat(1.f / 720);
+  for (float coefficient : {1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f}) {
+    value = multiply_add(value, rest, splat(coefficient));
+  }
+  const Indices exponent = ((Indices)rounded - (Indices)splat(kMagic)) << 23;
+  value = (Vec)((Indices)value + exponent);
+  value = x == x ? value : x;  // not a number stays so
+  return x < floor_value ? Vec{} : value;
+}
+
 inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 // Memory of the calling thread that stays from call to call; `slot` tells one buffer from another.
