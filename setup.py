@@ -2,7 +2,7 @@
 
 from setuptools import setup
 
-FOLDERS = ('common', 'common.ops', 'symbol', 'recognition', 'eval', 'deploy')
+FOLDERS = ('common', 'common.ops', 'symbol', 'recognition', 'eval', 'deploy', 'deploy.bench')
 
 setup(
     name='vargfacenet',

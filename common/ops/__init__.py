@@ -5,9 +5,11 @@ Training on the CPU is several times faster with them and its PReLU gradients ar
 `accelerate` is applied to what is bound, never to what is written to disk.
 """
 
+import ctypes
 import functools
 import logging
 import os
+from typing import Optional
 
 log = logging.getLogger(__name__)
 
@@ -103,3 +105,18 @@ def margin_softmax(embedding, centres, label, s: float, m1: float, m2: float, m3
 
     outputs = mx.sym.vg_margin_softmax(embedding, centres, label, s=s, m1=m1, m2=m2, m3=m3)
     return outputs[0], outputs[1]
+
+
+def peak_gflops(threads: int, seconds: float = 0.5) -> Optional[float]:
+    """Measured limit of float32 arithmetic, in 1e9 operations a second; None without a compiler.
+
+    Multiply-adds on registers alone, two operations each: what no real work can pass.
+    """
+    from . import build
+
+    path = build.library()
+    if path is None:
+        return None
+    function = ctypes.CDLL(str(path)).vg_peak_gflops
+    function.argtypes, function.restype = (ctypes.c_int, ctypes.c_double), ctypes.c_double
+    return function(threads, seconds)
