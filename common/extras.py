@@ -1,6 +1,7 @@
 """Packages that only some jobs need; setup.py lists them as extras."""
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from .errors import InputError
@@ -18,3 +19,8 @@ def need(module: str, extra: str) -> ModuleType:
             f'the package {error.name!r} is not installed; it comes with the extra {extra!r}: '
             f"pip install -c requirements.lock '.[{extra}]'"
         ) from None
+
+
+def missing(module: str) -> bool:
+    """Whether a module is not installed; does not import it."""
+    return importlib.util.find_spec(module) is None

@@ -234,9 +234,7 @@ def _leaky_relu(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
     if kind == 'prelu':
         # one slope for all channels has the shape (1,)
         shape = (-1, *[1] * (_rank(node) - 2))
-        return writer.add(
-            'PRelu', node.name, [inputs[0], writer.parameter(node.inputs[1], shape)]
-        )
+        return writer.add('PRelu', node.name, [inputs[0], writer.parameter(node.inputs[1], shape)])
     if kind == 'gelu':  # x (1 + erf(x / sqrt 2)) / 2; an operator of its own from opset 20 on
         root, half = (
             writer.constant(f'{node.name}_{name}', np.float32(value))
@@ -305,9 +303,7 @@ def _same(names: tuple, operator: str) -> None:
 
     def convert(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
         # a parameter among the inputs, such as a constant that is added, keeps its shape
-        inputs = [
-            name or writer.parameter(entry) for name, entry in zip(inputs, node.inputs)
-        ]
+        inputs = [name or writer.parameter(entry) for name, entry in zip(inputs, node.inputs)]
         return writer.add(operator, node.name, inputs)
 
     for name in names:
