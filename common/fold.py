@@ -21,8 +21,9 @@ def without_dropout(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
     nodes, heads, attrs = parse(symbol, {DATA: (1, *IMAGE_SHAPE)}, {DATA})
     if not any(node.op == 'Dropout' for node in nodes):
         return symbol
-    _skip_dropout(nodes)
-    return assemble(heads, attrs)
+    for node in nodes:
+        node.inputs = [_behind_dropout(entry) for entry in node.inputs]
+    return assemble([_behind_dropout(entry) for entry in heads], attrs)
 
 
 def fold_batch_norms(
@@ -41,21 +42,19 @@ def fold_batch_norms(
     Layers keep their weights' names; a folded layer has the BatchNorm's name (so the output is
     `fc1_output` still) and a bias. The sums are made in float64 and rounded once.
     """
-    nodes, heads, attrs = parse(symbol, {DATA: (1, *IMAGE_SHAPE)}, {DATA})
-    _skip_dropout(nodes)
+    folded = without_dropout(symbol)
     values = {
         name: value.asnumpy().astype(np.float64)
         for name, value in {**arg_params, **aux_params}.items()
     }
-    uses = Counter(entry for node in nodes for entry in node.inputs)
-    uses.update(heads)
-    for node in nodes:
-        if node.op == 'BatchNorm':
-            _fold_back(node, uses, values)
-    for node in nodes:
-        if node.op == 'FullyConnected':
-            _fold_forward(node, uses, values)
-    folded = assemble(heads, attrs)
+    for op, fold in (('BatchNorm', _fold_back), ('FullyConnected', _fold_forward)):
+        nodes, heads, attrs = parse(folded, {DATA: (1, *IMAGE_SHAPE)}, {DATA})
+        uses = Counter(entry for node in nodes for entry in node.inputs)
+        uses.update(heads)
+        for node in nodes:
+            if node.op == op:
+                fold(node, uses, values)
+        folded = assemble(heads, attrs)
 
     def used(names: list) -> dict:
         return {name: mx.nd.array(values[name].astype(np.float32)) for name in names}
@@ -71,11 +70,6 @@ def scale_and_shift(node: Node, values: dict) -> tuple[np.ndarray, np.ndarray]:
     if not flag(node, 'fix_gamma', True):
         scale = scale * gamma
     return scale, beta - scale * mean
-
-
-def _skip_dropout(nodes: list) -> None:
-    for node in nodes:
-        node.inputs = [_behind_dropout(entry) for entry in node.inputs]
 
 
 def _behind_dropout(entry: tuple) -> tuple:
@@ -100,7 +94,6 @@ def _fold_back(norm: Node, uses: Counter, values: dict) -> None:
     bias = _bias(layer, values, len(scale))
     values[bias.name] = scale * values[bias.name] + shift
     attrs = {**layer.attrs, 'no_bias': 'False'}
-    uses[norm.inputs[0]] = 0
     norm.become(layer.op, [*layer.inputs[:2], (bias, 0)], **attrs)
 
 
