@@ -16,8 +16,10 @@ COMMANDS = {
     'distill': ('recognition.distill', 'train a student from a frozen teacher over generations'),
     'export': (
         'deploy.export',
-        'checkpoint -> slim symbol and parameters, no head',
+        'checkpoint -> slim symbol and parameters, ONNX, int8; each file checked',
     ),
+    'embed': ('deploy.embed', 'pictures -> embeddings in an .npz'),
+    'compare': ('deploy.compare', 'two photographs -> their cosine and a decision'),
     'verify': ('eval.verify', '10-fold 1:1 verification of a checkpoint on .bin targets'),
 }
 

@@ -1,16 +1,18 @@
 """FaceEmbedder: crops and photographs to embeddings, on the fastest run time that is installed."""
 
+import argparse
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple, Union
 
 import cv2
 import numpy as np
 
 from ..common.align import FaceDetector
 from ..common.checkpoint import load_embedding, params_path, parse_model
+from ..common.console import Parser
 from ..common.errors import InputError
 from ..common.extras import missing
 from ..common.files import PathLike, input_file, sha256
@@ -36,6 +38,34 @@ class Faces(NamedTuple):
     boxes: np.ndarray  # (n, 4) float64: x, y, width, height in pixels of the photograph
     scores: np.ndarray  # (n,) float64, the detector's confidence 0..1
     crops: np.ndarray  # (n, 112, 112, 3) uint8 RGB, aligned
+
+
+class FaceFinder:
+    """Finds and aligns the faces of photographs. One object serves one thread at a time.
+
+    Parameters
+    ----------
+    min_face : side of the smallest face to find, in pixels
+    """
+
+    def __init__(self, min_face: int = 20):
+        self._detector = FaceDetector(min_face)
+
+    def find(self, image: np.ndarray, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(boxes, scores, crops), as in Faces, of a (H, W, 3) uint8 RGB photograph."""
+        scale = min(1, _DETECTION_SIDE / max(image.shape[:2]))
+        small = image
+        if scale < 1:
+            size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
+            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        faces = self._detector.detect(small)
+        count = len(faces.scores) if which == 'all' else min(1, len(faces.scores))
+        crops = [crop(image, landmarks / scale) for landmarks in faces.landmarks[:count]]
+        return (
+            faces.boxes[:count] / scale,
+            faces.scores[:count],
+            np.array(crops, np.uint8).reshape(-1, 112, 112, 3),
+        )
 
 
 class FaceEmbedder:
@@ -84,8 +114,7 @@ class FaceEmbedder:
         self._engine, weights = _engine(self.model, self.backend, precision, batch_size)
         self.fingerprint = _fingerprint(self.record, weights)
         self.embedding_size = self._engine.embedding_size
-        self._min_face = min_face
-        self._detector: Optional[FaceDetector] = None
+        self._finder = FaceFinder(min_face)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Embeddings of aligned crops.
@@ -124,7 +153,7 @@ class FaceEmbedder:
         """
         if which not in WHICH:
             raise unknown_name('choice of faces', which, WHICH)
-        found = [self.find(photo, which) for photo in photos]
+        found = [self._finder.find(read_photo(photo), which) for photo in photos]
         # faces of all photographs fill the batches together
         crops = [crops for _, _, crops in found]
         rows = iter(self.embed(np.concatenate(crops)) if crops else ())
@@ -138,24 +167,28 @@ class FaceEmbedder:
             for boxes, scores, crops in found
         ]
 
-    def find(self, photo: Photo, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(boxes, scores, crops) of a photograph; see `embed_photos` and Faces."""
-        image = read_photo(photo)
-        if self._detector is None:
-            self._detector = FaceDetector(self._min_face)
-        scale = min(1, _DETECTION_SIDE / max(image.shape[:2]))
-        small = image
-        if scale < 1:
-            size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
-            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        faces = self._detector.detect(small)
-        count = len(faces.scores) if which == 'all' else min(1, len(faces.scores))
-        crops = [crop(image, landmarks / scale) for landmarks in faces.landmarks[:count]]
-        return (
-            faces.boxes[:count] / scale,
-            faces.scores[:count],
-            np.array(crops, np.uint8).reshape(-1, 112, 112, 3),
-        )
+
+def add_options(parser: Parser) -> None:
+    """The options of commands that embed."""
+    parser.add_argument(
+        '--model', required=True, metavar='MODEL',
+        help='folder of an export, an .onnx file of one, or a checkpoint PREFIX,EPOCH',
+    )  # fmt: skip
+    parser.add_argument(
+        '--backend', choices=('auto', *BACKENDS), default='auto',
+        help='what runs it; auto: the fastest that is installed',
+    )  # fmt: skip
+    parser.add_argument(
+        '--precision', choices=engines.PRECISIONS, default='float32',
+        help="bfloat16: OpenVINO's, faster where the CPU has it",
+    )  # fmt: skip
+
+
+def from_options(args: argparse.Namespace) -> FaceEmbedder:
+    """The embedder of `add_options`."""
+    embedder = FaceEmbedder(args.model, args.backend, args.precision)
+    log.info('%s in %s, %s', args.model, embedder.backend, args.precision)
+    return embedder
 
 
 def read_photo(photo: Photo) -> np.ndarray:

@@ -23,12 +23,15 @@ from .. import __version__
 from ..common import checkpoint, console, flops
 from ..common.errors import InputError
 from ..common.extras import missing, need
-from ..common.files import atomic_write, output_folder, sha256
+from ..common.files import atomic_write, input_file, output_folder, sha256
 from ..common.fold import fold_batch_norms, without_dropout
 from ..common.names import DATA, IMAGE_SHAPE
+from ..eval.datasets import load_bin
 from ..eval.embed import Embedder
-from ..eval.engines import OUTPUT, probe_images
+from ..eval.engines import OUTPUT, OnnxRuntimeEngine, OpenVinoEngine, probe_images
+from ..eval.verification import add_flips, evaluate
 from . import parity, quantize
+from .thresholds import pair_cosines, thresholds
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ FILES = (
     'model-symbol.json', 'model-0000.params', 'model-folded-symbol.json',
     'model-folded-0000.params', 'model.onnx', 'model.fp16.onnx', 'model.int8.onnx', RECORD,
 )  # fmt: skip
+MAX_ACCURACY_LOSS = 0.005  # of int8; more is worth a warning
 _PROBES = max(parity.BATCHES)
 
 
@@ -50,6 +54,11 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--calibrate-images', type=int, default=256, metavar='N', help='how many of them to use'
     )
+    parser.add_argument(
+        '--pairs', metavar='BIN',
+        help='verification .bin: measure the accuracy of each ONNX file and store thresholds for '
+        'decisions in export.json',
+    )  # fmt: skip
     parser.add_argument(
         '--fp16', action='store_true', help='write model.fp16.onnx as well, for GPUs and phones'
     )
@@ -72,6 +81,7 @@ class _Export:
         self.symbol = without_dropout(self._network[0])
         self.files: dict[str, dict] = {}
         self.parities: list[parity.Parity] = []
+        self.verification: list[dict] = []
         self._images = probe_images(_PROBES)
         if args.calibrate:
             self._faces = quantize.calibration_images(args.calibrate, args.calibrate_images)
@@ -130,6 +140,35 @@ class _Export:
         path = self._folder / name
         self.files[name] = {'bytes': path.stat().st_size, 'sha256': sha256(path)}
 
+    def verify(self) -> None:
+        """Accuracy of the float32 and int8 files on the pairs, and thresholds for decisions."""
+        images, issame = load_bin(self._args.pairs)
+        for name in ('model.onnx', 'model.int8.onnx'):
+            if name not in self.files:
+                continue
+            for kind in (OpenVinoEngine, OnnxRuntimeEngine):
+                engine = kind(self._folder / name)
+                with console.progress(2 * len(images), f'{name} in {engine.name}') as bar:
+                    plain = engine.embed_batch(images)
+                    bar.advance(len(images))
+                    flipped = engine.embed_batch(images[:, :, ::-1])
+                    bar.advance(len(images))
+                result = evaluate(add_flips(plain, flipped)[0], issame)
+                cosine = pair_cosines(plain / np.linalg.norm(plain, axis=1, keepdims=True))
+                self.verification.append({
+                    'file': name, 'engine': engine.name, 'pairs': len(issame),
+                    'accuracy': result.accuracy, 'accuracy_std': result.accuracy_std,
+                    'thresholds': thresholds(cosine, issame),
+                })  # fmt: skip
+        by_kind = {(row['file'], row['engine']): row['accuracy'] for row in self.verification}
+        for (name, engine), accuracy in by_kind.items():
+            loss = by_kind['model.onnx', engine] - accuracy
+            if loss > MAX_ACCURACY_LOSS:
+                log.warning(
+                    '%s loses %.2f points of accuracy in %s; calibrate on more or other faces',
+                    name, 100 * loss, engine,
+                )  # fmt: skip
+
     def record(self) -> dict:
         """What export.json holds."""
         args, count = self._args, flops.count(self.symbol)
@@ -157,6 +196,7 @@ class _Export:
             'flops': count.flops,
             'files': self.files,
             'parity': [result.as_dict() for result in self.parities],
+            'verification': self.verification,
         }
 
 
@@ -185,7 +225,7 @@ def _folder_for(out: Path) -> Iterator[Path]:
 def _wants_onnx(args: argparse.Namespace) -> bool:
     """Whether ONNX files are written; without the packages only if nobody asked for them."""
     absent = [package for package in ONNX_PACKAGES if missing(package)]
-    if absent and (args.calibrate or args.fp16 or args.l2_normalize):
+    if absent and (args.calibrate or args.fp16 or args.l2_normalize or args.pairs):
         need(absent[0], 'deploy')
     if absent:
         log.warning(
@@ -214,12 +254,23 @@ def _show(args: argparse.Namespace, record: dict) -> None:
         ('file', 'MB', 'checked in', 'difference', 'min cosine', 'mean cosine'),
         rows,
     )
+    if record['verification']:
+        console.table(
+            f'{record["verification"][0]["pairs"]} pairs of {args.pairs}, 10 folds',
+            ('file', 'engine', 'accuracy'),
+            [(row['file'], row['engine'], f'{row["accuracy"]:.5f} +- {row["accuracy_std"]:.5f}')
+             for row in record['verification']],
+        )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict:
     if args.calibrate_images < 1:
         raise InputError(f'--calibrate-images {args.calibrate_images}: expected at least 1')
-    checkpoint.load_embedding(args.model)  # before a folder is made
+    # what is wrong is found before a folder is made
+    checkpoint.load_embedding(args.model)
+    for path, what in ((args.calibrate, 'calibration set'), (args.pairs, 'pair set')):
+        if path:
+            input_file(path, what)
     with_onnx = _wants_onnx(args)
     out = Path(args.out)
     with _folder_for(out) as folder:
@@ -227,6 +278,8 @@ def run(args: argparse.Namespace) -> dict:
         export.mxnet()
         if with_onnx:
             export.onnx()
+            if args.pairs:
+                export.verify()
         record = export.record()
         atomic_write(folder / RECORD, json.dumps(record, indent=1) + '\n')
     _show(args, record)
