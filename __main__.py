@@ -20,6 +20,8 @@ COMMANDS = {
     ),
     'embed': ('deploy.embed', 'pictures -> embeddings in an .npz'),
     'compare': ('deploy.compare', 'two photographs -> their cosine and a decision'),
+    'gallery': ('deploy.gallery_command', 'enrol, identify and remove people in a gallery on disk'),
+    'serve': ('deploy.serve', 'web page and JSON API: compare, enrol, identify'),
     'verify': ('eval.verify', '10-fold 1:1 verification of a checkpoint on .bin targets'),
 }
 

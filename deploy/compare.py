@@ -9,7 +9,7 @@ counts. A picture of 112x112 is taken as it is, for an aligned crop.
 import argparse
 import logging
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -69,26 +69,39 @@ def choose_threshold(args: argparse.Namespace, embedder: FaceEmbedder) -> Option
     return known[f'{args.far:g}']
 
 
-def face_of(embedder: FaceEmbedder, path: str) -> tuple[np.ndarray, int]:
-    """(embedding (D,), number of faces) of a picture; InputError if there is no face in it."""
-    image = read_photo(path)
+class Face(NamedTuple):
+    """The face of a picture that counts."""
+
+    embedding: np.ndarray  # (D,) float32, unit length
+    crop: np.ndarray  # (112, 112, 3) uint8 RGB
+    count: int  # faces in the picture
+
+
+def find_face(embedder: FaceEmbedder, image: np.ndarray) -> Optional[Face]:
+    """The largest face of a (H, W, 3) uint8 RGB picture, None if there is none."""
     if image.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE):
-        return embedder.embed(image[None])[0], 1
+        return Face(embedder.embed(image[None])[0], image, 1)
     faces = embedder.embed_photos([image], which='all')[0]
     if not len(faces.scores):
+        return None
+    return Face(faces.embeddings[0], faces.crops[0], len(faces.scores))
+
+
+def face_of(embedder: FaceEmbedder, path: str) -> Face:
+    """The largest face of a picture file; InputError if there is none in it."""
+    face = find_face(embedder, read_photo(path))
+    if face is None:
         raise InputError(f'{path}: no face found')
-    if len(faces.scores) > 1:
-        log.warning('%s: %d faces; the largest counts', path, len(faces.scores))
-    return faces.embeddings[0], len(faces.scores)
+    if face.count > 1:
+        log.warning('%s: %d faces; the largest counts', path, face.count)
+    return face
 
 
 def run(args: argparse.Namespace) -> dict:
     embedder = embedders.from_options(args)
     threshold = choose_threshold(args, embedder)
-    (first, first_faces), (second, second_faces) = (
-        face_of(embedder, path) for path in args.photographs
-    )
-    cosine = float(np.dot(first.astype(np.float64), second))
+    first, second = (face_of(embedder, path) for path in args.photographs)
+    cosine = float(np.dot(first.embedding.astype(np.float64), second.embedding))
     same = None if threshold is None else cosine > threshold
     words = {True: 'the same person', False: 'different people', None: 'no decision'}
     console.table(
@@ -106,7 +119,7 @@ def run(args: argparse.Namespace) -> dict:
         'threshold': threshold,
         'far': None if args.threshold is not None else args.far,
         'same': same,
-        'faces': [first_faces, second_faces],
+        'faces': [first.count, second.count],
         'model': args.model,
         'backend': embedder.backend,
     }
