@@ -11,6 +11,10 @@ function element(tag, attributes = {}, ...children) {
 }
 
 async function api(path, options) {
+  const files = [...(options?.body || [])].map(([, value]) => value.size || 0);
+  if (files.reduce((sum, size) => sum + size, 0) > maxBytes) {
+    throw new Error(`more than ${maxBytes >> 20} MB; make the photographs smaller`);
+  }
   const response = await fetch(path, options);
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(answer.error || `the server answered ${response.status}`);
@@ -156,9 +160,8 @@ function dropZone(id, changed) {
     photo.src = URL.createObjectURL(file);
     zone.querySelector('span')?.replaceWith(photo);
     zone.classList.add('full');
-    if (file.size > maxBytes) file = null; // the server says the same, after the upload
     photographs[id] = file;
-    if (file) changed();
+    changed();
   };
   input.addEventListener('change', () => take(input.files[0]));
   for (const type of ['dragenter', 'dragover']) {
