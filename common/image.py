@@ -6,8 +6,11 @@ several threads; its own thread pool is left as it is (112x112 is too small for 
 Importing this module turns OpenCV's own log off: what it could not decode is in our errors.
 """
 
+import io
+
 import cv2
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from .backend import mx
 from .errors import InputError
@@ -18,6 +21,8 @@ cv2.setLogLevel(0)
 _JPEG_START = b'\xff\xd8'
 _JPEG_SCAN = b'\xff\xda'
 _JPEG_END = b'\xff\xd9'
+
+MAX_PIXELS = 100_000_000  # of a photograph: 300 MB once decoded
 
 
 def is_jpeg(encoded: bytes) -> bool:
@@ -58,6 +63,26 @@ def decode_rgb(encoded: bytes) -> np.ndarray:
     cannot be told from an ugly picture and passes.
     """
     return cv2.cvtColor(decode_bgr(encoded), cv2.COLOR_BGR2RGB)
+
+
+def decode_photo(encoded: bytes) -> np.ndarray:
+    """`decode_rgb` for pictures of unknown origin: InputError for one of more than MAX_PIXELS.
+
+    The size is read from the header, so that a small file that unpacks to gigabytes costs nothing.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as header:
+            width, height = header.size
+    except Image.DecompressionBombError:
+        width = height = None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        width = height = 0  # OpenCV has the last word
+    if width is None or width * height > MAX_PIXELS:
+        size = f' of {width}x{height}' if width else ''
+        raise InputError(
+            f'the picture{size} has more than {MAX_PIXELS // 10**6} million pixels; make it smaller'
+        )
+    return decode_rgb(encoded)
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:

@@ -1,43 +1,297 @@
-"""Export a checkpoint: the slim embedding symbol and parameters, without classifier and losses.
+"""Export a checkpoint to files that run everywhere, each checked against MXNet when written.
 
-What is written, DIR/model-symbol.json and DIR/model-0000.params, loads with the authors' symbol, in
-InsightFace's tools and with mx.model.load_checkpoint.
+DIR/model-symbol.json and model-0000.params are the embedding network alone, as InsightFace's tools
+and mx.model.load_checkpoint load it; model-folded-* the same with its BatchNorms folded into the
+layers before them; model.onnx, and on request model.fp16.onnx and model.int8.onnx, take RGB crops
+(N, 3, 112, 112) with values 0..255 and give embeddings (N, D). export.json says what is what.
 """
 
 import argparse
+import json
 import logging
+import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
+
+from .. import __version__
 from ..common import checkpoint, console, flops
-from ..common.files import output_folder, sha256
+from ..common.errors import InputError
+from ..common.extras import missing, need
+from ..common.files import atomic_write, input_file, output_folder, sha256
+from ..common.fold import fold_batch_norms, without_dropout
+from ..common.names import DATA, IMAGE_SHAPE
+from ..eval.datasets import load_bin
+from ..eval.embed import Embedder
+from ..eval.engines import OUTPUT, OnnxRuntimeEngine, OpenVinoEngine, probe_images
+from ..eval.verification import add_flips, evaluate
+from . import parity, quantize
+from .thresholds import pair_cosines, thresholds
 
 log = logging.getLogger(__name__)
+
+ONNX_PACKAGES = ('onnx', 'onnxruntime', 'openvino')
+RECORD = 'export.json'
+FILES = (
+    'model-symbol.json', 'model-0000.params', 'model-folded-symbol.json',
+    'model-folded-0000.params', 'model.onnx', 'model.fp16.onnx', 'model.int8.onnx', RECORD,
+)  # fmt: skip
+MAX_ACCURACY_LOSS = 0.005  # of int8; more is worth a warning
+_PROBES = max(parity.BATCHES)
 
 
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--model', required=True, metavar='PREFIX,EPOCH', help='the checkpoint')
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for the export')
+    parser.add_argument(
+        '--calibrate', metavar='FILE', help='.rec or .bin of faces: write model.int8.onnx as well'
+    )
+    parser.add_argument(
+        '--calibrate-images', type=int, default=256, metavar='N', help='how many of them to use'
+    )
+    parser.add_argument(
+        '--pairs', metavar='BIN',
+        help='verification .bin: measure the accuracy of each ONNX file and store thresholds for '
+        'decisions in export.json',
+    )  # fmt: skip
+    parser.add_argument(
+        '--fp16', action='store_true', help='write model.fp16.onnx as well, for GPUs and phones'
+    )
+    parser.add_argument(
+        '--input-type', choices=('float32', 'uint8'), default='float32',
+        help='what the ONNX files take; the values are 0..255 either way',
+    )  # fmt: skip
+    parser.add_argument(
+        '--l2-normalize', action='store_true', help='ONNX embeddings have unit length'
+    )
+
+
+class _Export:
+    """Writes and checks the files of one export in a folder of its own."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path):
+        self._args = args
+        self._folder = folder
+        self._network = checkpoint.load_embedding(args.model)
+        self.symbol = without_dropout(self._network[0])
+        self.files: dict[str, dict] = {}
+        self.parities: list[parity.Parity] = []
+        self.verification: list[dict] = []
+        self._images = probe_images(_PROBES)
+        if args.calibrate:
+            self._faces = quantize.calibration_images(args.calibrate, args.calibrate_images)
+            # a set too small to check on is filled up with faces that we draw
+            self._images = np.concatenate([self._faces[-_PROBES:], self._images])[:_PROBES]
+        self._expected = Embedder(*self._network, batch_size=_PROBES).embed(self._images)
+
+    def mxnet(self) -> None:
+        """The slim checkpoint and the folded one."""
+        _, arg_params, aux_params = self._network
+        self._folded = fold_batch_norms(*self._network)
+        for stem, network, kind in (
+            ('model', (self.symbol, arg_params, aux_params), 'float32'),
+            ('model-folded', self._folded, 'folded'),
+        ):
+            prefix = self._folder / stem
+            checkpoint.save_embedding(prefix, 0, *network)
+            embedder = Embedder(*checkpoint.load_embedding(f'{prefix},0'), batch_size=_PROBES)
+            name = checkpoint.params_path(prefix, 0).name
+            self._check(name, {'mxnet': embedder.embed}, kind)
+            self._add(checkpoint.symbol_path(prefix).name)
+            self._add(name)
+
+    def onnx(self) -> None:
+        """The ONNX files that were asked for."""
+        from ..common.onnx_graph import to_onnx  # needs a package of the extra
+
+        options = {
+            'input_type': self._args.input_type,
+            'l2_normalize': self._args.l2_normalize,
+        }
+        self._onnx('model.onnx', to_onnx(*self._folded, **options), 'float32')
+        if self._args.fp16:
+            half = to_onnx(*self._folded, **options, dtype=np.float16)
+            self._onnx('model.fp16.onnx', half, 'float16')
+        if self._args.calibrate:
+            target = self._folder / 'model.int8.onnx'
+            log.info('%s: calibrating on %d images', target.name, len(self._faces))
+            quantize.quantize_int8(self._folder / 'model.onnx', target, self._faces)
+            self._check(target.name, parity.onnx_engines(target), 'int8')
+            self._add(target.name)
+
+    def _onnx(self, name: str, model, kind: str) -> None:
+        path = self._folder / name
+        need('onnx', 'deploy').save(model, str(path))
+        self._check(name, parity.onnx_engines(path), kind)
+        self._add(name)
+
+    def _check(self, name: str, engines: dict[str, parity.Run], kind: str) -> None:
+        for engine, run in engines.items():
+            result = parity.compare(name, engine, run, self._images, self._expected)
+            parity.check(result, kind)
+            self.parities.append(result)
+
+    def _add(self, name: str) -> None:
+        path = self._folder / name
+        self.files[name] = {'bytes': path.stat().st_size, 'sha256': sha256(path)}
+
+    def verify(self) -> None:
+        """Accuracy of the float32 and int8 files on the pairs, and thresholds for decisions."""
+        images, issame = load_bin(self._args.pairs)
+        for name in ('model.onnx', 'model.int8.onnx'):
+            if name not in self.files:
+                continue
+            for kind in (OpenVinoEngine, OnnxRuntimeEngine):
+                engine = kind(self._folder / name)
+                with console.progress(2 * len(images), f'{name} in {engine.name}') as bar:
+                    plain = engine.embed_batch(images)
+                    bar.advance(len(images))
+                    flipped = engine.embed_batch(images[:, :, ::-1])
+                    bar.advance(len(images))
+                result = evaluate(add_flips(plain, flipped)[0], issame)
+                cosine = pair_cosines(plain / np.linalg.norm(plain, axis=1, keepdims=True))
+                self.verification.append({
+                    'file': name, 'engine': engine.name, 'pairs': len(issame),
+                    'accuracy': result.accuracy, 'accuracy_std': result.accuracy_std,
+                    'thresholds': thresholds(cosine, issame),
+                })  # fmt: skip
+        by_kind = {(row['file'], row['engine']): row['accuracy'] for row in self.verification}
+        for (name, engine), accuracy in by_kind.items():
+            loss = by_kind['model.onnx', engine] - accuracy
+            if loss > MAX_ACCURACY_LOSS:
+                log.warning(
+                    '%s loses %.2f points of accuracy in %s; calibrate on more or other faces',
+                    name, 100 * loss, engine,
+                )  # fmt: skip
+
+    def record(self) -> dict:
+        """What export.json holds."""
+        args, count = self._args, flops.count(self.symbol)
+        prefix, epoch = checkpoint.parse_model(args.model)
+        sources = (checkpoint.symbol_path(prefix), checkpoint.params_path(prefix, epoch))
+        return {
+            'source': args.model,
+            'source_sha256': {path.name: sha256(path) for path in sources},
+            'vargfacenet': __version__,
+            'input': {
+                'name': DATA,
+                'type': args.input_type,
+                'shape': ['N', *IMAGE_SHAPE],
+                'colour': 'RGB',
+                'range': [0, 255],
+                'alignment': 'ArcFace five points, 112x112',
+            },
+            'output': {
+                'name': OUTPUT,
+                'type': 'float32',
+                'shape': ['N', self._expected.shape[1]],
+                'unit_length': args.l2_normalize,
+            },
+            'params': count.params,
+            'flops': count.flops,
+            'files': self.files,
+            'parity': [result.as_dict() for result in self.parities],
+            'verification': self.verification,
+        }
+
+
+@contextmanager
+def _folder_for(out: Path) -> Iterator[Path]:
+    """A folder whose files move to `out` when all of them are good; else nothing is left."""
+    existed = out.exists()
+    out = output_folder(out)
+    with tempfile.TemporaryDirectory(dir=out, prefix='.export.') as temporary:
+        try:
+            yield Path(temporary)
+        except BaseException:
+            if not existed:
+                shutil.rmtree(out)
+            raise
+        written = {path.name for path in Path(temporary).iterdir()}
+        # the record goes first and comes last: with it, all files are those it names
+        for name in (RECORD, *FILES):
+            if name == RECORD or name not in written:
+                (out / name).unlink(missing_ok=True)
+        for name in FILES:
+            if name in written:
+                os.replace(Path(temporary) / name, out / name)
+
+
+def _wants_onnx(args: argparse.Namespace) -> bool:
+    """Whether ONNX files are written; without the packages only if nobody asked for them."""
+    absent = [package for package in ONNX_PACKAGES if missing(package)]
+    if absent and (args.calibrate or args.fp16 or args.l2_normalize or args.pairs):
+        need(absent[0], 'deploy')
+    if absent:
+        log.warning(
+            'no ONNX file is written: %s not installed; pip install -c requirements.lock '
+            "'.[deploy]'",
+            ' and '.join(absent),
+        )
+    return not absent
+
+
+def _show(args: argparse.Namespace, record: dict) -> None:
+    rows = []
+    for name, file in record['files'].items():
+        checks = [row for row in record['parity'] if row['file'] == name]
+        rows.append((
+            name,
+            f'{file["bytes"] / 1e6:.2f}',
+            ', '.join(row['engine'] for row in checks),
+            f'{max(row["difference"] for row in checks):.1e}' if checks else '',
+            f'{min(row["min_cosine"] for row in checks):.6f}' if checks else '',
+            f'{min(row["mean_cosine"] for row in checks):.6f}' if checks else '',
+        ))  # fmt: skip
+    console.table(
+        f'{args.model} -> {args.out}: {record["params"]:,} parameters, '
+        f'{record["flops"] / 1e6:.1f} MFLOPs; against MXNet at batch 1, 7 and 32',
+        ('file', 'MB', 'checked in', 'difference', 'min cosine', 'mean cosine'),
+        rows,
+    )
+    if record['verification']:
+        console.table(
+            f'{record["verification"][0]["pairs"]} pairs of {args.pairs}, 10 folds',
+            ('file', 'engine', 'accuracy'),
+            [(row['file'], row['engine'], f'{row["accuracy"]:.5f} +- {row["accuracy_std"]:.5f}')
+             for row in record['verification']],
+        )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict:
-    symbol, arg_params, aux_params = checkpoint.load_embedding(args.model)
-    prefix = output_folder(args.out) / 'model'
-    checkpoint.save_embedding(prefix, 0, symbol, arg_params, aux_params)
-    params = checkpoint.params_path(prefix, 0)
-    count = flops.count(symbol)
-    console.table(
-        f'{args.model} -> {prefix},0',
-        ('file', 'MB', 'parameters', 'MFLOPs'),
-        [(params.name, f'{params.stat().st_size / 1e6:.2f}', f'{count.params:,}',
-          f'{count.flops / 1e6:.1f}')],
-    )  # fmt: skip
+    if args.calibrate_images < 1:
+        raise InputError(f'--calibrate-images {args.calibrate_images}: expected at least 1')
+    # what is wrong is found before a folder is made
+    checkpoint.load_embedding(args.model)
+    for path, what in ((args.calibrate, 'calibration set'), (args.pairs, 'pair set')):
+        if path:
+            input_file(path, what)
+    with_onnx = _wants_onnx(args)
+    out = Path(args.out)
+    with _folder_for(out) as folder:
+        export = _Export(args, folder)
+        export.mxnet()
+        if with_onnx:
+            export.onnx()
+            if args.pairs:
+                export.verify()
+        record = export.record()
+        atomic_write(folder / RECORD, json.dumps(record, indent=1) + '\n')
+    _show(args, record)
+    if with_onnx and not args.calibrate:
+        log.info('model.int8.onnx is written with --calibrate FILE (.rec or .bin of faces)')
+    slim = checkpoint.params_path('model', 0).name
     return {
-        'model': f'{prefix},0',
-        'source': args.model,
-        'sha256': {path.name: sha256(path) for path in (checkpoint.symbol_path(prefix), params)},
-        'bytes': params.stat().st_size,
-        'params': count.params,
-        'flops': count.flops,
+        'model': f'{out / "model"},0',
+        'out': str(out),
+        'sha256': {name: file['sha256'] for name, file in record['files'].items()},
+        'bytes': record['files'][slim]['bytes'],
+        **record,
     }
 
 

@@ -5,6 +5,7 @@ import zlib
 import numpy as np
 from vargfacenet.common.backend import mx
 from vargfacenet.common.names import IMAGE_SHAPE
+from vargfacenet.symbol import get_symbol
 
 
 def tiny_symbol(size=16):
@@ -36,6 +37,25 @@ def reference_params(symbol, seed=1):
         for name, shape in zip(symbol.list_auxiliary_states(), auxiliary)
     }
     return arg_params, aux_params
+
+
+def calibrated_params(name, images, seed=1, **options):
+    """(symbol, arg_params, aux_params) of a network whose BatchNorms hold the images' statistics.
+
+    With those of the recipe, all images come out nearly the same; with these they differ, as in a
+    trained network.
+    """
+    # nothing is kept of old statistics, so one step leaves the batch's own
+    symbol = get_symbol(name, bn_mom=0.0, **options)
+    arg_params, aux_params = reference_params(symbol, seed)
+    data = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32)
+    executor = symbol.simple_bind(mx.cpu(), grad_req='write', data=data.shape)
+    executor.copy_params_from(arg_params, aux_params)
+    output = executor.forward(is_train=True, data=mx.nd.array(data))[0]
+    executor.backward(mx.nd.zeros(output.shape))
+    mx.nd.waitall()
+    aux_params = {name: value.copy() for name, value in executor.aux_dict.items()}
+    return get_symbol(name, **options), arg_params, aux_params
 
 
 def _value(name, shape, seed):

@@ -5,13 +5,10 @@ replacement takes its inputs in the order of what it replaces.
 """
 
 import ast
-import json
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Optional
 
-from ..backend import mx
-from ..errors import InputError
+from ..graph import Node, assemble, flag, parse
 from ..names import DATA, LABEL, TEACHER
 
 ADDITIONS = ('elemwise_add', '_plus', '_Plus', '_add', 'broadcast_add', 'broadcast_plus')
@@ -21,42 +18,10 @@ MANY_CHANNELS = 16  # of a group, from here on oneDNN's 3x3 convolution is the f
 MANY_READERS = 8  # from here on MXNet adds up gradients in place (MXNET_EXEC_INPLACE_GRAD_SUM_CAP)
 
 
-@dataclass(eq=False)
-class Node:
-    """One operator or variable (`op` is 'null') of a symbol.
-
-    `inputs` are (node, output index) pairs; `shapes` are those of its visible outputs, () where
-    unknown; `batched` says that it depends on an input of the network, not on parameters alone,
-    `changed` that this pass made it one of ours.
-    """
-
-    op: str
-    name: str
-    attrs: dict = field(default_factory=dict)
-    inputs: list = field(default_factory=list)
-    extra: dict = field(default_factory=dict)  # what else the JSON holds, such as subgraphs
-    shapes: list = field(default_factory=list)
-    batched: bool = False
-    changed: bool = False
-
-    @property
-    def shape(self) -> tuple:
-        return self.shapes[0]
-
-    def flag(self, name: str, default: bool) -> bool:
-        return self.attrs.get(name, str(default)).lower() in ('true', '1')
-
-    def become(self, op: str, inputs: list, **attrs: str) -> None:
-        """Turn into another operator of the same name; hidden attributes (`__x__`) stay."""
-        hidden = {key: value for key, value in self.attrs.items() if key.startswith('__')}
-        self.op, self.inputs, self.attrs = op, inputs, {**hidden, **attrs}
-        self.changed = op.startswith('vg_')
-
-
 def rewrite(symbol, shapes: dict, compiled: bool, training: bool):
     """See `accelerate`; `compiled` says whether our operators are loaded."""
     fixed = {DATA, LABEL, TEACHER, *shapes}
-    nodes, heads, attrs = _parse(symbol, shapes, fixed)
+    nodes, heads, attrs = parse(symbol, shapes, fixed)
     uses = Counter(entry for node in nodes for entry in node.inputs)
     uses.update(heads)
     mode = next((node for node in nodes if node.name == MODE), None) or _mode()
@@ -84,7 +49,7 @@ def rewrite(symbol, shapes: dict, compiled: bool, training: bool):
             _replace_norm(node, node, mode)
     if compiled:
         _buffer_gradients(nodes)
-    return _assemble(heads, attrs)
+    return assemble(heads, attrs)
 
 
 def _buffer_gradients(nodes: list) -> None:
@@ -95,67 +60,13 @@ def _buffer_gradients(nodes: list) -> None:
     """
     uses = Counter(entry for node in nodes for entry in node.inputs)
     for node in nodes:
-        if not node.changed:
+        if not (node.changed and node.op.startswith('vg_')):
             continue
         for position, entry in enumerate(node.inputs[: DIFFERENTIABLE.get(node.op, 4)]):
             if entry[0].op == 'null' or uses[entry] >= MANY_READERS:
                 name = f'{node.name}_input{position}'
                 # Without an attribute that differs MXNet merges equal copies into one again.
                 node.inputs[position] = (Node('_copy', name, {'__reader__': name}, [entry]), 0)
-
-
-def _parse(symbol, shapes: dict, fixed: set) -> tuple:
-    """Nodes of a symbol in topological order with their shapes, its heads and its attributes."""
-    graph = json.loads(symbol.tojson())
-    nodes = []
-    for item in graph['nodes']:
-        inputs = [(nodes[index], output) for index, output, *_ in item.pop('inputs')]
-        node = Node(item.pop('op'), item.pop('name'), item.pop('attrs', {}), inputs, item)
-        node.batched = node.name in fixed or any(source.batched for source, _ in inputs)
-        nodes.append(node)
-    internals = symbol.get_internals()
-    _, output_shapes, _ = internals.infer_shape_partial(**shapes)
-    for (index, *_), shape in zip(json.loads(internals.tojson())['heads'], output_shapes):
-        nodes[index].shapes.append(shape or ())
-    for node in nodes:
-        if node.op == 'null' and node.name not in fixed and not (node.shape and all(node.shape)):
-            raise InputError(
-                f'the shape of parameter {node.name!r} does not follow from the input shapes '
-                f'{shapes}; give the shape of every input of the network'
-            )
-    heads = [(nodes[index], output) for index, output, *_ in graph['heads']]
-    return nodes, heads, graph['attrs']
-
-
-def _assemble(heads: list, attrs: dict):
-    """The symbol of what the heads reach."""
-    order, index = [], {}
-    stack = [node for node, _ in reversed(heads)]
-    while stack:
-        node = stack[-1]
-        missing = [source for source, _ in node.inputs if source not in index]
-        if missing:
-            stack.append(missing[0])
-            continue
-        stack.pop()
-        if node not in index:
-            index[node] = len(order)
-            order.append(node)
-
-    def entries(pairs: list) -> list:
-        return [[index[node], output, 0] for node, output in pairs]
-
-    graph = {
-        'nodes': [
-            dict(node.extra, op=node.op, name=node.name, attrs=node.attrs,
-                 inputs=entries(node.inputs))
-            for node in order
-        ],
-        'arg_nodes': [index[node] for node in order if node.op == 'null'],
-        'heads': entries(heads),
-        'attrs': attrs,
-    }  # fmt: skip
-    return mx.sym.load_json(json.dumps(graph))
 
 
 def _is_prelu(node: Node) -> bool:
@@ -189,7 +100,7 @@ def _is_global_mean(node: Node) -> bool:
     return (
         node.op == 'Pooling'
         and len(node.shape) == 4
-        and node.flag('global_pool', False)
+        and flag(node, 'global_pool', False)
         and node.attrs.get('pool_type', 'max') == 'avg'
         and node.attrs.get('layout', 'None') in ('None', 'NCHW')
     )
@@ -217,7 +128,7 @@ def _is_batch_norm(node: Node) -> bool:
         node.op == 'BatchNorm'
         and len(node.shapes) == 1
         and node.attrs.get('axis', '1') == '1'
-        and not node.flag('use_global_stats', False)
+        and not flag(node, 'use_global_stats', False)
     )
 
 
@@ -239,7 +150,7 @@ def _replace_norm(node: Node, norm: Node, mode: Node) -> None:
         [x, gamma, beta, *([node.inputs[1]] if prelu else []), (mode, 0), mean, variance],
         eps=norm.attrs.get('eps', '1e-3'),
         momentum=norm.attrs.get('momentum', '0.9'),
-        fix_gamma=str(norm.flag('fix_gamma', True)),
+        fix_gamma=str(flag(norm, 'fix_gamma', True)),
     )
 
 
@@ -263,7 +174,7 @@ def _replace_convolution(node: Node) -> None:
         and stride in ((1, 1), (2, 2))
         and pad == (1, 1)
         and 1 < in_channels <= MANY_CHANNELS
-        and node.flag('no_bias', False)
+        and flag(node, 'no_bias', False)
     ):
         op = 'vg_grouped'
     else:
@@ -274,7 +185,7 @@ def _replace_convolution(node: Node) -> None:
         num_filter=str(filters),
         num_group=str(groups),
         stride=str(stride[0]),
-        no_bias=str(node.flag('no_bias', False)),
+        no_bias=str(flag(node, 'no_bias', False)),
     )
 
 

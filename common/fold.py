@@ -1,0 +1,128 @@
+"""BatchNorm with running statistics is a scale and a shift: folded into its neighbours.
+
+A network for inference only. What cannot be folded exactly stays: a BatchNorm before a convolution
+that pads (the padding is 0 after the BatchNorm and would need another value before it), and one
+whose input others read as well.
+"""
+
+from collections import Counter
+
+import numpy as np
+
+from .backend import mx
+from .graph import Node, assemble, flag, parse
+from .names import DATA, IMAGE_SHAPE
+
+_SEEN_THROUGH = ('Flatten', 'flatten', '_copy', 'identity')  # keep the order of all values
+
+
+def without_dropout(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
+    """The same symbol without its Dropout operators, which do nothing in inference."""
+    nodes, heads, attrs = parse(symbol, {DATA: (1, *IMAGE_SHAPE)}, {DATA})
+    if not any(node.op == 'Dropout' for node in nodes):
+        return symbol
+    for node in nodes:
+        node.inputs = [_behind_dropout(entry) for entry in node.inputs]
+    return assemble([_behind_dropout(entry) for entry in heads], attrs)
+
+
+def fold_batch_norms(
+    symbol: 'mx.sym.Symbol', arg_params: dict, aux_params: dict
+) -> tuple['mx.sym.Symbol', dict, dict]:
+    """Fold BatchNorms into the convolutions and fully connected layers around them.
+
+    Parameters
+    ----------
+    symbol : network with the input `data` (N, 3, 112, 112)
+    arg_params, aux_params : name -> NDArray; may hold more than the symbol uses
+
+    Returns
+    -------
+    (symbol, arg_params, aux_params): the same function with running statistics, without Dropout.
+    Layers keep their weights' names; a folded layer has the BatchNorm's name (so the output is
+    `fc1_output` still) and a bias. The sums are made in float64 and rounded once.
+    """
+    folded = without_dropout(symbol)
+    values = {
+        name: value.asnumpy().astype(np.float64)
+        for name, value in {**arg_params, **aux_params}.items()
+    }
+    for op, fold in (('BatchNorm', _fold_back), ('FullyConnected', _fold_forward)):
+        nodes, heads, attrs = parse(folded, {DATA: (1, *IMAGE_SHAPE)}, {DATA})
+        uses = Counter(entry for node in nodes for entry in node.inputs)
+        uses.update(heads)
+        for node in nodes:
+            if node.op == op:
+                fold(node, uses, values)
+        folded = assemble(heads, attrs)
+
+    def used(names: list) -> dict:
+        return {name: mx.nd.array(values[name].astype(np.float32)) for name in names}
+
+    arguments = [name for name in folded.list_arguments() if name != DATA]
+    return folded, used(arguments), used(folded.list_auxiliary_states())
+
+
+def scale_and_shift(node: Node, values: dict) -> tuple[np.ndarray, np.ndarray]:
+    """A BatchNorm in inference as (scale, shift), (C,) float64 each: y = scale * x + shift."""
+    gamma, beta, mean, variance = (values[source.name] for source, _ in node.inputs[1:])
+    scale = 1 / np.sqrt(variance + float(node.attrs.get('eps', 1e-3)))
+    if not flag(node, 'fix_gamma', True):
+        scale = scale * gamma
+    return scale, beta - scale * mean
+
+
+def _behind_dropout(entry: tuple) -> tuple:
+    while entry[0].op == 'Dropout':
+        entry = entry[0].inputs[0]
+    return entry
+
+
+def _fold_back(norm: Node, uses: Counter, values: dict) -> None:
+    """Turn BatchNorm(layer(x)) into the layer, under the BatchNorm's name."""
+    layer = norm.inputs[0][0]
+    if layer.op not in ('Convolution', 'FullyConnected') or norm.attrs.get('axis', '1') != '1':
+        return
+    parameters = [source for source, _ in layer.inputs[1:]]
+    if not flag(layer, 'flatten', True):
+        return
+    if uses[norm.inputs[0]] != 1 or any(uses[source, 0] != 1 for source in parameters):
+        return
+    scale, shift = scale_and_shift(norm, values)
+    weight = parameters[0].name
+    values[weight] = values[weight] * scale.reshape(-1, *[1] * (values[weight].ndim - 1))
+    bias = _bias(layer, values, len(scale))
+    values[bias.name] = scale * values[bias.name] + shift
+    attrs = {**layer.attrs, 'no_bias': 'False'}
+    norm.become(layer.op, [*layer.inputs[:2], (bias, 0)], **attrs)
+
+
+def _fold_forward(layer: Node, uses: Counter, values: dict) -> None:
+    """Take a BatchNorm before a fully connected layer into the layer."""
+    reader, entry = layer, layer.inputs[0]
+    while entry[0].op in _SEEN_THROUGH and uses[entry] == 1:
+        reader, entry = entry[0], entry[0].inputs[0]
+    norm = entry[0]
+    parameters = [source for source, _ in layer.inputs[1:]]
+    if norm.op != 'BatchNorm' or norm.attrs.get('axis', '1') != '1' or uses[entry] != 1:
+        return
+    if any(uses[source, 0] != 1 for source in parameters) or not flag(layer, 'flatten', True):
+        return
+    scale, shift = scale_and_shift(norm, values)
+    weight = parameters[0].name
+    by_channel = values[weight].reshape(len(values[weight]), len(scale), -1)
+    bias = _bias(layer, values, len(by_channel))
+    values[bias.name] = values[bias.name] + np.einsum('ock,c->o', by_channel, shift)
+    values[weight] = (by_channel * scale[:, None]).reshape(values[weight].shape)
+    layer.inputs = [*layer.inputs[:2], (bias, 0)]
+    layer.attrs = {**layer.attrs, 'no_bias': 'False'}
+    reader.inputs[0] = norm.inputs[0]
+
+
+def _bias(layer: Node, values: dict, channels: int) -> Node:
+    """The layer's bias; a new one of zeros if it has none."""
+    if not flag(layer, 'no_bias', False):
+        return layer.inputs[2][0]
+    name = layer.inputs[1][0].name.removesuffix('_weight') + '_bias'
+    values[name] = np.zeros(channels)
+    return Node('null', name)

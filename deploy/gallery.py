@@ -1,0 +1,320 @@
+"""A gallery of known faces on disk: enrol, identify, remove.
+
+Two files in a folder: `gallery.sqlite` knows who has which rows, `embeddings.f32` holds the rows, a
+plain float32 matrix that is searched where it lies (memory-mapped). A row counts only once the
+database names it, and it is on disk before the database does, so a crash at any moment leaves the
+gallery as it was before or after the change. What is removed is overwritten.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from ..common.errors import InputError
+from ..common.files import PathLike, output_folder
+
+DATABASE = 'gallery.sqlite'
+MATRIX = 'embeddings.f32'
+FORMAT = '1'
+MAX_NAME = 200  # characters of an identity's name
+_GROWTH = 1024  # rows by which the matrix file grows at least
+_UNIT_TOLERANCE = 1e-3
+_LOCK_SECONDS = 10.0  # to wait for another process that writes
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE faces (
+    row INTEGER PRIMARY KEY, identity TEXT NOT NULL, source TEXT NOT NULL,
+    enrolled TEXT NOT NULL, crop BLOB
+);
+CREATE INDEX faces_by_identity ON faces (identity);
+"""
+
+
+class Match(NamedTuple):
+    """An identity and its best face's cosine to the probe, -1..1."""
+
+    identity: str
+    cosine: float
+    source: str  # where that face came from
+
+
+class Gallery:
+    """Known faces on disk; usable from several threads, and by several processes at once.
+
+    Parameters
+    ----------
+    folder : made if it does not exist
+    embedding_size : D
+    fingerprint : of the model (FaceEmbedder.fingerprint); a gallery belongs to one model
+
+    Raises
+    ------
+    InputError for a folder that cannot be written, a gallery of another model, and a damaged one.
+    """
+
+    def __init__(self, folder: PathLike, embedding_size: int, fingerprint: str):
+        self.folder = output_folder(folder)
+        self._size = embedding_size
+        self._lock = threading.RLock()
+        self._database = sqlite3.connect(
+            self.folder / DATABASE,
+            timeout=_LOCK_SECONDS,
+            isolation_level=None,  # transactions are begun by _change alone
+            check_same_thread=False,
+        )
+        try:
+            self._database.execute('PRAGMA secure_delete = ON')
+            self._database.execute('PRAGMA synchronous = FULL')
+            self._prepare(fingerprint)
+        except sqlite3.DatabaseError as error:
+            self._database.close()
+            raise InputError(f'{self.folder / DATABASE} is no gallery: {error}') from None
+        except InputError:
+            self._database.close()
+            raise
+        self._matrix_file = os.open(self.folder / MATRIX, os.O_RDWR | os.O_CREAT, 0o666)
+        self._version = None
+        try:
+            with self._lock:
+                self._refresh()
+                self._wipe_unused()
+        except InputError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the files; the object is of no use afterwards."""
+        self._database.close()
+        if self._matrix_file >= 0:
+            os.close(self._matrix_file)
+            self._matrix_file = -1
+
+    def __len__(self) -> int:
+        """Number of faces."""
+        with self._lock:
+            return self._database.execute('SELECT count(*) FROM faces').fetchone()[0]
+
+    def identities(self) -> dict[str, int]:
+        """Name -> number of faces, sorted by name."""
+        with self._lock:
+            query = 'SELECT identity, count(*) FROM faces GROUP BY identity ORDER BY identity'
+            return dict(self._database.execute(query))
+
+    def enrol(
+        self,
+        identities: Sequence[str],
+        embeddings: np.ndarray,
+        sources: Optional[Sequence[str]] = None,
+        crops: Optional[Sequence[bytes]] = None,
+    ) -> None:
+        """Add faces; all of them or, on any error, none.
+
+        Parameters
+        ----------
+        identities : N names, one for each face
+        embeddings : (N, D) float, rows of unit length
+        sources : N texts, such as file names
+        crops : N encoded pictures to show, kept in the database
+
+        Raises
+        ------
+        InputError for names that are empty or too long, and rows of another length than 1.
+        """
+        names = [_checked_name(name) for name in identities]
+        rows = self._checked_rows(embeddings, len(names))
+        sources = sources or [''] * len(names)
+        crops = crops or [None] * len(names)
+        now = datetime.now(timezone.utc).isoformat(timespec='seconds')
+        with self._change():
+            places = self._unused(len(names))
+            self._write_rows(places, rows)
+            self._database.executemany(
+                'INSERT INTO faces VALUES (?, ?, ?, ?, ?)',
+                [
+                    (int(place), name, source, now, crop)
+                    for place, name, source, crop in zip(places, names, sources, crops)
+                ],
+            )
+
+    def remove(self, identity: str) -> int:
+        """Forget all faces of an identity; returns how many. InputError if there are none."""
+        with self._change():
+            query = 'SELECT row FROM faces WHERE identity = ?'
+            places = [row for (row,) in self._database.execute(query, (identity,))]
+            if not places:
+                raise InputError(f'the gallery has no identity {identity!r}')
+            self._database.execute('DELETE FROM faces WHERE identity = ?', (identity,))
+        with self._lock:
+            self._refresh()
+            self._wipe_unused()
+        return len(places)
+
+    def identify(self, embedding: np.ndarray, top: int = 5) -> list[Match]:
+        """The identities most like a face, best first.
+
+        Parameters
+        ----------
+        embedding : (D,) float of unit length
+        top : how many at most
+
+        Returns
+        -------
+        list of Match, one for each identity; empty for an empty gallery.
+        """
+        probe = self._checked_rows(np.asarray(embedding)[None], 1)[0]
+        with self._lock:
+            self._refresh()
+            cosine = self._matrix @ probe
+            cosine[self._codes < 0] = -np.inf
+            best = self._best_rows(cosine, top)
+            query = 'SELECT identity, source FROM faces WHERE row = ?'
+            return [
+                Match(identity, float(np.clip(cosine[row], -1, 1)), source)
+                for row in best
+                for identity, source in self._database.execute(query, (int(row),))
+            ]
+
+    def crop(self, identity: str) -> Optional[bytes]:
+        """The encoded picture of an identity's first face, None if there is none."""
+        with self._lock:
+            query = 'SELECT crop FROM faces WHERE identity = ? ORDER BY row LIMIT 1'
+            found = self._database.execute(query, (identity,)).fetchone()
+        return found[0] if found else None
+
+    def _best_rows(self, cosine: np.ndarray, top: int) -> list[int]:
+        """Rows of the best face of each of the `top` best identities, best first."""
+        known = int(np.count_nonzero(self._codes >= 0))
+        count = min(known, max(4 * top, 32))
+        while count:
+            rows = np.argpartition(-cosine, count - 1)[:count]
+            rows = rows[np.argsort(-cosine[rows], kind='stable')]
+            _, first = np.unique(self._codes[rows], return_index=True)
+            if len(first) >= top or count == known:
+                return [int(row) for row in rows[np.sort(first)[:top]]]
+            count = min(known, 4 * count)
+        return []
+
+    def _prepare(self, fingerprint: str) -> None:
+        """Make the tables of a new gallery; check those of an old one."""
+        wanted = {'format': FORMAT, 'size': str(self._size), 'model': fingerprint}
+        with self._transaction():
+            tables = self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'")
+            if tables.fetchone() is None:
+                for statement in _TABLES.split(';'):
+                    self._database.execute(statement)
+                self._database.executemany('INSERT INTO meta VALUES (?, ?)', wanted.items())
+        meta = dict(self._database.execute('SELECT key, value FROM meta'))
+        if meta != wanted:
+            raise InputError(
+                f'gallery {self.folder} was made with another model (embeddings of '
+                f'{meta.get("size")} numbers, fingerprint {meta.get("model", "")[:12]}; this one: '
+                f'{self._size}, {fingerprint[:12]}); take that model or another gallery'
+            )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute('BEGIN IMMEDIATE')
+        try:
+            yield
+        except BaseException:
+            self._database.execute('ROLLBACK')
+            raise
+        self._database.execute('COMMIT')
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """A change of the gallery: no other thread or process makes one meanwhile."""
+        with self._lock, self._transaction():
+            # what others changed; sees the database as it is inside the transaction
+            self._refresh()
+            yield
+        self._version = None
+
+    def _refresh(self) -> None:
+        """Map the matrix and number the identities anew if anything has changed."""
+        version = self._database.execute('PRAGMA data_version').fetchone()[0]
+        if version == self._version:
+            return
+        rows = self._database.execute('SELECT row, identity FROM faces').fetchall()
+        # all rows of the file count, so that those of removed faces are seen wherever they are
+        width = 4 * self._size
+        capacity = os.fstat(self._matrix_file).st_size // width
+        last = max((row for row, _ in rows), default=-1)
+        if last >= capacity:
+            raise InputError(
+                f'{self.folder / MATRIX} is cut off: it holds {capacity} rows and the gallery '
+                f'needs {last + 1}; copy the gallery again'
+            )
+        names: dict[str, int] = {}
+        self._codes = np.full(capacity, -1, np.int64)
+        for row, identity in rows:
+            self._codes[row] = names.setdefault(identity, len(names))
+        self._matrix = self._map(capacity)
+        self._version = version
+
+    def _map(self, rows: int) -> np.ndarray:
+        if not rows:
+            return np.empty((0, self._size), np.float32)
+        return np.memmap(self.folder / MATRIX, np.float32, 'r+', shape=(rows, self._size))
+
+    def _unused(self, count: int) -> np.ndarray:
+        """Rows that no face has, the first ones."""
+        free = np.flatnonzero(self._codes < 0)[:count]
+        end = len(self._codes)
+        return np.concatenate([free, np.arange(end, end + count - len(free))])
+
+    def _write_rows(self, places: np.ndarray, rows: np.ndarray) -> None:
+        """Put rows into the matrix file and on the disk."""
+        if not len(places):
+            return
+        width = 4 * self._size
+        needed = width * (int(places.max()) + 1)
+        if os.fstat(self._matrix_file).st_size < needed:
+            os.ftruncate(self._matrix_file, needed + width * _GROWTH)
+        # neighbours go in one write
+        for run in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) != 1) + 1):
+            _write_all(self._matrix_file, rows[run].tobytes(), width * int(places[run[0]]))
+        os.fsync(self._matrix_file)
+
+    def _wipe_unused(self) -> None:
+        """Overwrite rows of removed faces, also those that a crash has left."""
+        stale = np.flatnonzero(self._codes < 0)
+        if len(stale) and self._matrix[stale].any():
+            with self._transaction():  # an enrolment by another process may take these rows
+                self._version = None
+                self._refresh()
+                stale = np.flatnonzero(self._codes < 0)
+                self._write_rows(stale, np.zeros((len(stale), self._size), np.float32))
+
+    def _checked_rows(self, embeddings: np.ndarray, count: int) -> np.ndarray:
+        rows = np.ascontiguousarray(embeddings, np.float32)
+        if rows.shape != (count, self._size):
+            raise InputError(f'embeddings {rows.shape}: expected {(count, self._size)}')
+        lengths = np.linalg.norm(rows, axis=1)
+        if not np.all(np.abs(lengths - 1) < _UNIT_TOLERANCE):
+            raise InputError('embeddings are not of unit length; divide each row by its L2 norm')
+        return rows
+
+
+def _checked_name(name: str) -> str:
+    name = name.strip()
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise InputError(
+            f'identity {name[:40]!r}: expected a name of 1 to {MAX_NAME} printable characters'
+        )
+    return name
+
+
+def _write_all(handle: int, content: bytes, offset: int) -> None:
+    """os.pwrite writes at most 2 GiB at once."""
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(handle, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,0 +1,115 @@
+"""Whether exported files give the embeddings of the network they come from.
+
+Every file is loaded anew from the disk and run as its users would run it; the reference is the
+checkpoint in MXNet.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..common.backend import cpu_count
+from ..common.errors import RunError
+from ..common.extras import need
+from ..common.names import DATA
+from ..eval.engines import cosines
+
+BATCHES = (1, 7, 32)
+MAX_DIFFERENCE = 1e-5  # float32: of the largest value
+MIN_COSINE = 0.9999  # folded: of every image
+MIN_COSINE_HALF = 0.999  # float16: of every image
+MEAN_COSINE_INT8 = 0.99  # int8: mean over the images
+
+Run = Callable[[np.ndarray], np.ndarray]  # uint8 (N, 112, 112, 3) -> float32 (N, D)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """A file against the checkpoint, over all images and batch sizes."""
+
+    file: str
+    engine: str
+    difference: float  # largest, relative to the largest value of the reference
+    min_cosine: float
+    mean_cosine: float
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def compare(file: str, engine: str, run: Run, images: np.ndarray, expected: np.ndarray) -> Parity:
+    """Run `images`, uint8 (32, 112, 112, 3), in each of BATCHES and compare with `expected`.
+
+    `expected` are the reference's raw embeddings (32, D); a file whose embeddings have unit length
+    is compared with their directions. Raises RunError for another shape or numbers that are not
+    finite.
+    """
+    differences, cosine = [], []
+    for size in BATCHES:
+        result = run(images[:size])
+        wanted = expected[:size]
+        if result.shape != wanted.shape or not np.isfinite(result).all():
+            raise RunError(
+                f'{file} in {engine} gives {result.shape} for {size} images, finite: '
+                f'{np.isfinite(result).all()}; expected {wanted.shape} finite numbers'
+            )
+        if np.allclose(np.linalg.norm(result, axis=1), 1, atol=1e-3):
+            wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+        differences.append(np.abs(result - wanted).max() / np.abs(wanted).max())
+        cosine.append(cosines(result, wanted))
+    cosine = np.concatenate(cosine)
+    return Parity(file, engine, float(max(differences)), float(cosine.min()), float(cosine.mean()))
+
+
+def onnx_engines(path: Path) -> dict[str, Run]:
+    """Name -> function for each of onnxruntime and OpenVINO (float32 arithmetic).
+
+    As simply as a user would call them, with a dynamic batch: nothing of our engines is in between.
+    """
+    onnx, ort, ov = (
+        need('onnx', 'deploy'),
+        need('onnxruntime', 'deploy'),
+        need('openvino', 'deploy'),
+    )
+    model = onnx.load(str(path))
+    onnx.checker.check_model(model, full_check=True)
+    element = model.graph.input[0].type.tensor_type.elem_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
+    session = ort.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    compiled = ov.Core().compile_model(
+        str(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': cpu_count()}
+    )
+
+    def layout(images: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype)
+
+    return {
+        'onnxruntime': lambda images: session.run(None, {DATA: layout(images)})[0],
+        'openvino': lambda images: compiled({DATA: layout(images)})[0],
+    }
+
+
+def check(parity: Parity, kind: str) -> None:
+    """Raise RunError if a file is too far off; `kind` is float32, folded, float16 or int8."""
+    name, value, bound = {
+        'float32': ('largest relative difference', parity.difference, MAX_DIFFERENCE),
+        'folded': ('smallest cosine', parity.min_cosine, MIN_COSINE),
+        'float16': ('smallest cosine', parity.min_cosine, MIN_COSINE_HALF),
+        'int8': ('mean cosine', parity.mean_cosine, MEAN_COSINE_INT8),
+    }[kind]
+    good = value <= bound if kind == 'float32' else value >= bound
+    if not good:
+        raise RunError(
+            f'{parity.file} in {parity.engine} is too far from the checkpoint in MXNet: {name} '
+            f'{value:.3g}, allowed {bound:g}; nothing of this export was kept{_advice(kind)}'
+        )
+
+
+def _advice(kind: str) -> str:
+    if kind == 'int8':
+        return '. Calibrate on faces like those to come (--calibrate), or leave int8 out'
+    if kind == 'float16':
+        return '. Leave out --fp16'
+    return ''

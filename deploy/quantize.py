@@ -1,0 +1,108 @@
+"""Static int8 quantisation of an exported ONNX model by onnxruntime's quantiser."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..common.errors import InputError
+from ..common.extras import need
+from ..common.files import PathLike
+from ..common.image import centre_crop, decode_rgb, resize_short_side
+from ..common.names import DATA, IMAGE_SIZE
+from ..common.recordio import RecordFile
+from ..eval.datasets import load_bin
+
+_BATCH = 16  # images per calibration step
+
+
+def calibration_images(path: PathLike, count: int) -> np.ndarray:
+    """Aligned crops of a data set, spread evenly over it.
+
+    Parameters
+    ----------
+    path : a `.rec` (with its `.idx` and `property`) or a `.bin`
+    count : how many; all of a smaller set
+
+    Returns
+    -------
+    uint8 (n, 112, 112, 3) RGB, n <= count
+
+    Raises
+    ------
+    InputError for another suffix, a missing or damaged file and a picture that does not decode.
+    """
+    path = Path(path)
+    if path.suffix == '.bin':
+        images, _ = load_bin(path)
+        return images[_spread(len(images), count)]
+    if path.suffix != '.rec':
+        raise InputError(f'calibration images {path}: expected a .rec or a .bin file')
+    records = RecordFile(path)
+    with contextlib.closing(records):
+        return np.stack([_picture(records, row) for row in _spread(len(records), count)])
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+
+
+def _picture(records: RecordFile, row: int) -> np.ndarray:
+    try:
+        image = decode_rgb(records.read(row)[1])
+    except InputError as error:
+        raise InputError(f'{records.name(row)}: {error}') from None
+    return centre_crop(resize_short_side(image, IMAGE_SIZE), IMAGE_SIZE)
+
+
+def quantize_int8(model: PathLike, target: PathLike, images: np.ndarray) -> None:
+    """Write the int8 form of a float32 ONNX model: weights per output channel, layers' inputs and
+    outputs with the ranges they have on `images`.
+
+    Parameters
+    ----------
+    model : ONNX file with the input `data` float32 or uint8
+    target : file to write
+    images : uint8 (N, 112, 112, 3) RGB, faces such as the network will see
+    """
+    onnx = need('onnx', 'deploy')
+    quantization = need('onnxruntime.quantization', 'deploy')
+    tensor = onnx.load(str(model)).graph.input[0].type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self._starts = iter(range(0, len(images), _BATCH))
+
+        def get_next(self):
+            start = next(self._starts, None)
+            if start is None:
+                return None
+            batch = images[start : start + _BATCH].transpose(0, 3, 1, 2)
+            return {DATA: np.ascontiguousarray(batch, dtype)}
+
+    with _quiet_root_logger():
+        quantization.quantize_static(
+            str(model),
+            str(target),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+            activation_type=quantization.QuantType.QUInt8,
+        )
+
+
+@contextlib.contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """onnxruntime's quantiser warns through the root logger that it was not run on a model that
+    its own optimiser went over; ours has nothing left to fold."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

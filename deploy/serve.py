@@ -1,0 +1,313 @@
+"""A web page and a JSON API on this machine: compare two photographs, enrol people, identify them.
+
+Pictures stay in memory; what is kept is the embedding and the aligned crop of people who are
+enrolled. The server answers this machine alone unless --host says otherwise.
+"""
+
+import argparse
+import base64
+import ipaddress
+import logging
+import threading
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from ..common import console
+from ..common.errors import InputError
+from ..common.extras import need
+from ..common.image import decode_photo, encode_jpeg
+from . import embedder as embedders
+from .compare import Face, find_face, stored_thresholds
+from .embedder import FaceEmbedder
+from .gallery import Gallery
+
+log = logging.getLogger(__name__)
+
+WEB = Path(__file__).parent / 'web'
+MAX_REQUEST = 40 << 20  # bytes: two photographs
+TOP = 5
+_HEADERS = {
+    'Content-Security-Policy': "default-src 'self'; img-src 'self' data: blob:",
+    'X-Content-Type-Options': 'nosniff',
+    'Referrer-Policy': 'no-referrer',
+    'Cache-Control': 'no-store',
+}
+
+
+class RequestError(Exception):
+    """What a request gets in place of an answer: a message and an HTTP status."""
+
+    def __init__(self, message: str, status: int = 400):
+        super().__init__(message)
+        self.status = status
+
+
+class Answer(NamedTuple):
+    """A cosine and what follows from it; `same` is None without a threshold."""
+
+    cosine: float
+    same: Optional[bool]
+
+
+class Service:
+    """What the API does, without HTTP. Usable from several threads.
+
+    Parameters
+    ----------
+    embedder : its export's thresholds decide
+    gallery : of the same model
+    """
+
+    def __init__(self, embedder: FaceEmbedder, gallery: Gallery):
+        self._embedder = embedder
+        self._gallery = gallery
+        self._lock = threading.Lock()  # the embedder serves one thread at a time
+        self.thresholds = stored_thresholds(embedder.record)
+
+    def info(self) -> dict:
+        """What the page shows before anything is asked."""
+        return {
+            'model': self._embedder.model,
+            'backend': self._embedder.backend,
+            'thresholds': self.thresholds,
+            'max_bytes': MAX_REQUEST,
+            'identities': self._gallery.identities(),
+        }
+
+    def compare(self, first: bytes, second: bytes, far: str) -> dict:
+        """Cosine and decision for two photographs, with the crops that were compared."""
+        threshold = self._threshold(far)
+        faces = [self._face(first, 'first'), self._face(second, 'second')]
+        cosine = float(np.dot(faces[0].embedding.astype(np.float64), faces[1].embedding))
+        answer = self._answer(cosine, threshold)
+        return {
+            'faces': [{'crop': _data_url(face.crop), 'count': face.count} for face in faces],
+            'threshold': threshold,
+            **answer._asdict(),
+        }
+
+    def enrol(self, name: str, photograph: bytes) -> dict:
+        """Add the one face of a photograph to the gallery."""
+        face = self._face(photograph, 'this')
+        if face.count > 1:
+            raise RequestError(
+                f'this photograph shows {face.count} faces; enrol from one of a single person', 422
+            )
+        self._gallery.enrol([name], face.embedding[None], ['web page'], [encode_jpeg(face.crop)])
+        return {'name': name.strip(), 'identities': self._gallery.identities()}
+
+    def identify(self, photograph: bytes, far: str) -> dict:
+        """The people of the gallery most like the largest face of a photograph."""
+        threshold = self._threshold(far)
+        face = self._face(photograph, 'this')
+        return {
+            'face': {'crop': _data_url(face.crop), 'count': face.count},
+            'threshold': threshold,
+            'matches': [
+                {
+                    'name': match.identity,
+                    'crop': self._stored_crop(match.identity),
+                    **self._answer(match.cosine, threshold)._asdict(),
+                }
+                for match in self._gallery.identify(face.embedding, TOP)
+            ],
+        }
+
+    def remove(self, name: str) -> dict:
+        """Forget a person."""
+        try:
+            self._gallery.remove(name)
+        except InputError as error:
+            raise RequestError(str(error), 404) from None
+        return {'identities': self._gallery.identities()}
+
+    def _face(self, content: bytes, which: str) -> Face:
+        if not content:
+            raise RequestError(f'the {which} photograph is missing')
+        try:
+            image = decode_photo(content)
+        except InputError as error:
+            raise RequestError(f'{which} photograph: {error}') from None
+        with self._lock:
+            face = find_face(self._embedder, image)
+        if face is None:
+            raise RequestError(
+                f'no face found in {"the " if which != "this" else ""}{which} photograph; take one '
+                f'where the face is larger and seen from the front',
+                422,
+            )
+        return face
+
+    def _threshold(self, far: str) -> Optional[float]:
+        if not self.thresholds:
+            return None
+        if far not in self.thresholds:
+            raise RequestError(f'far {far!r}: choose one of {", ".join(self.thresholds)}')
+        return self.thresholds[far]
+
+    def _answer(self, cosine: float, threshold: Optional[float]) -> Answer:
+        return Answer(cosine, None if threshold is None else cosine > threshold)
+
+    def _stored_crop(self, name: str) -> Optional[str]:
+        crop = self._gallery.crop(name)
+        return crop and _encoded_url(crop)
+
+
+def _data_url(image: np.ndarray) -> str:
+    return _encoded_url(encode_jpeg(image))
+
+
+def _encoded_url(jpeg: bytes) -> str:
+    return f'data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}'
+
+
+def make_app(service: Service, allowed_hosts: Optional[set[str]] = None):
+    """The Flask application of a service.
+
+    Parameters
+    ----------
+    service : what answers
+    allowed_hosts : names that a browser may know this server by, None for any. A page of another
+        site can point its own name at this machine's address; the name in the request tells.
+    """
+    flask = need('flask', 'deploy')
+    wrappers = need('flask.wrappers', 'deploy')
+    exceptions = need('werkzeug.exceptions', 'deploy')
+
+    class MemoryRequest(wrappers.Request):
+        """Uploads stay in memory; by default large ones go to a temporary file."""
+
+        def _get_file_stream(self, *_, **__):
+            from io import BytesIO
+
+            return BytesIO()
+
+    app = flask.Flask(__name__, static_folder=str(WEB), static_url_path='/static')
+    app.request_class = MemoryRequest
+    app.config['MAX_CONTENT_LENGTH'] = MAX_REQUEST
+    app.json.sort_keys = False
+    request = flask.request
+
+    @app.before_request
+    def check_origin():
+        host = request.host.rsplit(':', 1)[0] if ']' not in request.host[-1:] else request.host
+        if allowed_hosts is not None and host not in allowed_hosts:
+            raise RequestError(f'this server is not {host}', 403)
+        origin = request.headers.get('Origin')
+        if request.method != 'GET' and origin and origin.split('://')[-1] != request.host:
+            raise RequestError('requests from pages of other sites are refused', 403)
+
+    @app.after_request
+    def add_headers(response):
+        response.headers.update(_HEADERS)
+        return response
+
+    def upload(name: str) -> bytes:
+        return request.files[name].read() if name in request.files else b''
+
+    @app.get('/')
+    def page():
+        return flask.send_from_directory(WEB, 'index.html')
+
+    @app.get('/api/info')
+    def info():
+        return service.info()
+
+    @app.post('/api/compare')
+    def compare():
+        return service.compare(upload('first'), upload('second'), request.form.get('far', ''))
+
+    @app.post('/api/identify')
+    def identify():
+        return service.identify(upload('photograph'), request.form.get('far', ''))
+
+    @app.post('/api/enrol')
+    def enrol():
+        return service.enrol(request.form.get('name', ''), upload('photograph'))
+
+    @app.delete('/api/identities/<path:name>')
+    def remove(name):
+        return service.remove(name)
+
+    @app.errorhandler(RequestError)
+    def refused(error):
+        return {'error': str(error)}, error.status
+
+    @app.errorhandler(InputError)
+    def wrong(error):
+        return {'error': str(error)}, 400
+
+    @app.errorhandler(exceptions.RequestEntityTooLarge)
+    def too_large(_):
+        return {'error': f'more than {MAX_REQUEST >> 20} MB; make the photographs smaller'}, 413
+
+    @app.errorhandler(exceptions.HTTPException)
+    def http_error(error):
+        return {'error': f'{request.method} {request.path}: {error.description}'}, error.code
+
+    return app
+
+
+def build_parser(parser: console.Parser) -> None:
+    embedders.add_options(parser)
+    parser.add_argument(
+        '--gallery', type=Path, default=Path('gallery'), metavar='DIR', help='made if needed'
+    )
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen on')
+    parser.add_argument('--port', type=int, default=8350, help='0: any that is free')
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == 'localhost'
+
+
+def run(args: argparse.Namespace) -> dict:
+    waitress = need('waitress', 'deploy')
+    need('flask', 'deploy')
+    if not 0 <= args.port <= 65535:
+        raise InputError(f'--port {args.port}: must be 0..65535')
+    embedder = embedders.from_options(args)
+    if not stored_thresholds(embedder.record):
+        log.warning(
+            '%s has no thresholds, so the page shows cosines and no decisions; export it with '
+            '--pairs',
+            args.model,
+        )
+    gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint)
+    hosts = {'localhost', '127.0.0.1', '[::1]', args.host} if is_loopback(args.host) else None
+    try:
+        server = waitress.create_server(
+            make_app(Service(embedder, gallery), hosts),
+            host=args.host,
+            port=args.port,
+            threads=4,
+            max_request_body_size=MAX_REQUEST,
+            # below these sizes waitress keeps bodies in memory, above in temporary files
+            inbuf_overflow=2 * MAX_REQUEST,
+            outbuf_overflow=2 * MAX_REQUEST,
+            ident=None,
+        )
+    except OSError as error:
+        gallery.close()
+        raise InputError(
+            f'cannot listen on {args.host} port {args.port} ({error.strerror}); take another --port'
+        ) from None
+    if hosts is None:
+        log.warning('--host %s: everyone who reaches this machine can use the page', args.host)
+    url = f'http://{args.host}:{server.effective_port}'
+    log.info('%s   (Ctrl-C stops it)', url)
+    server.run()  # returns after Ctrl-C
+    gallery.close()
+    return {'url': url, 'model': args.model, 'gallery': str(args.gallery)}
+
+
+main = console.command('serve', build_parser, run)
+
+if __name__ == '__main__':
+    raise SystemExit(main())

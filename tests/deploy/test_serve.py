@@ -1,0 +1,249 @@
+"""The API over HTTP, and the page in a real browser on pictures that we draw."""
+
+import io
+import json
+import os
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from deploy_models import export_folder, portrait
+from vargfacenet.deploy import FaceEmbedder, serve
+from vargfacenet.deploy.gallery import Gallery
+
+FAR = '0.1'
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    return export_folder(tmp_path_factory.mktemp('export'), thresholds={FAR: 0.5})
+
+
+@pytest.fixture
+def service(model, tmp_path):
+    embedder = FaceEmbedder(model)
+    gallery = Gallery(tmp_path / 'gallery', embedder.embedding_size, embedder.fingerprint)
+    yield serve.Service(embedder, gallery)
+    gallery.close()
+
+
+@pytest.fixture
+def client(service):
+    return serve.make_app(service, {'localhost'}).test_client()
+
+
+def crop(identity, picture=0):
+    """An aligned crop as PNG: taken as it is, so that no detector decides the test."""
+    image = portrait(identity, picture)
+    return cv2.imencode('.png', image[..., ::-1])[1].tobytes()
+
+
+def post(client, path, **fields):
+    data = {
+        name: (io.BytesIO(value), 'x.png') if isinstance(value, bytes) else value
+        for name, value in fields.items()
+    }
+    return client.post(path, data=data, content_type='multipart/form-data')
+
+
+def test_compare(client, model):
+    answer = post(client, '/api/compare', first=crop(1), second=crop(1), far=FAR)
+    assert answer.status_code == 200
+    assert answer.json['cosine'] == pytest.approx(1, abs=1e-5) and answer.json['same'] is True
+    assert answer.json['threshold'] == 0.5
+    assert [face['count'] for face in answer.json['faces']] == [1, 1]
+    other = post(client, '/api/compare', first=crop(1), second=crop(2), far=FAR).json
+    rows = FaceEmbedder(model).embed(np.stack([portrait(1), portrait(2)])).astype(np.float64)
+    assert other['cosine'] == pytest.approx(rows[0] @ rows[1], abs=1e-5)
+    assert other['same'] is bool(rows[0] @ rows[1] > 0.5)
+
+
+def test_enrol_identify_remove(client, tmp_path):
+    assert post(client, '/api/identify', photograph=crop(1), far=FAR).json['matches'] == []
+    for name, identity in (('Ada', 1), ('Grace Hopper', 2)):
+        assert post(client, '/api/enrol', name=name, photograph=crop(identity)).status_code == 200
+    matches = post(client, '/api/identify', photograph=crop(2), far=FAR).json['matches']
+    assert matches[0]['name'] == 'Grace Hopper' and matches[0]['cosine'] > 0.9999
+    assert matches[0]['crop'].startswith('data:image/jpeg;base64,') and len(matches) == 2
+    assert client.get('/api/info').json['identities'] == {'Ada': 1, 'Grace Hopper': 1}
+    assert client.delete('/api/identities/Grace%20Hopper').json['identities'] == {'Ada': 1}
+    assert client.delete('/api/identities/Grace%20Hopper').status_code == 404
+
+
+@pytest.mark.parametrize(
+    ('path', 'fields', 'status', 'message'),
+    [
+        ('compare', {'first': b'', 'second': b''}, 400, 'first photograph is missing'),
+        ('compare', {'first': b'no picture', 'second': b''}, 400, 'no picture that OpenCV'),
+        ('identify', {'photograph': 'blank'}, 422, 'no face found in this photograph'),
+        ('identify', {'photograph': 'crop', 'far': '0.5'}, 400, "far '0.5': choose one of 0.1"),
+        ('enrol', {'photograph': 'crop', 'name': '  '}, 400, 'expected a name'),
+        ('enrol', {'photograph': 'blank', 'name': 'x'}, 422, 'no face found'),
+    ],
+)
+def test_what_is_wrong_is_said(path, fields, status, message, client):
+    blank = cv2.imencode('.png', np.full((300, 400, 3), 200, np.uint8))[1].tobytes()
+    fields = {'far': FAR, **fields}
+    known = {'blank': blank, 'crop': crop(1)}
+    fields = {key: known.get(value, value) for key, value in fields.items()}
+    answer = post(client, f'/api/{path}', **fields)
+    assert answer.status_code == status and message in answer.json['error']
+
+
+def test_several_faces_are_not_enrolled(service, client, monkeypatch):
+    found = serve.find_face(service._embedder, portrait(1))
+    monkeypatch.setattr(serve, 'find_face', lambda *_: found._replace(count=3))
+    answer = post(client, '/api/enrol', name='x', photograph=crop(1))
+    assert answer.status_code == 422 and 'shows 3 faces' in answer.json['error']
+
+
+def test_size_limit_other_hosts_and_other_sites(client, monkeypatch):
+    big = b'x' * (serve.MAX_REQUEST + 1)
+    answer = post(client, '/api/compare', first=big, second=b'x')
+    assert answer.status_code == 413 and '40 MB' in answer.json['error']
+    assert client.get('/api/info', headers={'Host': 'evil.example'}).status_code == 403
+    headers = {'Origin': 'http://evil.example'}
+    assert client.delete('/api/identities/Ada', headers=headers).status_code == 403
+    assert client.get('/nothing').status_code == 404
+    assert client.get('/api/info').headers['Content-Security-Policy'].startswith("default-src 's")
+
+
+def test_no_upload_touches_the_disk(client, monkeypatch, tmp_path):
+    """Werkzeug would spool a form of more than 500 KB to a temporary file."""
+    import tempfile
+
+    def refuse(*_, **__):
+        raise AssertionError('a temporary file was made')
+
+    for name in ('TemporaryFile', 'SpooledTemporaryFile', 'NamedTemporaryFile', 'mkstemp'):
+        monkeypatch.setattr(tempfile, name, refuse)
+    noise = np.random.RandomState(0).randint(0, 256, (700, 700, 3)).astype(np.uint8)
+    large = cv2.imencode('.png', noise)[1].tobytes()
+    assert len(large) > 1_000_000
+    assert post(client, '/api/identify', photograph=large, far=FAR).status_code == 422
+
+
+def test_only_this_machine_by_default():
+    arguments = serve.main.parser().parse_args(['--model', 'x'])
+    assert serve.is_loopback(arguments.host)
+    assert serve.is_loopback('localhost') and serve.is_loopback('::1')
+    assert not serve.is_loopback('0.0.0.0') and not serve.is_loopback('192.168.1.5')
+
+
+def test_a_taken_port_is_said(model, run_command, tmp_path):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, errors = run_command(
+            'serve', '--model', model, '--port', port, '--gallery', tmp_path / 'g'
+        )
+    assert code == 2 and f'port {port}' in errors
+
+
+@pytest.fixture
+def page(service):
+    """URL of a running server."""
+    waitress = pytest.importorskip('waitress')
+    server = waitress.create_server(
+        serve.make_app(service, {'127.0.0.1'}), host='127.0.0.1', port=0, threads=4
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    yield f'http://127.0.0.1:{server.effective_port}'
+    server.close()
+
+
+def test_a_real_server_answers(page):
+    with urllib.request.urlopen(page) as answer:
+        assert b'<title>VarGFaceNet</title>' in answer.read()
+    for name in ('style.css', 'app.js'):
+        assert urllib.request.urlopen(f'{page}/static/{name}').status == 200
+    assert json.load(urllib.request.urlopen(f'{page}/api/info'))['thresholds'] == {FAR: 0.5}
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f'{page}/static/../serve.py')
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Chromium without a window; the test skips where there is none."""
+    webdriver = pytest.importorskip('selenium.webdriver')
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+    driver_path = shutil.which('chromedriver')
+    if not chromium or not driver_path:
+        pytest.skip('no Chromium with chromedriver')
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        'headless', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run',
+        'disable-background-networking', 'disable-component-update', 'disable-sync',
+        'disable-dev-shm-usage', f'user-data-dir={tmp_path / "profile"}', 'window-size=1000,760',
+    ):  # fmt: skip
+        options.add_argument(f'--{argument}')
+    driver = webdriver.Chrome(options, webdriver.ChromeService(driver_path))
+    driver.implicitly_wait(10)
+    yield driver
+    driver.quit()
+
+
+def test_the_page_in_a_browser(page, browser, tmp_path):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    shots = Path(os.environ.get('VARGFACENET_SCREENSHOTS', tmp_path))
+    photographs = {}
+    for name, identity, picture in (('ada', 1, 0), ('ada2', 1, 1), ('grace', 2, 0)):
+        photographs[name] = tmp_path / f'{name}.png'
+        photographs[name].write_bytes(crop(identity, picture))
+
+    def drop(zone, name):
+        browser.find_element(By.CSS_SELECTOR, f'#{zone} input').send_keys(str(photographs[name]))
+
+    def wait_for(selector, text):
+        WebDriverWait(browser, 20).until(
+            lambda _: text in browser.find_element(By.CSS_SELECTOR, selector).text
+        )
+
+    browser.get(page)
+    wait_for('#model', 'openvino')
+    browser.save_screenshot(str(shots / 'empty.png'))
+    drop('first', 'ada')
+    drop('second', 'ada')
+    wait_for('#compare-result', 'Same person')
+    browser.save_screenshot(str(shots / 'compare.png'))
+
+    browser.find_element(By.CSS_SELECTOR, '[data-tab=people]').click()
+    for name, title in (('ada', 'Ada'), ('grace', 'Grace Hopper')):
+        drop('portrait', name)
+        field = browser.find_element(By.ID, 'name')
+        field.clear()
+        field.send_keys(title)
+        browser.find_element(By.CSS_SELECTOR, '#enrol > button').click()
+        wait_for('#enrol-message', f'{title} is enrolled')
+    browser.save_screenshot(str(shots / 'people.png'))
+
+    browser.find_element(By.CSS_SELECTOR, '[data-tab=identify]').click()
+    drop('probe', 'grace')
+    wait_for('#identify-result .match', 'Grace Hopper')
+    browser.save_screenshot(str(shots / 'identify.png'))
+
+    broken = tmp_path / 'broken.png'
+    broken.write_bytes(b'no picture')
+    photographs['broken'] = broken
+    drop('probe', 'broken')
+    wait_for('#identify-result .error', 'no picture')
+
+    browser.find_element(By.CSS_SELECTOR, '[data-tab=people]').click()
+    browser.find_element(By.CSS_SELECTOR, '[aria-label="Remove Ada"]').click()
+    wait_for('#enrol-message', 'Ada is removed')
+    assert 'Ada' not in browser.find_element(By.ID, 'identities').text
+    severe = [entry for entry in browser.get_log('browser') if entry['level'] == 'SEVERE']
+    # the answer 400 for the broken picture is listed, and nothing else
+    assert all('400' in entry['message'] for entry in severe), severe

@@ -1,0 +1,44 @@
+"""Small exported models and faces for the tests of deploy/."""
+
+import json
+
+import numpy as np
+from tiny_network import calibrated_params
+from vargfacenet.common import checkpoint
+from vargfacenet.common.image import decode_rgb
+from vargfacenet.common.synth_face import jpeg_faces
+
+OPTIONS = {'multiplier': 0.25, 'emb_size': 32}
+
+
+def portrait(identity, picture=0, size=112):
+    """uint8 (size, size, 3) RGB of a drawn person."""
+    return decode_rgb(jpeg_faces(3, identity, [picture], size)[0])
+
+
+def portraits(count):
+    """uint8 (count, 112, 112, 3): one picture of each of `count` people."""
+    return np.stack([portrait(identity) for identity in range(count)])
+
+
+def write_checkpoint(folder, name='vargfacenet', images=None, **options):
+    """A checkpoint with a classifier, as training leaves it; returns PREFIX,EPOCH."""
+    images = portraits(16) if images is None else images
+    symbol, arg_params, aux_params = calibrated_params(name, images, **(options or OPTIONS))
+    prefix = folder / 'model'
+    checkpoint.save_symbol(prefix, symbol)
+    checkpoint.save_params(checkpoint.params_path(prefix, 3), arg_params, aux_params)
+    return f'{prefix},3'
+
+
+def export_folder(folder, *flags, thresholds=None):
+    """Folder of an export of such a checkpoint; `thresholds` are put into its export.json."""
+    from vargfacenet.deploy.export import main
+
+    out = folder / 'export'
+    assert main(['--model', write_checkpoint(folder), '--out', str(out), *map(str, flags)]) == 0
+    if thresholds:
+        record = json.loads((out / 'export.json').read_text())
+        record['verification'] = [{'file': 'model.onnx', 'thresholds': thresholds}]
+        (out / 'export.json').write_text(json.dumps(record))
+    return out

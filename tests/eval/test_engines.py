@@ -1,0 +1,111 @@
+"""Engines give MXNet's embeddings at every batch size, and refuse what they cannot run."""
+
+import logging
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from pictures import picture
+from tiny_network import calibrated_params, embed_on_stock_graph
+from vargfacenet.common.errors import InputError
+from vargfacenet.common.fold import fold_batch_norms
+from vargfacenet.common.onnx_graph import to_onnx
+from vargfacenet.eval import engines
+
+
+@pytest.fixture(scope='module')
+def case():
+    """(network, images, their embeddings on MXNet's stock graph)."""
+    random = np.random.RandomState(4)
+    images = np.stack([picture(random) for _ in range(21)])
+    network = calibrated_params('vargfacenet', images, multiplier=0.25, emb_size=32)
+    return network, images, embed_on_stock_graph(*network, images)
+
+
+@pytest.fixture(scope='module')
+def model(case):
+    return to_onnx(*fold_batch_norms(*case[0]))
+
+
+def make(name, case, model):
+    if name == 'mxnet':
+        return engines.MXNetEngine(*case[0], batch_size=4)
+    if name == 'onnxruntime':
+        return engines.OnnxRuntimeEngine(model.SerializeToString(), batch_size=4)
+    return engines.OpenVinoEngine(model.SerializeToString(), batch_size=4)
+
+
+@pytest.mark.parametrize('name', ['mxnet', 'onnxruntime', 'openvino'])
+def test_an_engine_gives_mxnets_embeddings(name, case, model):
+    _, images, expected = case
+    engine = make(name, case, model)
+    assert engine.name == name and engine.embedding_size == 32
+    for count in (0, 1, 3, 4, 21):
+        result = engine.embed_batch(images[:count])
+        assert result.dtype == np.float32 and result.shape == (count, 32)
+        np.testing.assert_allclose(result, expected[:count], atol=2e-4)
+    # mirrored images are a view with a negative stride
+    mirrored = engine.embed_batch(images[:5, :, ::-1])
+    assert engines.cosines(mirrored, expected[:5]).max() < 0.999
+    np.testing.assert_allclose(mirrored, engine.embed_batch(images[:5, :, ::-1].copy()), atol=1e-6)
+    with pytest.raises(InputError, match='expected uint8'):
+        engine.embed_batch(images.astype(np.float32))
+
+
+def test_uint8_models_run_the_same(case):
+    network, images, expected = case
+    content = to_onnx(*fold_batch_norms(*network), input_type='uint8').SerializeToString()
+    for engine in (engines.OnnxRuntimeEngine(content), engines.OpenVinoEngine(content)):
+        np.testing.assert_allclose(engine.embed_batch(images), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize('kind', [engines.OnnxRuntimeEngine, engines.OpenVinoEngine])
+def test_other_files_are_refused(kind, model, tmp_path):
+    path = tmp_path / 'model.onnx'
+    with pytest.raises(InputError, match='does not exist'):
+        kind(path)
+    path.write_bytes(b'no model at all')
+    with pytest.raises(InputError, match=r'model\.onnx does not load as an ONNX model'):
+        kind(path)
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    other.graph.input[0].name = 'input.1'
+    for node in other.graph.node:
+        node.input[:] = ['input.1' if name == 'data' else name for name in node.input]
+    onnx.save(other, str(path))
+    with pytest.raises(InputError, match=r'another contract \(input\.1 .*expected data float32'):
+        kind(path)
+    content = model.SerializeToString()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match='does not load'):
+        kind(path)
+
+
+def test_fastest_agrees_with_mxnet_or_is_mxnet(case, caplog, monkeypatch):
+    network, images, expected = case
+    monkeypatch.setattr(logging.getLogger('vargfacenet'), 'propagate', True)
+    with caplog.at_level(logging.INFO):
+        engine = engines.fastest(*network, batch_size=8)
+    assert engines.cosines(engine.embed_batch(images), expected).min() > 0.999
+    assert f'embedding with {engine.name}' in caplog.text
+    # nothing agrees better than perfectly
+    assert engines.fastest(*network, batch_size=8, min_cosine=1.1).name == 'mxnet'
+
+
+def test_fastest_runs_without_the_extra(case, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger('vargfacenet'), 'propagate', True)
+    monkeypatch.setitem(sys.modules, 'openvino', None)  # what import does not find
+    assert engines.fastest(*case[0], min_cosine=0.999).name == 'onnxruntime'
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert engines.fastest(*case[0]).name == 'mxnet'
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    with caplog.at_level(logging.INFO):
+        assert engines.fastest(*case[0]).name == 'mxnet'
+    assert "extra 'deploy'" in caplog.text
+
+
+def test_cosines_by_the_definition():
+    assert engines.cosines(
+        np.array([[3.0, 4.0], [1.0, 0.0]]), np.array([[4.0, 3.0], [-2.0, 0.0]])
+    ) == (pytest.approx([0.96, -1]))
