@@ -60,6 +60,7 @@ class TrainConfig:
     verbose: int  # steps between verifications and checkpoints
     ckpt: int  # 0 none, 1 newest only, 2 all, 3 newest and best
     teacher: str = ''  # PREFIX,EPOCH, or '' for training without distillation
+    teacher_store: str = ''  # file with the teacher's embeddings, or '' for a live teacher
     alpha: float = 7.0  # weight of the distillation loss (Eq. 7)
     distill_form: str = 'l2'  # 'l2' (Eq. 5) or 'cosine' (Eq. 4)
     classification: bool = True  # False: the distillation loss alone
