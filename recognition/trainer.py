@@ -207,6 +207,7 @@ def _prepare(config: TrainConfig, resume: bool, overwrite: bool, kvstore) -> _Ru
     data = FaceRecordIter(
         Path(config.data_dir) / 'train.rec',
         batch_size,
+        shuffle=config.shuffle,
         seed=config.seed,
         num_parts=config.num_workers,
         part_index=rank,
