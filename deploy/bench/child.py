@@ -3,6 +3,7 @@
 `run(what, **options)` starts the process and returns what it measured.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -18,22 +19,28 @@ from ...common.errors import RunError
 from ...common.measure import peak_memory
 
 
-def run(what: str, environment: Optional[dict] = None, **options) -> dict:
-    """Result of MEASUREMENTS[what](**options) in a new process.
+def command(*words: str, environment: Optional[dict] = None) -> dict:
+    """Run `python -m WORDS` to its end; the JSON object of its last line.
 
     Raises
     ------
-    RunError if the process fails, with its last line.
+    RunError if it fails, with its last line.
     """
-
-    command = [sys.executable, '-m', __name__, what, json.dumps(options)]
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **(environment or {})}
+        [sys.executable, '-m', *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(environment or {})},
     )
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or [f'exit code {done.returncode}']
-        raise RunError(f'{what} {options}: {reason[0]}')
+        raise RunError(f'{" ".join(words)}: {reason[0]}')
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def run(what: str, environment: Optional[dict] = None, **options) -> dict:
+    """Result of MEASUREMENTS[what](**options) in a new process; RunError if it fails."""
+    return command(__name__, what, json.dumps(options), environment=environment)
 
 
 def _timed(step, rounds: int) -> list[float]:
@@ -93,7 +100,33 @@ def measure_head(classes: int, batch_size: int, size: int, stock: bool, rounds: 
     return {'seconds': _timed(step, rounds), 'bytes': peak_memory() - before}
 
 
-MEASUREMENTS = {'step': measure_step, 'profile': profile_step, 'head': measure_head}
+def measure_index(rec: str) -> dict:
+    """Seconds to open a record file, the bytes that stay, and the most it took meanwhile."""
+    from ...common.recordio import RecordFile
+
+    peak, started, held = peak_memory(), time.perf_counter(), _resident()
+    records = RecordFile(rec)
+    return {
+        'seconds': time.perf_counter() - started,
+        'bytes': _resident() - held,
+        'peak_bytes': peak_memory() - peak,
+        'images': len(records),
+    }
+
+
+def _resident() -> int:
+    """Bytes of memory that the process holds now."""
+    gc.collect()
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE')
+
+
+MEASUREMENTS = {
+    'step': measure_step,
+    'profile': profile_step,
+    'head': measure_head,
+    'index': measure_index,
+}
 
 if __name__ == '__main__':
     result = MEASUREMENTS[sys.argv[1]](**json.loads(sys.argv[2]))
