@@ -1,6 +1,5 @@
 """The one console script: `vargfacenet COMMAND ...` hands over to the module that does the work."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 from typing import Optional
@@ -22,28 +21,16 @@ COMMANDS = {
     'compare': ('deploy.compare', 'two photographs -> their cosine and a decision'),
     'gallery': ('deploy.gallery_command', 'enrol, identify and remove people in a gallery on disk'),
     'serve': ('deploy.serve', 'web page and JSON API: compare, enrol, identify'),
+    'bench': ('deploy.bench.__main__', 'measure speed and memory here, A and B in turn'),
     'verify': ('eval.verify', '10-fold 1:1 verification of a checkpoint on .bin targets'),
 }
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command; returns its exit code. Without a command, lists them."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and argv[0] in COMMANDS:
-        module = importlib.import_module(f'{__package__}.{COMMANDS[argv[0]][0]}')
-        return module.main(argv[1:])
-    if not argv or argv[0] in ('-h', '--help'):
-        lines = [f'  {name:<10} {text}' for name, (_, text) in COMMANDS.items()]
-        sys.stderr.write(
-            'usage: vargfacenet COMMAND [options]   (vargfacenet COMMAND --help)\n\n'
-            + '\n'.join(lines)
-            + '\n'
-        )
-        return 0 if argv else 2
-    from .common.registry import unknown_name
+    from .common.console import dispatch
 
-    sys.stderr.write(f'vargfacenet: {unknown_name("command", argv[0], COMMANDS)}\n')
-    return 2
+    return dispatch('vargfacenet', COMMANDS, __package__, argv)
 
 
 if __name__ == '__main__':

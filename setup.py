@@ -2,7 +2,7 @@
 
 from setuptools import setup
 
-FOLDERS = ('common', 'common.ops', 'symbol', 'recognition', 'eval', 'deploy')
+FOLDERS = ('common', 'common.ops', 'symbol', 'recognition', 'eval', 'deploy', 'deploy.bench')
 
 # run times of an export and the web page; the base install trains, verifies and runs on MXNet
 DEPLOY = [
@@ -24,7 +24,7 @@ setup(
     package_dir={'vargfacenet': '.'},
     package_data={
         'vargfacenet.common': ['*.sh'],
-        'vargfacenet.common.ops': ['*.cc'],
+        'vargfacenet.common.ops': ['*.cc', '*.h'],
         'vargfacenet.recognition': ['*.sh'],
         'vargfacenet.eval': ['*.sh'],
         'vargfacenet.deploy': ['*.sh', 'web/*', 'cpp/*'],

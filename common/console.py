@@ -6,12 +6,13 @@ parsed arguments and returns a dict of results; errors become one line and an ex
 
 import argparse
 import contextlib
+import importlib
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
@@ -21,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .errors import InputError, RunError
+from .registry import unknown_name
 
 log = logging.getLogger(__name__)
 
@@ -233,3 +235,33 @@ def report_error(prog: str, error: BaseException) -> int:
         message, code = ' '.join(str(error).split()), 2 if isinstance(error, InputError) else 1
     sys.stderr.write(f'{prog}: {message}\n')
     return code
+
+
+def dispatch(
+    prog: str,
+    commands: Mapping[str, tuple[str, str]],
+    package: str,
+    argv: Optional[Sequence[str]] = None,
+) -> int:
+    """Hand `argv` over to the command it starts with; without one, list them all.
+
+    Parameters
+    ----------
+    prog : what the user typed before the command
+    commands : command -> (module relative to `package`, what it does); the module's main(argv)
+        returns the exit code. Only the module of the chosen command is imported.
+
+    Returns
+    -------
+    the command's exit code, 2 for an unknown or missing one
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in commands:
+        return importlib.import_module(f'{package}.{commands[argv[0]][0]}').main(argv[1:])
+    if not argv or argv[0] in ('-h', '--help'):
+        lines = [f'  {name:<10} {text}' for name, (_, text) in commands.items()]
+        usage = f'usage: {prog} COMMAND [options]   ({prog} COMMAND --help)'
+        sys.stderr.write('\n'.join([usage, '', *lines]) + '\n')
+        return 0 if argv else 2
+    sys.stderr.write(f'{prog}: {unknown_name("command", argv[0], commands)}\n')
+    return 2

@@ -12,7 +12,8 @@ class Node:
     """One operator or variable (`op` is 'null') of a symbol.
 
     `inputs` are (node, output index) pairs; `shapes` are those of its visible outputs, () where
-    unknown; `batched` says that it depends on an input of the network, not on parameters alone.
+    unknown; `batched` says that it depends on an input of the network, not on parameters alone,
+    `changed` that a pass made it something else.
     """
 
     op: str
@@ -22,6 +23,7 @@ class Node:
     extra: dict = field(default_factory=dict)  # what else the JSON holds, such as subgraphs
     shapes: list = field(default_factory=list)
     batched: bool = False
+    changed: bool = False
 
     @property
     def shape(self) -> tuple:
@@ -31,6 +33,7 @@ class Node:
         """Turn into another operator of the same name; hidden attributes (`__x__`) stay."""
         hidden = {key: value for key, value in self.attrs.items() if key.startswith('__')}
         self.op, self.inputs, self.attrs = op, inputs, {**hidden, **attrs}
+        self.changed = True
 
 
 def parse(symbol: 'mx.sym.Symbol', shapes: dict, fixed: set) -> tuple[list[Node], list, dict]:

@@ -7,7 +7,7 @@ from ..common.backend import mx
 from ..common.errors import InputError
 from ..common.names import DATA, IMAGE_SHAPE, LABEL, TEACHER
 from .config import TrainConfig
-from .losses import angular_distance, class_logits, cross_entropy
+from .losses import angular_distance, class_loss
 
 # Outputs of the training graph, each (N,) float32
 TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)
@@ -19,27 +19,30 @@ def embedding_size(symbol: 'mx.sym.Symbol') -> int:
     return shapes[0][1]
 
 
-def training_symbol(embedding: 'mx.sym.Symbol', config: TrainConfig) -> 'mx.sym.Symbol':
+def training_symbol(
+    embedding: 'mx.sym.Symbol', config: TrainConfig, compiled: bool = False
+) -> 'mx.sym.Symbol':
     """Embedding symbol -> group of the outputs above; the gradient flows from TOTAL_LOSS alone.
 
     L = L_class + alpha * L_s (VarGFaceNet Eq. 7) with a teacher, L_class without. With
-    `classification` off, L = alpha * L_s, and the graph has no classifier.
+    `classification` off, L = alpha * L_s, and the graph has no classifier. `compiled` as in
+    `losses.class_loss`.
     """
     label = mx.sym.Variable(LABEL)
     zero = mx.sym.zeros_like(label)
-    class_loss, correct, distill_loss = zero, zero, zero
+    class_term, correct, distill_loss = zero, zero, zero
     total = None
     if config.classification:
-        logits = class_logits(
+        class_term, correct = class_loss(
             config.loss,
             embedding,
             label,
             config.num_classes,
             embedding_size(embedding),
             config.loss_options,
+            compiled,
         )
-        total = class_loss = cross_entropy(logits, label)
-        correct = mx.sym.argmax(logits, axis=1) == label
+        total = class_term
     if config.teacher:
         teacher = mx.sym.Variable(TEACHER)
         distill_loss = angular_distance(embedding, teacher, config.distill_form)
@@ -51,7 +54,7 @@ def training_symbol(embedding: 'mx.sym.Symbol', config: TrainConfig) -> 'mx.sym.
         [
             mx.sym.MakeLoss(total, name='loss'),
             mx.sym.BlockGrad(correct, name='correct'),
-            mx.sym.BlockGrad(class_loss, name='class_loss'),
+            mx.sym.BlockGrad(class_term, name='class_loss'),
             mx.sym.BlockGrad(distill_loss, name='distill_loss'),
         ]
     )
@@ -74,13 +77,14 @@ def training_module(
 
     On the CPU the project's operators stand in for MXNet's; parameter names are the same.
     """
-    symbol = training_symbol(embedding, config)
+    on_cpu = all(device.device_type == 'cpu' for device in devices)
+    symbol = training_symbol(embedding, config, compiled=on_cpu and ops.available())
     batch = config.per_batch_size * len(devices)  # Module cuts it into one part a device
     data_shapes = {DATA: (batch, *IMAGE_SHAPE)}
     if config.teacher:
         data_shapes[TEACHER] = (batch, embedding_size(embedding))
     label_shapes = {LABEL: (batch,)}
-    if all(device.device_type == 'cpu' for device in devices):
+    if on_cpu:
         symbol = ops.accelerate(symbol, {**data_shapes, **label_shapes})
     module = mx.mod.Module(
         symbol, data_names=list(data_shapes), label_names=[LABEL], context=list(devices)

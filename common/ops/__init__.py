@@ -5,9 +5,11 @@ Training on the CPU is several times faster with them and its PReLU gradients ar
 `accelerate` is applied to what is bound, never to what is written to disk.
 """
 
+import ctypes
 import functools
 import logging
 import os
+from typing import Optional
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +59,9 @@ def accelerate(symbol, shapes: dict, training: bool = True):
     symbol : mx.sym.Symbol of any network of the family, with heads and several outputs or without
     shapes : shape of every input that has a batch axis, such as {'data': (N, 3, 112, 112),
         'softmax_label': (N,)}; any N will do, the result binds at every batch size
-    training : fuse BatchNorm as well, which is fastest for training. Both forms are right in
-        training and in inference; False keeps MXNet's own convolution and BatchNorm fusion, which
-        is fastest for inference only.
+    training : replace BatchNorm and convolutions as well, which is fastest for training. Both
+        forms are right in training and in inference; False keeps MXNet's own convolution and
+        BatchNorm fusion, which is fastest for inference only.
 
     Returns
     -------
@@ -68,7 +70,7 @@ def accelerate(symbol, shapes: dict, training: bool = True):
     Without the compiled operators (see `available`) the PReLUs become stock operators with the
     right gradient; the process is fastest then with DNNL_MAX_CPU_ISA=AVX2 in its environment.
 
-    The running averages of a fused BatchNorm move in the forward pass, MXNet's own in the backward
+    The running averages of our BatchNorm move in the forward pass, MXNet's own in the backward
     pass: the same after a step, but call mx.nd.waitall() before reading the latter.
 
     Raises
@@ -77,4 +79,44 @@ def accelerate(symbol, shapes: dict, training: bool = True):
     """
     from .graph import rewrite  # imports MXNet, which `python -m ...ops.build` does without
 
-    return rewrite(symbol, shapes, compiled=available(), fuse_norm=training)
+    return rewrite(symbol, shapes, compiled=available(), training=training)
+
+
+def margin_softmax(embedding, centres, label, s: float, m1: float, m2: float, m3: float) -> tuple:
+    """Softmax cross entropy with a margin, without arrays of one-hot labels or unit centres.
+
+    For binding on the CPU with the compiled operators (see `available`). In forward and backward
+    together two arrays of N x C floats are alive: the cosines, and the gradient that MXNet keeps
+    for them. The gradient of `centres` overwrites: bind with grad_req='write'.
+
+    Parameters
+    ----------
+    embedding : symbol (N, D) float32, any length
+    centres : symbol of a variable (C, D) float32, any length
+    label : symbol (N,) float32, class numbers in 0..C-1
+    s, m1, m2, m3 : logits are s * cos(theta), the target's s * (cos(m1 * theta + m2) - m3), as in
+        `recognition.losses.margin_cosine`
+
+    Returns
+    -------
+    (loss, correct) : symbols (N,); correct is 1 where the target's logit is the largest
+    """
+    from ..backend import mx
+
+    outputs = mx.sym.vg_margin_softmax(embedding, centres, label, s=s, m1=m1, m2=m2, m3=m3)
+    return outputs[0], outputs[1]
+
+
+def peak_gflops(threads: int, seconds: float = 0.5) -> Optional[float]:
+    """Measured limit of float32 arithmetic, in 1e9 operations a second; None without a compiler.
+
+    Multiply-adds on registers alone, two operations each: what no real work can pass.
+    """
+    from . import build
+
+    path = build.library()
+    if path is None:
+        return None
+    function = ctypes.CDLL(str(path)).vg_peak_gflops
+    function.argtypes, function.restype = (ctypes.c_int, ctypes.c_double), ctypes.c_double
+    return function(threads, seconds)

@@ -62,7 +62,7 @@ def library() -> Optional[Path]:
 def _compile(compiler: str, name: str) -> Optional[Path]:
     """Compile into the first folder that can be written; None with a warning if that fails."""
     mxnet = _mxnet_folder()
-    sources = [str(path) for path in _sources()]
+    sources = [str(path) for path in _sources() if path.suffix == '.cc']
     started = time.monotonic()
     try:
         folder = _writable_folder()
@@ -85,7 +85,7 @@ def _compile(compiler: str, name: str) -> Optional[Path]:
 
 
 def _sources() -> list[Path]:
-    return sorted(FOLDER.glob('*.cc'))
+    return sorted([*FOLDER.glob('*.cc'), *FOLDER.glob('*.h')])
 
 
 def _folders() -> list[Path]:

@@ -4,6 +4,7 @@ A symbol's argument order is the order in which its operators' inputs are walked
 replacement takes its inputs in the order of what it replaces.
 """
 
+import ast
 from collections import Counter
 from typing import Optional
 
@@ -12,11 +13,12 @@ from ..names import DATA, LABEL, TEACHER
 
 ADDITIONS = ('elemwise_add', '_plus', '_Plus', '_add', 'broadcast_add', 'broadcast_plus')
 MODE = 'vg_mode'  # name of the node that tells a fused BatchNorm whether the network trains
-DIFFERENTIABLE = 4  # vg_bn_prelu's inputs after these are the mode and auxiliary states
+DIFFERENTIABLE = {'vg_bn': 3}  # inputs behind these are the mode and auxiliary states
+MANY_CHANNELS = 16  # of a group, from here on oneDNN's 3x3 convolution is the faster one
 MANY_READERS = 8  # from here on MXNet adds up gradients in place (MXNET_EXEC_INPLACE_GRAD_SUM_CAP)
 
 
-def rewrite(symbol, shapes: dict, compiled: bool, fuse_norm: bool):
+def rewrite(symbol, shapes: dict, compiled: bool, training: bool):
     """See `accelerate`; `compiled` says whether our operators are loaded."""
     fixed = {DATA, LABEL, TEACHER, *shapes}
     nodes, heads, attrs = parse(symbol, shapes, fixed)
@@ -31,7 +33,7 @@ def rewrite(symbol, shapes: dict, compiled: bool, fuse_norm: bool):
             if not compiled or not _has_channel_slopes(node):
                 _compose_prelu(node)
             elif not _fuse_sum(node, uses) and not (
-                fuse_norm and (node, 0) not in heads and _fuse_norm(node, uses, mode)
+                training and (node, 0) not in heads and _fuse_norm(node, uses, mode)
             ):
                 node.become('vg_prelu', node.inputs)
     for node in nodes:
@@ -41,6 +43,10 @@ def rewrite(symbol, shapes: dict, compiled: bool, fuse_norm: bool):
             node.become('vg_global_pool', node.inputs)
         elif _is_global_mean(node):
             node.become('mean', node.inputs, axis='(2, 3)', keepdims='True')
+        elif compiled and training and node.op == 'Convolution':
+            _replace_convolution(node)
+        elif compiled and training and _is_batch_norm(node) and (node, 0) not in heads:
+            _replace_norm(node, node, mode)
     if compiled:
         _buffer_gradients(nodes)
     return assemble(heads, attrs)
@@ -54,9 +60,9 @@ def _buffer_gradients(nodes: list) -> None:
     """
     uses = Counter(entry for node in nodes for entry in node.inputs)
     for node in nodes:
-        if not node.op.startswith('vg_'):
+        if not (node.changed and node.op.startswith('vg_')):
             continue
-        for position, entry in enumerate(node.inputs[:DIFFERENTIABLE]):
+        for position, entry in enumerate(node.inputs[: DIFFERENTIABLE.get(node.op, 4)]):
             if entry[0].op == 'null' or uses[entry] >= MANY_READERS:
                 name = f'{node.name}_input{position}'
                 # Without an attribute that differs MXNet merges equal copies into one again.
@@ -116,22 +122,71 @@ def _fuse_sum(node: Node, uses: Counter) -> bool:
     return True
 
 
+def _is_batch_norm(node: Node) -> bool:
+    """A BatchNorm over channels that normalises with the batch's statistics."""
+    return (
+        node.op == 'BatchNorm'
+        and len(node.shapes) == 1
+        and node.attrs.get('axis', '1') == '1'
+        and not flag(node, 'use_global_stats', False)
+    )
+
+
 def _fuse_norm(node: Node, uses: Counter, mode: Node) -> bool:
-    """PReLU of a BatchNorm over channels that normalises with the batch's statistics."""
+    """PReLU of a BatchNorm."""
     norm = _only_use(node.inputs[0], uses)
-    if norm is None or norm.op != 'BatchNorm' or len(norm.shapes) != 1:
+    if norm is None or not _is_batch_norm(norm):
         return False
-    if norm.attrs.get('axis', '1') != '1' or flag(norm, 'use_global_stats', False):
-        return False
+    _replace_norm(node, norm, mode)
+    return True
+
+
+def _replace_norm(node: Node, norm: Node, mode: Node) -> None:
+    """`node`, which is `norm` itself or its PReLU, does what both did."""
     x, gamma, beta, mean, variance = norm.inputs
+    prelu = node is not norm
     node.become(
-        'vg_bn_prelu',
-        [x, gamma, beta, node.inputs[1], (mode, 0), mean, variance],
+        'vg_bn_prelu' if prelu else 'vg_bn',
+        [x, gamma, beta, *([node.inputs[1]] if prelu else []), (mode, 0), mean, variance],
         eps=norm.attrs.get('eps', '1e-3'),
         momentum=norm.attrs.get('momentum', '0.9'),
         fix_gamma=str(flag(norm, 'fix_gamma', True)),
     )
-    return True
+
+
+def _replace_convolution(node: Node) -> None:
+    """1x1 convolutions, and 3x3 over few channels a group; others are MXNet's own faster."""
+
+    def pair(name: str, default: int) -> tuple:
+        return ast.literal_eval(node.attrs.get(name) or '()') or (default, default)
+
+    kernel, stride, pad = pair('kernel', 0), pair('stride', 1), pair('pad', 0)
+    if len(node.shape) != 4 or pair('dilate', 1) != (1, 1):
+        return
+    if node.attrs.get('layout', 'None') not in ('None', 'NCHW'):
+        return
+    groups, filters = int(node.attrs.get('num_group', 1)), node.shape[1]
+    in_channels = node.inputs[1][0].shape[1]  # of a group
+    if kernel == (1, 1) and stride == (1, 1) and pad == (0, 0) and groups == 1:
+        op = 'vg_pointwise'
+    elif (
+        kernel == (3, 3)
+        and stride in ((1, 1), (2, 2))
+        and pad == (1, 1)
+        and 1 < in_channels <= MANY_CHANNELS
+        and flag(node, 'no_bias', False)
+    ):
+        op = 'vg_grouped'
+    else:
+        return
+    node.become(
+        op,
+        node.inputs,
+        num_filter=str(filters),
+        num_group=str(groups),
+        stride=str(stride[0]),
+        no_bias=str(flag(node, 'no_bias', False)),
+    )
 
 
 def _mode() -> Node:

@@ -5,78 +5,17 @@
 // it leaves BatchNorm with a clash of blocked layouts that sends it to a reference implementation.
 // An operator that works on plain (N, C, ...) arrays between them removes both.
 //
-// Rules that all operators here keep:
-// - float32, contiguous, channels on axis 1; a 2-D (N, C) input has one position a channel.
-// - Sums run in double, over positions first and then over the batch, and one thread owns a
-//   channel (or a row of one image and channel), so results do not depend on the thread count.
-// - Backward functions get: output gradients, inputs, outputs; they write one array an input.
-
-#include <mxnet/lib_api.h>
+// Sums run in double, over positions first and then over the batch, and one thread owns a channel
+// (or a row of one image and channel), so results do not depend on the number of threads.
 
 #include <algorithm>
 #include <cmath>
-#include <locale>
-#include <sstream>
-#include <string>
-#include <unordered_map>
-#include <vector>
 
+#include "simd.h"
+#include "tensor.h"
+
+namespace vargfacenet {
 namespace {
-
-using mxnet::ext::MX_FAIL;
-using mxnet::ext::MX_SUCCESS;
-using mxnet::ext::MXReturnValue;
-using mxnet::ext::MXTensor;
-using mxnet::ext::OpResource;
-
-using Attributes = std::unordered_map<std::string, std::string>;
-using Tensors = std::vector<MXTensor>;
-using Types = std::vector<int>;
-using Shapes = std::vector<std::vector<unsigned int>>;
-
-// Below this many elements starting the threads costs more than it saves.
-constexpr int64_t kParallelSize = 65536;
-
-// An array seen as (batch, channels, positions).
-struct Layout {
-  int64_t batch;
-  int64_t channels;
-  int64_t positions = 1;
-
-  explicit Layout(const MXTensor& tensor) : batch(tensor.shape[0]), channels(tensor.shape[1]) {
-    for (size_t axis = 2; axis < tensor.shape.size(); ++axis) positions *= tensor.shape[axis];
-  }
-  int64_t rows() const { return batch * channels; }
-  int64_t row(int64_t image, int64_t channel) const {
-    return (image * channels + channel) * positions;
-  }
-  bool parallel() const { return rows() * positions > kParallelSize; }
-};
-
-float* floats(Tensors* tensors, size_t index) { return tensors->at(index).data<float>(); }
-
-template <int kInputs>
-MXReturnValue arity(const Attributes&, int* inputs, int* outputs) {
-  *inputs = kInputs;
-  *outputs = 1;
-  return MX_SUCCESS;
-}
-
-MXReturnValue float32_only(const Attributes&, Types* inputs, Types* outputs) {
-  for (Types* types : {inputs, outputs}) {
-    for (int& type : *types) {
-      if (type != -1 && type != mxnet::ext::kFloat32) {
-        MX_ERROR_MSG << "the vg_ operators work on float32 only; bind the official symbol for "
-                        "other types";
-        return MX_FAIL;
-      }
-      type = mxnet::ext::kFloat32;
-    }
-  }
-  return MX_SUCCESS;
-}
-
-bool shape_known(const Shapes& shapes) { return shapes[0].size() >= 2; }
 
 // ------------------------------------------------------------------------------------- PReLU
 // y = v > 0 ? v : slope * v with v = x, or x + shortcut, or x * scale + shortcut.
@@ -260,8 +199,8 @@ MXReturnValue scale_backward(const Attributes&, Tensors* inputs, Tensors* output
   return MX_SUCCESS;
 }
 
-// ------------------------------------------------------------------------ BatchNorm, then PReLU
-// Inputs x (N, C, ...), gamma (C,), beta (C,), slope (C,), mode (1,), running mean and variance
+// ---------------------------------------------------------------- BatchNorm, with a PReLU or not
+// Inputs x (N, C, ...), gamma (C,), beta (C,), [slope (C,)], mode (1,), running mean and variance
 // (C,), which are auxiliary states. Outputs y, and the mean and 1/sqrt(variance + eps) it used.
 //
 // The library interface does not tell an operator whether the network trains, so the graph does:
@@ -271,8 +210,19 @@ MXReturnValue scale_backward(const Attributes&, Tensors* inputs, Tensors* output
 // forward pass: MXNet moves its own in the backward pass without telling its engine, so that a
 // reader may get the old ones.
 
-enum NormInput { kX, kGamma, kBeta, kSlope, kMode, kMean, kVariance, kNormInputs };
 enum NormOutput { kY, kUsedMean, kUsedInverse, kNormOutputs };
+
+template <bool kPrelu>
+struct NormInputs {
+  enum { kX, kGamma, kBeta, kSlope, kMode = 3 + kPrelu, kMean, kVariance, kCount };
+};
+
+// All three take zero as negative, and NaN, which stays NaN.
+inline Vec prelu(Vec value, Vec slope) { return value > 0.f ? value : value * slope; }
+inline Vec prelu_gradient(Vec value, Vec gradient, Vec slope) {
+  return value > 0.f ? gradient : gradient * slope;
+}
+inline Vec negative_part(Vec value) { return value > 0.f ? Vec{} : value; }
 
 bool training(const float* mode) { return mode[0] != 1.f; }
 
@@ -285,34 +235,28 @@ struct NormOptions {
       : epsilon(number(attributes.at("eps"))),
         momentum(number(attributes.at("momentum"))),
         fix_gamma(attributes.at("fix_gamma") == "True") {}
-
-  // Not std::stof, which reads "0.9" as 0 in a program that has set a locale with decimal commas.
-  static float number(const std::string& text) {
-    std::istringstream stream(text);
-    stream.imbue(std::locale::classic());
-    float value = std::nanf("");
-    stream >> value;
-    return value;
-  }
 };
 
+template <bool kPrelu>
 MXReturnValue norm_arity(const Attributes& attributes, int* inputs, int* outputs) {
   for (const char* name : {"eps", "momentum", "fix_gamma"}) {
     if (attributes.count(name) == 0) {
-      MX_ERROR_MSG << "vg_bn_prelu needs the attribute " << name;
+      MX_ERROR_MSG << "a BatchNorm needs the attribute " << name;
       return MX_FAIL;
     }
   }
-  *inputs = kNormInputs;
+  *inputs = NormInputs<kPrelu>::kCount;
   *outputs = kNormOutputs;
   return MX_SUCCESS;
 }
 
+template <bool kPrelu>
 MXReturnValue norm_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
   if (!shape_known(*inputs)) return MX_SUCCESS;
   const auto data = inputs->at(0);
-  for (int i = 1; i < kNormInputs; ++i) inputs->at(i) = {data[1]};
-  inputs->at(kMode) = {1};
+  using Inputs = NormInputs<kPrelu>;
+  for (int i = 1; i < Inputs::kCount; ++i) inputs->at(i) = {data[1]};
+  inputs->at(Inputs::kMode) = {1};
   outputs->at(0) = data;
   outputs->at(1) = outputs->at(2) = {data[1]};
   return MX_SUCCESS;
@@ -325,43 +269,69 @@ MXReturnValue dense_only(const Attributes&, Types* inputs, Types* outputs) {
   return MX_SUCCESS;
 }
 
+template <bool kPrelu>
 MXReturnValue norm_auxiliary(const Attributes&, std::vector<int>* indices) {
-  *indices = {kMean, kVariance};
+  *indices = {NormInputs<kPrelu>::kMean, NormInputs<kPrelu>::kVariance};
   return MX_SUCCESS;
 }
 
-// Mean and biased variance of channel c; one pass is exact enough since the sums are double.
+// Calls body(start, lanes) for all vectors of channel c, end_stretch() now and then between them.
+template <typename Body, typename End>
+inline void for_channel(const Layout& layout, int64_t c, Body body, End end_stretch) {
+  int64_t count = 0;
+  for (int64_t n = 0; n < layout.batch; ++n) {
+    const int64_t row = layout.row(n, c);
+    for (int64_t done = 0; done < layout.positions;) {
+      const int64_t length = std::min(kStretch, layout.positions - done);
+      for_vectors(length, [&](int64_t i, int64_t lanes) { body(row + done + i, lanes); });
+      done += length;
+      count += length;
+      if (count >= kStretch) {
+        end_stretch();
+        count = 0;
+      }
+    }
+  }
+}
+
+// Mean and biased variance of channel c in one pass.
 void channel_statistics(const Layout& layout, const float* x, int64_t c, double* mean,
                         double* variance) {
   // Sums about a sample of the channel: no cancellation when the mean is far from zero.
-  const double origin = x[layout.row(0, c)];
-  double sum = 0, squares = 0;
-  for (int64_t n = 0; n < layout.batch; ++n) {
-    const int64_t start = layout.row(n, c);
-#pragma omp simd reduction(+ : sum, squares)
-    for (int64_t i = start; i < start + layout.positions; ++i) {
-      const double value = x[i] - origin;
-      sum += value;
-      squares += value * value;
-    }
-  }
+  const float origin = x[layout.row(0, c)];
+  const Vec origins = splat(origin);
+  Sum sum, squares;
+  for_channel(
+      layout, c,
+      [&](int64_t i, int64_t lanes) {
+        const Vec value = keep_first(load_first(x + i, lanes) - origins, lanes);
+        sum.add(value);
+        squares.add(value * value);
+      },
+      [&] {
+        sum.end_stretch();
+        squares.end_stretch();
+      });
   const double count = static_cast<double>(layout.batch * layout.positions);
-  const double shift = sum / count, spread = squares / count - shift * shift;
+  const double shift = sum.total() / count;
+  const double spread = squares.total() / count - shift * shift;
   *mean = origin + shift;
   *variance = spread < 0 ? 0 : spread;  // keeps NaN
 }
 
+template <bool kPrelu>
 MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                            const OpResource&) {
+  using Inputs = NormInputs<kPrelu>;
   const NormOptions options(attributes);
-  const Layout layout(inputs->at(kX));
-  const float* x = floats(inputs, kX);
-  const float* gamma = floats(inputs, kGamma);
-  const float* beta = floats(inputs, kBeta);
-  const float* slope = floats(inputs, kSlope);
-  const bool train = training(floats(inputs, kMode));
-  float* running_mean = floats(inputs, kMean);
-  float* running_variance = floats(inputs, kVariance);
+  const Layout layout(inputs->at(Inputs::kX));
+  const float* x = floats(inputs, Inputs::kX);
+  const float* gamma = floats(inputs, Inputs::kGamma);
+  const float* beta = floats(inputs, Inputs::kBeta);
+  const float* slope = kPrelu ? floats(inputs, Inputs::kSlope) : nullptr;
+  const bool train = training(floats(inputs, Inputs::kMode));
+  float* running_mean = floats(inputs, Inputs::kMean);
+  float* running_variance = floats(inputs, Inputs::kVariance);
   float* y = floats(outputs, kY);
   float* used_mean = floats(outputs, kUsedMean);
   float* used_inverse = floats(outputs, kUsedInverse);
@@ -376,76 +346,85 @@ MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensor
     }
     const float centre = used_mean[c] = static_cast<float>(mean);
     used_inverse[c] = static_cast<float>(1.0 / std::sqrt(variance + options.epsilon));
-    const float factor = (options.fix_gamma ? 1.f : gamma[c]) * used_inverse[c];
-    const float offset = beta[c];
-    const float negative = slope[c];
+    const Vec centres = splat(centre);
+    const Vec factors = splat((options.fix_gamma ? 1.f : gamma[c]) * used_inverse[c]);
+    const Vec offsets = splat(beta[c]);
+    const Vec slopes = splat(kPrelu ? slope[c] : 1.f);
     for (int64_t n = 0; n < layout.batch; ++n) {
-      const int64_t start = layout.row(n, c);
-#pragma omp simd
-      for (int64_t i = start; i < start + layout.positions; ++i) {
-        const float value = (x[i] - centre) * factor + offset;
-        y[i] = value > 0.f ? value : value * negative;
-      }
+      const int64_t row = layout.row(n, c);
+      for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
+        const Vec value = (load_first(x + row + i, lanes) - centres) * factors + offsets;
+        store_first(y + row + i, kPrelu ? prelu(value, slopes) : value, lanes);
+      });
     }
   }
   return MX_SUCCESS;
 }
 
+template <bool kPrelu>
 MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                             const OpResource&) {
+  using Inputs = NormInputs<kPrelu>;
   constexpr int kInputs = kNormOutputs;  // after the gradients of the outputs
-  constexpr int kOutputs = kInputs + kNormInputs;
+  constexpr int kOutputs = kInputs + Inputs::kCount;
   const NormOptions options(attributes);
-  const Layout layout(inputs->at(kInputs + kX));
+  const Layout layout(inputs->at(kInputs + Inputs::kX));
   const float* dy = floats(inputs, 0);
-  const float* x = floats(inputs, kInputs + kX);
-  const float* gamma = floats(inputs, kInputs + kGamma);
-  const float* beta = floats(inputs, kInputs + kBeta);
-  const float* slope = floats(inputs, kInputs + kSlope);
-  const bool train = training(floats(inputs, kInputs + kMode));
+  const float* x = floats(inputs, kInputs + Inputs::kX);
+  const float* gamma = floats(inputs, kInputs + Inputs::kGamma);
+  const float* beta = floats(inputs, kInputs + Inputs::kBeta);
+  const float* slope = kPrelu ? floats(inputs, kInputs + Inputs::kSlope) : nullptr;
+  const bool train = training(floats(inputs, kInputs + Inputs::kMode));
   const float* mean = floats(inputs, kOutputs + kUsedMean);
   const float* inverse = floats(inputs, kOutputs + kUsedInverse);
-  float* dx = floats(outputs, kX);
-  float* dgamma = floats(outputs, kGamma);
-  float* dbeta = floats(outputs, kBeta);
-  float* dslope = floats(outputs, kSlope);
+  float* dx = floats(outputs, Inputs::kX);
+  float* dgamma = floats(outputs, Inputs::kGamma);
+  float* dbeta = floats(outputs, Inputs::kBeta);
+  float* dslope = kPrelu ? floats(outputs, Inputs::kSlope) : nullptr;
   const double count = static_cast<double>(layout.batch * layout.positions);
 #pragma omp parallel for schedule(static) if (layout.parallel())
   for (int64_t c = 0; c < layout.channels; ++c) {
-    const float centre = mean[c], offset = beta[c];
     const float factor = (options.fix_gamma ? 1.f : gamma[c]) * inverse[c];
-    const float negative = slope[c];
-    double dz_sum = 0, dz_centred_sum = 0, slope_sum = 0;
-    for (int64_t n = 0; n < layout.batch; ++n) {
-      const int64_t start = layout.row(n, c);
-#pragma omp simd reduction(+ : dz_sum, dz_centred_sum, slope_sum)
-      for (int64_t i = start; i < start + layout.positions; ++i) {
-        const float z = (x[i] - centre) * factor + offset;
-        const float dz = z > 0.f ? dy[i] : dy[i] * negative;
-        dz_sum += dz;
-        dz_centred_sum += dz * (x[i] - centre);
-        slope_sum += z > 0.f ? 0.f : dy[i] * z;
-      }
-    }
-    dgamma[c] = options.fix_gamma ? 0.f : static_cast<float>(dz_centred_sum * inverse[c]);
-    dbeta[c] = static_cast<float>(dz_sum);
-    dslope[c] = static_cast<float>(slope_sum);
+    const Vec centres = splat(mean[c]), factors = splat(factor), offsets = splat(beta[c]);
+    const Vec slopes = splat(kPrelu ? slope[c] : 1.f);
+    Sum dz_sum, dz_centred_sum, slope_sum;
+    for_channel(
+        layout, c,
+        [&](int64_t i, int64_t lanes) {
+          const Vec centred = load_first(x + i, lanes) - centres;
+          const Vec gradient = load_first(dy + i, lanes);  // zero behind the row, as all below
+          const Vec z = centred * factors + offsets;
+          const Vec dz = kPrelu ? prelu_gradient(z, gradient, slopes) : gradient;
+          dz_sum.add(dz);
+          dz_centred_sum.add(dz * centred);
+          if (kPrelu) slope_sum.add(negative_part(z) * gradient);
+        },
+        [&] {
+          dz_sum.end_stretch();
+          dz_centred_sum.end_stretch();
+          slope_sum.end_stretch();
+        });
+    const double dz_total = dz_sum.total(), dz_centred_total = dz_centred_sum.total();
+    dgamma[c] = options.fix_gamma ? 0.f : static_cast<float>(dz_centred_total * inverse[c]);
+    dbeta[c] = static_cast<float>(dz_total);
+    if (kPrelu) dslope[c] = static_cast<float>(slope_sum.total());
     // The batch's mean and variance depend on x; the running ones do not.
-    const float mean_term = train ? dz_sum / count : 0.0;
-    const float variance_term = train ? dz_centred_sum * inverse[c] * inverse[c] / count : 0.0;
+    const Vec mean_term = splat(train ? dz_total / count : 0.0);
+    const Vec variance_term =
+        splat(train ? dz_centred_total * inverse[c] * inverse[c] / count : 0.0);
     for (int64_t n = 0; n < layout.batch; ++n) {
-      const int64_t start = layout.row(n, c);
-#pragma omp simd
-      for (int64_t i = start; i < start + layout.positions; ++i) {
-        const float centred = x[i] - centre;
-        const float z = centred * factor + offset;
-        const float dz = z > 0.f ? dy[i] : dy[i] * negative;
-        dx[i] = factor * (dz - mean_term - centred * variance_term);
-      }
+      const int64_t row = layout.row(n, c);
+      for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
+        const Vec centred = load_first(x + row + i, lanes) - centres;
+        const Vec gradient = load_first(dy + row + i, lanes);
+        const Vec z = centred * factors + offsets;
+        const Vec dz = kPrelu ? prelu_gradient(z, gradient, slopes) : gradient;
+        store_first(dx + row + i, factors * (dz - mean_term - centred * variance_term), lanes);
+      });
     }
   }
-  floats(outputs, kMode)[0] = 0.f;
-  for (int state : {kMean, kVariance}) {
+  floats(outputs, Inputs::kMode)[0] = 0.f;
+  for (int state : {Inputs::kMean, Inputs::kVariance}) {
     for (int64_t c = 0; c < layout.channels; ++c) floats(outputs, state)[c] = 0.f;
   }
   return MX_SUCCESS;
@@ -488,17 +467,28 @@ REGISTER_OP(vg_scale)
     .setInferType(float32_only)
     .setInferShape(scale_shape);
 
-REGISTER_OP(vg_bn_prelu)
-    .setForward(norm_forward, "cpu")
-    .setBackward(norm_backward, "cpu")
-    .setParseAttrs(norm_arity)
+REGISTER_OP(vg_bn)
+    .setForward(norm_forward<false>, "cpu")
+    .setBackward(norm_backward<false>, "cpu")
+    .setParseAttrs(norm_arity<false>)
     .setInferType(float32_only)
-    .setInferShape(norm_shape)
+    .setInferShape(norm_shape<false>)
     .setInferSType(dense_only)
-    .setMutateInputs(norm_auxiliary);
+    .setMutateInputs(norm_auxiliary<false>);
 
-MXReturnValue initialize(int version) {
-  if (version / 100 == 109) return MX_SUCCESS;
+REGISTER_OP(vg_bn_prelu)
+    .setForward(norm_forward<true>, "cpu")
+    .setBackward(norm_backward<true>, "cpu")
+    .setParseAttrs(norm_arity<true>)
+    .setInferType(float32_only)
+    .setInferShape(norm_shape<true>)
+    .setInferSType(dense_only)
+    .setMutateInputs(norm_auxiliary<true>);
+
+}  // namespace vargfacenet
+
+mxnet::ext::MXReturnValue initialize(int version) {
+  if (version / 100 == 109) return mxnet::ext::MX_SUCCESS;
   MX_ERROR_MSG << "the vg_ operators are written for MXNet 1.9, not " << version;
-  return MX_FAIL;
+  return mxnet::ext::MX_FAIL;
 }

@@ -100,7 +100,7 @@ def test_all_slope_gradients_agree_with_composites_of_stock_operators(official):
     symbol, values, aux_params = official
     names = slope_names(symbol)
     assert len(names) == PRELUS
-    composed = graph.rewrite(symbol, SHAPES, compiled=False, fuse_norm=False)
+    composed = graph.rewrite(symbol, SHAPES, compiled=False, training=False)
     fast = ops.accelerate(symbol, SHAPES)
     expected, actual, stock = (
         gradients(bind(graph, values, aux_params)) for graph in (composed, fast, symbol)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import DATA
+from vargfacenet.common import ops
 from vargfacenet.common.backend import mx
 from vargfacenet.common.errors import InputError
 from vargfacenet.recognition import losses, presets
@@ -27,12 +28,19 @@ def evaluate(symbol, **arrays):
     return output, {name: value.asnumpy() for name, value in gradients.items()}
 
 
-def class_loss(name, num_classes, size, options):
-    label = mx.sym.Variable('label')
-    logits = losses.class_logits(
-        name, mx.sym.Variable('embedding'), label, num_classes, size, options
-    )
-    return losses.cross_entropy(logits, label)
+needs_compiler = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
+
+
+@pytest.fixture(params=['stock', pytest.param('compiled', marks=needs_compiler)])
+def class_loss(request):
+    """(name, num_classes, size, options) -> loss of the inputs embedding, fc7_weight and label."""
+
+    def build(name, num_classes, size, options):
+        embedding, label = mx.sym.Variable('embedding'), mx.sym.Variable('label')
+        compiled = request.param == 'compiled'
+        return losses.class_loss(name, embedding, label, num_classes, size, options, compiled)[0]
+
+    return build
 
 
 def relative_error(ours, theirs):
@@ -40,7 +48,7 @@ def relative_error(ours, theirs):
 
 
 @pytest.mark.parametrize('name', MARGINS)
-def test_margin_loss_equals_the_loop(name, rng):
+def test_margin_loss_equals_the_loop(class_loss, name, rng):
     options = MARGINS[name]
     embeddings, centres = 3 * rng.randn(7, 5), rng.randn(4, 5)
     labels = rng.randint(0, 4, 7)
@@ -60,7 +68,7 @@ def test_margin_loss_equals_the_loop(name, rng):
 
 
 @pytest.mark.parametrize('name', MARGINS)
-def test_every_angle_from_0_to_180_degrees(name):
+def test_every_angle_from_0_to_180_degrees(class_loss, name):
     """One embedding turns away from its class centre; both sides of theta + m = pi are met."""
     options = MARGINS[name]
     degrees = np.arange(0.5, 180, 1.0)
@@ -83,7 +91,7 @@ def test_every_angle_from_0_to_180_degrees(name):
 
 @pytest.mark.parametrize('name', MARGINS)
 @pytest.mark.parametrize('sign', [1.0, -1.0])
-def test_parallel_and_opposite_embeddings_stay_finite(name, sign):
+def test_parallel_and_opposite_embeddings_stay_finite(class_loss, name, sign):
     """cos = +-1 exactly, where arccos has an infinite slope, and beyond by rounding."""
     rows = np.random.RandomState(3).randn(200, 128).astype('f')
     ours, gradients = evaluate(
@@ -98,7 +106,7 @@ def test_parallel_and_opposite_embeddings_stay_finite(name, sign):
         assert np.abs(values).max() < 1e3
 
 
-def test_arcface_equals_the_golden_numbers():
+def test_arcface_equals_the_golden_numbers(class_loss):
     """Mean loss and gradients of another implementation; one target lies past pi."""
     case = json.loads((DATA / 'arcneg.json').read_text())['caseA']
     ours, gradients = evaluate(
@@ -114,7 +122,7 @@ def test_arcface_equals_the_golden_numbers():
     assert relative_error(gradients['fc7_weight'] / rows, expected['grad_weight']) < 1e-5
 
 
-def test_margin_zero_is_the_normalised_softmax(rng):
+def test_margin_zero_is_the_normalised_softmax(class_loss, rng):
     arrays = {
         'embedding': rng.randn(6, 8),
         'fc7_weight': rng.randn(5, 8),
@@ -126,7 +134,7 @@ def test_margin_zero_is_the_normalised_softmax(rng):
     np.testing.assert_allclose(margin, plain, rtol=1e-4, atol=1e-4)
 
 
-def test_length_of_embedding_and_centres_does_not_matter(rng):
+def test_length_of_embedding_and_centres_does_not_matter(class_loss, rng):
     arrays = {
         'embedding': rng.randn(6, 8),
         'fc7_weight': rng.randn(5, 8),
@@ -140,7 +148,45 @@ def test_length_of_embedding_and_centres_does_not_matter(rng):
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_softmax_equals_the_loop(rng):
+@needs_compiler
+@pytest.mark.parametrize('classes', [2, 47, 48, 200, 1000])
+@pytest.mark.parametrize('size', [512, 40, 3])
+def test_compiled_is_stock_at_any_size(classes, size, rng):
+    """Blocks that are cut off in images, classes and values of an embedding."""
+    for images in (1, 9, 64):
+        arrays = {
+            'embedding': rng.randn(images, size),
+            'fc7_weight': rng.randn(classes, size),
+            'label': rng.randint(0, classes, images),
+        }
+        inputs = [mx.sym.Variable(name) for name in ('embedding', 'label')]
+        outputs = {}
+        for compiled in (False, True):
+            loss, correct = losses.class_loss(
+                'margin', *inputs, classes, size, MARGINS['combined'], compiled
+            )
+            values, gradients = evaluate(loss, **arrays)
+            outputs[compiled] = values, *gradients.values()
+            hits, _ = evaluate(mx.sym.BlockGrad(correct), **arrays)
+            outputs[compiled] += (hits,)
+        for stock, ours in zip(outputs[False], outputs[True]):
+            np.testing.assert_allclose(ours, stock, rtol=1e-4, atol=2e-5 * np.abs(stock).max())
+
+
+@needs_compiler
+@pytest.mark.parametrize('where', ['embedding', 'fc7_weight'])
+def test_compiled_passes_on_what_is_not_finite(where, rng):
+    arrays = {'embedding': rng.randn(6, 8), 'fc7_weight': rng.randn(70, 8), 'label': np.arange(6)}
+    arrays[where][3, 5] = np.nan
+    inputs = [mx.sym.Variable(name) for name in ('embedding', 'label')]
+    loss, _ = losses.class_loss('margin', *inputs, 70, 8, MARGINS['arcface'], compiled=True)
+    values, gradients = evaluate(loss, **arrays)
+    rows = [3] if where == 'embedding' else range(6)
+    assert np.isnan(values[rows]).all() and np.isnan(values).sum() == len(rows)
+    assert np.isnan(gradients['embedding'][rows]).all()
+
+
+def test_softmax_equals_the_loop(class_loss, rng):
     embeddings, weight, bias = rng.randn(6, 5), rng.randn(3, 5), rng.randn(3)
     labels = rng.randint(0, 3, 6)
     ours, gradients = evaluate(
@@ -200,7 +246,7 @@ def test_the_two_forms_of_distillation_agree(rng):
         ('margin', {'m2': 'half'}, 'number'),
     ],
 )
-def test_wrong_losses_are_named(name, options, message):
+def test_wrong_losses_are_named(class_loss, name, options, message):
     with pytest.raises(InputError, match=message):
         class_loss(name, 4, 8, options)
     with pytest.raises(InputError, match=r'Eq\. 4'):

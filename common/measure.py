@@ -1,0 +1,157 @@
+"""Timing that can be trusted on a machine that other work shares: A and B in turn, medians, ratios.
+
+A machine's speed drifts by the second, so two things are compared round by round: each round runs
+every candidate for a moment, and a ratio is the median of the rounds' ratios.
+"""
+
+import gc
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+from .console import ProgressBar
+from .errors import InputError
+from .files import atomic_path
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call, one number a round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def percentile(self, percent: float) -> float:
+        """Nearest-rank percentile of the rounds, e.g. 95."""
+        ranked = sorted(self.seconds)
+        return ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))]
+
+    def summary(self, items: int = 1) -> dict:
+        """For JSON; `items` is what one call handles, such as the images of a batch."""
+        return {
+            'seconds_median': self.median,
+            'seconds_low': min(self.seconds),
+            'seconds_high': max(self.seconds),
+            'per_second': items / self.median,
+            'rounds': len(self.seconds),
+        }
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster: median, lowest and highest of the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f'{self.median:.3g}x ({self.low:.3g}-{self.high:.3g})'
+
+
+def faster(slow: Timing, fast: Timing, slow_items: int = 1, fast_items: int = 1) -> Ratio:
+    """Items a second of `fast` over those of `slow`, which were measured in the same rounds."""
+    ratios = [(a / slow_items) / (b / fast_items) for a, b in zip(slow.seconds, fast.seconds)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def in_turn(
+    calls: Mapping[str, Callable[[], object]],
+    seconds: float,
+    slice_seconds: float = 0.5,
+    min_rounds: int = 3,
+    progress: Optional[ProgressBar] = None,
+) -> dict[str, Timing]:
+    """Time all candidates in turn, after one call of each that does not count.
+
+    Parameters
+    ----------
+    calls : name -> function without arguments that returns when its work is done
+    seconds : about how long to measure in all; at least `min_rounds` rounds are run
+    slice_seconds : in each round a candidate is called again until this has passed
+    progress : advanced by 1 per round; how many there will be is not known
+    """
+    for call in calls.values():
+        call()
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    done = 0
+    gc.collect()
+    while done < min_rounds or time.perf_counter() < end:
+        for name, call in calls.items():
+            started, count, spent = time.perf_counter(), 0, 0.0
+            while not count or spent < slice_seconds:
+                call()
+                count += 1
+                spent = time.perf_counter() - started
+            rounds[name].append(spent / count)
+        done += 1
+        if progress:
+            progress.advance()
+    return {name: Timing(tuple(values)) for name, values in rounds.items()}
+
+
+def peak_memory() -> int:
+    """Bytes of the largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == 'Darwin' else peak * 1024  # Linux counts in KB
+
+
+def machine() -> dict:
+    """What the figures were taken on: CPU, its vector units, CPUs used, memory, versions."""
+    info = {'system': platform.platform(), 'python': platform.python_version()}
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text().split('\n\n')[0].splitlines()
+        fields = {key.strip(): value.strip() for key, _, value in (x.partition(':') for x in lines)}
+        flags = set(fields.get('flags', '').split())
+        info['cpu'] = fields.get('model name', platform.machine())
+        wanted = ('avx2', 'fma', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_bf16', 'amx_int8')
+        info['vector_units'] = [flag for flag in wanted if flag in flags]
+    if hasattr(os, 'sched_getaffinity'):
+        info['cpus'] = len(os.sched_getaffinity(0))
+        info['memory_gb'] = round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9, 1)
+    info['omp_num_threads'] = os.environ.get('OMP_NUM_THREADS', '')
+    return info
+
+
+def check_numbers(text: str, option: str, kind: type = int) -> list:
+    """'16,32,64' -> [16, 32, 64]; InputError naming the option unless all are positive."""
+    try:
+        numbers = [kind(word) for word in text.split(',')]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) <= 0:
+        raise InputError(f'{option} {text!r}: expected positive numbers like 16,32,64')
+    return numbers
+
+
+def plot_lines(
+    path: Path, panels: Sequence[tuple[str, str, str, Mapping[str, tuple[list, list]]]]
+) -> None:
+    """A picture of several panels: (title, x label, y label, {line: (x values, y values)})."""
+    from matplotlib.figure import Figure  # takes a second that nothing else should wait for
+
+    figure = Figure(figsize=(5 * len(panels), 4), layout='constrained')
+    for axis, (title, x_label, y_label, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels
+    ):
+        for label, (x, y) in lines.items():
+            axis.plot(x, y, marker='o', label=label)
+        axis.set_title(title)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(y_label)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)

@@ -1,0 +1,254 @@
+// Vectors of floats as wide as this machine's registers, and the block sizes that fill them.
+//
+// Written with the compilers' vector types; what they lack (a fused multiply-add that does not
+// depend on -ffp-contract) comes from intrinsics.
+
+#ifndef VARGFACENET_SIMD_H_
+#define VARGFACENET_SIMD_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <utility>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace vargfacenet {
+
+// A product's block is kRows rows by kVectors vectors: as many sums as the registers hold beside
+// one row of operands.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kRows = 8;
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr int kLanes = 8, kRows = 4;
+#else
+constexpr int kLanes = 4, kRows = 4;
+#endif
+constexpr int kVectors = 3;
+constexpr int kPanel = kLanes * kVectors;  // columns of a block
+
+typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));
+typedef float UnalignedVec
+    __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
+
+inline Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
+inline void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
+
+#if defined(__AVX512F__)
+inline Vec splat(float value) { return (Vec)_mm512_set1_ps(value); }
+inline Vec multiply_add(Vec a, Vec b, Vec sum) {
+  return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+}
+#elif defined(__AVX2__) && defined(__FMA__)
+inline Vec splat(float value) { return (Vec)_mm256_set1_ps(value); }
+inline Vec multiply_add(Vec a, Vec b, Vec sum) {
+  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+}
+#else
+inline Vec splat(float value) { return Vec{} + value; }
+inline Vec multiply_add(Vec a, Vec b, Vec sum) { return a * b + sum; }
+#endif
+
+inline float sum_of_lanes(Vec value) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)value);
+#else
+  float sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += value[i];
+  return sum;
+#endif
+}
+
+// The first `count` <= kLanes floats, zeros behind them.
+inline Vec load_first(const float* from, int64_t count) {
+  if (count == kLanes) return load(from);
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#else
+  float values[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) values[i] = from[i];
+  return load(values);
+#endif
+}
+
+// Zeros in place of all but the first `count` <= kLanes.
+inline Vec keep_first(Vec value, int64_t count) {
+  if (count == kLanes) return value;
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_mov_ps(static_cast<__mmask16>((1u << count) - 1), (__m512)value);
+#else
+  for (int64_t i = count; i < kLanes; ++i) value[i] = 0.f;
+  return value;
+#endif
+}
+
+inline void store_first(float* to, Vec value, int64_t count) {
+  if (count == kLanes) return store(to, value);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)value);
+#else
+  float values[kLanes];
+  store(values, value);
+  for (int64_t i = 0; i < count; ++i) to[i] = values[i];
+#endif
+}
+
+// Calls body(start, lanes) for every vector of a row; only the last may have less than kLanes.
+template <typename Body>
+inline void for_vectors(int64_t count, Body body) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) body(i, kLanes);
+  if (i < count) body(i, count - i);
+}
+
+// A sum of many vectors: in float for a stretch that is short enough, then in double.
+class Sum {
+ public:
+  void add(Vec value) { recent_ = recent_ + value; }
+  void end_stretch() {
+    for (int i = 0; i < kLanes; ++i) total_[i] += recent_[i];
+    recent_ = Vec{};
+  }
+  double total() {
+    end_stretch();
+    double sum = 0;
+    for (double lane : total_) sum += lane;
+    return sum;
+  }
+
+ private:
+  Vec recent_ = {};
+  double total_[kLanes] = {};
+};
+constexpr int64_t kStretch = 256 * kLanes;  // floats
+
+// to = from + add. The rows of small pictures are too short for the library's copying.
+inline void copy_plus(const float* from, int64_t count, float add, float* to) {
+  const Vec addend = splat(add);
+  for_vectors(count, [&](int64_t i, int64_t lanes) {
+    store_first(to + i, load_first(from + i, lanes) + addend, lanes);
+  });
+}
+
+inline void copy_row(const float* from, int64_t count, float* to) {
+  for_vectors(count, [&](int64_t i, int64_t lanes) {
+    store_first(to + i, load_first(from + i, lanes), lanes);
+  });
+}
+
+typedef int32_t Indices __attribute__((vector_size(kLanes * sizeof(int32_t))));
+
+inline Vec shuffle(Vec a, Vec b, Indices from) {
+#if defined(__clang__)
+  Vec result;
+  for (int i = 0; i < kLanes; ++i) result[i] = from[i] < kLanes ? a[from[i]] : b[from[i] - kLanes];
+  return result;
+#else
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// Every other float of `from` (count in all): the first, third ... to `odd`, the others to `even`.
+inline void deinterleave(const float* from, int64_t count, float* odd, float* even) {
+  Indices first;
+  for (int i = 0; i < kLanes; ++i) first[i] = 2 * i;
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    const Vec low = load(from + i), high = load(from + i + kLanes);
+    store(odd + i / 2, shuffle(low, high, first));
+    store(even + i / 2, shuffle(low, high, first + 1));
+  }
+  if (i == count) return;
+  const int64_t rest = count - i;
+  const Vec low = load_first(from + i, std::min<int64_t>(rest, kLanes));
+  const Vec high = rest <= kLanes ? Vec{} : load_first(from + i + kLanes, rest - kLanes);
+  store_first(odd + i / 2, shuffle(low, high, first), (rest + 1) / 2);
+  store_first(even + i / 2, shuffle(low, high, first + 1), rest / 2);
+}
+
+// The reverse.
+inline void interleave(const float* odd, const float* even, int64_t count, float* to) {
+  Indices low, high;
+  for (int i = 0; i < kLanes; ++i) {
+    low[i] = i / 2 + (i % 2) * kLanes;
+    high[i] = low[i] + kLanes / 2;
+  }
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    const Vec a = load(odd + i / 2), b = load(even + i / 2);
+    store(to + i, shuffle(a, b, low));
+    store(to + i + kLanes, shuffle(a, b, high));
+  }
+  if (i == count) return;
+  const int64_t rest = count - i;
+  const Vec a = load_first(odd + i / 2, (rest + 1) / 2), b = load_first(even + i / 2, rest / 2);
+  store_first(to + i, shuffle(a, b, low), std::min<int64_t>(rest, kLanes));
+  if (rest > kLanes) store_first(to + i + kLanes, shuffle(a, b, high), rest - kLanes);
+}
+
+// Transposes a kLanes x kLanes block: log2(kLanes) perfect shuffles of its rows.
+inline void transpose(const float* from, int64_t from_pitch, float* to, int64_t to_pitch) {
+  Indices low, high;
+  for (int i = 0; i < kLanes; ++i) {
+    low[i] = i / 2 + (i % 2) * kLanes;
+    high[i] = low[i] + kLanes / 2;
+  }
+  Vec rows[kLanes], mixed[kLanes];
+  for (int i = 0; i < kLanes; ++i) rows[i] = load(from + i * from_pitch);
+  for (int step = 1; step < kLanes; step *= 2) {
+    for (int i = 0; i < kLanes / 2; ++i) {
+      mixed[2 * i] = shuffle(rows[i], rows[i + kLanes / 2], low);
+      mixed[2 * i + 1] = shuffle(rows[i], rows[i + kLanes / 2], high);
+    }
+    for (int i = 0; i < kLanes; ++i) rows[i] = mixed[i];
+  }
+  for (int i = 0; i < kLanes; ++i) store(to + i * to_pitch, rows[i]);
+}
+
+// e to the power of x <= 0, within 2e-7 of the value; 0 below -87.
+inline Vec exponential(Vec x) {
+  const float kMagic = 12582912.f;  // 1.5 * 2^23: adding it rounds to whole numbers
+  const Vec floor_value = splat(-87.f);
+  const Vec clipped = x < floor_value ? floor_value : x;
+  const Vec rounded = multiply_add(clipped, splat(1.44269504f), splat(kMagic));
+  const Vec power = rounded - splat(kMagic);
+  Vec rest = multiply_add(power, splat(-0.693145752f), clipped);  // ln 2 in two parts
+  rest = multiply_add(power, splat(-1.42860677e-6f), rest);
+  Vec value = splat(1.f / 720);
+  for (float coefficient : {1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f}) {
+    value = multiply_add(value, rest, splat(coefficient));
+  }
+  const Indices exponent = ((Indices)rounded - (Indices)splat(kMagic)) << 23;
+  value = (Vec)((Indices)value + exponent);
+  value = x == x ? value : x;  // not a number stays so
+  return x < floor_value ? Vec{} : value;
+}
+
+inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+// Memory of the calling thread that stays from call to call; `slot` tells one buffer from another.
+template <int slot>
+float* scratch(int64_t size) {
+  struct Free {
+    void operator()(float* memory) const { std::free(memory); }
+  };
+  thread_local std::unique_ptr<float, Free> buffer;
+  thread_local int64_t capacity = 0;
+  if (capacity < size) {
+    capacity = round_up(size, 1024);
+    buffer.reset();
+    buffer.reset(static_cast<float*>(std::aligned_alloc(64, capacity * sizeof(float))));
+    if (!buffer) {
+      capacity = 0;
+      throw std::bad_alloc();
+    }
+  }
+  return buffer.get();
+}
+
+}  // namespace vargfacenet
+
+#endif  // VARGFACENET_SIMD_H_

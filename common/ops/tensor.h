@@ -1,0 +1,92 @@
+// What the operators share: MXNet's library interface under short names, arrays seen as
+// (batch, channels, positions), attributes as numbers.
+//
+// Rules that all operators here keep:
+// - float32, contiguous, channels on axis 1; a 2-D (N, C) input has one position a channel.
+// - Who sums what in which order depends on the shapes and the number of threads alone, never on
+//   who comes first: the same threads give the same bits.
+// - Backward functions get: output gradients, inputs, outputs; they write one array an input.
+
+#ifndef VARGFACENET_TENSOR_H_
+#define VARGFACENET_TENSOR_H_
+
+#include <mxnet/lib_api.h>
+
+#include <cmath>
+#include <cstdint>
+#include <locale>
+#include <sstream>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace vargfacenet {
+
+using mxnet::ext::MX_FAIL;
+using mxnet::ext::MX_SUCCESS;
+using mxnet::ext::MXReturnValue;
+using mxnet::ext::MXTensor;
+using mxnet::ext::OpResource;
+
+using Attributes = std::unordered_map<std::string, std::string>;
+using Tensors = std::vector<MXTensor>;
+using Types = std::vector<int>;
+using Shapes = std::vector<std::vector<unsigned int>>;
+
+// Below this many elements starting the threads costs more than it saves.
+constexpr int64_t kParallelSize = 65536;
+
+// An array seen as (batch, channels, positions).
+struct Layout {
+  int64_t batch;
+  int64_t channels;
+  int64_t positions = 1;
+
+  explicit Layout(const MXTensor& tensor) : batch(tensor.shape[0]), channels(tensor.shape[1]) {
+    for (size_t axis = 2; axis < tensor.shape.size(); ++axis) positions *= tensor.shape[axis];
+  }
+  int64_t rows() const { return batch * channels; }
+  int64_t row(int64_t image, int64_t channel) const {
+    return (image * channels + channel) * positions;
+  }
+  bool parallel() const { return rows() * positions > kParallelSize; }
+};
+
+inline float* floats(Tensors* tensors, size_t index) { return tensors->at(index).data<float>(); }
+
+template <int kInputs>
+MXReturnValue arity(const Attributes&, int* inputs, int* outputs) {
+  *inputs = kInputs;
+  *outputs = 1;
+  return MX_SUCCESS;
+}
+
+inline MXReturnValue float32_only(const Attributes&, Types* inputs, Types* outputs) {
+  for (Types* types : {inputs, outputs}) {
+    for (int& type : *types) {
+      if (type != -1 && type != mxnet::ext::kFloat32) {
+        MX_ERROR_MSG << "the vg_ operators work on float32 only; bind the official symbol for "
+                        "other types";
+        return MX_FAIL;
+      }
+      type = mxnet::ext::kFloat32;
+    }
+  }
+  return MX_SUCCESS;
+}
+
+inline bool shape_known(const Shapes& shapes) { return shapes[0].size() >= 2; }
+
+// A number at the start of `text`. Not std::stof, which reads "0.9" as 0 in a program that has set
+// a locale with decimal commas.
+inline float number(const std::string& text) {
+  std::istringstream stream(text);
+  stream.imbue(std::locale::classic());
+  float value = std::nanf("");
+  stream >> value;
+  return value;
+}
+
+}  // namespace vargfacenet
+
+#endif  // VARGFACENET_TENSOR_H_

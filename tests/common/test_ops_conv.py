@@ -1,0 +1,164 @@
+"""The convolutions against their definition, a float64 loop over the taps."""
+
+import numpy as np
+import pytest
+from vargfacenet.common import ops
+from vargfacenet.common.backend import mx
+
+pytestmark = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
+
+# images, channels, height, width, filters: one position, blocks cut off on every side, several
+# images in a block, more than one block of everything
+POINTWISE = [
+    (1, 1, 1, 1, 1),
+    (5, 16, 1, 1, 7),
+    (3, 5, 7, 7, 9),
+    (2, 40, 9, 11, 50),
+    (17, 50, 7, 7, 8),
+    (3, 96, 14, 14, 100),
+]
+# images, channels, height, width, filters, groups, stride
+GROUPED = [
+    (1, 4, 1, 1, 4, 1, 1),
+    (1, 4, 2, 2, 4, 1, 2),
+    (2, 2, 1, 5, 3, 1, 2),
+    (3, 16, 7, 7, 16, 2, 1),
+    (3, 16, 14, 14, 32, 2, 2),
+    (2, 8, 9, 7, 16, 1, 2),
+    (5, 24, 5, 5, 12, 3, 1),
+    (9, 12, 13, 13, 33, 3, 2),
+    (2, 3, 56, 50, 20, 1, 1),
+    (33, 16, 7, 7, 32, 2, 1),
+    (2, 16, 57, 56, 16, 2, 2),
+]
+
+
+def taps(shape, weight_shape, groups, stride):
+    """For each group and tap: what it reads of the padded input, what it adds to of the output,
+    and its entries of the weights, as indices."""
+    _, c, h, w = shape
+    filters, _, size, _ = weight_shape
+    for group in range(groups):
+        outputs = slice(group * filters // groups, (group + 1) * filters // groups)
+        inputs = slice(group * c // groups, (group + 1) * c // groups)
+        for i in range(size):
+            for j in range(size):
+                window = np.s_[:, inputs, i : i + h : stride, j : j + w : stride]
+                yield window, np.s_[:, outputs], np.s_[outputs, :, i, j]
+
+
+def pad(x, size):
+    return np.pad(x, ((0, 0), (0, 0), (size // 2,) * 2, (size // 2,) * 2))
+
+
+def convolve(x, weight, groups, stride):
+    """3x3 with padding 1, or 1x1: (N, C, H, W), (O, C / groups, k, k) -> (N, O, Ho, Wo)."""
+    out = [(length - 1) // stride + 1 for length in x.shape[2:]]
+    padded, y = pad(x, weight.shape[2]), np.zeros((len(x), len(weight), *out))
+    for window, outputs, tap in taps(x.shape, weight.shape, groups, stride):
+        y[outputs] += np.einsum('nchw,oc->nohw', padded[window], weight[tap])
+    return y
+
+
+def gradients_of(x, weight, groups, stride, dy):
+    """Of sum(y * dy): y is linear in x and in the weights, so each tap takes its product back."""
+    padded = pad(x, weight.shape[2])
+    dpadded, dweight = np.zeros_like(padded), np.zeros_like(weight)
+    for window, outputs, tap in taps(x.shape, weight.shape, groups, stride):
+        dweight[tap] = np.einsum('nchw,nohw->oc', padded[window], dy[outputs])
+        dpadded[window] += np.einsum('nohw,oc->nchw', dy[outputs], weight[tap])
+    inner = slice(weight.shape[2] // 2, -(weight.shape[2] // 2) or None)
+    return dpadded[:, :, inner, inner], dweight
+
+
+def run(op, arrays, dy, **attributes):
+    """Output and input gradients, in arrays that are full of NaN before."""
+    arrays = [mx.nd.array(array, dtype='float32') for array in arrays]
+    variables = [mx.sym.Variable(f'v{i}', shape=array.shape) for i, array in enumerate(arrays)]
+    symbol = getattr(mx.sym, op)(*variables, **{k: str(v) for k, v in attributes.items()})
+    gradients = [mx.nd.full(array.shape, np.nan) for array in arrays]
+    executor = symbol.bind(mx.cpu(), arrays, gradients)
+    y = executor.forward(is_train=True)[0]
+    executor.backward([mx.nd.array(dy, dtype='float32')])
+    return [y.asnumpy(), *[array.asnumpy() for array in gradients]]
+
+
+def assert_close(actual, expected):
+    limit = 5e-6 * np.abs(expected).max()
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() <= limit, np.abs(actual - expected).max() / limit
+
+
+def draw(rng, *shape):
+    return rng.randn(*shape).astype(np.float32).astype(np.float64)
+
+
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize('case', POINTWISE)
+def test_pointwise_is_its_definition(rng, case, bias):
+    n, c, h, w, filters = case
+    x, weight = draw(rng, n, c, h, w), draw(rng, filters, c, 1, 1)
+    dy = draw(rng, n, filters, h, w)
+    arrays = [x, weight] + ([draw(rng, filters)] if bias else [])
+    expected = convolve(x, weight, 1, 1)
+    dx, dweight = gradients_of(x, weight, 1, 1, dy)
+    if bias:
+        expected += arrays[2].reshape(1, -1, 1, 1)
+    y, *gradients = run(
+        'vg_pointwise', arrays, dy, num_filter=filters, num_group=1, stride=1, no_bias=not bias
+    )
+    assert_close(y, expected)
+    assert_close(gradients[0], dx)
+    assert_close(gradients[1], dweight)
+    if bias:
+        assert_close(gradients[2], dy.sum((0, 2, 3)))
+
+
+@pytest.mark.parametrize('case', GROUPED)
+def test_grouped_is_its_definition(rng, case):
+    n, c, h, w, filters, groups, stride = case
+    x, weight = draw(rng, n, c, h, w), draw(rng, filters, c // groups, 3, 3)
+    expected = convolve(x, weight, groups, stride)
+    dy = draw(rng, *expected.shape)
+    dx, dweight = gradients_of(x, weight, groups, stride, dy)
+    y, *gradients = run(
+        'vg_grouped', [x, weight], dy,
+        num_filter=filters, num_group=groups, stride=stride, no_bias=True,
+    )  # fmt: skip
+    assert_close(y, expected)
+    assert_close(gradients[0], dx)
+    assert_close(gradients[1], dweight)
+
+
+@pytest.mark.parametrize('op', ['vg_pointwise', 'vg_grouped'])
+def test_the_same_threads_give_the_same_bits(rng, op):
+    size = 1 if op == 'vg_pointwise' else 3
+    x, weight = rng.randn(9, 32, 28, 28), rng.randn(48, 32 if size == 1 else 8, size, size)
+    options = {'num_filter': 48, 'num_group': 1 if size == 1 else 4, 'stride': 1, 'no_bias': True}
+    dy = rng.randn(9, 48, 28, 28)
+    first = run(op, [x, weight], dy, **options)
+    for _ in range(3):
+        for once, again in zip(first, run(op, [x, weight], dy, **options)):
+            np.testing.assert_array_equal(once, again)
+
+
+def test_not_a_number_spreads_no_further_than_the_definition_says(rng):
+    """Positions computed for nothing between rows and images must not leak."""
+    x, weight = draw(rng, 3, 8, 7, 7), draw(rng, 8, 8, 3, 3)
+    x[1, 3, 2, 6] = np.nan
+    y, _, _ = run(
+        'vg_grouped', [x, weight], np.ones_like(x),
+        num_filter=8, num_group=1, stride=1, no_bias=True,
+    )  # fmt: skip
+    expected = np.zeros((3, 7, 7), bool)
+    expected[1, 1:4, 5:7] = True
+    np.testing.assert_array_equal(np.isnan(y).all(axis=1), expected)
+    np.testing.assert_array_equal(np.isnan(y).any(axis=1), expected)
+
+
+@pytest.mark.parametrize('missing', ['num_filter', 'num_group', 'stride'])
+def test_missing_attributes_are_errors(missing):
+    options = {'num_filter': '4', 'num_group': '1', 'stride': '1', 'no_bias': 'True'}
+    del options[missing]
+    with pytest.raises(mx.MXNetError, match=f'positive whole number as {missing}'):
+        mx.nd.vg_grouped(mx.nd.ones((1, 4, 5, 5)), mx.nd.ones((4, 4, 3, 3)), **options)
