@@ -35,6 +35,8 @@ OURS = 'ours, MXNet'
 _CALIBRATION = 64  # drawn faces; the speed of int8 does not depend on what it is calibrated on
 _PEAK_SIDE = 2048  # of the matrices whose product gives the machine's peak
 _SLICE_SECONDS = 0.5
+_MIN_ROUNDS = 3
+_PEAK_SECONDS = 1.0
 
 
 class Candidate(NamedTuple):
@@ -99,7 +101,7 @@ def candidates(network: tuple, batch_size: int, folder: Path) -> dict[str, Candi
     return found
 
 
-def peaks(seconds: float = 1.0) -> dict[str, float]:
+def peaks(seconds: float) -> dict[str, float]:
     """Precision -> FLOP/s of a large matrix product on all CPUs: the best of what is installed."""
     found = {}
     left, right = np.random.RandomState(0).rand(2, _PEAK_SIDE, _PEAK_SIDE).astype(np.float32)
@@ -178,10 +180,11 @@ def _time(
 
         return call
 
-    rounds = max(3, round(seconds / (_SLICE_SECONDS * len(calls))))
+    slice_seconds = min(_SLICE_SECONDS, seconds / (_MIN_ROUNDS * len(calls)))
+    rounds = round(seconds / (slice_seconds * len(calls)))
     with console.progress(rounds, what, unit='rounds') as bar:
         timings = measure.in_turn(
-            {name: recorded(name) for name in calls}, seconds, _SLICE_SECONDS, progress=bar
+            {name: recorded(name) for name in calls}, seconds, slice_seconds, _MIN_ROUNDS, bar
         )
     # the first call compiles and fills caches
     return timings, {name: values[1:] for name, values in every.items()}
@@ -216,7 +219,7 @@ def compare(found: dict[str, Candidate], batch_size: int, seconds: float, work: 
         {name: lambda run=way.many: run(images) for name, way in found.items()},
         seconds / 2, f'batch {batch_size}',
     )  # fmt: skip
-    peak = peaks()
+    peak = peaks(min(_PEAK_SECONDS, seconds / 10))
     rows = []
     for name, way in found.items():
         rate = batch_size / batches[name].median
