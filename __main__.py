@@ -12,6 +12,7 @@ COMMANDS = {
     'make-rec': ('common.make_rec', 'folder of identity folders -> train.rec, train.idx, property'),
     'make-bin': ('common.make_bin', 'crops and a pair list -> verification .bin'),
     'train': ('recognition.train', 'train a network from scratch or go on with a checkpoint'),
+    'teach': ('recognition.teach', "a data set's embeddings by the teacher, once for all students"),
     'distill': ('recognition.distill', 'train a student from a frozen teacher over generations'),
     'export': (
         'deploy.export',

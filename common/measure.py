@@ -102,8 +102,11 @@ def in_turn(
 
 def peak_memory() -> int:
     """Bytes of the largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == 'Darwin' else peak * 1024  # Linux counts in KB
+    status = Path('/proc/self/status')
+    if status.is_file():  # getrusage would start from what the parent process had
+        line = next(x for x in status.read_text().splitlines() if x.startswith('VmHWM'))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def machine() -> dict:

@@ -55,11 +55,13 @@ class TrainConfig:
     mom: float
     seed: int
     augment: str
+    shuffle: str  # 'full', or 'blocks' for a .rec that is larger than memory
     threads: int  # decoding threads, 0 = one a CPU
     frequent: int  # steps between log lines
     verbose: int  # steps between verifications and checkpoints
     ckpt: int  # 0 none, 1 newest only, 2 all, 3 newest and best
     teacher: str = ''  # PREFIX,EPOCH, or '' for training without distillation
+    teacher_store: str = ''  # file with the teacher's embeddings, or '' for a live teacher
     alpha: float = 7.0  # weight of the distillation loss (Eq. 7)
     distill_form: str = 'l2'  # 'l2' (Eq. 5) or 'cosine' (Eq. 4)
     classification: bool = True  # False: the distillation loss alone
@@ -145,6 +147,7 @@ def add_arguments(parser: Parser) -> None:
         '--target', help='comma-separated .bin names in the data folder, or paths; "" for none'
     )
     data.add_argument('--augment', help='mirror (the paper), mild (small data sets) or none')
+    data.add_argument('--shuffle', help='full, or blocks for a .rec that is larger than memory')
     data.add_argument('--threads', type=int, help='decoding threads; 0 is one a CPU')
     run = parser.add_argument_group('the run')
     run.add_argument('--recipe', help='a row of the recipe table, e.g. paper')
@@ -230,6 +233,7 @@ def _check(values: dict[str, Any]) -> None:
     for name, known in (
         ('lr_mode', MODES),
         ('augment', ('none', 'mirror', 'mild')),
+        ('shuffle', ('full', 'blocks')),
         ('kvstore', ('local', 'device', 'dist_sync')),
     ):
         if values[name] not in known:

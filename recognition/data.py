@@ -20,7 +20,17 @@ from ..common.files import PathLike
 from ..common.image import decode_bgr
 from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE, LABEL
 from ..common.recordio import RecordFile
+from ..common.registry import unknown_name
 from .augment import AUGMENTATIONS, NUM_DRAWS
+
+SHUFFLES = {
+    'full': 'any record may follow any other; reads all over the file',
+    'blocks': 'runs of records in random order, mixed with many others; for a .rec that is larger '
+    'than memory: it is read in long pieces, each once an epoch',
+    'none': 'the order of the file',
+}
+BLOCK = 64  # records that are read in one piece, about 0.5 MB
+WINDOW = 512 * BLOCK  # records that 'blocks' mixes: 512 places of the file, about 250 MB
 
 _IMAGES_PER_JOB = 16  # enough that handing a job to a thread costs nothing beside it
 
@@ -30,11 +40,30 @@ def batches_in_epoch(n: int, batch_size: int, num_parts: int = 1) -> int:
     return n // (batch_size * num_parts)
 
 
+def shuffled(n: int, seed: int, epoch: int, shuffle: str) -> np.ndarray:
+    """Positions 0..n-1 in the order of one epoch, int64 (n,); see SHUFFLES."""
+    if shuffle not in SHUFFLES:
+        raise unknown_name('shuffle', shuffle, SHUFFLES)
+    order = np.arange(n)
+    if shuffle == 'none':
+        return order
+    # legacy RandomState: its streams are frozen, so that runs repeat under any NumPy
+    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch])))
+    if shuffle == 'full':
+        random.shuffle(order)
+        return order
+    blocks = random.permutation(-(-n // BLOCK))
+    order = np.concatenate([order[block * BLOCK : (block + 1) * BLOCK] for block in blocks])
+    for start in range(0, n, WINDOW):
+        random.shuffle(order[start : start + WINDOW])
+    return order
+
+
 def epoch_order(
     n: int,
     seed: int,
     epoch: int,
-    shuffle: bool = True,
+    shuffle: str = 'full',
     num_parts: int = 1,
     part_index: int = 0,
     batch_size: int = 1,
@@ -49,11 +78,7 @@ def epoch_order(
     -------
     int64 (batches * batch_size,), each in 0..n-1 and none twice in all parts
     """
-    order = np.arange(n)
-    if shuffle:
-        # legacy RandomState: its streams are frozen, so that runs repeat under any NumPy
-        bits = np.random.MT19937(np.random.SeedSequence([seed, epoch]))
-        np.random.RandomState(bits).shuffle(order)
+    order = shuffled(n, seed, epoch, shuffle)
     batches = batches_in_epoch(n, batch_size, num_parts)
     shards = order[: batches * num_parts * batch_size].reshape(batches, num_parts, batch_size)
     return shards[:, part_index].ravel()
@@ -111,6 +136,12 @@ class _Decoder:
             buffer.labels[row] = label
             buffer.mirrored[row] = mirrored
 
+    def read_ahead(self, blocks: list[int]) -> None:
+        """Tell the system that the records of these blocks will be needed."""
+        for block in blocks:
+            end = min((block + 1) * BLOCK, len(self.records))
+            self.records.will_need(block * BLOCK, end)
+
     def _decode(self, position: int, encoded: bytes) -> np.ndarray:
         try:
             bgr = decode_bgr(encoded)
@@ -141,7 +172,7 @@ class FaceRecordIter(mx.io.DataIter):
     ----------
     path_rec : PREFIX.rec, with .idx and `property` beside it
     batch_size : records per batch of this part
-    shuffle : a new order in every epoch, otherwise the order of the file
+    shuffle : a name in SHUFFLES; a new order in every epoch, but for 'none'
     mirror : mirror every crop with probability 1/2
     num_parts, part_index : how many workers share an epoch, and which one this is
     threads : decoding threads; default: one per CPU
@@ -164,7 +195,7 @@ class FaceRecordIter(mx.io.DataIter):
         path_rec: PathLike,
         batch_size: int,
         *,
-        shuffle: bool = True,
+        shuffle: str = 'full',
         mirror: bool = True,
         seed: int = 0,
         num_parts: int = 1,
@@ -246,7 +277,7 @@ class FaceRecordIter(mx.io.DataIter):
         self._drop_pending()
         if epoch != self.epoch:
             self._set_epoch(epoch)
-        self.batch = batch
+        self.batch, self._advised = batch, 0
 
     def close(self) -> None:
         """Stop the threads and close the file; there is no next batch then."""
@@ -258,6 +289,7 @@ class FaceRecordIter(mx.io.DataIter):
     def _set_epoch(self, epoch: int) -> None:
         self._order = epoch_order(self.num_images, self._seed, epoch, *self._order_options)
         self.epoch, self.batch = epoch, 0
+        self._advised = 0  # windows of the order that the system was told of
 
     def _submit(self) -> None:
         """Give the threads batches to decode, as many as there are free buffers."""
@@ -266,6 +298,7 @@ class FaceRecordIter(mx.io.DataIter):
             positions = self._order[start : start + self.batch_size]
             if not positions.size:
                 return
+            self._read_ahead(start)
             buffer = self._free.pop()
             jobs = []
             for first in range(0, self.batch_size, _IMAGES_PER_JOB):
@@ -273,6 +306,22 @@ class FaceRecordIter(mx.io.DataIter):
                 part = positions[rows.start : rows.stop]
                 jobs.append(self._pool.submit(self._decoder.fill, buffer, rows, self.epoch, part))
             self._pending.append(_Pending(positions, buffer, jobs))
+
+    def _read_ahead(self, start: int) -> None:
+        """With 'blocks', have the system read this window and the next one of the order.
+
+        It reads in the background, piece after piece in the order of the file, so that the
+        decoding threads find the records in memory when their turn comes.
+        """
+        shuffle, num_parts, _, _ = self._order_options
+        if shuffle != 'blocks':
+            return
+        window = max(1, WINDOW // num_parts)  # of this part's places
+        current = start // window
+        for number in range(max(self._advised, current), current + 2):
+            blocks = np.unique(self._order[number * window : (number + 1) * window] // BLOCK)
+            self._pool.submit(self._decoder.read_ahead, blocks.tolist())
+        self._advised = current + 2
 
     def _drop_pending(self) -> None:
         """Cancel what is being decoded and wait until no thread touches the buffers."""

@@ -6,6 +6,7 @@ generation (VarGFaceNet, arXiv:1910.04985, Section 3). The run of generation k l
 
 import argparse
 import logging
+import os
 import sys
 from dataclasses import replace
 
@@ -18,16 +19,24 @@ from ..symbol import get_symbol
 from .config import TrainConfig, add_arguments, resolve
 from .graph import embedding_size
 from .hooks import load_targets
+from .teach import find_store, open_store, teach
 from .teacher import check_sizes
 from .train import make_synthetic_data, print_results
 from .trainer import create_kvstore, train
 
 log = logging.getLogger(__name__)
 
+STORABLE = ('mirror', 'none')  # augmentations that leave a record at most two embeddings
+
 
 def build_parser(parser: console.Parser) -> None:
     distill = parser.add_argument_group('distillation')
     distill.add_argument('--teacher', required=True, metavar='PREFIX,EPOCH', help='frozen teacher')
+    distill.add_argument(
+        '--teacher-store', default='auto', metavar='auto|live|FILE',
+        help="auto: the teacher's embeddings from a store beside the .rec, made first where it is "
+        'missing and pays; live: run the teacher in every step; or the file of a store',
+    )  # fmt: skip
     distill.add_argument('--generations', type=int, default=2, help='how often to distil')
     distill.add_argument('--alpha', type=float, default=7.0, help='weight of L_s in Eq. 7')
     distill.add_argument(
@@ -56,6 +65,41 @@ def verify_model(model: str, targets: dict, devices: list) -> dict[str, Verifica
     return {name: verify(embedder, *target)[0] for name, target in targets.items()}
 
 
+def choose_store(config: TrainConfig, wanted: str, generations: int) -> str:
+    """Path of the store to distil from, made now if it has to be, or '' for the live teacher.
+
+    Raises
+    ------
+    InputError for a store of another teacher or data set, or asked for with an augmentation that
+    gives a record more than two embeddings.
+    """
+    if wanted == 'live':
+        return ''
+    if config.augment not in STORABLE:
+        if wanted != 'auto':
+            raise InputError(
+                f'--teacher-store {wanted} with --augment {config.augment}: a store has the '
+                f'embeddings of an image and its mirror image only; use --augment mirror'
+            )
+        log.info('live teacher: --augment %s shows it ever new images', config.augment)
+        return ''
+    if wanted != 'auto':
+        return str(open_store(wanted, config.teacher, config.data_dir).path)
+    path = find_store(config.teacher, config.data_dir)
+    needed = config.total_steps * config.global_batch_size * generations
+    if not path.is_file():
+        if needed < 2 * config.num_images:
+            log.info(
+                'live teacher: this run looks at %d images, a store would take %d',
+                needed, 2 * config.num_images,
+            )  # fmt: skip
+            return ''
+        if not os.access(path.parent, os.W_OK):
+            log.info('live teacher: no store can be written in %s', path.parent)
+            return ''
+    return str(teach(config.teacher, config.data_dir)[0])
+
+
 def run(args: argparse.Namespace) -> dict:
     if args.generations < 1:
         raise InputError(f'--generations {args.generations}: must be at least 1')
@@ -64,6 +108,7 @@ def run(args: argparse.Namespace) -> dict:
     make_synthetic_data(args)
     extra = {
         'teacher': args.teacher,
+        'teacher_store': '',  # chosen once the data set is known
         'alpha': args.alpha,
         'distill_form': args.form,
         'classification': not args.no_classification,
@@ -81,6 +126,8 @@ def run(args: argparse.Namespace) -> dict:
     teacher, _, _ = checkpoint.load_embedding(config.teacher)
     check_sizes(config.teacher, embedding_size(teacher), embedding_size(student))
     targets, devices = load_targets(config), parse_devices(config.devices)
+    store = choose_store(config, args.teacher_store, args.generations)
+    config = replace(config, teacher_store=store)
     rows = {'teacher': verify_model(config.teacher, targets, devices)}
     if args.scratch:
         rows['scratch'] = verify_model(args.scratch, targets, devices)
@@ -98,6 +145,7 @@ def run(args: argparse.Namespace) -> dict:
     return {
         'model': before,
         'models': models,
+        'teacher_store': config.teacher_store,
         'targets': {
             row: {name: result.summary() for name, result in results.items()}
             for row, results in rows.items()

@@ -88,6 +88,7 @@ default = edict(
     epochs=20,
     seed=0,
     augment='mirror',
+    shuffle='full',
     frequent=20,
     verbose=2000,
     ckpt=3,

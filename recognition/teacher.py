@@ -1,9 +1,10 @@
-"""The frozen teacher of angular distillation."""
+"""The frozen teacher of angular distillation: live, or its embeddings read from a store."""
 
 from ..common import checkpoint
 from ..common.backend import mx
 from ..common.errors import InputError
 from ..eval.embed import Embedder
+from .teacher_store import TeacherStore
 
 
 def check_sizes(model: str, teacher_size: int, student_size: int) -> None:
@@ -39,6 +40,21 @@ class FrozenTeacher:
         """(N, 3, 112, 112) float32 RGB 0..255 -> (N, D) float32, not normalised."""
         return self._embedder.embed_batch(images)
 
+    def of_batch(self, batch: 'mx.io.DataBatch') -> 'mx.nd.NDArray':
+        """Embeddings (N, D) of a batch of `FaceRecordIter`."""
+        return self(batch.data[0])
+
     def params(self) -> dict:
         """All parameters and running statistics by name, as they are on the device now."""
         return self._embedder.params()
+
+
+class StoredTeacher:
+    """The teacher's embeddings out of a store, in place of the teacher."""
+
+    def __init__(self, store: TeacherStore):
+        self._store = store
+
+    def of_batch(self, batch: 'mx.io.DataBatch') -> 'mx.nd.NDArray':
+        """Embeddings (N, D) of a batch of `FaceRecordIter`, of unit length."""
+        return mx.nd.array(self._store.read(batch.index, batch.mirrored))

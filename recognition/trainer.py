@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from gluoncv.utils.lr_scheduler import LRSequential
 
@@ -40,9 +40,12 @@ from .run_state import (
     remove_checkpoint,
 )
 from .schedule import learning_rate
-from .teacher import FrozenTeacher
+from .teach import open_store
+from .teacher import FrozenTeacher, StoredTeacher, check_sizes
 
 log = logging.getLogger(__name__)
+
+Teacher = Union[FrozenTeacher, StoredTeacher, None]
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def _start_optimizer(module, config: TrainConfig, state: TrainState, lr_at, kvst
             ) from None
 
 
-def _batches(data: FaceRecordIter, teacher: Optional[FrozenTeacher]) -> Iterator:
+def _batches(data: FaceRecordIter, teacher: Teacher) -> Iterator:
     """Batches without end, with the teacher's embeddings as a second input."""
     while True:
         try:
@@ -123,7 +126,7 @@ def _batches(data: FaceRecordIter, teacher: Optional[FrozenTeacher]) -> Iterator
             data.reset()
             continue
         if teacher:
-            batch.data.append(teacher(batch.data[0]))
+            batch.data.append(teacher.of_batch(batch))
         yield batch
 
 
@@ -173,11 +176,22 @@ class _Run:
     embedding: 'mx.sym.Symbol'
     module: 'mx.mod.Module'
     data: FaceRecordIter
-    teacher: Optional[FrozenTeacher]
+    teacher: Teacher
     targets: dict
     embedder: Embedder
     state: TrainState
     lr_at: LRSequential
+
+
+def _teacher(config: TrainConfig, size: int, devices: list, batch_size: int) -> Teacher:
+    """What gives the embeddings to distil from; None without a teacher."""
+    if config.teacher_store:
+        store = open_store(config.teacher_store, config.teacher, config.data_dir)
+        check_sizes(config.teacher, store.header.embedding_size, size)
+        return StoredTeacher(store)
+    if config.teacher:
+        return FrozenTeacher(config.teacher, size, devices, batch_size)
+    return None
 
 
 def _prepare(config: TrainConfig, resume: bool, overwrite: bool, kvstore) -> _Run:
@@ -188,13 +202,12 @@ def _prepare(config: TrainConfig, resume: bool, overwrite: bool, kvstore) -> _Ru
     target_paths(config)  # in every process: one that fails alone would leave the others waiting
     targets = load_targets(config) if rank == 0 else {}
     batch_size = config.per_batch_size * len(devices)
-    teacher = None
-    if config.teacher:
-        teacher = FrozenTeacher(config.teacher, embedding_size(embedding), devices, batch_size)
+    teacher = _teacher(config, embedding_size(embedding), devices, batch_size)
     module = training_module(embedding, config, devices)
     data = FaceRecordIter(
         Path(config.data_dir) / 'train.rec',
         batch_size,
+        shuffle=config.shuffle,
         seed=config.seed,
         num_parts=config.num_workers,
         part_index=rank,

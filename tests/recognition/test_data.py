@@ -8,6 +8,7 @@ from pictures import decoded, encoded, jpeg, picture
 from vargfacenet.common.backend import mx
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.recordio import write_face_records
+from vargfacenet.recognition import data
 from vargfacenet.recognition.data import FaceRecordIter, epoch_order, record_draws
 
 COUNTS = (9, 1, 14, 5, 8)  # 37 records: no batch size divides them
@@ -61,12 +62,13 @@ def assert_same(left, right):
 
 
 @pytest.mark.parametrize(('n', 'parts', 'batch_size'), [(100, 1, 7), (101, 3, 4), (12, 4, 3)])
-def test_parts_share_an_epoch_without_overlap(n, parts, batch_size):
-    orders = [epoch_order(n, 3, 1, True, parts, part, batch_size) for part in range(parts)]
+@pytest.mark.parametrize('shuffle', data.SHUFFLES)
+def test_parts_share_an_epoch_without_overlap(n, parts, batch_size, shuffle):
+    orders = [epoch_order(n, 3, 1, shuffle, parts, part, batch_size) for part in range(parts)]
     assert {order.size for order in orders} == {n // (parts * batch_size) * batch_size}
     seen = np.concatenate(orders)
     assert np.unique(seen).size == seen.size > n - parts * batch_size
-    whole = epoch_order(n, 3, 1, True, 1, 0, parts * batch_size).reshape(-1, parts * batch_size)
+    whole = epoch_order(n, 3, 1, shuffle, 1, 0, parts * batch_size).reshape(-1, parts * batch_size)
     split = np.hstack([order.reshape(-1, batch_size) for order in orders])
     np.testing.assert_array_equal(split, whole)
 
@@ -77,7 +79,7 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     np.testing.assert_array_equal(np.sort(base), np.arange(1000))
     others = [epoch_order(1000, 0, 1), epoch_order(1000, 1, 0), np.arange(1000)]
     assert all((base == other).mean() < 0.05 for other in others)
-    np.testing.assert_array_equal(epoch_order(1000, 7, 3, shuffle=False), np.arange(1000))
+    np.testing.assert_array_equal(epoch_order(1000, 7, 3, shuffle='none'), np.arange(1000))
 
 
 def test_orders_are_the_same_in_every_version():
@@ -97,6 +99,46 @@ def test_draws_are_uniform_and_independent_of_each_other():
     neighbours = np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]
     epochs = np.corrcoef(draws[:, 0], [record_draws(4, 1, p)[0] for p in range(4000)])[0, 1]
     assert max(abs(neighbours), abs(epochs)) < 4 / np.sqrt(4000)
+
+
+def test_blocks_are_read_in_long_pieces_and_mixed(monkeypatch):
+    """In a window every record of its blocks once, in an order that knows nothing of the file."""
+    n, window = 70_001, data.WINDOW
+    order = epoch_order(n, 5, 2, 'blocks')
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    assert not np.array_equal(order, epoch_order(n, 5, 3, 'blocks'))
+    for start in range(0, n, window):
+        part = order[start : start + window]
+        blocks = np.unique(part // data.BLOCK)
+        # whole blocks, but for one cut in two at either end and the file's last, shorter one
+        assert len(blocks) <= len(part) // data.BLOCK + 2
+        if len(part) == window:
+            assert abs(np.corrcoef(part[:-1], part[1:])[0, 1]) < 4 / np.sqrt(window)
+            assert np.ptp(part) > 0.9 * n  # from all over the file
+
+
+def test_blocks_tell_the_system_what_comes(rec, monkeypatch):
+    """Every record is announced once an epoch, before it is read."""
+    monkeypatch.setattr(data, 'BLOCK', 5)
+    monkeypatch.setattr(data, 'WINDOW', 15)
+    announced, read = [], []
+    will_need, read_record = data.RecordFile.will_need, data.RecordFile.read
+
+    def spy(self, start, end):
+        announced.extend(range(start, end))
+        will_need(self, start, end)
+
+    def spy_read(self, position):
+        read.append((position, len(announced)))
+        return read_record(self, position)
+
+    monkeypatch.setattr(data.RecordFile, 'will_need', spy)
+    monkeypatch.setattr(data.RecordFile, 'read', spy_read)
+    batches = FaceRecordIter(rec, 4, shuffle='blocks', threads=1)
+    list(batches)
+    assert set(announced) == set(range(37))
+    for position, known in read:
+        assert position in announced[:known]
 
 
 # --- batches
@@ -136,7 +178,7 @@ def test_an_epoch_visits_no_record_twice_and_drops_less_than_a_batch(rec):
 
 
 def test_without_shuffle_and_mirror_it_is_the_file(rec, contents):
-    batches = FaceRecordIter(rec, 37, shuffle=False, mirror=False)
+    batches = FaceRecordIter(rec, 37, shuffle='none', mirror=False)
     data, label, index, flags = arrays(batches.next())
     assert index.tolist() == list(range(37)) and not flags.any()
     assert label.tolist() == [label for label, _ in contents]
@@ -145,7 +187,7 @@ def test_without_shuffle_and_mirror_it_is_the_file(rec, contents):
 
 def test_mirroring_differs_between_epochs_and_seeds(rec):
     def flags(seed, epoch):
-        batches = FaceRecordIter(rec, 37, seed=seed, shuffle=False)
+        batches = FaceRecordIter(rec, 37, seed=seed, shuffle='none')
         batches.seek(epoch, 0)
         return batches.next().mirrored.tolist()
 
@@ -191,7 +233,7 @@ def test_seek_decodes_nothing_that_is_skipped(rec, tmp_path, contents):
     """The first record of the file is broken; seeking behind it never meets it."""
     broken = [[b'broken'] + [image for _, image in contents[1:]]]
     write_face_records(tmp_path / 'train', broken)
-    batches = FaceRecordIter(tmp_path / 'train', 4, shuffle=False)
+    batches = FaceRecordIter(tmp_path / 'train', 4, shuffle='none')
     batches.seek(0, 1)
     assert len(take(batches, 5)) == 5
 
@@ -272,7 +314,7 @@ def with_record_3(folder, contents, content):
     """37 records in the order of the file, the third one being `content`."""
     images = [image for _, image in contents]
     write_face_records(folder / 'train', [[*images[:2], content, *images[3:]]])
-    return FaceRecordIter(folder / 'train', 4, shuffle=False)
+    return FaceRecordIter(folder / 'train', 4, shuffle='none')
 
 
 @pytest.mark.parametrize(
@@ -304,7 +346,7 @@ def test_a_label_out_of_range_is_named(rec, tmp_path):
     content[12:16] = np.float32(5).tobytes()  # behind magic number, length and flag of record 1
     (tmp_path / 'train.rec').write_bytes(content)
     with pytest.raises(InputError, match=r'record 1 .*has label 5; .*property allows 0\.\.4'):
-        FaceRecordIter(tmp_path / 'train', 37, shuffle=False).next()
+        FaceRecordIter(tmp_path / 'train', 37, shuffle='none').next()
 
 
 def test_fewer_records_than_a_batch(rec):

@@ -1,0 +1,233 @@
+"""Measure the data iterator against one thread with an NDArray per image, by threads; start-up.
+
+Without --data-dir it makes record files of its own from a few hundred drawn faces.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ...common import console
+from ...common.backend import mx
+from ...common.errors import InputError
+from ...common.files import input_file
+from ...common.measure import check_numbers, faster, in_turn, machine
+from ...common.names import IMAGE_SHAPE, IMAGE_SIZE
+from ...common.recordio import RecordPaths, record_paths, write_face_records
+from ...common.synth_face import jpeg_faces
+from ...recognition.data import FaceRecordIter
+from . import child, report
+from .steps import training_step
+
+log = logging.getLogger(__name__)
+
+PEOPLE, FACES, COPIES = 50, 8, 50  # of the record file made here: 20,000 records
+BATCHES_A_CALL = 8
+INSIGHTFACE_RECORDS = 5_800_000  # as many as MS1M has
+
+
+def build_parser(parser: console.Parser) -> None:
+    parser.add_argument('--data-dir', default='', help='folder with train.rec (default: made here)')
+    parser.add_argument('--batch-size', type=int, default=128)
+    parser.add_argument('--threads', default='1,2', help='decoding threads to measure')
+    parser.add_argument('--seconds', type=float, default=20, help='of measuring each comparison')
+    parser.add_argument(
+        '--index-records', type=int, default=INSIGHTFACE_RECORDS, help='of the start-up measurement'
+    )
+    report.add_out(parser, 'all figures')
+
+
+def make_records(folder: Path) -> Path:
+    """A record file of 20,000 records: 400 drawn faces, 50 times over."""
+    people = [jpeg_faces(0, person, range(FACES), IMAGE_SIZE) for person in range(PEOPLE)]
+    write_face_records(folder / 'train', (faces * COPIES for faces in people))
+    return folder / 'train.rec'
+
+
+def stock_batches(paths: RecordPaths, batch_size: int) -> Iterator['mx.nd.NDArray']:
+    """InsightFace's Python iterator, rebuilt: one thread, an NDArray per image, shuffled."""
+    records = mx.recordio.MXIndexedRecordIO(str(paths.idx), str(paths.rec), 'r')
+    header, _ = mx.recordio.unpack(records.read_idx(0))
+    grouped = header.flag > 0
+    keys = list(range(1, int(header.label[0]))) if grouped else list(records.keys)
+    random = np.random.RandomState(0)
+    while True:
+        random.shuffle(keys)
+        for start in range(0, len(keys) - batch_size + 1, batch_size):
+            batch = mx.nd.empty((batch_size, *IMAGE_SHAPE))
+            labels = mx.nd.empty((batch_size,))
+            for row, key in enumerate(keys[start : start + batch_size]):
+                header, encoded = mx.recordio.unpack(records.read_idx(key))
+                image = mx.image.imdecode(encoded)  # RGB
+                if random.rand() < 0.5:
+                    image = mx.nd.flip(image, axis=1)
+                batch[row][:] = mx.nd.transpose(image.astype('float32'), axes=(2, 0, 1))
+                labels[row][:] = header.label
+            yield batch
+
+
+def our_batches(paths: RecordPaths, batch_size: int, **options) -> Iterator['mx.io.DataBatch']:
+    """Batches of our iterator without end."""
+    batches = FaceRecordIter(paths.rec, batch_size, **options)
+    while True:
+        try:
+            yield batches.next()
+        except StopIteration:
+            batches.reset()
+
+
+def taking(batches: Iterator) -> Callable[[], None]:
+    """A call that takes some batches and waits until the last is whole."""
+
+    def take() -> None:
+        for _ in range(BATCHES_A_CALL):
+            next(batches)
+        mx.nd.waitall()
+
+    return take
+
+
+def compare(paths: RecordPaths, args: argparse.Namespace, threads: list[int]) -> dict:
+    """Stock and ours by threads, everything in memory."""
+    calls = {'stock': taking(stock_batches(paths, args.batch_size))}
+    for number in threads:
+        calls[f'threads {number}'] = taking(our_batches(paths, args.batch_size, threads=number))
+    times = in_turn(calls, args.seconds)
+    images = BATCHES_A_CALL * args.batch_size
+    rows = {name: timing.summary(images) for name, timing in times.items()}
+    for name, timing in times.items():
+        rows[name]['ratio'] = vars(faster(times['stock'], timing))
+    return rows
+
+
+def drop_cache(path: Path) -> None:
+    """Have the system forget what it holds of a file, where it offers that."""
+    with open(path, 'rb') as handle:
+        os.fsync(handle.fileno())
+        if hasattr(os, 'posix_fadvise'):
+            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def cold_epochs(paths: RecordPaths, batch_size: int, rounds: int = 3) -> dict:
+    """Images a second of a whole epoch from the disk, by way of shuffling, in turn."""
+    rates: dict[str, list[float]] = {'full': [], 'blocks': []}
+    for _ in range(rounds):
+        for shuffle, values in rates.items():
+            batches = FaceRecordIter(paths.rec, batch_size, shuffle=shuffle)
+            drop_cache(paths.rec)
+            started = time.perf_counter()
+            count = sum(1 for _ in batches)
+            values.append(count * batch_size / (time.perf_counter() - started))
+            batches.close()
+    return {shuffle: float(np.median(values)) for shuffle, values in rates.items()}
+
+
+def write_long_index(paths: RecordPaths, folder: Path, records: int) -> Path:
+    """A data set whose index has `records` lines, over and over those of a short record file."""
+    offsets = np.loadtxt(paths.idx, dtype=np.int64, ndmin=2)
+    grouped = offsets[:, 0].min() == 0
+    images = offsets[1 : len(offsets) - 1, 1][: 1000 if grouped else None]
+    images = np.sort(offsets[:, 1])[: len(images)]  # the images are in front in both layouts
+    os.symlink(paths.rec.resolve(), folder / 'train.rec')
+    os.symlink(paths.property.resolve(), folder / 'property')
+    lines = np.empty((records, 2), np.int64)
+    lines[:, 0] = np.arange(1, records + 1)  # no key 0: every record is an image
+    lines[:, 1] = np.resize(images, records)
+    with open(folder / 'train.idx', 'w') as handle:
+        for start in range(0, records, 1 << 18):
+            part = lines[start : start + (1 << 18)]
+            handle.write(''.join(f'{key}\t{offset}\n' for key, offset in part.tolist()))
+    return folder
+
+
+def measure_start(paths: RecordPaths, records: int, folder: Path) -> dict:
+    """Seconds from command to the end of the first step, and the memory of the index."""
+    write_long_index(paths, folder, records)
+    rec = str(folder / 'train.rec')
+    found = child.run('index', rec=rec)
+    started = time.perf_counter()
+    child.command(
+        'vargfacenet', 'train', '--data-dir', str(folder), '--models-root', str(folder / 'models'),
+        '--steps', '1', '--per-batch-size', '16', '--ckpt', '0', '--target', '',
+    )  # fmt: skip
+    return {'records': records, 'seconds_to_first_step': time.perf_counter() - started, **found}
+
+
+def show(result: dict) -> None:
+    console.table(
+        'data iterator, everything in memory',
+        ['iterator', 'images/s', 'times stock', 'times the training step'],
+        [
+            [
+                name,
+                f'{row["per_second"]:,.0f}',
+                report.shown(row['ratio']),
+                f'{row["per_second"] / result["training_images_per_second"]:.0f}',
+            ]
+            for name, row in result['warm'].items()
+        ],
+    )
+    console.table(
+        'an epoch from the disk',
+        ['shuffle', 'images/s'],
+        [[name, f'{rate:,.0f}'] for name, rate in result['cold'].items()],
+    )
+    start = result['start']
+    log.info(
+        'start-up with %d records: %.1f s to the end of the first step; index %.0f MB, opened in '
+        '%.1f s (peak while reading %.0f MB)',
+        start['records'], start['seconds_to_first_step'], start['bytes'] / 1e6,
+        start['seconds'], start['peak_bytes'] / 1e6,
+    )  # fmt: skip
+
+
+def panels(result: dict) -> list:
+    warm = result['warm']
+    threads = [int(name.split()[1]) for name in warm if name != 'stock']
+    rates = [row['per_second'] for name, row in warm.items() if name != 'stock']
+    stock = [warm['stock']['per_second']] * len(threads)
+    lines = {'ours': (threads, rates), 'stock (one thread)': (threads, stock)}
+    return [('iterator by threads', 'threads', 'images/s', lines)]
+
+
+def run(args: argparse.Namespace) -> dict:
+    report.check_out(args.out)
+    threads = check_numbers(args.threads, '--threads')
+    for option in ('batch_size', 'index_records', 'seconds'):
+        if getattr(args, option) <= 0:
+            name = option.replace('_', '-')
+            raise InputError(f'--{name} {getattr(args, option)}: must be above 0')
+    with tempfile.TemporaryDirectory() as temporary:
+        if args.data_dir:
+            rec = input_file(Path(args.data_dir) / 'train.rec', 'training data')
+        else:
+            log.info('drawing %d faces', PEOPLE * FACES)
+            rec = make_records(Path(temporary))
+        paths = record_paths(rec)
+        step = training_step('vargfacenet', {}, 32, 1000, stock=False)
+        training = in_turn({'training': step}, args.seconds / 2)['training']
+        result = {
+            'machine': machine(),
+            'batch_size': args.batch_size,
+            'training_images_per_second': 32 / training.median,
+            'warm': compare(paths, args, threads),
+            'cold': cold_epochs(paths, args.batch_size),
+        }
+        folder = Path(temporary) / 'long'
+        folder.mkdir()
+        result['start'] = measure_start(paths, args.index_records, folder)
+    show(result)
+    return report.write(args.out, result, panels(result))
+
+
+main = console.command('bench data', build_parser, run)
+
+if __name__ == '__main__':
+    sys.exit(main())

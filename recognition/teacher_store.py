@@ -1,0 +1,273 @@
+"""The teacher's embeddings of a whole data set in one memory-mapped file, paid for once.
+
+With mirroring as the only augmentation a record has exactly two teacher embeddings, its own and
+its mirror image's. The store holds both for every record, at unit length, float16: distillation
+looks at directions alone (VarGFaceNet Eq. 4 and 5). All students and generations share it.
+
+The file lies beside the `.rec` as `train.teacher-KEY.f16`. KEY is a hash of the teacher's network
+and weights, of the data set and of the preprocessing, so that another teacher or data set gets
+another file. It is a header of HEADER_BYTES, JSON padded with spaces, and behind it float16
+(records, 2, D), little-endian: [i, 0] is record i, [i, 1] its mirror image. While it is being made
+it is called `.part`; `done` in its header counts the records that are safely on the disk.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+
+from ..common.backend import mx
+from ..common.console import ProgressBar
+from ..common.errors import InputError, RunError
+from ..common.files import PathLike, input_file
+from ..common.recordio import RecordPaths
+
+log = logging.getLogger(__name__)
+
+HEADER_BYTES = 4096
+KIND = 'vargfacenet teacher store'
+PREPROCESSING = 'RGB 0..255 112x112, image and mirror image, unit length, version 1'
+_SAMPLES, _SAMPLE_BYTES = 1024, 4096
+_VIEWS = 2  # a record and its mirror image
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a store says of itself."""
+
+    teacher: str  # 'PREFIX,EPOCH' as it was called when the store was made
+    teacher_hash: str
+    data: str  # the record file
+    data_hash: str
+    records: int
+    embedding_size: int
+    engine: str  # that computed the embeddings
+    done: int = 0  # records that are on the disk
+    preprocessing: str = PREPROCESSING
+    kind: str = KIND
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits that name teacher, data set and preprocessing."""
+        return _digest(self.teacher_hash, self.data_hash, self.preprocessing)[:12]
+
+    @property
+    def file_bytes(self) -> int:
+        return HEADER_BYTES + 2 * _VIEWS * self.records * self.embedding_size
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256('\0'.join(texts).encode()).hexdigest()
+
+
+def teacher_hash(symbol: 'mx.sym.Symbol', arg_params: dict, aux_params: dict) -> str:
+    """Hash of a network and the weights and running statistics it uses, whatever their order."""
+    content = hashlib.sha256(symbol.tojson().encode())
+    used = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
+    for name, value in sorted({**arg_params, **aux_params}.items()):
+        if name not in used:
+            continue
+        content.update(f'{name} {value.shape}'.encode())
+        content.update(np.ascontiguousarray(value.asnumpy()))
+    return content.hexdigest()
+
+
+def data_hash(paths: RecordPaths) -> str:
+    """Hash of a record file: its whole index, `property`, its size, and 1,024 samples of it.
+
+    Reading a data set of 40 GB for a hash would take minutes. A data set that was made anew has
+    another index; samples spread over the file find one whose index alone was kept.
+    """
+    content = hashlib.sha256(paths.idx.read_bytes() + paths.property.read_bytes())
+    size = paths.rec.stat().st_size
+    content.update(str(size).encode())
+    with open(paths.rec, 'rb') as handle:
+        for start in np.linspace(0, max(0, size - _SAMPLE_BYTES), _SAMPLES).astype(int):
+            handle.seek(int(start))
+            content.update(handle.read(_SAMPLE_BYTES))
+    return content.hexdigest()
+
+
+def store_path(paths: RecordPaths, header: Header) -> Path:
+    """Where the store of a teacher and a data set lies."""
+    return paths.rec.with_name(f'{paths.rec.stem}.teacher-{header.key}.f16')
+
+
+def read_header(path: PathLike) -> Header:
+    """Header of a store; InputError for a file that is none."""
+    path = input_file(path, 'teacher store')
+    with open(path, 'rb') as handle:
+        text = handle.read(HEADER_BYTES)
+    try:
+        values = json.loads(text.decode())
+        if values.get('kind') != KIND:
+            raise ValueError
+        return Header(**values)
+    except (ValueError, TypeError, AttributeError):
+        raise InputError(f'{path} is no teacher store; make one with `vargfacenet teach`') from None
+
+
+def _write_header(handle, header: Header) -> None:
+    text = json.dumps(asdict(header)).encode()
+    handle.seek(0)
+    handle.write(text.ljust(HEADER_BYTES))
+    handle.flush()
+    os.fsync(handle.fileno())
+
+
+class TeacherStore:
+    """A finished store, opened and checked.
+
+    Parameters
+    ----------
+    path : the file
+    expected : header of the teacher and the data set in use; hashes and sizes must agree
+
+    Raises
+    ------
+    InputError naming what the store was made for if that is another teacher, data set or
+    preprocessing, and for a file that is unfinished, cut off or no store.
+    """
+
+    def __init__(self, path: PathLike, expected: Header):
+        self.path = Path(path)
+        self.header = header = read_header(path)
+        if header.teacher_hash != expected.teacher_hash:
+            raise InputError(
+                f'{path} was made by another teacher, {header.teacher}, not {expected.teacher}; '
+                f'make one with `vargfacenet teach --teacher {expected.teacher}`'
+            )
+        if header.data_hash != expected.data_hash or header.records != expected.records:
+            raise InputError(
+                f'{path} was made for another data set, {header.data} ({header.records} images), '
+                f'not {expected.data} ({expected.records} images)'
+            )
+        if header.preprocessing != expected.preprocessing:
+            raise InputError(
+                f'{path} was made with another preprocessing, {header.preprocessing!r}; '
+                f'here it is {expected.preprocessing!r}'
+            )
+        if header.done < header.records:
+            raise InputError(
+                f'{path} is unfinished, {header.done} of {header.records} images; go on with '
+                f'`vargfacenet teach`'
+            )
+        size = self.path.stat().st_size
+        if size != header.file_bytes:
+            raise InputError(f'{path} has {size} bytes, not {header.file_bytes}; delete it')
+        shape = (header.records, _VIEWS, header.embedding_size)
+        self._rows = np.memmap(self.path, '<f2', 'r', HEADER_BYTES, shape)
+
+    def read(self, positions: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+        """Unit-length embeddings of records, or of their mirror images where `mirrored`.
+
+        Parameters
+        ----------
+        positions : int (N,), of the record file
+        mirrored : bool (N,)
+
+        Returns
+        -------
+        (N, D) float32
+        """
+        return self._rows[positions, mirrored.astype(np.intp)].astype(np.float32)
+
+
+def _unit_rows(embeddings: np.ndarray, first: int, data: str) -> np.ndarray:
+    """(n, D) float32 -> float16 rows of unit length; RunError naming the first that has none."""
+    lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
+    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    if bad.size:
+        raise RunError(
+            f'the teacher gives no direction for image {first + bad[0] % len(embeddings)} of '
+            f'{data}: its embedding has length {lengths[bad[0], 0]}'
+        )
+    return (embeddings / lengths).astype('<f2')
+
+
+@contextlib.contextmanager
+def _sole_writer(part: Path) -> Iterator[None]:
+    """Only one process makes a store at a time; InputError for the second."""
+    lock = part.with_suffix('.lock')
+    with open(lock, 'a') as handle:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on this system
+            pass
+        except OSError:
+            raise InputError(f'{part} is being made by another process') from None
+        yield
+        lock.unlink()
+
+
+def build(
+    path: Path,
+    header: Header,
+    blocks: Callable[[int], Iterator[np.ndarray]],
+    embed: Callable[[np.ndarray], np.ndarray],
+    bar: Callable[[int], contextlib.AbstractContextManager[ProgressBar]],
+) -> None:
+    """Make the store at `path`, or go on with the one that a killed process left.
+
+    Parameters
+    ----------
+    path : where the finished store goes
+    header : of the teacher and the data set; `done` is ignored
+    blocks : first record -> iterator of uint8 (n, 112, 112, 3) RGB, the records from there on
+    embed : uint8 (n, 112, 112, 3) -> float32 (n, D)
+    bar : records done before -> progress bar
+
+    Raises
+    ------
+    RunError for an embedding without direction; what was made before it stays.
+    InputError if another process is making it.
+    """
+    part = path.with_suffix('.part')
+    with _sole_writer(part):
+        done = _done_before(part, header)
+        with open(part, 'r+b' if done else 'w+b') as handle, bar(done) as progress:
+            if not done:
+                handle.truncate(header.file_bytes)
+                _write_header(handle, replace(header, done=0))
+            row_bytes = 2 * _VIEWS * header.embedding_size
+            for images in blocks(done):
+                rows = np.stack(
+                    [
+                        _unit_rows(embed(images), done, header.data),
+                        _unit_rows(embed(images[:, :, ::-1]), done, header.data),
+                    ],
+                    axis=1,
+                )
+                handle.seek(HEADER_BYTES + done * row_bytes)
+                handle.write(rows)
+                handle.flush()
+                os.fsync(handle.fileno())  # before the header says that they are there
+                done += len(images)
+                _write_header(handle, replace(header, done=done))
+                progress.advance(len(images))
+        if done != header.records:
+            raise RunError(f'{part}: {done} of {header.records} images came')
+        os.replace(part, path)
+
+
+def _done_before(part: Path, header: Header) -> int:
+    """Records that an earlier process left in `part`; 0 if it cannot be gone on with."""
+    try:
+        before = read_header(part)
+    except InputError:
+        return 0
+    same = replace(before, done=0, teacher=header.teacher, data=header.data) == header
+    if not same or part.stat().st_size != header.file_bytes:
+        return 0
+    if before.done:
+        log.info('going on with %s: %d images are done', part, before.done)
+    return before.done
