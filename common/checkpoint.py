@@ -5,6 +5,7 @@ and no loss, so that InsightFace's tools load it. Its parameters may hold the cl
 (`fc7_weight`), which those tools skip.
 """
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -137,6 +138,22 @@ def check_match(
         raise InputError(f'{source} is a checkpoint of another network; ' + '; '.join(problems))
 
 
+def _newer_version(path: Path) -> str:
+    """What to say of a symbol file that a later MXNet wrote; '' of any other."""
+    try:
+        _, version = json.loads(path.read_bytes())['attrs']['mxnet_version']
+        numbers = [version // 10000, version // 100 % 100, version % 100]
+    except (ValueError, KeyError, TypeError):
+        return ''
+    if numbers <= [int(word) for word in mx.__version__.split('.')]:
+        return ''
+    return (
+        f'it was written by MXNet {".".join(map(str, numbers))} and this is {mx.__version__}; save '
+        f'it again with MXNet 1.x, or build the network with `vargfacenet train --network` and '
+        f'load the parameters'
+    )
+
+
 def load_embedding(
     model: str, symbol: Optional['mx.sym.Symbol'] = None
 ) -> tuple['mx.sym.Symbol', Params, Params]:
@@ -161,7 +178,7 @@ def load_embedding(
         try:
             symbol = mx.sym.load(str(path))
         except (mx.MXNetError, UnicodeDecodeError) as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = _newer_version(path) or str(error).strip().splitlines()[-1]
             raise InputError(f'{path} is no symbol that MXNet reads: {reason}') from None
         symbol = embedding_symbol(symbol, str(path))
     arg_params, aux_params = load_params(params_path(prefix, epoch))

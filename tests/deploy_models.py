@@ -3,12 +3,12 @@
 import json
 
 import numpy as np
-from tiny_network import calibrated_params
+from tiny_network import reference_params, tiny_symbol
 from vargfacenet.common import checkpoint
 from vargfacenet.common.image import decode_rgb
 from vargfacenet.common.synth_face import jpeg_faces
 
-OPTIONS = {'multiplier': 0.25, 'emb_size': 32}
+EMBEDDING_SIZE = 32
 
 
 def portrait(identity, picture=0, size=112):
@@ -21,13 +21,15 @@ def portraits(count):
     return np.stack([portrait(identity) for identity in range(count)])
 
 
-def write_checkpoint(folder, name='vargfacenet', images=None, **options):
-    """A checkpoint with a classifier, as training leaves it; returns PREFIX,EPOCH."""
-    images = portraits(16) if images is None else images
-    symbol, arg_params, aux_params = calibrated_params(name, images, **(options or OPTIONS))
+def write_checkpoint(folder):
+    """A checkpoint of a small network; returns PREFIX,EPOCH.
+
+    Few layers, so that random weights magnify rounding as little as trained ones do.
+    """
+    symbol = tiny_symbol(EMBEDDING_SIZE)
     prefix = folder / 'model'
     checkpoint.save_symbol(prefix, symbol)
-    checkpoint.save_params(checkpoint.params_path(prefix, 3), arg_params, aux_params)
+    checkpoint.save_params(checkpoint.params_path(prefix, 3), *reference_params(symbol))
     return f'{prefix},3'
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from vargfacenet.__main__ import COMMANDS
 
-README = (ROOT / 'README.md').read_text()
+README = '\n'.join((ROOT / name).read_text() for name in ('README.md', 'docs/deploy.md'))
 
 
 def shown_commands():
@@ -22,10 +22,19 @@ def shown_commands():
             yield words[1:]
 
 
+def parser_of(words):
+    """(parser, words for it) of a command; bench hands over to one of its own commands."""
+    module = importlib.import_module(f'vargfacenet.{COMMANDS[words[0]][0]}')
+    if words[0] != 'bench':
+        return module.main.parser(), words[1:]
+    name, _ = module.BENCHMARKS[words[1]]
+    return importlib.import_module(f'vargfacenet.deploy.bench.{name}').main.parser(), words[2:]
+
+
 @pytest.mark.parametrize('words', list(shown_commands()), ids=' '.join)
 def test_a_shown_command_parses(words):
-    module = importlib.import_module(f'vargfacenet.{COMMANDS[words[0]][0]}')
-    module.main.parser().parse_args(words[1:])
+    parser, rest = parser_of(words)
+    parser.parse_args(rest)
 
 
 def test_every_command_is_shown():
@@ -35,9 +44,8 @@ def test_every_command_is_shown():
 def test_shown_options_exist():
     """Options named in the text belong to some command or script."""
     known = {'--all', '--logdir', '--help'}
-    for module, _ in COMMANDS.values():
-        main = importlib.import_module(f'vargfacenet.{module}').main
-        known.update(main.parser()._option_string_actions)
+    for words in [[name] for name in COMMANDS if name != 'bench'] + list(shown_commands()):
+        known.update(parser_of(words)[0]._option_string_actions)
     assert set(re.findall(r'(?<![\w-])--[a-z][\w-]*', README)) <= known
 
 

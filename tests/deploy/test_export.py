@@ -1,28 +1,54 @@
-"""The slim export: embedding only, the same numbers, what MXNet itself loads."""
+"""Exports: the files, what they hold, and that a bad one never stays."""
+
+import json
 
 import numpy as np
+import onnxruntime
 import pytest
+from conftest import DATA
+from deploy_models import EMBEDDING_SIZE, portraits, write_checkpoint
+from tiny_network import reference_params
 from vargfacenet.common import checkpoint
 from vargfacenet.common.backend import mx
-from vargfacenet.symbol import get_symbol
+from vargfacenet.common.files import sha256
+from vargfacenet.common.image import encode_jpeg
+from vargfacenet.common.pairset import write_pairs
+from vargfacenet.deploy import export, parity, quantize
+from vargfacenet.symbol import get_symbol, list_networks
+
+ALL_FILES = {
+    'model-symbol.json', 'model-0000.params', 'model-folded-symbol.json',
+    'model-folded-0000.params', 'model.onnx', 'model.fp16.onnx', 'model.int8.onnx', 'export.json',
+}  # fmt: skip
+
+
+FAST = ('vargfacenet', 'vargnet', 'y1', 'r18_se', 'r50')  # one of each family and size
 
 
 @pytest.fixture
-def trained(tmp_path, rng):
+def trained(tmp_path):
     """A checkpoint of a small network with a classifier, as training leaves it."""
-    symbol = get_symbol('vargfacenet', multiplier=0.25, emb_size=32)
-    shapes, _, aux_shapes = symbol.infer_shape(data=(1, 3, 112, 112))
-    arrays = dict(zip(symbol.list_arguments(), shapes))
-    arrays.pop('data')
-    arg = {name: mx.nd.array(0.1 * rng.randn(*shape)) for name, shape in arrays.items()}
-    arg['fc7_weight'] = mx.nd.array(rng.randn(7, 32))
-    aux = {
-        name: mx.nd.array(0.5 + rng.rand(*shape))
-        for name, shape in zip(symbol.list_auxiliary_states(), aux_shapes)
-    }
-    checkpoint.save_symbol(tmp_path / 'model', symbol)
-    checkpoint.save_params(checkpoint.params_path(tmp_path / 'model', 3), arg, aux)
-    return f'{tmp_path}/model,3'
+    model = write_checkpoint(tmp_path)
+    _, arg_params, aux_params = checkpoint.load_embedding(model)
+    arg_params['fc7_weight'] = mx.nd.ones((7, EMBEDDING_SIZE))
+    checkpoint.save_params(tmp_path / 'model-0003.params', arg_params, aux_params)
+    return model
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A pair set of drawn people: 40 pictures, half of the pairs the same picture twice."""
+    faces = [encode_jpeg(face) for face in portraits(40)]
+    same = [number % 2 == 0 for number in range(20)]
+    shown = []
+    for number, is_same in enumerate(same):
+        shown += [faces[2 * number], faces[2 * number + (0 if is_same else 1)]]
+    write_pairs(tmp_path / 'pairs.bin', shown, same)
+    return tmp_path / 'pairs.bin'
+
+
+def files(folder):
+    return {path.name for path in folder.iterdir()}
 
 
 def test_the_export_holds_the_embedding_alone(trained, run_command, tmp_path):
@@ -42,6 +68,89 @@ def test_the_export_holds_the_embedding_alone(trained, run_command, tmp_path):
     assert 4 * count < result['bytes'] < 4 * count + 200 * (len(arg_params) + len(aux_params))
 
 
+def test_all_files_and_their_record(trained, pairs, run_command, tmp_path):
+    out = tmp_path / 'out'
+    code, result, _ = run_command(
+        'export', '--model', trained, '--out', out, '--fp16', '--calibrate', pairs,
+        '--pairs', pairs, '--input-type', 'uint8', '--l2-normalize',
+    )  # fmt: skip
+    assert code == 0 and files(out) == ALL_FILES
+    record = json.loads((out / 'export.json').read_text())
+    assert set(record['files']) == ALL_FILES - {'export.json'}
+    for name, file in record['files'].items():
+        assert file == {'bytes': (out / name).stat().st_size, 'sha256': sha256(out / name)}
+    assert record['source_sha256']['model-0003.params'] == sha256(tmp_path / 'model-0003.params')
+    assert record['input']['type'] == 'uint8' and record['output']['unit_length'] is True
+    checked = {(row['file'], row['engine']) for row in record['parity']}
+    assert checked == {
+        ('model-0000.params', 'mxnet'), ('model-folded-0000.params', 'mxnet'),
+        *((name, engine) for name in ('model.onnx', 'model.fp16.onnx', 'model.int8.onnx')
+          for engine in ('onnxruntime', 'openvino')),
+    }  # fmt: skip
+    assert {row['pairs'] for row in record['verification']} == {20}
+    assert result['parity'] == record['parity']
+    # the file of its own, in another's hands
+    session = onnxruntime.InferenceSession(str(out / 'model.onnx'))
+    (data,) = session.get_inputs()
+    assert (data.name, data.type, data.shape) == ('data', 'tensor(uint8)', ['N', 3, 112, 112])
+    faces = np.ascontiguousarray(portraits(3).transpose(0, 3, 1, 2))
+    rows = session.run(['embedding'], {'data': faces})[0]
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    # int8 weights, and not float ones beside them
+    assert (out / 'model.int8.onnx').stat().st_size < 0.6 * (out / 'model.onnx').stat().st_size
+
+
+def test_a_second_export_leaves_nothing_of_the_first(trained, run_command, tmp_path):
+    out = tmp_path / 'out'
+    run_command('export', '--model', trained, '--out', out, '--fp16')
+    (out / 'notes.txt').write_text('mine')
+    assert run_command('export', '--model', trained, '--out', out)[0] == 0
+    assert files(out) == ALL_FILES - {'model.fp16.onnx', 'model.int8.onnx'} | {'notes.txt'}
+
+
+@pytest.mark.parametrize('existing', [False, True])
+@pytest.mark.parametrize('kind', ['float32', 'folded', 'float16', 'int8'])
+def test_a_file_that_is_off_is_not_left_behind(
+    kind, existing, trained, pairs, run_command, tmp_path, monkeypatch
+):
+    out = tmp_path / 'out'
+    if existing:
+        run_command('export', '--model', trained, '--out', out)
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+    name = {
+        'float32': 'MAX_DIFFERENCE', 'folded': 'MIN_COSINE', 'float16': 'MIN_COSINE_HALF',
+        'int8': 'MEAN_COSINE_INT8',
+    }[kind]  # fmt: skip
+    # no file is as good as this
+    monkeypatch.setattr(parity, name, -1 if kind == 'float32' else 2)
+    code, _, errors = run_command(
+        'export', '--model', trained, '--out', out, '--fp16', '--calibrate', pairs
+    )
+    assert code == 1 and 'too far from the checkpoint' in errors
+    if existing:
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    else:
+        assert not out.exists()
+
+
+def test_the_check_sees_a_wrong_embedding():
+    images, expected = portraits(32), np.eye(32, 8, dtype=np.float32) + 1
+
+    def run(pixels):
+        rows = expected[: len(pixels)].copy()
+        rows[-1, 0] += 0.01
+        return rows
+
+    good = parity.compare('f', 'e', lambda pixels: expected[: len(pixels)], images, expected)
+    assert good.difference == 0 and good.min_cosine == pytest.approx(1)
+    bad = parity.compare('f', 'e', run, images, expected)
+    assert bad.difference == pytest.approx(0.005, rel=1e-4)  # 0.01 of 2
+    with pytest.raises(Exception, match=r'largest relative difference 0\.005, allowed 1e-05'):
+        parity.check(bad, 'float32')
+    with pytest.raises(Exception, match='finite'):
+        parity.compare('f', 'e', lambda pixels: np.nan * run(pixels), images, expected)
+
+
 @pytest.mark.parametrize('damage, message', [('missing', 'does not exist'), ('cut', 'no whole')])
 def test_a_damaged_checkpoint_leaves_nothing_behind(
     damage, message, trained, run_command, tmp_path
@@ -55,3 +164,102 @@ def test_a_damaged_checkpoint_leaves_nothing_behind(
     assert code == 2
     assert message in errors and str(path) in errors
     assert not (tmp_path / 'slim').exists()
+
+
+def test_symbols_and_parameters_that_disagree(trained, run_command, tmp_path):
+    _, arg_params, aux_params = checkpoint.load_embedding(trained)
+    arg_params.pop('pre_fc1_weight')
+    checkpoint.save_params(tmp_path / 'model-0003.params', arg_params, aux_params)
+    code, _, errors = run_command('export', '--model', trained, '--out', tmp_path / 'x')
+    assert code == 2 and '1 only in the network: pre_fc1_weight' in errors
+
+
+def test_a_symbol_of_a_newer_mxnet(trained, run_command, tmp_path):
+    path = tmp_path / 'model-symbol.json'
+    graph = json.loads(path.read_text())
+    graph['attrs']['mxnet_version'] = ['int', 20000]
+    graph['nodes'][1]['op'] = '_npx_embedding_of_tomorrow'
+    path.write_text(json.dumps(graph))
+    code, _, errors = run_command('export', '--model', trained, '--out', tmp_path / 'x')
+    assert code == 2 and 'written by MXNet 2.0.0' in errors and len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--calibrate', 'nowhere.rec'], 'calibration set nowhere.rec does not exist'),
+        (['--pairs', 'nowhere.bin'], 'pair set nowhere.bin does not exist'),
+        (['--calibrate', 'model-symbol.json'], 'expected a .rec or a .bin'),
+        (['--calibrate-images', '0'], '--calibrate-images 0'),
+    ],
+)
+def test_wrong_options(flags, message, trained, run_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run_command('export', '--model', trained, '--out', 'x', *flags)
+    assert code == 2 and message in errors and not (tmp_path / 'x').exists()
+
+
+def test_without_the_extra(trained, run_command, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, 'missing', lambda package: package == 'openvino')
+    code, _, errors = run_command('export', '--model', trained, '--out', tmp_path / 'x')
+    assert code == 0 and 'no ONNX file is written: openvino not installed' in errors
+    assert files(tmp_path / 'x') == {name for name in ALL_FILES if 'onnx' not in name}
+    monkeypatch.setattr(export, 'need', lambda *_: (_ for _ in ()).throw(export.InputError('need')))
+    assert run_command('export', '--model', trained, '--out', tmp_path / 'y', '--fp16')[0] == 2
+    assert not (tmp_path / 'y').exists()
+
+
+@pytest.mark.parametrize(
+    'network',
+    [
+        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in list_networks()
+    ],
+)
+def test_every_network_exports(network, run_command, tmp_path):
+    options = {'emb_size': 32}
+    if network.startswith('r'):
+        options['width'] = 0.125
+    elif network.startswith('varg'):
+        options['multiplier'] = 0.25
+    symbol = get_symbol(network, **options)
+    arg_params, aux_params = reference_params(symbol)
+    checkpoint.save_embedding(tmp_path / 'model', 0, symbol, arg_params, aux_params)
+    code, result, errors = run_command(
+        'export', '--model', f'{tmp_path}/model,0', '--out', tmp_path / 'out'
+    )
+    assert code == 0, errors
+    for row in result['parity']:
+        if row['file'] == 'model.onnx':
+            assert row['difference'] <= parity.MAX_DIFFERENCE
+    for name in ('model-symbol.json', 'model-folded-symbol.json'):
+        nodes = json.loads((tmp_path / 'out' / name).read_text())['nodes']
+        assert not {'Dropout', 'SoftmaxOutput'} & {node['op'] for node in nodes}
+
+
+def test_the_full_network_fits(run_command, tmp_path):
+    """At most 21 MB in float32 and 6.5 MB in int8; the reference's numbers through the files."""
+    golden = json.loads((DATA / 'net_vargfacenet.json').read_text())
+    symbol = get_symbol('vargfacenet')
+    arg_params, aux_params = reference_params(symbol, golden['seed'])
+    checkpoint.save_embedding(tmp_path / 'model', 0, symbol, arg_params, aux_params)
+    code, result, errors = run_command(
+        'export', '--model', f'{tmp_path}/model,0', '--out', tmp_path / 'out',
+        '--calibrate', DATA / 'tiny_verif.bin',
+    )  # fmt: skip
+    assert code == 0, errors
+    assert result['files']['model.onnx']['bytes'] <= 21_000_000
+    assert result['files']['model.int8.onnx']['bytes'] <= 6_500_000
+    expected = np.array(golden['embedding'], np.float32)
+    random = np.random.RandomState(golden['seed'])
+    data = random.randint(0, 256, (len(expected), 3, 112, 112)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(tmp_path / 'out' / 'model.onnx'))
+    rows = session.run(None, {'data': data})[0]
+    assert np.abs(rows - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_calibration_images_are_spread_over_the_set(pairs, tmp_path):
+    images = quantize.calibration_images(pairs, 4)
+    everything = quantize.calibration_images(pairs, 1000)
+    assert images.shape == (4, 112, 112, 3) and len(everything) == 40
+    np.testing.assert_array_equal(images, everything[[0, 13, 26, 39]])

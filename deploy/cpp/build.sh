@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Compiles embed.cc against the OpenVINO of the Python package, which has its headers and libraries.
+#   deploy/cpp/build.sh OUTPUT [C++ compiler]
+set -euo pipefail
+if [ $# -lt 1 ]; then
+  echo "usage: $0 OUTPUT [C++ compiler]" >&2
+  exit 2
+fi
+here=$(cd "$(dirname "$0")" && pwd)
+openvino=$(python -c 'import openvino, os; print(os.path.dirname(openvino.__file__))')
+library=$(ls "$openvino"/libs/libopenvino.so.*)
+"${2:-c++}" -O2 -std=c++17 -Wall "$here/embed.cc" -I "$openvino/include" \
+  "$library" -Wl,-rpath,"$openvino/libs" -o "$1"

@@ -1,0 +1,164 @@
+"""embed, compare and gallery from the command line, and thresholds by counting."""
+
+import cv2
+import numpy as np
+import pytest
+from deploy_models import export_folder, portrait, portraits
+from vargfacenet.common.errors import InputError
+from vargfacenet.common.image import encode_jpeg
+from vargfacenet.common.pairset import write_pairs
+from vargfacenet.deploy import FaceEmbedder
+from vargfacenet.deploy.thresholds import accept_rate, pair_cosines, threshold_at_far, thresholds
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    return export_folder(tmp_path_factory.mktemp('export'), thresholds={'0.1': 0.5, '0.01': 0.9})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Crops of seven people as PNG in folders, and two files that are none."""
+    for number in range(7):
+        path = tmp_path / 'photos' / f'p{number % 3}' / f'{number}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode('.png', portrait(number)[..., ::-1])[1].tobytes())
+    (tmp_path / 'photos' / 'notes.txt').write_text('no picture')
+    return tmp_path / 'photos'
+
+
+def sorted_pictures(folder):
+    return sorted(folder.rglob('*.png'))
+
+
+def test_embed_a_folder(folder, model, run_command, tmp_path):
+    out = tmp_path / 'feats.npz'
+    code, result, _ = run_command(
+        'embed', folder, '--model', model, '--out', out, '--batch-size', 2
+    )
+    assert code == 0 and result['embedded'] == result['images'] == 7 and result['left_out'] == 0
+    stored = np.load(out)
+    assert stored['paths'].tolist() == [str(path) for path in sorted_pictures(folder)]
+    order = [int(path.stem) for path in sorted_pictures(folder)]
+    expected = FaceEmbedder(model).embed(portraits(7)[order])
+    np.testing.assert_allclose(stored['embeddings'], expected, atol=1e-6)
+    assert stored['embeddings'].dtype == np.float32
+    assert stored['boxes'].shape == (7, 4) and stored['scores'].tolist() == [1] * 7
+
+
+def test_embed_a_list_and_leave_out_what_is_broken(folder, model, run_command, tmp_path):
+    listed = tmp_path / 'list.txt'
+    blank = tmp_path / 'blank.png'
+    blank.write_bytes(cv2.imencode('.png', np.full((80, 90, 3), 50, np.uint8))[1].tobytes())
+    pictures = sorted_pictures(folder)
+    listed.write_text(f'{pictures[0]}\nblank.png\n\nphotos/notes.txt\n{pictures[1]}\n')
+    arguments = ['embed', listed, '--model', model, '--out', tmp_path / 'f.npz']
+    code, _, errors = run_command(*arguments)
+    assert code == 2 and 'notes.txt' in errors and '--skip-broken' in errors
+    assert not (tmp_path / 'f.npz').exists()
+    code, result, errors = run_command(*arguments, '--skip-broken')
+    assert code == 0 and result['embedded'] == 2 and result['left_out'] == 2
+    assert result['left_out_paths'] == [str(blank), str(folder / 'notes.txt')]
+    assert 'no face found' in errors and 'no picture' in errors
+    assert len(np.load(tmp_path / 'f.npz')['embeddings']) == 2
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--out', 'f.npy'], 'ends in .npz'),
+        (['--out', 'f.npz', '--batch-size', '0'], '--batch-size 0'),
+        (['--out', 'f.npz', '--workers', '0'], '--workers 0'),
+        (['--out', 'f.npz', '--faces', 'crop'], '80x90 pixels; an aligned crop has 112x112'),
+    ],
+)
+def test_embed_with_wrong_options(flags, message, model, run_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'p').mkdir()
+    picture = np.zeros((90, 80, 3), np.uint8)
+    (tmp_path / 'p' / 'a.png').write_bytes(cv2.imencode('.png', picture)[1].tobytes())
+    code, _, errors = run_command('embed', 'p', '--model', model, *flags)
+    assert code == 2 and message in errors and not list(tmp_path.glob('*.np*'))
+
+
+def test_compare_at_the_stored_thresholds(folder, model, run_command):
+    first, second = folder / 'p0' / '0.png', folder / 'p1' / '1.png'
+    cosine = float(np.dot(*FaceEmbedder(model).embed(portraits(2)).astype(np.float64)))
+    for far, threshold in ((0.1, 0.5), (0.01, 0.9)):
+        code, result, _ = run_command('compare', first, second, '--model', model, '--far', far)
+        assert code == 0 and result['threshold'] == threshold
+        assert result['cosine'] == pytest.approx(cosine, abs=1e-6)
+        assert result['same'] is (cosine > threshold)
+    code, _, errors = run_command('compare', first, second, '--model', model, '--far', 1e-6)
+    assert code == 2 and 'thresholds for 0.1, 0.01' in errors
+    result = run_command('compare', first, first, '--model', model, '--threshold', 0.99)[1]
+    assert result['same'] is True and result['far'] is None
+    assert run_command('compare', first, second, '--model', model, '--threshold', 2)[0] == 2
+
+
+def test_compare_without_thresholds_and_with_pairs(folder, model, run_command, tmp_path):
+    network, first = f'{model}/model,0', folder / 'p0' / '0.png'
+    plain = model.parent / 'model,3'
+    _, result, errors = run_command('compare', first, first, '--model', plain)
+    assert result['same'] is None and 'no decision' in errors
+    faces = [encode_jpeg(face) for face in portraits(40)]
+    write_pairs(tmp_path / 'pairs.bin', faces, [False] * 19 + [True])
+    result = run_command(
+        'compare', first, first, '--model', network, '--pairs', tmp_path / 'pairs.bin',
+        '--far', 0.2,
+    )[1]  # fmt: skip
+    assert result['same'] is True and -1 < result['threshold'] < 1
+
+
+@pytest.mark.parametrize('what', ['missing', 'no picture', 'no face'])
+def test_compare_with_a_bad_photograph(what, folder, model, run_command, tmp_path):
+    path = tmp_path / 'x.png'
+    if what == 'no picture':
+        path.write_bytes(b'hello')
+    elif what == 'no face':
+        path.write_bytes(cv2.imencode('.png', np.full((300, 300, 3), 9, np.uint8))[1].tobytes())
+    code, _, errors = run_command('compare', folder / 'p0' / '0.png', path, '--model', model)
+    assert code == 2 and 'x.png' in errors and len(errors.strip().splitlines()[-1]) < 200
+
+
+def test_the_gallery_command(folder, model, run_command, tmp_path):
+    place = ['--gallery', tmp_path / 'people', '--model', model]
+    assert run_command('gallery', 'list', *place)[0] == 2
+    pictures = [folder / f'p{number % 3}' / f'{number}.png' for number in range(7)]
+    assert run_command('gallery', 'enrol', 'Ada', *pictures[:2], *place)[1]['enrolled'] == 2
+    run_command('gallery', 'enrol', 'Grace', pictures[2], *place)
+    result = run_command('gallery', 'identify', pictures[2], *place, '--threshold', 0.99)[1]
+    assert result['matches'][0]['name'] == 'Grace' and result['matches'][0]['same'] is True
+    assert [match['name'] for match in result['matches']] == ['Grace', 'Ada']
+    assert run_command('gallery', 'remove', 'Ada', *place)[1]['removed'] == 2
+    assert run_command('gallery', 'list', *place)[1]['identities'] == {'Grace': 1}
+    assert run_command('gallery', 'identify', pictures[0], *place, '--top', 0)[0] == 2
+
+
+def test_a_threshold_accepts_no_more_than_its_share(rng):
+    cosine, issame = rng.uniform(-1, 1, 2000), rng.rand(2000) < 0.5
+    different = cosine[~issame]
+    for far in (0.5, 0.1, 0.01, 0.002):
+        threshold = threshold_at_far(cosine, issame, far)
+        assert sum(value > threshold for value in different) <= far * len(different)
+        # and a lower one would: the next value below it
+        below = max(value for value in different if value < threshold)
+        assert sum(value >= threshold for value in different) > far * len(different) - 1e-9
+        assert below < threshold
+    assert accept_rate(cosine, issame, 2.0) == 0 and accept_rate(cosine, issame, -2.0) == 1
+
+
+def test_thresholds_say_only_what_the_pairs_can_tell():
+    cosine, issame = np.linspace(-1, 1, 100), np.arange(100) >= 50
+    assert list(thresholds(cosine, issame)) == ['0.1']
+    with pytest.raises(InputError, match=r'50 different pairs cannot tell a FAR of 0\.01'):
+        threshold_at_far(cosine, issame, 0.01)
+    with pytest.raises(InputError, match='between 0 and 1'):
+        threshold_at_far(cosine, issame, 0)
+    # of 50 different pairs, 5 lie above the sixth highest
+    assert threshold_at_far(cosine, issame, 0.1) == pytest.approx(cosine[44])
+
+
+def test_pair_cosines_by_the_definition():
+    rows = np.array([[0.6, 0.8], [0.8, 0.6], [1, 0], [0, -1]])
+    assert pair_cosines(rows) == pytest.approx([0.96, 0])

@@ -1,0 +1,241 @@
+"""FaceEmbedder on crops and photographs, with every back end and every kind of model."""
+
+import io
+import json
+import struct
+import sys
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from deploy_models import export_folder, portrait, portraits, write_checkpoint
+from PIL import Image
+from tiny_network import embed_on_stock_graph
+from vargfacenet.common.align import FaceDetector, Faces
+from vargfacenet.common.checkpoint import load_embedding
+from vargfacenet.common.errors import InputError
+from vargfacenet.common.image import decode_photo
+from vargfacenet.common.warp import TEMPLATE
+from vargfacenet.deploy import FaceEmbedder
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+    """(folder of an export, checkpoint it was made from)."""
+    folder = tmp_path_factory.mktemp('models')
+    return export_folder(folder), f'{folder}/model,3'
+
+
+@pytest.fixture(scope='module')
+def expected(models):
+    rows = embed_on_stock_graph(*load_embedding(models[1]), portraits(5)).astype(np.float64)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize('backend', ['auto', 'openvino', 'onnxruntime', 'mxnet'])
+@pytest.mark.parametrize('kind', ['folder', 'checkpoint', 'slim checkpoint', 'onnx'])
+def test_all_give_mxnets_embeddings(backend, kind, models, expected):
+    folder, checkpoint = models
+    model = {
+        'folder': folder, 'checkpoint': checkpoint, 'slim checkpoint': f'{folder}/model,0',
+        'onnx': folder / 'model.onnx',
+    }[kind]  # fmt: skip
+    if (backend, kind) == ('mxnet', 'onnx'):
+        with pytest.raises(InputError, match='MXNet runs no ONNX files'):
+            FaceEmbedder(model, backend)
+        return
+    faces = FaceEmbedder(model, backend, batch_size=4)
+    assert faces.backend == ('openvino' if backend == 'auto' else backend)
+    result = faces.embed(portraits(5))
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, atol=2e-4)
+    # one model, whatever file it comes from
+    assert faces.fingerprint == FaceEmbedder(folder).fingerprint
+
+
+def test_automatic_choice_takes_what_is_there(models, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    assert FaceEmbedder(models[0]).backend == 'onnxruntime'
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert FaceEmbedder(models[0]).backend == 'mxnet'
+    with pytest.raises(InputError, match=r"'openvino' is not installed.*extra 'deploy'"):
+        FaceEmbedder(models[0], 'openvino')
+
+
+def test_bfloat16_is_near_and_only_openvinos(models, expected):
+    with pytest.raises(InputError, match='needs backend openvino'):
+        FaceEmbedder(models[0], 'onnxruntime', precision='bfloat16')
+    try:
+        faces = FaceEmbedder(models[0], precision='bfloat16')
+    except InputError:
+        pytest.skip('no bfloat16 on this CPU')
+    cosine = (faces.embed(portraits(5)) * expected).sum(axis=1)
+    assert 0.99 < cosine.min() < 1
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'backend': 'tensorrt'}, "unknown backend 'tensorrt'"),
+        ({'precision': 'float64'}, "unknown precision 'float64'"),
+        ({'batch_size': 0}, 'batch size 0'),
+    ],
+)
+def test_wrong_options(arguments, message, models):
+    with pytest.raises(InputError, match=message):
+        FaceEmbedder(models[0], **arguments)
+
+
+def test_a_replaced_file_is_noticed(models, tmp_path):
+    folder = export_folder(tmp_path)
+    (folder / 'model.onnx').write_bytes((models[0] / 'model.onnx').read_bytes() + b'\0')
+    with pytest.raises(InputError, match=r'not the file that export\.json|does not load'):
+        FaceEmbedder(folder)
+    (folder / 'export.json').write_text('[]')
+    with pytest.raises(InputError, match='no record of an export'):
+        FaceEmbedder(folder)
+
+
+@pytest.fixture
+def drawn_faces(monkeypatch):
+    """The detector finds one face where we put one: portraits at (x, y) pasted on a background."""
+
+    def photograph(*places, height=300, width=400):
+        image = np.full((height, width, 3), 128, np.uint8)
+        for number, (x, y) in enumerate(places):
+            image[y : y + 112, x : x + 112] = portrait(number)
+        return image
+
+    def put(places, scale=1.0):
+        boxes = np.array([(x, y, 112, 112) for x, y in places], np.float64).reshape(-1, 4)
+        marks = np.array([TEMPLATE + np.array([x, y]) for x, y in places]).reshape(-1, 5, 2)
+        found = Faces(boxes * scale, np.linspace(1, 0.9, len(places)), marks * scale)
+        monkeypatch.setattr(FaceDetector, 'detect', lambda self, image: found)
+
+    return photograph, put
+
+
+def test_photographs_with_faces(models, drawn_faces, expected):
+    photograph, put = drawn_faces
+    places = [(20, 30), (200, 100)]
+    put(places)
+    image = photograph(*places)
+    found = FaceEmbedder(models[0]).embed_photos([image, image], which='all')
+    assert len(found) == 2
+    assert found[0].boxes.tolist() == [[20, 30, 112, 112], [200, 100, 112, 112]]
+    assert found[0].scores.tolist() == [1.0, 0.9] and found[0].crops.shape == (2, 112, 112, 3)
+    # landmarks on the template: the crop is the pasted portrait
+    np.testing.assert_array_equal(found[0].crops, portraits(2))
+    np.testing.assert_allclose(found[1].embeddings, expected[:2], atol=2e-4)
+    largest = FaceEmbedder(models[0]).embed_photos([image])[0]
+    assert len(largest.scores) == 1
+    np.testing.assert_allclose(largest.embeddings, expected[:1], atol=2e-4)
+
+
+def test_large_photographs_are_cut_out_at_full_size(models, drawn_faces):
+    photograph, put = drawn_faces
+    places = [(1000, 500)]
+    image = photograph(*places, height=2400, width=3200)
+    put(places, scale=0.5)  # what the detector sees is half as large
+    found = FaceEmbedder(models[0]).embed_photos([image])[0]
+    np.testing.assert_array_equal(found.crops[0], portrait(0))
+    assert found.boxes.tolist() == [[1000, 500, 112, 112]]
+
+
+def test_photographs_without_a_face(models):
+    blank = np.full((200, 300, 3), 90, np.uint8)
+    for photo in (blank, blank[:1, :1], blank[:5]):
+        found = FaceEmbedder(models[0]).embed_photos([photo], which='all')[0]
+        assert found.embeddings.shape == (0, 32) and found.boxes.shape == (0, 4)
+        assert found.crops.shape == (0, 112, 112, 3)
+    assert FaceEmbedder(models[0]).embed_photos([]) == []
+
+
+def test_what_is_no_photograph(models, tmp_path):
+    faces = FaceEmbedder(models[0])
+    path = tmp_path / 'x.jpg'
+    with pytest.raises(InputError, match=r'x\.jpg does not exist'):
+        faces.embed_photos([path])
+    path.write_bytes(b'not a picture')
+    with pytest.raises(InputError, match=r'x\.jpg: 13 bytes are no picture'):
+        faces.embed_photos([path])
+    with pytest.raises(InputError, match=r'expected uint8 \(H, W, 3\)'):
+        faces.embed_photos([np.zeros((10, 10), np.uint8)])
+    with pytest.raises(InputError, match='choice of faces'):
+        faces.embed_photos([], which='smallest')
+
+
+# --- kinds of pictures, written with Pillow and nothing of ours
+
+
+def saved(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def reference():
+    """Pillow image with smooth colours, all corners different."""
+    y, x = np.mgrid[0:60, 0:80]
+    return Image.fromarray(np.stack([3 * x, 4 * y, 255 - 2 * x], axis=-1).astype(np.uint8))
+
+
+def close(content, expected, tolerance=3):
+    result = decode_photo(content)
+    assert result.dtype == np.uint8 and result.shape == (*expected.shape[:2], 3)
+    assert np.abs(result.astype(int) - expected.astype(int)).mean() < tolerance
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGBA', 'CMYK', 'P', '1', 'LA'])
+def test_colour_modes(mode):
+    image = reference().convert(mode)
+    content = saved(
+        image, 'JPEG' if mode == 'CMYK' else 'PNG', **({'quality': 95} if mode == 'CMYK' else {})
+    )
+    close(content, np.asarray(image.convert('RGB')), tolerance=4)
+
+
+def test_16_bit():
+    grey = np.asarray(reference().convert('L'))
+    content = cv2.imencode('.png', grey.astype(np.uint16) * 257)[1].tobytes()
+    close(content, np.repeat(grey[..., None], 3, axis=2), tolerance=1)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_exif_orientation(orientation):
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = saved(reference(), 'JPEG', quality=95, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert('RGB')
+    close(content, np.asarray(upright))
+
+
+def png_header(width, height):
+    """A PNG that announces a size and holds next to nothing."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack('>I', len(data)) + body + struct.pack('>I', zlib.crc32(body))
+
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(b''))
+
+
+@pytest.mark.parametrize('side', [20_000, 2_000_000_000])
+def test_huge_pictures_are_refused_by_their_header(side):
+    with pytest.raises(InputError, match='more than 100 million pixels; make it smaller'):
+        decode_photo(png_header(side, side))
+
+
+def test_one_pixel():
+    assert decode_photo(saved(Image.new('RGB', (1, 1), (9, 8, 7)), 'PNG')).tolist() == [[[9, 8, 7]]]
+
+
+def test_the_record_tells_of_its_own_files_only(models, tmp_path):
+    write_checkpoint(tmp_path)
+    (tmp_path / 'export.json').write_text(json.dumps({'files': {}}))
+    assert FaceEmbedder(f'{tmp_path}/model,3').record == {}
+    assert FaceEmbedder(models[0] / 'model.onnx').record['flops'] > 0

@@ -1,0 +1,230 @@
+"""The gallery against a search by hand, through crashes, threads and processes."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from vargfacenet.common.errors import InputError
+from vargfacenet.deploy.gallery import DATABASE, MATRIX, Gallery
+
+SIZE = 16
+MODEL = 'a' * 64
+
+
+def unit(rng, count, size=SIZE):
+    rows = rng.randn(count, size).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    gallery = Gallery(tmp_path / 'g', SIZE, MODEL)
+    yield gallery
+    gallery.close()
+
+
+def reopened(gallery):
+    return Gallery(gallery.folder, SIZE, MODEL)
+
+
+def by_hand(names, rows, probe, top):
+    """Best cosine of each name in float64, highest first."""
+    best = {}
+    for name, row in zip(names, rows):
+        cosine = sum(float(a) * float(b) for a, b in zip(row, probe))
+        best[name] = max(best.get(name, -2), cosine)
+    return sorted(best.items(), key=lambda item: -item[1])[:top]
+
+
+@pytest.mark.parametrize('top', [1, 3, 7, 500])
+def test_identify_finds_the_best_of_every_identity(gallery, top, rng):
+    rows = unit(rng, 300)
+    names = [f'p{number}' for number in rng.randint(0, 40, 300)]
+    gallery.enrol(names, rows)
+    for probe in unit(rng, 10):
+        found = gallery.identify(probe, top)
+        expected = by_hand(names, rows, probe, top)
+        assert [match.identity for match in found] == [name for name, _ in expected]
+        np.testing.assert_allclose(
+            [match.cosine for match in found], [cosine for _, cosine in expected], atol=1e-6
+        )
+
+
+def test_one_identity_with_many_faces_does_not_hide_the_others(gallery, rng):
+    probe = unit(rng, 1)[0]
+    near = probe + 0.01 * rng.randn(200, SIZE)
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    gallery.enrol(['many'] * 200, near)
+    gallery.enrol(['other'], unit(rng, 1))
+    assert [match.identity for match in gallery.identify(probe, 2)] == ['many', 'other']
+
+
+def test_everything_survives_closing(gallery, rng):
+    rows = unit(rng, 3)
+    gallery.enrol(['a', 'b', 'b'], rows, ['1.jpg', '2.jpg', '3.jpg'], [b'x', None, b'y'])
+    gallery.close()
+    again = reopened(gallery)
+    assert again.identities() == {'a': 1, 'b': 2} and len(again) == 3
+    match = again.identify(rows[0], 1)[0]
+    assert match.identity == 'a' and match.source == '1.jpg' and match.cosine > 0.999999
+    assert again.crop('a') == b'x' and again.crop('b') is None and again.crop('c') is None
+    again.close()
+
+
+def test_what_is_removed_is_gone_from_the_disk(gallery, rng):
+    rows = unit(rng, 3)
+    picture = b'a picture of 24 letters.'
+    gallery.enrol(['a', 'b', 'c'], rows, crops=[b'', picture, b''])
+    assert gallery.remove('b') == 1
+    assert [match.identity for match in gallery.identify(rows[1], 5)] != ['b']
+    assert rows[1].tobytes() not in (gallery.folder / MATRIX).read_bytes()
+    assert rows[0].tobytes() in (gallery.folder / MATRIX).read_bytes()
+    assert gallery.remove('c') == 1  # the last row as well
+    assert rows[2].tobytes() not in (gallery.folder / MATRIX).read_bytes()
+    gallery.close()
+    assert picture not in (gallery.folder / DATABASE).read_bytes()
+    again = reopened(gallery)
+    with pytest.raises(InputError, match="no identity 'b'"):
+        again.remove('b')
+    again.enrol(['d'], rows[1:2])  # takes a freed row
+    assert again.identify(rows[1], 1)[0].identity == 'd'
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ('names', 'change', 'message'),
+    [
+        (['a', ''], 1, 'expected a name'),
+        (['a', 'x' * 201], 1, 'expected a name'),
+        (['a', 'b\nc'], 1, 'expected a name'),
+        (['a', 'b'], 2, 'not of unit length'),
+        (['a', 'b'], np.nan, 'not of unit length'),
+        (['a'], 1, r'expected \(1, 16\)'),
+    ],
+)
+def test_wrong_faces_are_refused_and_nothing_is_added(names, change, message, gallery, rng):
+    rows = unit(rng, 2)
+    rows[1] *= change
+    with pytest.raises(InputError, match=message):
+        gallery.enrol(names, rows)
+    assert len(gallery) == 0 and gallery.identify(unit(rng, 1)[0]) == []
+
+
+def test_another_model_or_no_gallery(gallery, tmp_path):
+    with pytest.raises(InputError, match='made with another model'):
+        Gallery(gallery.folder, SIZE, 'b' * 64)
+    with pytest.raises(InputError, match='made with another model'):
+        Gallery(gallery.folder, SIZE + 1, MODEL)
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other' / DATABASE).write_bytes(b'no database, but long enough to be one' * 50)
+    with pytest.raises(InputError, match='is no gallery'):
+        Gallery(tmp_path / 'other', SIZE, MODEL)
+
+
+def test_a_matrix_that_is_cut_off(gallery, rng):
+    gallery.enrol(['a'] * 5, unit(rng, 5))
+    gallery.close()
+    os.truncate(gallery.folder / MATRIX, 100)
+    with pytest.raises(InputError, match='is cut off'):
+        reopened(gallery)
+
+
+CRASH = """
+import os, signal, sys, numpy as np
+from vargfacenet.deploy import gallery as module
+from vargfacenet.deploy.gallery import Gallery
+folder, moment = sys.argv[1:]
+gallery = Gallery(folder, 16, 'a' * 64)
+die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+if moment == 'before the rows':
+    module._write_all = die
+elif moment == 'before fsync':
+    os.fsync = die
+elif moment == 'before the database':
+    rows = gallery._write_rows
+    gallery._write_rows = lambda *args: (rows(*args), die())
+elif moment == 'before wiping':
+    gallery._wipe_unused = die
+row = np.zeros((1, 16), np.float32); row[0, 0] = 1
+gallery.remove('a') if moment == 'before wiping' else gallery.enrol(['new'], row)
+"""
+
+
+@pytest.mark.parametrize(
+    'moment', ['before the rows', 'before fsync', 'before the database', 'before wiping']
+)
+def test_a_crash_leaves_the_gallery_before_or_after(moment, gallery, rng):
+    rows = unit(rng, 3)
+    gallery.enrol(['a', 'b', 'c'], rows)
+    gallery.close()
+    script = [sys.executable, '-c', CRASH, str(gallery.folder), moment]
+    assert subprocess.run(script, cwd=ROOT.parent).returncode == -9
+    again = reopened(gallery)
+    known = {'a': 1, 'b': 1, 'c': 1}
+    if moment == 'before wiping':
+        del known['a']
+        assert rows[0].tobytes() not in (gallery.folder / MATRIX).read_bytes()
+    else:
+        new = np.zeros(SIZE, np.float32)
+        new[0] = 1
+        assert new.tobytes() not in (gallery.folder / MATRIX).read_bytes()
+    assert again.identities() == known
+    for name, row in zip('abc', rows):
+        if name in known:
+            assert again.identify(row, 1)[0].identity == name
+    again.enrol(['d'], rows[:1])
+    assert again.identify(rows[0], 1)[0].cosine > 0.999999
+    again.close()
+
+
+def test_several_objects_on_one_folder_see_each_others_changes(gallery, rng):
+    other = reopened(gallery)
+    rows = unit(rng, 2)
+    gallery.enrol(['a'], rows[:1])
+    assert other.identify(rows[0], 1)[0].identity == 'a'
+    other.enrol(['b'], rows[1:])
+    assert gallery.identify(rows[1], 1)[0].identity == 'b'
+    other.remove('a')
+    assert [match.identity for match in gallery.identify(rows[0], 5)] == ['b']
+    other.close()
+
+
+def test_threads_enrol_and_search_at_once(gallery, rng):
+    rows = unit(rng, 60)
+    errors = []
+
+    def work(part):
+        try:
+            for number in part:
+                gallery.enrol([f'p{number}'], rows[number : number + 1])
+                assert gallery.identify(rows[number], 1)[0].identity == f'p{number}'
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(range(k, 60, 4),)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and len(gallery) == 60
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_faces_in_50_milliseconds(tmp_path, rng):
+    gallery = Gallery(tmp_path / 'g', 512, MODEL)
+    rows = unit(rng, 100_000, 512)
+    gallery.enrol([f'p{number // 2}' for number in range(len(rows))], rows)
+    gallery.identify(rows[0])
+    seconds = []
+    for number in range(0, 400, 10):
+        started = time.perf_counter()
+        match = gallery.identify(rows[number], 5)[0]
+        seconds.append(time.perf_counter() - started)
+        assert match.identity == f'p{number // 2}'
+    gallery.close()
+    assert np.median(seconds) < 0.050
