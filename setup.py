@@ -16,7 +16,7 @@ setup(
         'vargfacenet.common': ['*.sh'],
         'vargfacenet.common.ops': ['*.cc'],
         'vargfacenet.recognition': ['*.sh'],
-        'vargfacenet.eval': ['*.sh'],
+        'vargfacenet.eval': ['*.sh', 'kernels/*.cc'],
     },
     # Ranges say what works; the versions that are tested are pinned in requirements.lock.
     install_requires=[
