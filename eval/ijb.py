@@ -1,5 +1,6 @@
-"""IJB-B and IJB-C: 1:1 verification and 1:N identification of templates (NIST; Whitelam et al. 2017,
-Maze et al. 2018), with the steps of InsightFace's evaluation.
+"""IJB-B and IJB-C: 1:1 verification and 1:N identification of templates, as InsightFace does it.
+
+The sets are NIST's (Whitelam et al. 2017, Maze et al. 2018).
 
 Faces are warped by the set's five points and embedded with their mirror images into one file on
 disk; templates are pooled from it, so memory does not grow with the number of images.
@@ -136,7 +137,7 @@ def read_subjects(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_features(embedder: Embedder, images: Path, meta: Meta, out: Path) -> list[str]:
-    """Write [g(image) | g(mirror image)], raw, as a feature file (N, 2D); returns what is missing."""
+    """Write [g(image) | g(mirror image)], raw, as as a file (N, 2D); returns what is missing."""
 
     def load(index: int) -> Optional[np.ndarray]:
         try:

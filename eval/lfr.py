@@ -1,4 +1,4 @@
-"""Feature file of the LFR challenge (ICCV 2019, trillionpairs) from a checkpoint and its image list.
+"""Feature file of the LFR challenge (ICCV 2019, trillionpairs) from a checkpoint.
 
 The image track takes one crop a line of the list: g(image) + g(mirror image), of unit length. The
 video track takes one folder of frames a line: the sum of the frames' unit-length embeddings without
@@ -98,17 +98,17 @@ def write_features(out: Path, rows: Iterator[Rows], names: list[str], columns: i
     Raises InputError, without a file, when all of them are missing.
     """
     missing: list[str] = []
-    with console.progress(len(names), out.name, 'rows') as bar:
-        with new_matrix(out, len(names), columns) as features:
-            for start, values, gone in rows:
-                features[start : start + len(values)] = values
-                missing += [names[start + index] for index in np.flatnonzero(gone)]
-                bar.advance(len(values))
-            if len(missing) == len(names):
-                raise InputError(
-                    f'none of the {len(names)} names of the list has a picture, e.g. {names[0]}; '
-                    f'is --root right?'
-                )
+    total = len(names)
+    with console.progress(total, out.name, 'rows') as bar, new_matrix(out, total, columns) as file:
+        for start, values, gone in rows:
+            file[start : start + len(values)] = values
+            missing += [names[start + index] for index in np.flatnonzero(gone)]
+            bar.advance(len(values))
+        if len(missing) == total:
+            raise InputError(
+                f'none of the {total} names of the list has a picture, e.g. {names[0]}; '
+                f'is --root right?'
+            )
     return missing
 
 
@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> dict:
     names = read_list(arguments.list)
     if not arguments.root.is_dir():
         raise InputError(
-            f'--root {arguments.root} is no folder; expected the one {arguments.list} names files of'
+            f'--root {arguments.root} is no folder; {arguments.list} names what is in it'
         )
     output_folder(arguments.out.parent)
     network = load_embedding(arguments.model)

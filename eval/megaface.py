@@ -1,4 +1,4 @@
-"""MegaFace: feature files of FaceScrub and the distractors, noise removal, and the devkit's results.
+"""MegaFace: feature files, noise removal, and the results of its devkit.
 
 The devkit itself is a closed binary; `identify` computes its figures here. `embed` writes one file
 an image (facescrub/PERSON/FILE_ALGO.bin, megaface/A/B/FILE_ALGO.bin), `clean` writes a second tree
@@ -104,8 +104,8 @@ def clean_probe_features(
 
     Returns
     -------
-    (N, D + 1) float32: clean rows with a zero appended; a noisy row is the sum of the person's clean
-    rows, jittered, of unit length.
+    (N, D + 1) float32: clean rows with a zero appended; a noisy row is the sum of the person's
+    clean rows, jittered, of unit length.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def clean(
                 f'{feature_path(source, kind, gone[0], algo)}'
             )
     random = np.random.RandomState(seed)
-    counts = {kind: 0 for kind in lists}
+    counts = dict.fromkeys(lists, 0)
     groups: dict[str, list[str]] = {}
     for name in lists[FACESCRUB]:
         groups.setdefault(name.split('/')[0], []).append(name)

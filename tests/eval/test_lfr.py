@@ -58,7 +58,7 @@ def test_image_track(folder, run_command):
 
 
 def test_video_track(folder, run_command):
-    code, result, err = run(folder, run_command, 'videos.txt', '--track', 'video')
+    code, _, err = run(folder, run_command, 'videos.txt', '--track', 'video')
     assert code == 0, err
     frames = unit(stock_embeddings(folder, False))
     expected = unit([frames[start : start + 3].sum(axis=0) for start in (0, 3, 6)])
