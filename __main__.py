@@ -19,6 +19,11 @@ COMMANDS = {
         'checkpoint -> slim symbol and parameters, no head',
     ),
     'verify': ('eval.verify', '10-fold 1:1 verification of a checkpoint on .bin targets'),
+    'identify': ('eval.identify', 'identification among distractors: TPR at FPR, ranks, open set'),
+    'ijb': ('eval.ijb', 'IJB-B and IJB-C: 1:1 and 1:N of templates'),
+    'megaface': ('eval.megaface', 'MegaFace feature files, noise removal, result summary'),
+    'lfr': ('eval.lfr', 'feature file of the LFR challenge, and its FLOPs and size rule'),
+    'report': ('eval.report', 'one HTML page from training runs and evaluation results'),
 }
 
 
