@@ -82,19 +82,22 @@ def roc_curve(title: str, curves: Mapping[str, tuple], det: bool = False) -> 'Fi
     """
     figure, axes = _figure(title)
     lowest_far, lowest_rate = 0.1, 0.1
+    for _, (fpr, tpr, _), _ in _coloured(curves):
+        rate = 1 - tpr if det else tpr
+        lowest_far = min([lowest_far, *fpr[fpr > 0]])
+        lowest_rate = min([lowest_rate, *rate[rate > 0]])
     for run, (fpr, tpr, exact), colour in _coloured(curves):
         rate = 1 - tpr if det else tpr
-        shown = (fpr > 0) & (rate > 0 if det else True)
         exact = np.ones(len(fpr), bool) if exact is None else exact
-        step = 'steps-post' if len(fpr) < 5000 else 'default'
-        axes.plot(fpr[shown & exact], rate[shown & exact], color=colour, label=run, drawstyle=step)
-        axes.plot(fpr[shown & ~exact], rate[shown & ~exact], ':', color=colour)
-        lowest_far = min(lowest_far, fpr[fpr > 0].min())
-        lowest_rate = min([lowest_rate, *rate[rate > 0]])
+        # what is accepted without a false accept lies left of a logarithmic axis: drawn at its edge
+        places = np.maximum(fpr, lowest_far / 1.3)
+        # steps between the points of a small set, whose rates lie nowhere in between
+        step = {'drawstyle': 'steps-post'} if len(fpr) < 5000 else {}
+        axes.plot(places[exact], rate[exact], color=colour, label=run, **step)
+        axes.plot(places[~exact], rate[~exact], ':', color=colour, **step)
         marks = [far for far in MARKED_FARS if far >= fpr[fpr > 0].min()]
-        places = [int(np.searchsorted(fpr, far * (1 + 1e-9), side='right')) - 1 for far in marks]
-        places = [place for place in places if place >= 0 and (rate[place] > 0 or not det)]
-        axes.plot(fpr[places], rate[places], 'o', color=colour, markersize=4)
+        at = [int(np.searchsorted(fpr, far * (1 + 1e-9), side='right')) - 1 for far in marks]
+        axes.plot(marks, rate[at], 'o', color=colour, markersize=4)
     # limits of our own: a model without errors has nothing to draw on a logarithmic axis
     axes.set_xscale('log')
     axes.set_xlim(lowest_far / 1.3, 1.3)
@@ -128,6 +131,8 @@ def histogram(
         axes.stairs(100 * shares, edges, color=colour)
     if threshold is not None:
         axes.axvline(threshold, color='#333333', linestyle='--', linewidth=1, label='threshold')
+    used = np.flatnonzero(genuine + impostor)
+    axes.set_xlim(edges[used[0]], edges[used[-1] + 1])
     axes.set_xlabel(label)
     axes.set_ylabel('share of its kind, %')
     _legend(axes)
@@ -164,18 +169,4 @@ def fold_accuracies(title: str, accuracies: Mapping[str, np.ndarray]) -> 'Figure
     axes.set_ylim(len(accuracies) - 0.4, -0.6)
     axes.invert_yaxis()
     axes.set_xlabel('accuracy of a fold, % (line: mean)')
-    return figure
-
-
-def intervals(title: str, rows: Mapping[str, tuple[float, float, float]], label: str) -> 'Figure':
-    """Values with confidence intervals, one row each; 0 is marked if it is in sight."""
-    figure, axes = _figure(title)
-    figure.set_figheight(1.3 + 0.42 * len(rows))
-    for row, (value, low, high) in enumerate(rows.values()):
-        axes.plot([100 * low, 100 * high], [row, row], color=COLOURS[0], linewidth=2)
-        axes.plot(100 * value, row, 'o', color=COLOURS[0])
-    axes.axvline(0, color='#333333', linestyle='--', linewidth=1)
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(label)
     return figure

@@ -77,7 +77,7 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 h2 { margin: 0 0 6px; font-size: 1.35rem; letter-spacing: -0.01em }
 h3 { margin: 22px 0 8px; font-size: 1.02rem }
 section > p { margin: 0 0 14px; color: var(--soft); max-width: 75ch }
-.figures { display: grid; gap: 14px; align-items: start;
+.figures { display: grid; gap: 14px; align-items: start; margin-top: 18px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)) }
 figure { margin: 0 }
 figure img { width: 100%; max-width: 620px; height: auto; display: block }
