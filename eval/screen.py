@@ -224,6 +224,17 @@ def exact_scores(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray) -> 
     return scores
 
 
+def native_peak(rounds: int, threads: int) -> float:
+    """Run `rounds` rounds of fused multiply-adds in registers; returns the operations of one.
+
+    What a float32 kernel could do at most. Needs the compiled library.
+    """
+    native = _native()
+    native.vgs_peak_f32(rounds, threads)
+    accumulators = native.vgs_panel_rows() * native.vgs_panel_columns()
+    return 2.0 * accumulators * threads
+
+
 if __name__ == '__main__':
     set_up_logging()
     _native()

@@ -344,8 +344,8 @@ void vgs_exact(const float *a, const float *b, int64_t d, const int64_t *rows,
   }
 }
 
-// Runs `count` rounds of independent fused multiply-adds in registers on every thread; 2 x 24 x
-// LANES operations a round and thread. What they add up to is returned so that none is left out.
+// Runs `count` rounds of independent fused multiply-adds in registers on every thread, one for each
+// of ROWS x COLUMNS accumulators. What they add up to is returned so that none is left out.
 float vgs_peak_f32(int64_t count, int64_t threads) {
   float result = 0;
 #pragma omp parallel for reduction(+ : result)
