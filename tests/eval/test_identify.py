@@ -113,28 +113,42 @@ def test_images_of_a_model(folder, run_command, rng):
     assert read_matrix(folder / 'features' / 'probes.bin').shape == (12, 16)
 
 
-def horovod_is_here():
-    probe = 'import horovod.mxnet as h; h.init()'
-    return (
-        shutil.which('horovodrun')
-        and subprocess.run([sys.executable, '-c', probe], capture_output=True).returncode == 0
-    )
+def imports(program):
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True)
+    return done.returncode == 0
+
+
+def horovod(folder, processes):
+    if not shutil.which('horovodrun') or not imports('import horovod.mxnet as h; h.init()'):
+        pytest.skip('needs horovod, built with HOROVOD_WITH_MXNET=1')
+    script = [ROOT / 'eval' / 'identify.sh', *(folder / name for name in FILES)]
+    return script, {'PROCESSES': str(processes), 'STATE': str(folder / 'state.npz')}
+
+
+def mpi(folder, processes):
+    if not shutil.which('mpirun') or not imports('from mpi4py import MPI'):
+        pytest.skip('needs mpirun and mpi4py')
+    probes, distractors, labels = (folder / name for name in FILES)
+    launcher = ['mpirun', '--allow-run-as-root', '--oversubscribe', '-np', str(processes)]
+    options = ['--probes', probes, '--distractors', distractors, '--probe-labels', labels]
+    state = ['--resume', folder / 'state.npz']
+    return [*launcher, 'vargfacenet', 'identify', *options, *state], {}
+
+
+FILES = ('probes.bin', 'distractors.bin', 'labels.txt')
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('processes', [1, 2, 3])
-def test_processes_share_the_work(folder, data, processes):
-    """One JSON line, the same answer; a state file a process."""
-    if not horovod_is_here():
-        pytest.skip('needs horovod, built with HOROVOD_WITH_MXNET=1')
+@pytest.mark.parametrize('launcher', [horovod, mpi])
+def test_processes_share_the_work(folder, data, launcher, processes):
+    """One JSON line, the same answer; a state file a process, removed at the end."""
     np.savetxt(folder / 'labels.txt', data[1], '%d')
-    probes = folder / 'probes.bin'
-    write_matrix(probes, data[0])
-    environment = {**os.environ, 'PROCESSES': str(processes), 'STATE': str(folder / 'state.npz')}
+    write_matrix(folder / 'probes.bin', data[0])
+    command, environment = launcher(folder, processes)
     done = subprocess.run(
-        [ROOT / 'eval' / 'identify.sh', probes, folder / 'distractors.bin', folder / 'labels.txt',
-         '--protocol', 'megaface', '--fpr', '1e-4', '0.01'],
-        env=environment, capture_output=True, text=True, cwd=folder,
+        [*command, '--protocol', 'megaface', '--fpr', '1e-4', '0.01'],
+        env={**os.environ, **environment}, capture_output=True, text=True, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = [line.split('<stdout>:')[-1] for line in done.stdout.splitlines() if '{' in line]
@@ -145,7 +159,7 @@ def test_processes_share_the_work(folder, data, processes):
     assert list(result['pairs']['threshold'].values()) == expected.thresholds.tolist()
     ranks = rank_rates(*data, (10, 100, 900))
     assert np.abs(np.array(result['megaface']['rank_rates']) - ranks.rates).max() < 1e-12
-    assert not list(folder.glob('state*'))  # removed at the end
+    assert not list(folder.glob('state*'))
 
 
 def test_resume_file_of_other_embeddings(folder, run_command):
