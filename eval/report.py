@@ -209,14 +209,17 @@ def summary_table(name: str, targets: Mapping[str, Mapping]) -> TableItem:
             (run, _percent(accuracy), f'{100 * folds.mean():.2f} ± {100 * folds.std():.2f}',
              *measured)
         )  # fmt: skip
-    people = len(np.unique(next(iter(targets.values()))['identities']))
+    first = next(iter(targets.values()))
+    people = f'{len(np.unique(first["identities"])):,} identities'
+    if not first['identities_named']:
+        people += ' (as far as the pictures tell; verify --pair-list knows them)'
     return TableItem(
         _slug(name, 'summary'),
         'Accuracy and true-accept rates, %',
         ('run', 'accuracy', 'folds: mean ± std', *(f'TAR @ FAR {far:g}' for far in fars)),
         rows,
-        f'[low, high]: 95 % confidence, bootstrap over {people:,} identities '
-        f'({REPLICATES:,} replicates). Thresholds of the accuracy are chosen on the other folds.',
+        f'[low, high]: 95 % confidence, bootstrap over {people}, '
+        f'{REPLICATES:,} replicates. Thresholds of the accuracy are chosen on the other folds.',
     )
 
 
@@ -279,13 +282,13 @@ def _histogram(name: str, run: str, target: Mapping) -> FigureItem:
     )
 
 
-def _hardest(run: str, target: Mapping) -> list[PairsItem]:
+def _hardest(run: str, target: Mapping, most: int) -> list[PairsItem]:
     items = []
     for kind, title in (
         ('accepts', 'Hardest false accepts: different people, scored highest'),
         ('rejects', 'Hardest false rejects: one person, scored lowest'),
     ):
-        pairs = target[f'hardest_{kind}']
+        pairs = target[f'hardest_{kind}'][:most]
         captions = [f'cosine {1 - target["distances"][pair] / 2:.3f}' for pair in pairs]
         items.append(PairsItem(f'{run}. {title}', target[f'images_{kind}'], captions))
     return items
@@ -315,7 +318,7 @@ def verification_section(name: str, targets: Mapping[str, Mapping]) -> Section:
     section.items.append(FigureItem(_slug(name, 'folds'), figure, f'Fold accuracies on {name}'))
     section.items += [_histogram(name, run, target) for run, target in targets.items()]
     for run, target in targets.items():
-        section.items += _hardest(run, target)
+        section.items += _hardest(run, target, 12 if len(targets) <= 2 else 6)
     return section
 
 

@@ -75,14 +75,12 @@ def run(arguments: argparse.Namespace) -> dict:
     a = _unit(random, arguments.rows, arguments.size)
     b = _unit(random, arguments.columns, arguments.size)
     functions = candidates(a, b)
-    peak_rounds, threads = 10**7, cpu_count()
+    operations, threads = 2 * arguments.rows * arguments.columns * arguments.size, cpu_count()
     if any(name.startswith('screen') for name in functions):
-        functions['peak'] = lambda: native_peak(peak_rounds, threads)
+        rounds = int(operations / native_peak(1, threads)) + 1  # as much work as the others have
+        functions['peak'] = lambda: native_peak(rounds, threads)
     seconds = measure(functions, arguments.rounds)
-    operations = 2 * arguments.rows * arguments.columns * arguments.size
     gflops = {name: operations / value / 1e9 for name, value in seconds.items()}
-    if 'peak' in seconds:
-        gflops['peak'] = native_peak(1, threads) * peak_rounds / seconds['peak'] / 1e9
     products = max(gflops['MXNet FullyConnected'], gflops['NumPy product'])
     rows = [
         (

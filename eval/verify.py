@@ -118,7 +118,8 @@ def read_identities(path: Path, issame: np.ndarray) -> np.ndarray:
 def saved_arrays(verified: Verified, identities: Optional[np.ndarray]) -> dict[str, np.ndarray]:
     """What the report needs of a target: scores, decisions, identities, the hardest pairs."""
     result, images = verified.result, verified.images
-    if identities is None:
+    named = identities is not None
+    if not named:
         identities = pair_identities(images, result.issame)
     hardest = {}
     for kind, sign, pairs in (
@@ -133,6 +134,7 @@ def saved_arrays(verified: Verified, identities: Optional[np.ndarray]) -> dict[s
         'fold_accuracies': result.fold_accuracies,
         'fold_thresholds': result.fold_thresholds,
         'identities': np.unique(identities, return_inverse=True)[1].reshape(-1, 2),
+        'identities_named': np.array(named),
         'pairs_digest': np.array(hashlib.sha256(images.tobytes()).hexdigest()),
         **{f'hardest_{kind}': pairs for kind, pairs in hardest.items()},
         **{
