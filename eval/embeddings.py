@@ -1,6 +1,9 @@
 """Embeddings and labels from files, checked row by row before they are compared."""
 
 import logging
+import os
+import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -28,12 +31,38 @@ class Embeddings(NamedTuple):
 def _npz(path: Path) -> Embeddings:
     try:
         with np.load(path) as content:
-            arrays = dict(content)
-    except (ValueError, OSError) as error:
+            names = sorted(content.files)
+            labels = content['labels'] if 'labels' in names else None
+            if 'embeddings' in names:
+                rows = _mapped_member(path, 'embeddings.npy')
+                return Embeddings(content['embeddings'] if rows is None else rows, labels)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f'{path} is no .npz of plain arrays ({error})') from None
-    if 'embeddings' not in arrays:
-        raise InputError(f"{path}: holds {sorted(arrays)}; expected 'embeddings' (and 'labels')")
-    return Embeddings(arrays['embeddings'], arrays.get('labels'))
+    raise InputError(f"{path}: holds {names}; expected 'embeddings' (and 'labels')")
+
+
+def _mapped_member(path: Path, name: str) -> Optional[np.ndarray]:
+    """Memory map of an array in an `.npz`, which NumPy itself reads whole; None if compressed."""
+    with zipfile.ZipFile(path) as archive, open(path, 'rb') as handle:
+        member = archive.getinfo(name)
+        if member.compress_type != zipfile.ZIP_STORED:
+            return None
+        # a local header is 30 bytes with the lengths of name and extra field at its end, then both
+        handle.seek(member.header_offset)
+        name_length, extra_length = struct.unpack('<HH', handle.read(30)[26:])
+        handle.seek(name_length + extra_length, os.SEEK_CUR)
+        version = np.lib.format.read_magic(handle)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read_header is None:
+            return None
+        shape, fortran_order, dtype = read_header(handle)
+        if dtype.hasobject or not np.prod(shape):
+            return None
+        order = 'F' if fortran_order else 'C'
+        return np.memmap(path, dtype, 'r', handle.tell(), shape, order)
 
 
 def load_embeddings(path: PathLike, labels: Optional[PathLike] = None) -> Embeddings:
@@ -41,8 +70,8 @@ def load_embeddings(path: PathLike, labels: Optional[PathLike] = None) -> Embedd
 
     Parameters
     ----------
-    path : `.npy` (N, D), mapped; `.npz` with 'embeddings' and perhaps 'labels', read; or an LFR
-        feature file, mapped
+    path : `.npy` (N, D), `.npz` with 'embeddings' and perhaps 'labels' (mapped as np.savez writes
+        it, read if compressed), or an LFR feature file
     labels : `.npy` (N,), or a text file with one identity a line; used in place of the file's own
 
     Raises

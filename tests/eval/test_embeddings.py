@@ -31,8 +31,12 @@ def test_every_form_of_file(rows, tmp_path):
         assert isinstance(loaded.rows, np.memmap)
         assert (loaded.rows == rows).all() and (loaded.labels == labels).all()
         assert load_embeddings(tmp_path / name).labels is None
-    loaded = load_embeddings(tmp_path / 'a.npz')
-    assert (loaded.rows == rows).all() and (loaded.labels == labels).all()
+    np.savez_compressed(tmp_path / 'c.npz', embeddings=rows, labels=labels)
+    np.savez(tmp_path / 'f.npz', x=labels, embeddings=np.asfortranarray(rows), labels=labels)
+    for name, mapped in (('a.npz', True), ('c.npz', False), ('f.npz', True)):
+        loaded = load_embeddings(tmp_path / name)
+        assert isinstance(loaded.rows, np.memmap) == mapped
+        assert (loaded.rows == rows).all() and (loaded.labels == labels).all()
     loaded = load_embeddings(tmp_path / 'a.npz', tmp_path / 'a.txt')
     assert loaded.labels.tolist() == [f'p{label}' for label in labels]
 
@@ -44,6 +48,7 @@ def test_every_form_of_file(rows, tmp_path):
         (lambda path, rows: np.savez(path, embeddings=rows[0]), r'float32 \(12,\)'),
         (lambda path, rows: np.savez(path, embeddings=rows.astype(int)), 'expected float'),
         (lambda path, rows: np.savez(path, embeddings=rows, labels=[1]), r'\(1,\) for 50'),
+        (lambda path, rows: np.savez(path, embeddings=np.array([{}], object)), 'no .npz'),
         (lambda path, rows: path.write_bytes(b'x'), 'no .npz'),
     ],
 )
