@@ -6,7 +6,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
 import numpy as np
 
@@ -168,14 +168,31 @@ def check_embeddings(rows: np.ndarray, what: str, allow_zero: bool = False) -> C
     return Check(zero, keys)
 
 
+class RowSubset:
+    """Some rows of an array, taken from it when they are asked for.
+
+    Has what a blockwise reader of (N, D) rows needs: length, shape, dtype, and indexing by a slice
+    or an index array, which gives an ndarray.
+    """
+
+    def __init__(self, rows: np.ndarray, kept: np.ndarray):
+        self._rows, self._kept = rows, kept
+        self.shape, self.dtype = (len(kept), rows.shape[1]), rows.dtype
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: Union[slice, np.ndarray]) -> np.ndarray:
+        return self._rows[self._kept[index]]
+
+
 def without_rows(embeddings: Embeddings, gone: np.ndarray) -> Embeddings:
-    """The same without some rows; a copy, if there are any."""
+    """The same without some rows: itself if there are none, else with a RowSubset."""
     if not len(gone):
         return embeddings
-    keep = np.ones(len(embeddings.rows), bool)
-    keep[gone] = False
-    labels = None if embeddings.labels is None else embeddings.labels[keep]
-    return Embeddings(embeddings.rows[keep], labels)
+    kept = np.delete(np.arange(len(embeddings.rows)), gone)
+    labels = None if embeddings.labels is None else embeddings.labels[kept]
+    return Embeddings(RowSubset(embeddings.rows, kept), labels)
 
 
 def count_duplicates(keys: np.ndarray, other_keys: np.ndarray) -> int:

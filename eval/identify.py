@@ -23,14 +23,9 @@ from .embeddings import (
     load_embeddings,
     without_rows,
 )
-from .identification import (
-    MAX_SCORES,
-    TprResult,
-    count_negatives,
-    open_set,
-    rank_rates,
-    tpr_at_fpr,
-)
+from .identification import TprResult, tpr_at_fpr
+from .pairs import MAX_SCORES, count_negatives
+from .ranking import RankResult, check_rank_sizes, open_set, rank_rates
 from .rates import allowed
 from .results import IDENTIFICATION, check_results_path, save_results
 from .resume import ResumeFile
@@ -65,8 +60,10 @@ def read_identities(path: Path) -> tuple[list[str], np.ndarray]:
     )
 
 
-def _embed(arguments: argparse.Namespace, lists: dict[str, Path]) -> dict[str, Embeddings]:
-    """Embed image lists into feature files; what was embedded before is read again."""
+def _embed(
+    arguments: argparse.Namespace, lists: dict[str, Path], world: World
+) -> dict[str, Embeddings]:
+    """Embed image lists into feature files, in the first process; the others wait for them."""
     # here, since a run on stored embeddings needs no MXNet
     from ..common.backend import parse_devices
     from ..common.checkpoint import load_embedding, parse_model
@@ -79,23 +76,26 @@ def _embed(arguments: argparse.Namespace, lists: dict[str, Path]) -> dict[str, E
     devices = parse_devices(arguments.devices)
     output_folder(arguments.features)
     listed = {name: read_identities(path) for name, path in lists.items()}
-    embedder = Embedder(*load_embedding(arguments.model), devices, arguments.batch_size)
-    parts = {}
-    for name, (paths, identities) in listed.items():
-        out = arguments.features / f'{name}.bin'
-        rows = image_rows(embedder, arguments.root, paths)
-        missing = write_features(out, rows, paths, embedder.embedding_size)
-        report_missing(missing, len(paths), name)
-        parts[name] = Embeddings(read_matrix(out), identities)
-    return parts
+    if world.is_first:
+        embedder = Embedder(*load_embedding(arguments.model), devices, arguments.batch_size)
+        for name, (paths, _) in listed.items():
+            out = arguments.features / f'{name}.bin'
+            rows = image_rows(embedder, arguments.root, paths)
+            missing = write_features(out, rows, paths, embedder.embedding_size)
+            report_missing(missing, len(paths), name)
+    world.gather(np.zeros(1, np.float32))
+    return {
+        name: Embeddings(read_matrix(arguments.features / f'{name}.bin'), identities)
+        for name, (_, identities) in listed.items()
+    }
 
 
-def _load(arguments: argparse.Namespace) -> dict[str, Part]:
+def _load(arguments: argparse.Namespace, world: World) -> dict[str, Part]:
     """The sets that were given, checked."""
     names = ('probes', 'distractors', 'gallery')
     paths = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
     if arguments.model:
-        loaded = _embed(arguments, paths)
+        loaded = _embed(arguments, paths, world)
     else:
         labels = {name: getattr(arguments, f'{name.rstrip("s")}_labels') for name in paths}
         loaded = {name: load_embeddings(path, labels[name]) for name, path in paths.items()}
@@ -218,18 +218,18 @@ def _default_sizes(distractors: int) -> list[int]:
 
 
 def _megaface(
-    arguments: argparse.Namespace, parts: dict[str, Part], world: World
-) -> Optional[dict]:
-    """Protocol megaface: rank-k for growing numbers of distractors."""
+    arguments: argparse.Namespace, parts: dict[str, Part], sizes: Sequence[int], world: World
+) -> RankResult:
+    """Protocol megaface: rank-k for growing numbers of distractors; in every process."""
     probes, labels = _rows(parts['probes'])
     distractors, _ = _rows(parts['distractors'])
-    sizes = arguments.sizes or _default_sizes(len(distractors))
     with console.progress(len(probes) * max(sizes), 'ranks', 'pairs') as bar:
-        ranks = rank_rates(probes, labels, distractors, sizes, arguments.ranks,
-                           kernel=arguments.kernel, world=world, progress=bar)  # fmt: skip
-    if not world.is_first:
-        return None
-    shown = [rank for rank in (1, 5, 10) if rank <= arguments.ranks]
+        return rank_rates(probes, labels, distractors, sizes, arguments.ranks,
+                          kernel=arguments.kernel, world=world, progress=bar)  # fmt: skip
+
+
+def _rank_entry(ranks: RankResult) -> dict:
+    shown = [rank for rank in (1, 5, 10) if rank <= ranks.rates.shape[1]]
     console.table(
         f'Rank-k of {ranks.searches:,} searches',
         ('distractors', *(f'rank-{rank} %' for rank in shown)),
@@ -250,7 +250,7 @@ def _open_set(
     if 'distractors' in parts:
         distractors, _ = _rows(parts['distractors'])
         nobody = [f'distractor {index}' for index in range(len(distractors))]
-        probes = np.concatenate([probes, distractors])
+        probes = np.concatenate([probes[:], distractors[:]])
         labels = np.concatenate([labels.astype(str), nobody])
         gallery_labels = gallery_labels.astype(str)
     with console.progress(len(probes) * len(gallery), 'open set', 'pairs') as bar:
@@ -340,7 +340,7 @@ def run(arguments: argparse.Namespace) -> Optional[dict]:
     """The result, in the first of several processes; None in the others."""
     _check(arguments)
     world = current_world()
-    parts = _load(arguments)
+    parts = _load(arguments, world)
     result = {
         'protocol': arguments.protocol,
         'probes': len(parts['probes'].keys),
@@ -357,16 +357,19 @@ def run(arguments: argparse.Namespace) -> Optional[dict]:
         result['open_set'] = opened
     else:
         megaface = arguments.protocol == 'megaface'
-        ranks = _megaface(arguments, parts, world) if megaface else None
+        if megaface:  # before the work begins
+            sizes = arguments.sizes or _default_sizes(result['distractors'])
+            check_rank_sizes(sizes, result['distractors'])
         default = ()
         if megaface and len(parts['probes'].keys) * result['distractors'] >= 1 / _MEGAFACE_FPR:
             default = (_MEGAFACE_FPR,)
         pairs = _verify_pairs(arguments, parts, world, default)
+        ranks = _megaface(arguments, parts, sizes, world) if megaface else None
         if pairs is None:
             return None
         result['pairs'] = _tpr_entry(pairs)
         if ranks:
-            result['megaface'] = ranks
+            result['megaface'] = _rank_entry(ranks)
     if arguments.save:
         _save(arguments.save, result, pairs)
     return result

@@ -23,6 +23,7 @@ from ..common.ops.build import Sources, library
 log = logging.getLogger(__spec__.name)  # __name__ is '__main__' under python -m
 
 KERNELS = ('auto', 'bf16', 'float32', 'numpy')
+BLOCK = 1 << 15  # columns that are packed at a time
 CAPACITY = 1 << 22  # pairs that a search may find at once
 ROW_STEP = 96  # a slice of packed rows begins at a multiple of it, whatever the kernel
 
@@ -81,6 +82,11 @@ def choose_kernel(name: str = 'auto') -> str:
     if name != 'auto' and name not in have:
         raise InputError(f'kernel {name!r} does not run on this machine; it has {", ".join(have)}')
     return have[0] if name == 'auto' else name
+
+
+def as_float32(embeddings: np.ndarray) -> np.ndarray:
+    """`embeddings` without a copy where they are float32 rows, such as a memory map; else copied."""
+    return np.ascontiguousarray(embeddings[:], np.float32)
 
 
 class Packed(NamedTuple):

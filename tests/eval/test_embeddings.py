@@ -86,6 +86,8 @@ def test_zero_rows_can_be_left_out(rows):
     assert check.zero.tolist() == [7, 30]
     left = without_rows(Embeddings(rows, np.arange(50)), check.zero)
     assert left.rows.shape == (48, 12) and 7 not in left.labels
+    assert (left.rows[:] == np.delete(rows, [7, 30], axis=0)).all()
+    assert (left.rows[6:9] == rows[[6, 8, 9]]).all()
 
 
 def test_duplicates_are_counted(rows, rng):

@@ -3,13 +3,10 @@
 import numpy as np
 import pytest
 from vargfacenet.common.errors import InputError
-from vargfacenet.eval import identification, screen
-from vargfacenet.eval.identification import (
-    open_set,
-    rank_rates,
-    same_identity_pairs,
-    tpr_at_fpr,
-)
+from vargfacenet.eval import identification, pairs, screen
+from vargfacenet.eval.identification import tpr_at_fpr
+from vargfacenet.eval.pairs import same_identity_pairs
+from vargfacenet.eval.ranking import open_set, rank_rates
 from vargfacenet.eval.resume import ResumeFile
 from vargfacenet.eval.screen import KERNELS, ROW_STEP, choose_kernel, pack
 from vargfacenet.eval.world import World
@@ -320,10 +317,10 @@ def test_wrong_input(rng, change, message):
 
 def test_too_many_scores_or_pairs(rng, monkeypatch):
     probes, labels, distractors = people(rng)
-    monkeypatch.setattr(identification, 'MAX_SCORES', 100)
+    monkeypatch.setattr(pairs, 'MAX_SCORES', 100)
     with pytest.raises(InputError, match=r'up to 0\.00167 is possible'):
         tpr_at_fpr(probes, labels, distractors, (0.01,))
-    monkeypatch.setattr(identification, 'MAX_GENUINE', 10)
+    monkeypatch.setattr(pairs, 'MAX_GENUINE', 10)
     with pytest.raises(InputError, match='more than fit in memory'):
         same_identity_pairs(labels)
 
