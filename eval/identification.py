@@ -151,26 +151,30 @@ def tpr_at_fpr(
     block = min(block, capacity // ROW_STEP)
     units = work_units(len(probes), len(distractors), probe_pairs, block)[world.rank :: world.size]
     rate = _run_units(search, units, resume, progress)
-    parts = world.gather(search.highest.values)
+    highest = Highest(keep)
+    for part in world.gather(search.highest.values):
+        highest.add(part)
     if not world.is_first:
         return None
-    highest = Highest(keep)
-    for part in parts:
-        highest.add(part)
     descending = np.sort(highest.values)[::-1]
     assert len(descending) == keep, (len(descending), keep)
-
     genuine = np.sort(exact_scores(probes, probes, i, j))
+    sampled = _sample(search, across, within) if keep < negatives else descending[:0]
+    return _result(fprs, counts, genuine, descending, sampled, negatives, searcher.kernel, rate)
+
+
+def _result(
+    fprs: Sequence[float],
+    counts: np.ndarray,
+    genuine: np.ndarray,
+    descending: np.ndarray,
+    sampled: np.ndarray,
+    negatives: int,
+    kernel: str,
+    rate: float,
+) -> TprResult:
+    """Thresholds that accept at most `counts` of the negatives, and what they make of the scores."""
     thresholds = np.array([threshold_at(descending, count) for count in counts], np.float32)
-    sampled = np.empty(0, np.float32)
-    if keep < negatives:
-        random = np.random.RandomState(0)
-        sampled = np.sort(np.concatenate([
-            search.sample(Unit(kind, 0, total), int(SAMPLED_PAIRS * share / negatives), random)
-            for kind, total, share in (
-                (False, len(distractors), across), (True, len(probes), within))
-            if share
-        ]))[::-1]  # fmt: skip
     return TprResult(
         fprs=tuple(fprs),
         tpr=rate_above(genuine, thresholds),
@@ -181,9 +185,23 @@ def tpr_at_fpr(
         genuine=genuine,
         highest=descending,
         sampled=sampled,
-        kernel=searcher.kernel,
+        kernel=kernel,
         pairs_per_second=rate,
     )
+
+
+def _sample(search: NegativeSearch, across: int, within: int) -> np.ndarray:
+    """About SAMPLED_PAIRS random negative scores, descending; both kinds in their proportion."""
+    random = np.random.RandomState(0)
+    scores = []
+    for probes, total, negatives in (
+        (False, len(search.distractors), across),
+        (True, len(search.probes), within),
+    ):
+        if negatives:
+            pairs = SAMPLED_PAIRS * negatives // (across + within)
+            scores.append(search.sample(Unit(probes, 0, total), pairs, random))
+    return np.sort(np.concatenate(scores))[::-1]
 
 
 def _run_units(

@@ -25,6 +25,13 @@ def check_sizes(
     ):
         if given is not None and len(given) != len(rows):
             raise InputError(f'{len(given)} labels for {len(rows)} {what}; expected one a row')
+    if distractor_labels is not None:
+        kinds = [np.asarray(each).dtype.kind in 'US' for each in (labels, distractor_labels)]
+        if kinds[0] != kinds[1]:
+            raise InputError(
+                f'labels {labels.dtype} and {distractor_labels.dtype} cannot be equal; give both '
+                f'as numbers or both as text'
+            )
     if len(distractors) and distractors.shape[1] != probes.shape[1]:
         raise InputError(
             f'probes have {probes.shape[1]} dimensions, distractors {distractors.shape[1]}; are '

@@ -85,7 +85,7 @@ def choose_kernel(name: str = 'auto') -> str:
 
 
 def as_float32(embeddings: np.ndarray) -> np.ndarray:
-    """`embeddings` without a copy where they are float32 rows, such as a memory map; else copied."""
+    """`embeddings` without a copy where they are float32 rows, such as a memory map."""
     return np.ascontiguousarray(embeddings[:], np.float32)
 
 

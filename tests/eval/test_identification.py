@@ -303,6 +303,7 @@ def test_open_set_equals_a_loop(rng, kernel, make):
         ({'labels': np.zeros(3)}, '3 labels for 150 probes'),
         ({'labels': np.arange(150)}, 'no positive pair'),
         ({'distractor_labels': np.zeros(3)}, '3 labels for 400 distractors'),
+        ({'distractor_labels': np.full(400, 'a')}, 'both as numbers or both as text'),
         ({'distractors': np.ones((5, 7), np.float32)}, '40 dimensions, distractors 7'),
         ({'distractors': None, 'labels': np.zeros(150)}, 'no negative pair'),
         ({'kernel': 'gpu'}, "kernel 'gpu'"),
