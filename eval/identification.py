@@ -173,7 +173,7 @@ def _result(
     kernel: str,
     rate: float,
 ) -> TprResult:
-    """Thresholds that accept at most `counts` of the negatives, and what they make of the scores."""
+    """Thresholds that accept at most `counts` of the negatives, and the TPR above them."""
     thresholds = np.array([threshold_at(descending, count) for count in counts], np.float32)
     return TprResult(
         fprs=tuple(fprs),
