@@ -363,6 +363,17 @@ def identification_section(runs: Sequence[Run]) -> Optional[Section]:
             run: (item.arrays['distractors'], item.arrays['rank_rates'])
             for run, item in ranks.items()
         }
+        sizes = sorted({size for numbers, _ in curves.values() for size in numbers})
+        rows = []
+        for run, (numbers, rates) in curves.items():
+            found_at = dict(zip(numbers, rates[:, 0]))
+            rows.append(
+                (run, *(f'{100 * found_at[n]:.2f}' if n in found_at else '–' for n in sizes))
+            )
+        columns = ('run', *(f'{size:,}' for size in sizes))
+        section.items.append(
+            TableItem('ranks', 'Rank-1 by number of distractors, %', columns, rows)
+        )
         figure = figures.distractor_curve('Rank-k among distractors', curves)
         section.items.append(FigureItem('distractors', figure, 'Rank-1 over distractors'))
     for run, item in pairs.items():

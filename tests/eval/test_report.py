@@ -112,6 +112,8 @@ def test_numbers_are_those_of_the_results(report, folder):
         assert saved_distance(folder, run, hardest[0]) == lowest
     ranks = json.loads(run_about(folder, 'student'))['megaface']
     assert ranks['distractors'] == [10, 100, 500]
+    row = read_csv(files / 'ranks.csv')[2]
+    assert row == ['student', *(f'{100 * rates[0]:.2f}' for rates in ranks['rank_rates'])]
 
 
 def saved_distance(folder, run, pair):
@@ -179,7 +181,7 @@ def test_in_a_browser(report, folder, tmp_path):
     dom, messages = chromium(folder, tmp_path, '--dump-dom')
     assert messages == []
     assert dom.count('<figure') == report[0].count('<figure') > 30
-    assert dom.count('<table') == 4
+    assert dom.count('<table') == 5
 
 
 @needs_chromium
