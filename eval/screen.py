@@ -67,7 +67,6 @@ def _native() -> Optional[ctypes.CDLL]:
     native.vgs_exact.restype = None
     # asked for here, before any thread is made: without the permission a tile instruction is fatal
     native.has_bf16 = bool(native.vgs_has_bf16())
-    native.vgs_peak_f32.argtypes, native.vgs_peak_f32.restype = [_LONG, _LONG], ctypes.c_float
     return native
 
 
@@ -228,17 +227,6 @@ def exact_scores(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray) -> 
         left, right = np.asarray(a[i[block]], np.float64), np.asarray(b[j[block]], np.float64)
         scores[block] = np.einsum('nd,nd->n', left, right)
     return scores
-
-
-def native_peak(rounds: int, threads: int) -> float:
-    """Run `rounds` rounds of fused multiply-adds in registers; returns the operations of one.
-
-    What a float32 kernel could do at most. Needs the compiled library.
-    """
-    native = _native()
-    native.vgs_peak_f32(rounds, threads)
-    accumulators = native.vgs_panel_rows() * native.vgs_panel_columns()
-    return 2.0 * accumulators * threads
 
 
 if __name__ == '__main__':

@@ -343,26 +343,4 @@ void vgs_exact(const float *a, const float *b, int64_t d, const int64_t *rows,
     out[p] = static_cast<float>(total);
   }
 }
-
-// Runs `count` rounds of independent fused multiply-adds in registers on every thread, one for each
-// of ROWS x COLUMNS accumulators. What they add up to is returned so that none is left out.
-float vgs_peak_f32(int64_t count, int64_t threads) {
-  float result = 0;
-#pragma omp parallel for reduction(+ : result)
-  for (int64_t thread = 0; thread < threads; ++thread) {
-    Vector sum[ROWS][2], factor = Vector{} + 0.999f, addend = Vector{} + 1e-3f;
-    for (int r = 0; r < ROWS; ++r) {  // all different, or one would stand for several
-      sum[r][0] = Vector{} + static_cast<float>(r);
-      sum[r][1] = Vector{} - static_cast<float>(r + 1);
-    }
-    for (int64_t i = 0; i < count; ++i)
-#pragma GCC unroll 12
-      for (int r = 0; r < ROWS; ++r) {
-        sum[r][0] = sum[r][0] * factor + addend;
-        sum[r][1] = sum[r][1] * factor + addend;
-      }
-    for (int r = 0; r < ROWS; ++r) result += sum[r][0][0] + sum[r][1][0];
-  }
-  return result;
-}
 }

@@ -1,6 +1,5 @@
 """The kernels' library: compiled beside its source, and what happens without a compiler."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -55,20 +54,3 @@ def test_a_kernel_that_is_not_here(monkeypatch):
     assert screen.choose_kernel() == 'numpy'
     with pytest.raises(InputError, match='does not run on this machine; it has numpy'):
         screen.choose_kernel('bf16')
-
-
-def test_bench_measures_every_kernel(capsys):
-    from vargfacenet.eval.screen_bench import main
-
-    assert main(['--rows', '500', '--columns', '700', '--size', '64', '--rounds', '2']) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    kernels = {name.split()[1] for name in result['gflops'] if name.startswith('screen')}
-    assert kernels == {name for name in ('bf16', 'float32') if runs_here(name)}
-    assert all(value > 0 for value in result['gflops'].values())
-
-
-def runs_here(kernel):
-    try:
-        return screen.choose_kernel(kernel) == kernel
-    except InputError:
-        return False
