@@ -7,7 +7,7 @@ import pytest
 from vargfacenet.common import ops
 from vargfacenet.common.backend import mx
 from vargfacenet.common.recordio import record_paths
-from vargfacenet.deploy.bench import data, steps
+from vargfacenet.deploy.bench import data, steps, train
 from vargfacenet.recognition.losses import class_loss
 from vargfacenet.symbol import get_symbol
 
@@ -19,13 +19,15 @@ def check_files(result, out):
     assert out.with_suffix('.png').stat().st_size > 5000
 
 
-def test_train(run_command, tmp_path):
+def test_train(run_command, tmp_path, monkeypatch):
     out = tmp_path / 'train.json'
+    monkeypatch.setattr(train, 'SETTINGS', {'bound': {'OMP_PROC_BIND': 'true'}})
     code, result, errors = run_command(
         'bench', 'train', *SMALL, '--batches', '4', '--multipliers', '0.25', '--seconds', 0.1,
-        '--classes', 20, '--out', out,
+        '--classes', 20, '--rounds', 1, '--out', out,
     )  # fmt: skip
     assert code == 0
+    assert {'default', 'bound'} <= set(result['settings'])
     check_files(result, out)
     assert set(result['batches']) == {'4'}
     for row in (*result['batches'].values(), result['best']):
