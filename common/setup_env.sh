@@ -6,7 +6,8 @@
 # (No arguments: a sourced file without any sees those of the script that sources it.)
 # Afterwards `python` and `vargfacenet` are those of .venv (or of $VARGFACENET_VENV). Packages come
 # from setup.py at the versions of requirements.lock. Needs Python 3.9-3.12 with venv, or uv.
-# A C++ compiler is optional: with one, the fast training operators are compiled once.
+# A C++ compiler is optional: with one, the fast training operators and identification
+# kernels are compiled once.
 
 _vgf_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 _vgf_venv=${VARGFACENET_VENV:-$_vgf_root/.venv}
@@ -73,10 +74,12 @@ _vgf_setup() { # extras...
   fi
   # A compiled library of another source or machine is never loaded, so this only saves the
   # second that asking MXNet takes.
-  key=$(cat "$_vgf_root"/common/ops/*.{cc,h} /proc/cpuinfo 2>/dev/null | grep -v MHz | sha256sum)
+  key=$(cat "$_vgf_root"/{common/ops,eval/kernels}/*.{cc,h} /proc/cpuinfo 2>/dev/null |
+    grep -v MHz | sha256sum)
   stamp="$_vgf_venv/.compiled"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$key $_vgf_root" ]; then
-    (cd / && "$_vgf_venv/bin/python" -m vargfacenet.common.ops.build >&2) || return 2
+    (cd / && "$_vgf_venv/bin/python" -m vargfacenet.common.ops.build >&2 &&
+      "$_vgf_venv/bin/python" -m vargfacenet.eval.screen >&2) || return 2
     echo "$key $_vgf_root" >"$stamp"
   fi
 }

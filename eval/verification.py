@@ -34,6 +34,8 @@ class VerificationResult:
     fold_thresholds: np.ndarray  # (K,) float64
     tpr: np.ndarray  # (400,) float64 over metrics.ACCURACY_THRESHOLDS, mean over folds
     fpr: np.ndarray  # (400,) float64
+    distances: np.ndarray  # (P,) float64, squared
+    issame: np.ndarray  # (P,) bool
 
     def summary(self) -> dict:
         """The single numbers, as plain values by name; what commands report."""
@@ -134,6 +136,8 @@ def evaluate(embeddings: np.ndarray, issame: np.ndarray, folds: int = 10) -> Ver
         fold_thresholds=by_fold.threshold,
         tpr=by_fold.tpr,
         fpr=by_fold.fpr,
+        distances=distance,
+        issame=issame,
     )
 
 

@@ -5,22 +5,30 @@ Each target's images and their mirror images are embedded, added and compared in
 """
 
 import argparse
+import hashlib
 import logging
 import time
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
+
+import numpy as np
 
 from ..common import console
 from ..common.backend import parse_devices
 from ..common.checkpoint import load_embedding, parse_model
 from ..common.errors import InputError
 from ..common.files import input_file
+from ..common.make_bin import read_pair_list
 from .datasets import load_bin
 from .embed import Embedder
+from .results import VERIFICATION, check_results_path, save_results
 from .roc import check_plot_path, plot_roc
+from .statistics import pair_identities
 from .verification import VerificationResult, verify
 
 log = logging.getLogger(__name__)
+
+_HARDEST = 12  # pairs of each kind that --save keeps as pictures
 
 
 def resolve_targets(texts: list[str], data_dir: Optional[str]) -> dict[str, Path]:
@@ -63,10 +71,17 @@ def resolve_targets(texts: list[str], data_dir: Optional[str]) -> dict[str, Path
     }
 
 
-def verify_target(
-    embedder: Embedder, name: str, path: Path, folds: int
-) -> tuple[VerificationResult, float, float]:
-    """Verify one .bin file: (result, xnorm, images per second; mirror images count too)."""
+class Verified(NamedTuple):
+    """One target, verified."""
+
+    result: VerificationResult
+    xnorm: float
+    rate: float  # images per second; mirror images count too
+    images: np.ndarray  # (2P, 112, 112, 3) uint8
+
+
+def verify_target(embedder: Embedder, name: str, path: Path, folds: int) -> Verified:
+    """Verify one .bin file."""
     images, issame = load_bin(path)
     with console.progress(2 * len(images), name) as bar:
         started = time.monotonic()
@@ -79,16 +94,53 @@ def verify_target(
         '%s: accuracy %.5f +- %.5f, VAL %.5f +- %.5f @ FAR %.5f, XNorm %.3f',
         name, result.accuracy, result.accuracy_std, result.val, result.val_std, result.far, xnorm,
     )  # fmt: skip
-    return result, xnorm, 2 * len(images) / seconds
+    return Verified(result, xnorm, 2 * len(images) / seconds, images)
 
 
-def entry(result: VerificationResult, xnorm: float, rate: float) -> dict:
+def entry(verified: Verified) -> dict:
     """A target's part of the JSON result."""
     return {
-        **result.summary(),
+        **verified.result.summary(),
+        'fold_accuracies': verified.result.fold_accuracies,
+        'xnorm': verified.xnorm,
+        'images_per_second': verified.rate,
+    }
+
+
+def read_identities(path: Path, issame: np.ndarray) -> np.ndarray:
+    """(P, 2) names of a pair list that the target was made of; InputError if it is another one."""
+    pairs = read_pair_list(path).pairs
+    if [pair.same for pair in pairs] != issame.tolist():
+        raise InputError(f'{path}: {len(pairs)} pairs that are not the {len(issame)} of the target')
+    return np.array([(pair.first[0], pair.second[0]) for pair in pairs])
+
+
+def saved_arrays(verified: Verified, identities: Optional[np.ndarray]) -> dict[str, np.ndarray]:
+    """What the report needs of a target: scores, decisions, identities, the hardest pairs."""
+    result, images = verified.result, verified.images
+    named = identities is not None
+    if not named:
+        identities = pair_identities(images, result.issame)
+    hardest = {}
+    for kind, sign, pairs in (
+        ('accepts', 1, ~result.issame),  # false accepts: different people at a small distance
+        ('rejects', -1, result.issame),
+    ):
+        order = np.argsort(sign * result.distances + np.where(pairs, 0, np.inf), kind='stable')
+        hardest[kind] = order[: min(_HARDEST, pairs.sum())]
+    return {
+        'distances': result.distances,
+        'issame': result.issame,
         'fold_accuracies': result.fold_accuracies,
-        'xnorm': xnorm,
-        'images_per_second': rate,
+        'fold_thresholds': result.fold_thresholds,
+        'identities': np.unique(identities, return_inverse=True)[1].reshape(-1, 2),
+        'identities_named': np.array(named),
+        'pairs_digest': np.array(hashlib.sha256(images.tobytes()).hexdigest()),
+        **{f'hardest_{kind}': pairs for kind, pairs in hardest.items()},
+        **{
+            f'images_{kind}': images.reshape(-1, 2, *images.shape[1:])[pairs]
+            for kind, pairs in hardest.items()
+        },
     }
 
 
@@ -117,6 +169,11 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
     parser.add_argument('--devices', default='cpu', help="'cpu' or 'gpu:0,1,...'")
     parser.add_argument('--folds', type=int, default=10, help='folds of the pairs')
+    parser.add_argument('--save', metavar='NPZ', help='results for vargfacenet report')
+    parser.add_argument(
+        '--pair-list', type=Path, metavar='FILE',
+        help='LFW pair list that the one target was made of: who is in the pairs, for --save',
+    )  # fmt: skip
     parser.add_argument('--plot', metavar='FILE', help='write ROC curves (.png, .pdf or .svg)')
 
 
@@ -127,12 +184,21 @@ def run(arguments: argparse.Namespace) -> dict:
     devices = parse_devices(arguments.devices)
     if arguments.plot:
         check_plot_path(arguments.plot)
+    if arguments.save:
+        check_results_path(arguments.save)
+    if arguments.pair_list and (len(targets) > 1 or not arguments.save):
+        raise InputError('--pair-list is for --save with one target')
     embedder = Embedder(*load_embedding(arguments.model), devices, arguments.batch_size)
 
-    results, entries = {}, {}
+    results, entries, saved = {}, {}, {}
     for name, path in targets.items():
-        result, xnorm, rate = verify_target(embedder, name, path, arguments.folds)
-        results[name], entries[name] = result, entry(result, xnorm, rate)
+        verified = verify_target(embedder, name, path, arguments.folds)
+        results[name], entries[name] = verified.result, entry(verified)
+        if arguments.save:
+            names = arguments.pair_list
+            people = read_identities(names, verified.result.issame) if names else None
+            arrays = saved_arrays(verified, people)
+            saved.update({f'{name}/{key}': value for key, value in arrays.items()})
     console.table(
         f'{arguments.model}: verification, {arguments.folds} folds',
         ('target', 'pairs', 'accuracy', 'VAL @ FAR', 'XNorm', 'threshold', 'images/s'),
@@ -141,6 +207,10 @@ def run(arguments: argparse.Namespace) -> dict:
     if arguments.plot:
         plot_roc(arguments.plot, results)
         log.info('ROC curves: %s', arguments.plot)
+    if arguments.save:
+        about = {'model': arguments.model, 'folds': arguments.folds, 'targets': entries}
+        save_results(arguments.save, VERIFICATION, about, saved)
+        log.info('results: %s', arguments.save)
     return {'model': arguments.model, 'folds': arguments.folds, 'targets': entries}
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..common.files import atomic_path
-from .hooks import read_history
+from ..common.history import read_history
 
 
 def plot_curves(folder: Path, title: str) -> Path:

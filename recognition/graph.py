@@ -85,7 +85,7 @@ def training_module(
         data_shapes[TEACHER] = (batch, embedding_size(embedding))
     label_shapes = {LABEL: (batch,)}
     if on_cpu:
-        symbol = ops.accelerate(symbol, {**data_shapes, **label_shapes})
+        symbol = ops.accelerate(symbol, {**data_shapes, **label_shapes}, accumulate=False)
     module = mx.mod.Module(
         symbol, data_names=list(data_shapes), label_names=[LABEL], context=list(devices)
     )

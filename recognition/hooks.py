@@ -21,6 +21,7 @@ from ..common import checkpoint
 from ..common.backend import mx
 from ..common.errors import InputError, RunError
 from ..common.files import atomic_write
+from ..common.history import HISTORY, read_history
 from ..eval.datasets import load_bin
 from ..eval.embed import Embedder
 from ..eval.verification import VerificationResult, check_pairs, verify
@@ -32,7 +33,6 @@ from .run_state import TrainState, checkpoint_numbers, remove_checkpoint, save_s
 log = logging.getLogger(__name__)
 
 FOLDS = 10  # of the verification protocol
-HISTORY = 'history.jsonl'  # one JSON object a line: {"step": ..., "loss": ...}
 
 
 class History:
@@ -56,18 +56,6 @@ class History:
 
     def close(self) -> None:
         self._board.close()
-
-
-def read_history(folder: Path) -> list[dict]:
-    """Rows of a run's history; a last line cut off by a kill is left out."""
-    path = Path(folder) / HISTORY
-    rows = []
-    for line in path.read_text('utf-8', 'replace').splitlines() if path.is_file() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get('step'), int):
-                rows.append(row)
-    return rows
 
 
 def last_checkpoint(config: TrainConfig, state: TrainState) -> str:

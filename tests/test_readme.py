@@ -1,5 +1,6 @@
-"""The README's commands, options and Python are those of the code."""
+"""The commands, options and Python of the README and of docs/ are those of the code."""
 
+import argparse
 import importlib
 import re
 import shlex
@@ -8,7 +9,9 @@ import pytest
 from conftest import ROOT
 from vargfacenet.__main__ import COMMANDS
 
-README = '\n'.join((ROOT / name).read_text() for name in ('README.md', 'docs/deploy.md'))
+README = '\n'.join(
+    path.read_text() for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))
+)
 
 
 def shown_commands():
@@ -41,11 +44,20 @@ def test_every_command_is_shown():
     assert {words[0] for words in shown_commands()} >= set(COMMANDS)
 
 
+def options(parser):
+    """Every option of a parser and of its subcommands."""
+    yield from parser._option_string_actions
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                yield from options(subparser)
+
+
 def test_shown_options_exist():
     """Options named in the text belong to some command or script."""
-    known = {'--all', '--logdir', '--help'}
+    known = {'--all', '--logdir', '--help', '--no-build-isolation'}
     for words in [[name] for name in COMMANDS if name != 'bench'] + list(shown_commands()):
-        known.update(parser_of(words)[0]._option_string_actions)
+        known.update(options(parser_of(words)[0]))
     assert set(re.findall(r'(?<![\w-])--[a-z][\w-]*', README)) <= known
 
 

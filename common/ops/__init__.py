@@ -51,7 +51,7 @@ def available() -> bool:
     return True
 
 
-def accelerate(symbol, shapes: dict, training: bool = True):
+def accelerate(symbol, shapes: dict, training: bool = True, accumulate: bool = True):
     """The same network with fast operators whose gradients are right; for binding on the CPU.
 
     Parameters
@@ -79,7 +79,7 @@ def accelerate(symbol, shapes: dict, training: bool = True):
     """
     from .graph import rewrite  # imports MXNet, which `python -m ...ops.build` does without
 
-    return rewrite(symbol, shapes, compiled=available(), training=training)
+    return rewrite(symbol, shapes, available(), training, accumulate)
 
 
 def margin_softmax(embedding, centres, label, s: float, m1: float, m2: float, m3: float) -> tuple:

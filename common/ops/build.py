@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from ..console import set_up_logging
 from ..files import PathLike, atomic_path
@@ -35,48 +35,69 @@ FLAGS = (
 )
 
 
-def library() -> Optional[Path]:
+class Sources(NamedTuple):
+    """What a library is compiled from: the `*.cc` of a folder, where it goes as well."""
+
+    name: str  # the library's name begins with it
+    folder: Path
+    uses_mxnet: bool  # compiled with MXNet's interface for operators
+    flags: tuple[str, ...]  # of the compiler, after FLAGS
+    without: str  # what happens where there is no library, for warnings
+    until: str = ''  # what helps until there is one
+
+
+OPERATORS = Sources(
+    'vgops', FOLDER, True, (), 'training runs on stock operators, several times slower',
+    ' Until then DNNL_MAX_CPU_ISA=AVX2 in the environment makes it up to 3 times faster',
+)  # fmt: skip
+
+
+def library(sources: Sources = OPERATORS) -> Optional[Path]:
     """Path of the compiled library for this machine, compiled now if it is not there yet.
 
     Without a compiler, a library that an earlier one made for the same sources, MXNet and CPU will
     do. Returns None, with a warning that says what to install, when there is none or when the
     compiler fails. Several processes may call this at once: each gets a whole library.
     """
-    key, compiler = _machine_key(), _compiler()
+    key, compiler = _machine_key(sources), _compiler()
+    folders = _folders(sources)
     if compiler is None:
-        ready = [path for folder in _folders() for path in sorted(folder.glob(f'vgops-{key}-*.so'))]
+        pattern = f'{sources.name}-{key}-*.so'
+        ready = [path for folder in folders for path in sorted(folder.glob(pattern))]
         if not ready:
             log.warning(
-                'no C++ compiler: training runs on stock operators, several times slower; '
-                'install g++ (Debian, Ubuntu: apt-get install g++) or set CXX. Until then '
-                'DNNL_MAX_CPU_ISA=AVX2 in the environment makes it up to 3 times faster'
+                'no C++ compiler: %s; install g++ (Debian, Ubuntu: apt-get install g++) or set '
+                'CXX.%s',
+                sources.without,
+                sources.until,
             )
         return ready[0] if ready else None
-    name = f'vgops-{key}-{_digest(_version(compiler))}.so'
-    for folder in _folders():
+    name = f'{sources.name}-{key}-{_digest(_version(compiler))}.so'
+    for folder in folders:
         if (folder / name).is_file():
             return folder / name
-    return _compile(compiler, name)
+    return _compile(sources, compiler, name)
 
 
-def _compile(compiler: str, name: str) -> Optional[Path]:
+def _compile(sources: Sources, compiler: str, name: str) -> Optional[Path]:
     """Compile into the first folder that can be written; None with a warning if that fails."""
-    mxnet = _mxnet_folder()
-    sources = [str(path) for path in _sources() if path.suffix == '.cc']
     started = time.monotonic()
     try:
-        folder = _writable_folder()
+        folder = _writable_folder(sources)
         with atomic_path(folder / name) as temporary:
-            command = [compiler, *FLAGS, f'-I{mxnet / "include"}', *sources]
-            command += [str(mxnet / 'src' / 'lib_api.cc'), '-o', str(temporary)]
+            command = [compiler, *FLAGS, *sources.flags, *_compiled_files(sources)]
+            if sources.uses_mxnet:
+                mxnet = _mxnet_folder()
+                command += [f'-I{mxnet / "include"}', str(mxnet / 'src' / 'lib_api.cc')]
+            command += ['-o', str(temporary)]
             subprocess.run(command, check=True, capture_output=True, text=True)
             temporary.chmod(0o755)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, 'stderr', None) or str(error)).strip().splitlines()
         log.warning(
-            'the operators could not be compiled with %s; training runs on stock operators, '
-            'several times slower (%s)',
+            'the operators could not be compiled with %s; %s (%s)',
             compiler,
+            sources.without,
             next((line for line in reason if 'error' in line), reason[-1]),
         )
         return None
@@ -84,29 +105,36 @@ def _compile(compiler: str, name: str) -> Optional[Path]:
     return folder / name
 
 
-def _sources() -> list[Path]:
-    return sorted([*FOLDER.glob('*.cc'), *FOLDER.glob('*.h')])
+def _files(sources: Sources) -> list[Path]:
+    return sorted([*sources.folder.glob('*.cc'), *sources.folder.glob('*.h')])
 
 
-def _folders() -> list[Path]:
+def _compiled_files(sources: Sources) -> list[str]:
+    return [str(path) for path in _files(sources) if path.suffix == '.cc']
+
+
+def _folders(sources: Sources) -> list[Path]:
     """Where libraries are looked for and put: beside the source, else the user's cache if any."""
     cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    return [FOLDER, Path(cache) / 'vargfacenet'] if os.path.isabs(cache) else [FOLDER]
+    beside = sources.folder
+    return [beside, Path(cache) / 'vargfacenet'] if os.path.isabs(cache) else [beside]
 
 
-def _writable_folder() -> Path:
+def _writable_folder(sources: Sources) -> Path:
     """The first of `_folders` that can be written; raises OSError if none can."""
-    folder = next((path for path in _folders() if os.access(path, os.W_OK)), _folders()[-1])
+    folders = _folders(sources)
+    folder = next((path for path in folders if os.access(path, os.W_OK)), folders[-1])
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _machine_key() -> str:
+def _machine_key(sources: Sources = OPERATORS) -> str:
     """Key of the sources, the build flags, the installed MXNet and the CPU's instruction sets."""
-    mxnet = _mxnet_folder()
-    interface = [mxnet / 'libinfo.py', mxnet / 'include' / 'mxnet' / 'lib_api.h']
-    texts = [path.read_text() for path in _sources() + interface]
-    return _digest(*texts, *FLAGS, _cpu())
+    files = _files(sources)
+    if sources.uses_mxnet:
+        mxnet = _mxnet_folder()
+        files += [mxnet / 'libinfo.py', mxnet / 'include' / 'mxnet' / 'lib_api.h']
+    return _digest(*(path.read_text() for path in files), *FLAGS, *sources.flags, _cpu())
 
 
 def _mxnet_folder() -> Path:

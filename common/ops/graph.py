@@ -18,7 +18,7 @@ MANY_CHANNELS = 16  # of a group, from here on oneDNN's 3x3 convolution is the f
 MANY_READERS = 8  # from here on MXNet adds up gradients in place (MXNET_EXEC_INPLACE_GRAD_SUM_CAP)
 
 
-def rewrite(symbol, shapes: dict, compiled: bool, training: bool):
+def rewrite(symbol, shapes: dict, compiled: bool, training: bool, accumulate: bool = True):
     """See `accelerate`; `compiled` says whether our operators are loaded."""
     fixed = {DATA, LABEL, TEACHER, *shapes}
     nodes, heads, attrs = parse(symbol, shapes, fixed)
@@ -48,11 +48,11 @@ def rewrite(symbol, shapes: dict, compiled: bool, training: bool):
         elif compiled and training and _is_batch_norm(node) and (node, 0) not in heads:
             _replace_norm(node, node, mode)
     if compiled:
-        _buffer_gradients(nodes)
+        _buffer_gradients(nodes, accumulate)
     return assemble(heads, attrs)
 
 
-def _buffer_gradients(nodes: list) -> None:
+def _buffer_gradients(nodes: list, accumulate: bool) -> None:
     """Put a copy before inputs of our operators whose gradient MXNet may ask to be added to.
 
     Operators from a library overwrite the array they are given, even for grad_req='add'; the
@@ -63,7 +63,8 @@ def _buffer_gradients(nodes: list) -> None:
         if not (node.changed and node.op.startswith('vg_')):
             continue
         for position, entry in enumerate(node.inputs[: DIFFERENTIABLE.get(node.op, 4)]):
-            if entry[0].op == 'null' or uses[entry] >= MANY_READERS:
+            variable = entry[0].op == 'null'
+            if (variable and accumulate) or uses[entry] >= MANY_READERS:
                 name = f'{node.name}_input{position}'
                 # Without an attribute that differs MXNet merges equal copies into one again.
                 node.inputs[position] = (Node('_copy', name, {'__reader__': name}, [entry]), 0)

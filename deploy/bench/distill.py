@@ -19,7 +19,7 @@ from ...common.backend import mx
 from ...common.errors import InputError
 from ...common.measure import Timing, faster, in_turn, machine
 from ...common.names import DATA, IMAGE_SHAPE
-from ...eval.embed import Embedder
+from ...eval.embed import Embedder, flatten_before_dense
 from ...eval.engines import fastest, probe_images
 from ...recognition.graph import embedding_size, training_module
 from ...recognition.teacher import StoredTeacher
@@ -130,7 +130,7 @@ class Sides:
         module = stock_module(self._embedding, self._batch_size, CLASSES, ALPHA)
         start(module, self._batch_size)
         symbol, arg_params, aux_params = self.teacher
-        teacher = mx.mod.Module(symbol, [DATA], None)
+        teacher = mx.mod.Module(flatten_before_dense(symbol), [DATA], None)
         teacher.bind([(DATA, (self._batch_size, *IMAGE_SHAPE))], for_training=False)
         teacher.set_params(arg_params, aux_params)
 

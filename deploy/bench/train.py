@@ -22,6 +22,16 @@ log = logging.getLogger(__name__)
 
 TRAINING_PASSES = 3  # forward, and two products of the same size backward
 PROFILE_ROWS = 14
+# What is said to make MXNet faster, or its memory smaller, by the environment.
+SETTINGS = {
+    'threads bound to CPUs': {'OMP_PROC_BIND': 'true'},
+    'threads never spin': {'GOMP_SPINCOUNT': '0'},
+    'threads spin ten times longer': {'GOMP_SPINCOUNT': '100000'},
+    'large pages': {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'},
+    'forward computed again in backward': {'MXNET_BACKWARD_DO_MIRROR': '1'},
+    'naive engine': {'MXNET_ENGINE_TYPE': 'NaiveEngine'},
+    'operators one by one': {'MXNET_EXEC_BULK_EXEC_TRAIN': '0'},
+}
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -33,6 +43,7 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--multipliers', default='0.25,0.5,1,1.25', help='widths; vargfacenet only')
     parser.add_argument('--classes', type=int, default=1000, help='of the ArcFace head')
     parser.add_argument('--seconds', type=float, default=40, help='for each batch size, at least')
+    parser.add_argument('--rounds', type=int, default=3, help='processes of each setting, in turn')
     report.add_out(parser, 'all figures')
 
 
@@ -86,6 +97,36 @@ def grow(network: str, options: dict, batches: list, classes: int) -> list[dict]
     return rows
 
 
+def try_settings(network: str, options: dict, batch: int, classes: int, rounds: int) -> dict:
+    """Our step under every one of SETTINGS, a process each, all in turn: its speed to the default.
+
+    Also the number of threads: two processes on half of the CPUs each would give at most twice
+    what one with half of them gives.
+    """
+    settings = {'default': {}, **SETTINGS}
+    if cpu_count() > 1:
+        settings['half of the CPUs'] = {'OMP_NUM_THREADS': str(cpu_count() // 2)}
+    seconds: dict[str, list] = {name: [] for name in settings}
+    memory = {}
+    for _ in range(rounds):
+        for name, environment in settings.items():
+            found = child.run(
+                'step', environment, network=network, options=options, batch_size=batch,
+                classes=classes, stock=False, rounds=5,
+            )  # fmt: skip
+            seconds[name].append(Timing(tuple(found['seconds'])).median)
+            memory[name] = found['bytes']
+    default = Timing(tuple(seconds['default']))
+    return {
+        name: {
+            'environment': settings[name],
+            'ratio': vars(faster(default, Timing(tuple(values)))),
+            'bytes': memory[name],
+        }
+        for name, values in seconds.items()
+    }
+
+
 def show(result: dict) -> None:
     rows = []
     for batch, row in result['batches'].items():
@@ -122,6 +163,14 @@ def show(result: dict) -> None:
         'growth with batch and width, a process each',
         ['batch', 'stock images/s', 'ours images/s', 'stock GB', 'ours GB', 'ours MB an image'],
         rows,
+    )
+    console.table(
+        f'settings of the process, batch {result["settings_batch"]}',
+        ['setting', 'times the speed', 'GB'],
+        [
+            [name, report.shown(row['ratio']), f'{row["bytes"] / 1e9:.2f}']
+            for name, row in result['settings'].items()
+        ],
     )
     profile = result['profile']
     total = sum(ms for ms, _ in profile['operators'].values())
@@ -163,8 +212,9 @@ def run(args: argparse.Namespace) -> dict:
     report.check_out(args.out)
     batches = check_numbers(args.batches, '--batches')
     multipliers = check_numbers(args.multipliers, '--multipliers', float)
-    if args.classes < 1 or args.seconds <= 0:
-        raise InputError(f'--classes {args.classes} --seconds {args.seconds}: must be above 0')
+    for option in ('classes', 'seconds', 'rounds'):
+        if getattr(args, option) <= 0:
+            raise InputError(f'--{option} {getattr(args, option)}: must be above 0')
     options = dict(args.network_option)
     symbol = get_symbol(args.network, **options)
     compared = {
@@ -184,6 +234,7 @@ def run(args: argparse.Namespace) -> dict:
             wider = {**options, 'multiplier': multiplier}
             rows = grow(args.network, wider, batches[:1], args.classes)
             growth += [{'series': 'width', **row} for row in rows]
+    settings = try_settings(args.network, options, batches[0], args.classes, args.rounds)
     profile = child.run(
         'profile', {'MXNET_EXEC_BULK_EXEC_TRAIN': '0'}, network=args.network, options=options,
         batch_size=batches[-1], classes=args.classes, rounds=3,
@@ -197,6 +248,8 @@ def run(args: argparse.Namespace) -> dict:
         'batches': compared,
         'best': best,
         'growth': growth,
+        'settings_batch': batches[0],
+        'settings': settings,
         'profile': {'batch': batches[-1], **profile},
         'gflops': TRAINING_PASSES * count(symbol).flops * rate / 1e9,
         'peak_gflops': ops.peak_gflops(cpu_count(), seconds=2),

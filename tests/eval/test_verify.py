@@ -9,27 +9,13 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
+from pair_sets import PAIRS, pair_images, write_bin
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.checkpoint import save_embedding
-from vargfacenet.common.pairset import write_pairs
+from vargfacenet.eval.datasets import load_bin
+from vargfacenet.eval.results import load_results
+from vargfacenet.eval.statistics import held_out_correct
 from vargfacenet.eval.verification import evaluate
-
-PAIRS = 20
-
-
-def pair_images(random):
-    """(images, issame): noise pictures; both of a same pair share the picture under the noise."""
-    issame = np.arange(PAIRS) % 2 == 0
-    coarse = random.randint(0, 256, (2 * PAIRS, 7, 7, 3))
-    coarse[1::2][issame] = coarse[0::2][issame]
-    images = coarse.repeat(16, axis=1).repeat(16, axis=2)
-    images = images + random.randint(-40, 41, images.shape)
-    return images.clip(0, 255).astype(np.uint8), issame
-
-
-def write_bin(path, images, issame):
-    encoded = [cv2.imencode('.png', image[:, :, ::-1])[1].tobytes() for image in images]
-    write_pairs(path, encoded, issame)
 
 
 @pytest.fixture(scope='module')
@@ -184,3 +170,64 @@ def test_script_says_what_is_missing(script, tmp_path):
     assert (usage.returncode, 'usage:' in usage.stderr) == (2, True)
     empty = subprocess.run(['bash', script, 'm,1', tmp_path], capture_output=True, text=True)
     assert (empty.returncode, 'no .bin file in' in empty.stderr) == (2, True)
+
+
+# --- results for the report
+
+
+def saved(path, name='lfw'):
+    results = load_results(path)
+    assert results.kind == 'verification'
+    return {key.split('/')[1]: value for key, value in results.arrays.items() if name in key}
+
+
+def pictures(folder):
+    """(P, 2, 112, 112, 3) and issame of the set lfw."""
+    images, issame = load_bin(folder / 'lfw.bin')
+    return images.reshape(PAIRS, 2, 112, 112, 3), issame
+
+
+def test_saved_results(folder, model, run_command, tmp_path):
+    path = tmp_path / 'new' / 'r.npz'
+    code, result, err = run_command(
+        'verify', '--model', model, '--data-dir', folder, '--target', 'lfw,cfp_fp', '--save', path
+    )
+    assert code == 0, err
+    arrays = saved(path)
+    images, issame = pictures(folder)
+    assert (arrays['issame'] == issame).all()
+    right = held_out_correct(arrays['distances'], issame, arrays['fold_thresholds'])
+    assert right.mean() == pytest.approx(result['targets']['lfw']['accuracy'])
+    for kind, same, direction in (('accepts', False, 1), ('rejects', True, -1)):
+        hardest = arrays[f'hardest_{kind}']
+        assert (issame[hardest] == same).all()
+        scores = direction * arrays['distances']
+        assert scores[hardest].tolist() == sorted(scores[issame == same])[: len(hardest)]
+        assert (arrays[f'images_{kind}'] == images[hardest]).all()
+    assert not arrays['identities_named']
+
+
+def test_names_of_a_pair_list(folder, model, run_command, tmp_path):
+    """View 2 of one fold: the drawn set alternates, so its pairs are sorted by kind first."""
+    images, issame = pictures(folder)
+    order = np.argsort(~issame, kind='stable')
+    write_bin(tmp_path / 'a.bin', np.concatenate(images[order]), issame[order])
+    half = PAIRS // 2
+    lines = [f'Ann 1 {number}' for number in range(half)]
+    lines += [f'Ann 1 Bob{number} 1' for number in range(half)]
+    names = tmp_path / 'pairs.txt'
+    names.write_text('\n'.join([f'1 {half}', *lines]))
+    words = ('verify', '--model', model, '--target', tmp_path / 'a.bin', '--pair-list', names)
+    code, _, err = run_command(*words, '--save', tmp_path / 'r.npz')
+    assert code == 0, err
+    arrays = saved(tmp_path / 'r.npz', 'a/')
+    assert len(np.unique(arrays['identities'])) == 1 + half
+    assert (np.diff(arrays['identities'], axis=1).ravel() == 0).tolist() == arrays[
+        'issame'
+    ].tolist()
+    assert arrays['identities_named']
+    code, _, err = run_command(*words)
+    assert code == 2 and '--pair-list is for --save' in err
+    names.write_text('\n'.join([f'1 {half - 1}', *lines[: half - 1], *lines[half:-1]]))
+    code, _, err = run_command(*words, '--save', tmp_path / 'r.npz')
+    assert code == 2 and 'not the 20 of the target' in err

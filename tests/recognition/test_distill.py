@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from vargfacenet.common import checkpoint
 from vargfacenet.common.backend import mx
+from vargfacenet.common.history import read_history
 from vargfacenet.common.image import decode_rgb
 from vargfacenet.common.recordio import RecordFile
 from vargfacenet.eval.embed import Embedder
-from vargfacenet.recognition.hooks import read_history
 from vargfacenet.recognition.teacher import FrozenTeacher
 
 

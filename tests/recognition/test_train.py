@@ -14,11 +14,11 @@ import pytest
 from vargfacenet.common import checkpoint
 from vargfacenet.common.backend import mx
 from vargfacenet.common.console import Parser
+from vargfacenet.common.history import read_history
 from vargfacenet.common.pairset import read_pairs, write_pairs
 from vargfacenet.recognition.config import add_arguments, resolve
 from vargfacenet.recognition.data import FaceRecordIter
 from vargfacenet.recognition.graph import training_module
-from vargfacenet.recognition.hooks import read_history
 from vargfacenet.recognition.run_state import checkpoint_numbers, load_state
 from vargfacenet.recognition.trainer import initializer
 from vargfacenet.symbol import get_symbol

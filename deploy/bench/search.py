@@ -1,0 +1,118 @@
+"""Identification's kernels against the float32 matrix products of this machine.
+
+All look at all pairs of two sets of embeddings, in turn. The kernels compare every product with a
+threshold, the others only multiply.
+OPENBLAS_CORETYPE=SkylakeX in the environment makes NumPy's product use AVX-512.
+"""
+
+import argparse
+import logging
+import sys
+from typing import Callable
+
+import numpy as np
+
+from ...common import console, ops
+from ...common.backend import cpu_count, mx
+from ...common.errors import InputError
+from ...common.extras import missing
+from ...common.measure import faster, in_turn, machine
+from ...eval.screen import KERNELS, Searcher, choose_kernel, pack
+from . import report
+
+log = logging.getLogger(__name__)
+
+_THRESHOLD = 0.3  # at 512 dimensions, above the score of any pair of random vectors
+PRODUCTS = ('MXNet FullyConnected', 'NumPy product', 'OpenVINO MatMul')
+
+
+def _unit(random: np.random.RandomState, rows: int, size: int) -> np.ndarray:
+    x = random.standard_normal((rows, size)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def _kernel(name: str, a: np.ndarray, b: np.ndarray) -> Callable[[], object]:
+    searcher = Searcher(name)
+    rows, columns = pack(a, name, columns=False), pack(b, name, columns=True)
+    thresholds = np.full(len(a), _THRESHOLD)
+    return lambda: searcher.search(rows, columns, thresholds)
+
+
+def _openvino(a: np.ndarray, b: np.ndarray) -> Callable[[], object]:
+    import openvino
+    from openvino import opset13
+
+    left = opset13.parameter(a.shape, np.float32)
+    product = opset13.matmul(left, opset13.constant(b), False, True)
+    hints = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
+    model = openvino.Core().compile_model(openvino.Model([product], [left]), 'CPU', hints)
+    request = model.create_infer_request()
+    return lambda: request.infer([a], share_inputs=True, share_outputs=True)
+
+
+def candidates(a: np.ndarray, b: np.ndarray) -> dict[str, Callable[[], object]]:
+    """What is measured, by name; each call looks at all pairs of a (N, D) and b (M, D)."""
+    found = {}
+    for name in KERNELS[1:3]:
+        try:
+            found[f'screen {name}'] = _kernel(choose_kernel(name), a, b)
+        except InputError:
+            continue
+    left, right = mx.nd.array(a), mx.nd.array(b)
+
+    def fully_connected() -> None:
+        mx.nd.FullyConnected(left, right, num_hidden=len(b), no_bias=True).wait_to_read()
+
+    found[PRODUCTS[0]] = fully_connected
+    found[PRODUCTS[1]] = lambda: a @ b.T
+    if not missing('openvino'):
+        found[PRODUCTS[2]] = _openvino(a, b)
+    return found
+
+
+def build_parser(parser: console.Parser) -> None:
+    parser.add_argument('--rows', type=int, default=16384, help='N')
+    parser.add_argument('--columns', type=int, default=16384, help='M; N x M float32 must fit')
+    parser.add_argument('--size', type=int, default=512, help='embedding size')
+    parser.add_argument('--seconds', type=float, default=60, help='to measure in all')
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    for option in ('rows', 'columns', 'size', 'seconds'):
+        if getattr(arguments, option) <= 0:
+            raise InputError(f'--{option} {getattr(arguments, option)}: must be positive')
+    random = np.random.RandomState(0)
+    a = _unit(random, arguments.rows, arguments.size)
+    b = _unit(random, arguments.columns, arguments.size)
+    calls = candidates(a, b)
+    operations, threads = 2 * arguments.rows * arguments.columns * arguments.size, cpu_count()
+    timings = in_turn(calls, arguments.seconds)
+    best = min((name for name in PRODUCTS if name in timings), key=lambda n: timings[n].median)
+    rows = {
+        name: {
+            'pairs_per_second': arguments.rows * arguments.columns / timing.median,
+            'gflops': operations / timing.median / 1e9,
+            'ratio': vars(faster(timings[best], timing)),
+        }
+        for name, timing in timings.items()
+    }
+    console.table(
+        f'{arguments.rows} x {arguments.columns} pairs, {arguments.size} dimensions, {threads} '
+        f'threads; the best float32 product is {best}',
+        ('', 'pairs/s', 'GFLOPS', 'times the best product'),
+        [
+            (name, f'{row["pairs_per_second"]:.3g}', f'{row["gflops"]:.0f}',
+             report.shown(row['ratio']))
+            for name, row in rows.items()
+        ],
+    )  # fmt: skip
+    peak = ops.peak_gflops(threads, seconds=2)
+    if peak:
+        log.info('float32 multiply-adds in registers: %.0f GFLOPS', peak)
+    return {'machine': machine(), 'best_product': best, 'kernels': rows, 'peak_gflops': peak}
+
+
+main = console.command('bench search', build_parser, run)
+
+if __name__ == '__main__':
+    sys.exit(main())

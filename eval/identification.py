@@ -1,0 +1,231 @@
+"""1:1 identification among distractors, exactly: TPR at FPR (`ranking.py` has rank-k and 1:N).
+
+Scores are dot products of unit-length embeddings in float64, rounded to float32. A comparison is
+accepted iff its score is above the threshold.
+
+The search is blockwise: beside the inputs, which may be memory maps, it holds the packed probes,
+one block of distractors and the highest scores. Letters: P probes, M distractors, D size.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+
+from ..common.console import ProgressBar
+from .negatives import Highest, NegativeSearch, Unit, work_units
+from .pairs import accepted_counts, check_sizes, count_negatives, same_identity_pairs
+from .rates import threshold_at
+from .resume import ResumeFile
+from .screen import BLOCK, CAPACITY, ROW_STEP, Searcher, as_float32, choose_kernel, exact_scores
+from .world import ALONE, World
+
+log = logging.getLogger(__name__)
+
+FULL_ROC_SCORES = 1 << 22  # up to so many negatives, all are kept and the whole ROC is exact
+SAMPLED_PAIRS = 1 << 20  # that stand for the part of the ROC above the kept scores
+
+
+@dataclass(frozen=True, eq=False)
+class TprResult:
+    """TPR at FPR; rates are 0..1, scores cosines."""
+
+    fprs: tuple[float, ...]  # as asked for
+    tpr: np.ndarray  # (F,) float64
+    thresholds: np.ndarray  # (F,) float32: accepted iff above; -inf accepts everything
+    accepted: np.ndarray  # (F,) int64 negatives above the threshold, at most FPR x negatives
+    positives: int
+    negatives: int
+    genuine: np.ndarray  # (positives,) float32, ascending
+    highest: np.ndarray  # (K,) float32, the K highest negative scores, descending
+    sampled: np.ndarray  # (S,) float32 of random negatives, descending; empty if `highest` is all
+    kernel: str
+    pairs_per_second: float
+
+    def curve(self, points: int = 200) -> dict[str, np.ndarray]:
+        """The ROC at logarithmically spaced FPRs from 1 / negatives to 1.
+
+        Returns
+        -------
+        dict of fpr, tpr, threshold (float64) and exact (bool). Points above the FPR that `highest`
+        reaches are estimated from `sampled`.
+        """
+        fprs = np.logspace(-np.log10(self.negatives), 0, points)
+        places = np.minimum(np.floor(fprs * self.negatives * (1 + 1e-9)), self.negatives)
+        exact = places < len(self.highest)
+        exact |= len(self.highest) == self.negatives
+        thresholds = np.empty(points)
+        for index, place in enumerate(places.astype(np.int64)):
+            if exact[index]:
+                thresholds[index] = threshold_at(self.highest, place)
+            else:
+                sampled_place = int(place / self.negatives * len(self.sampled))
+                thresholds[index] = threshold_at(self.sampled, sampled_place)
+        return {
+            'fpr': fprs,
+            'tpr': rate_above(self.genuine, thresholds),
+            'threshold': thresholds,
+            'exact': exact,
+        }
+
+    def histogram(self, bins: int = 100) -> dict[str, np.ndarray]:
+        """Shares of genuine and of (sampled) negative scores in equal bins over -1..1."""
+        edges = np.linspace(-1, 1, bins + 1)
+        negatives = self.sampled if len(self.sampled) else self.highest
+        shares = {
+            name: np.histogram(values.clip(-1, 1), edges)[0] / max(len(values), 1)
+            for name, values in (('genuine', self.genuine), ('impostor', negatives))
+        }
+        return {'edges': edges, **shares}
+
+
+def rate_above(ascending: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Share of ascending scores above each threshold."""
+    return 1 - np.searchsorted(ascending, thresholds, side='right') / len(ascending)
+
+
+def tpr_at_fpr(
+    probes: np.ndarray,
+    labels: np.ndarray,
+    distractors: Optional[np.ndarray] = None,
+    fprs: Sequence[float] = (1e-8,),
+    *,
+    distractor_labels: Optional[np.ndarray] = None,
+    probe_pairs: Optional[bool] = None,
+    kernel: str = 'auto',
+    resume: Optional[ResumeFile] = None,
+    world: World = ALONE,
+    progress: Optional[ProgressBar] = None,
+    block: int = BLOCK,
+    capacity: int = CAPACITY,
+) -> Optional[TprResult]:
+    """TPR at given FPRs, 1:1 among distractors (the LFR challenge's measure).
+
+    Positives are all pairs of probes of one identity. Negatives are all probes x distractors and,
+    with `probe_pairs`, the probe pairs of different identities. For an FPR f of N negatives, the
+    threshold is the (floor(f N) + 1)-th highest negative score; TPR is the share of positives
+    above it. Thresholds are scores of pairs, found by looking at all of them.
+
+    Parameters
+    ----------
+    probes : (P, D) float, unit length; checked by `embeddings.check_embeddings`
+    labels : (P,) identity of each
+    distractors : (M, D) float, unit length, in any order; may be a memory map. None: probe pairs
+        alone
+    fprs : each above 1 / N
+    distractor_labels : (M,), if identities of the probes can occur among the distractors; such
+        pairs are no negatives
+    probe_pairs : default: only where there are no distractors
+    kernel : one of `screen.KERNELS`; all give the same result
+    resume : file that the run goes on from, and is kept in after every block
+    world : processes that share the distractors; each calls this with the same arguments
+    progress : advanced by the pairs looked at in this process
+    block, capacity : distractors and found pairs held at a time
+
+    Returns
+    -------
+    TprResult, in the first process of the world; None in the others.
+
+    Raises
+    ------
+    InputError for sizes that do not match, without positives or negatives, and for an FPR that
+    cannot be measured, naming the smallest that can.
+    """
+    if distractors is None:
+        distractors = probes[:0]
+    probe_pairs = not len(distractors) if probe_pairs is None else probe_pairs
+    check_sizes(probes, labels, distractors, distractor_labels)
+    i, j = same_identity_pairs(labels)
+    across, within = count_negatives(labels, len(distractors), distractor_labels, probe_pairs)
+    negatives = across + within
+    counts = accepted_counts(fprs, negatives)
+    keep = negatives if negatives <= FULL_ROC_SCORES else int(counts.max()) + 1
+    keep = min(keep, negatives)
+
+    probes = as_float32(probes)
+    searcher = Searcher(choose_kernel(kernel), capacity)
+    search = NegativeSearch(probes, labels, distractors, distractor_labels, searcher, Highest(keep))
+    block = min(block, capacity // ROW_STEP)
+    units = work_units(len(probes), len(distractors), probe_pairs, block)[world.rank :: world.size]
+    rate = _run_units(search, units, resume, progress)
+    highest = Highest(keep)
+    for part in world.gather(search.highest.values):
+        highest.add(part)
+    if not world.is_first:
+        return None
+    descending = np.sort(highest.values)[::-1]
+    assert len(descending) == keep, (len(descending), keep)
+    genuine = np.sort(exact_scores(probes, probes, i, j))
+    sampled = _sample(search, across, within) if keep < negatives else descending[:0]
+    return _result(fprs, counts, genuine, descending, sampled, negatives, searcher.kernel, rate)
+
+
+def _result(
+    fprs: Sequence[float],
+    counts: np.ndarray,
+    genuine: np.ndarray,
+    descending: np.ndarray,
+    sampled: np.ndarray,
+    negatives: int,
+    kernel: str,
+    rate: float,
+) -> TprResult:
+    """Thresholds that accept at most `counts` of the negatives, and the TPR above them."""
+    thresholds = np.array([threshold_at(descending, count) for count in counts], np.float32)
+    return TprResult(
+        fprs=tuple(fprs),
+        tpr=rate_above(genuine, thresholds),
+        thresholds=thresholds,
+        accepted=np.searchsorted(-descending, -thresholds, side='left'),
+        positives=len(genuine),
+        negatives=negatives,
+        genuine=genuine,
+        highest=descending,
+        sampled=sampled,
+        kernel=kernel,
+        pairs_per_second=rate,
+    )
+
+
+def _sample(search: NegativeSearch, across: int, within: int) -> np.ndarray:
+    """About SAMPLED_PAIRS random negative scores, descending; both kinds in their proportion."""
+    random = np.random.RandomState(0)
+    scores = []
+    for probes, total, negatives in (
+        (False, len(search.distractors), across),
+        (True, len(search.probes), within),
+    ):
+        if negatives:
+            pairs = SAMPLED_PAIRS * negatives // (across + within)
+            scores.append(search.sample(Unit(probes, 0, total), pairs, random))
+    return np.sort(np.concatenate(scores))[::-1]
+
+
+def _run_units(
+    search: NegativeSearch,
+    units: list[Unit],
+    resume: Optional[ResumeFile],
+    progress: Optional[ProgressBar],
+) -> float:
+    """Run what is left of the units; returns pairs per second."""
+    done = 0
+    state = resume.load() if resume else None
+    if state is not None:
+        done, search.seen = int(state['done']), int(state['seen'])
+        search.highest.add(state['highest'])
+        log.info('going on after block %d of %d', done, len(units))
+        if progress:
+            progress.advance(search.seen)
+            progress.start = progress.done
+    started, before = time.monotonic(), search.seen
+    for number, unit in enumerate(units[done:], done + 1):
+        pairs = search.seen
+        search.run(unit)
+        if progress:
+            progress.advance(search.seen - pairs, f'threshold {search.highest.threshold:.4f}')
+        if resume:
+            resume.save(done=number, seen=search.seen, highest=search.highest.values)
+    return (search.seen - before) / max(time.monotonic() - started, 1e-9)

@@ -1,0 +1,381 @@
+"""Identification of probes among distractors: TPR at FPR, rank-k, open-set TPIR at FPIR.
+
+Embeddings come from .npy, .npz or LFR feature files, or from a checkpoint and image lists. All
+pairs are compared, exactly and in bounded memory; a long run resumes, several processes share it.
+"""
+
+import argparse
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from ..common import console
+from ..common.errors import InputError
+from ..common.files import output_folder
+from .embeddings import (
+    Embeddings,
+    check_embeddings,
+    count_duplicates,
+    load_embeddings,
+    without_rows,
+)
+from .identification import TprResult, tpr_at_fpr
+from .pairs import MAX_SCORES, count_negatives
+from .ranking import RankResult, check_rank_sizes, open_set, rank_rates
+from .rates import allowed
+from .results import IDENTIFICATION, check_results_path, save_results
+from .resume import ResumeFile
+from .screen import KERNELS
+from .world import World, current_world
+
+log = logging.getLogger(__name__)
+
+PROTOCOLS = ('lfr', 'megaface', 'open-set')
+FPRS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+FPIRS = (1e-2, 1e-1)
+_DEFAULT_SCORES = 1 << 20  # default FPRs need no more highest scores than this
+_MEGAFACE_FPR = 1e-6
+
+
+class Part(NamedTuple):
+    """One of the three sets of a run, checked."""
+
+    embeddings: Embeddings
+    keys: np.ndarray  # (N,) uint64, of the rows
+    missing: int  # zero rows that were left out
+
+
+def read_identities(path: Path) -> tuple[list[str], np.ndarray]:
+    """Paths and identities of an image list: `PATH [IDENTITY]`, by default the picture's folder."""
+    from .image_list import read_list
+
+    paths = read_list(path)
+    words = [line.split() for line in path.read_text('utf-8').splitlines() if line.strip()]
+    return paths, np.array(
+        [word[1] if len(word) > 1 else Path(word[0]).parent.name for word in words]
+    )
+
+
+def _embed(
+    arguments: argparse.Namespace, lists: dict[str, Path], world: World
+) -> dict[str, Embeddings]:
+    """Embed image lists into feature files, in the first process; the others wait for them."""
+    # here, since a run on stored embeddings needs no MXNet
+    from ..common.backend import parse_devices
+    from ..common.checkpoint import load_embedding, parse_model
+    from .embed import Embedder
+    from .image_list import report_missing
+    from .lfr import image_rows, write_features
+    from .matrix_file import read_matrix
+
+    parse_model(arguments.model)
+    devices = parse_devices(arguments.devices)
+    output_folder(arguments.features)
+    listed = {name: read_identities(path) for name, path in lists.items()}
+    if world.is_first:
+        embedder = Embedder(*load_embedding(arguments.model), devices, arguments.batch_size)
+        for name, (paths, _) in listed.items():
+            out = arguments.features / f'{name}.bin'
+            rows = image_rows(embedder, arguments.root, paths)
+            missing = write_features(out, rows, paths, embedder.embedding_size)
+            report_missing(missing, len(paths), name)
+    world.gather(np.zeros(1, np.float32))
+    return {
+        name: Embeddings(read_matrix(arguments.features / f'{name}.bin'), identities)
+        for name, (_, identities) in listed.items()
+    }
+
+
+def _load(arguments: argparse.Namespace, world: World) -> dict[str, Part]:
+    """The sets that were given, checked."""
+    names = ('probes', 'distractors', 'gallery')
+    paths = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
+    if arguments.model:
+        loaded = _embed(arguments, paths, world)
+    else:
+        labels = {name: getattr(arguments, f'{name.rstrip("s")}_labels') for name in paths}
+        loaded = {name: load_embeddings(path, labels[name]) for name, path in paths.items()}
+    parts = {}
+    for name, embeddings in loaded.items():
+        if embeddings.labels is None and name != 'distractors':
+            raise InputError(
+                f'{name} {paths[name]}: identities are needed; give --{name.rstrip("s")}-labels'
+            )
+        skip = arguments.skip_zero or bool(arguments.model)
+        check = check_embeddings(embeddings.rows, f'{name} {paths[name]}', skip)
+        if len(check.zero):
+            log.warning('%s: %d zero rows are left out', name, len(check.zero))
+        if len(check.zero) == len(embeddings.rows):
+            raise InputError(f'{name} {paths[name]}: every row is zero')
+        parts[name] = Part(
+            without_rows(embeddings, check.zero), np.delete(check.keys, check.zero), len(check.zero)
+        )
+    return parts
+
+
+def _warn_duplicates(parts: dict[str, Part]) -> int:
+    """How many distractors equal a probe or a gallery row; a warning if there are any."""
+    if 'distractors' not in parts:
+        return 0
+    keys = parts['distractors'].keys
+    others = np.concatenate([part.keys for name, part in parts.items() if name != 'distractors'])
+    count = count_duplicates(others, keys)
+    if count:
+        log.warning(
+            '%d of %d distractors are equal to a probe or gallery embedding; they are counted as '
+            'distractors all the same',
+            count,
+            len(keys),
+        )
+    return count
+
+
+def default_fprs(negatives: int) -> tuple[float, ...]:
+    """Those of FPRS that can be measured without keeping many scores."""
+    counts = {fpr: allowed(fpr, negatives) for fpr in FPRS}
+    fprs = [
+        f
+        for f, count in counts.items()
+        if count and (count <= _DEFAULT_SCORES or negatives <= MAX_SCORES)
+    ]
+    return tuple(fprs) or (1.0,)
+
+
+def _rows(part: Optional[Part]) -> tuple[Optional[np.ndarray], Optional[np.ndarray]]:
+    return part.embeddings if part else (None, None)
+
+
+def _resume_file(
+    arguments: argparse.Namespace, parts: dict[str, Part], fprs: Sequence[float], world: World
+) -> Optional[ResumeFile]:
+    if not arguments.resume:
+        return None
+    path = Path(arguments.resume)
+    if world.size > 1:
+        path = path.with_name(f'{path.stem}-{world.rank}of{world.size}{path.suffix}')
+    path = check_results_path(path)
+    digest = hashlib.sha256()
+    for name, part in parts.items():
+        digest.update(name.encode() + part.keys.tobytes())
+        labels = part.embeddings.labels
+        digest.update(b'' if labels is None else labels.tobytes())
+    key = f'{digest.hexdigest()} {list(fprs)} {arguments.probe_pairs} {world.rank} {world.size}'
+    return ResumeFile(path, key)
+
+
+def _verify_pairs(
+    arguments: argparse.Namespace, parts: dict[str, Part], world: World, default: Sequence[float]
+) -> Optional[TprResult]:
+    """Protocol lfr; None in all but the first process."""
+    probes, labels = _rows(parts['probes'])
+    distractors, distractor_labels = _rows(parts.get('distractors'))
+    count = 0 if distractors is None else len(distractors)
+    probe_pairs = arguments.probe_pairs or not count
+    negatives = sum(count_negatives(labels, count, distractor_labels, probe_pairs))
+    fprs = tuple(arguments.fpr or default or default_fprs(negatives))
+    resume = _resume_file(arguments, parts, fprs, world)
+    with console.progress(negatives // world.size, 'identify', 'pairs') as bar:
+        result = tpr_at_fpr(
+            probes, labels, distractors, fprs, distractor_labels=distractor_labels,
+            probe_pairs=probe_pairs, kernel=arguments.kernel, resume=resume, world=world,
+            progress=bar,
+        )  # fmt: skip
+    if resume:
+        resume.remove()
+    return result
+
+
+def _tpr_entry(result: TprResult) -> dict:
+    console.table(
+        f'{result.positives:,} positive pairs, {result.negatives:,} negative pairs '
+        f'({result.kernel}, {result.pairs_per_second:.3g} pairs/s)',
+        ('FPR', 'TPR %', 'threshold', 'negatives accepted'),
+        [
+            (f'{fpr:g}', f'{100 * tpr:.4f}', f'{threshold:.6f}', f'{accepted:,}')
+            for fpr, tpr, threshold, accepted in zip(
+                result.fprs, result.tpr, result.thresholds, result.accepted
+            )
+        ],
+    )
+    return {
+        'positives': result.positives,
+        'negatives': result.negatives,
+        'tpr': {f'{fpr:g}': value for fpr, value in zip(result.fprs, result.tpr)},
+        'threshold': {f'{fpr:g}': value for fpr, value in zip(result.fprs, result.thresholds)},
+        'accepted': {f'{fpr:g}': value for fpr, value in zip(result.fprs, result.accepted)},
+        'kernel': result.kernel,
+        'pairs_per_second': result.pairs_per_second,
+    }
+
+
+def _default_sizes(distractors: int) -> list[int]:
+    sizes = [10**power for power in range(1, 7) if 10**power <= distractors]
+    return sizes if 10**6 in sizes or distractors in sizes else [*sizes, distractors]
+
+
+def _megaface(
+    arguments: argparse.Namespace, parts: dict[str, Part], sizes: Sequence[int], world: World
+) -> RankResult:
+    """Protocol megaface: rank-k for growing numbers of distractors; in every process."""
+    probes, labels = _rows(parts['probes'])
+    distractors, _ = _rows(parts['distractors'])
+    with console.progress(len(probes) * max(sizes), 'ranks', 'pairs') as bar:
+        return rank_rates(probes, labels, distractors, sizes, arguments.ranks,
+                          kernel=arguments.kernel, world=world, progress=bar)  # fmt: skip
+
+
+def _rank_entry(ranks: RankResult) -> dict:
+    shown = [rank for rank in (1, 5, 10) if rank <= ranks.rates.shape[1]]
+    console.table(
+        f'Rank-k of {ranks.searches:,} searches',
+        ('distractors', *(f'rank-{rank} %' for rank in shown)),
+        [
+            (f'{size:,}', *(f'{100 * rates[rank - 1]:.4f}' for rank in shown))
+            for size, rates in zip(ranks.distractors, ranks.rates)
+        ],
+    )
+    return {'distractors': ranks.distractors, 'rank_rates': ranks.rates, 'searches': ranks.searches}
+
+
+def _open_set(
+    arguments: argparse.Namespace, parts: dict[str, Part], world: World
+) -> Optional[dict]:
+    """Protocol open-set; distractors are further probes of nobody in the gallery."""
+    gallery, gallery_labels = _rows(parts['gallery'])
+    probes, labels = _rows(parts['probes'])
+    if 'distractors' in parts:
+        distractors, _ = _rows(parts['distractors'])
+        nobody = [f'distractor {index}' for index in range(len(distractors))]
+        probes = np.concatenate([probes[:], distractors[:]])
+        labels = np.concatenate([labels.astype(str), nobody])
+        gallery_labels = gallery_labels.astype(str)
+    with console.progress(len(probes) * len(gallery), 'open set', 'pairs') as bar:
+        result = open_set(
+            gallery, gallery_labels, probes, labels, arguments.fpir or FPIRS, arguments.ranks,
+            kernel=arguments.kernel, world=world, progress=bar,
+        )  # fmt: skip
+    if not world.is_first:
+        return None
+    console.table(
+        f'{result.mated:,} mated and {result.non_mated:,} non-mated probes, '
+        f'{len(gallery):,} in the gallery; rank-1 {100 * result.ranks[0]:.2f} %',
+        ('FPIR', 'TPIR %', 'threshold'),
+        [
+            (f'{fpir:g}', f'{100 * tpir:.4f}', f'{threshold:.6f}')
+            for fpir, tpir, threshold in zip(result.fpirs, result.tpir, result.thresholds)
+        ],
+    )
+    return {
+        'tpir': {f'{fpir:g}': value for fpir, value in zip(result.fpirs, result.tpir)},
+        'ranks': result.ranks,
+        'mated': result.mated,
+        'non_mated': result.non_mated,
+    }
+
+
+def build_parser(parser: console.Parser) -> None:
+    for name, text in (
+        ('probes', 'embeddings to identify (.npy, .npz, LFR feature file)'),
+        ('distractors', 'embeddings of people who are not among them'),
+        ('gallery', 'embeddings of enrolled people, for protocol open-set'),
+    ):
+        parser.add_argument(f'--{name}', type=Path, metavar='FILE', required=name == 'probes',
+                            help=f'{text}; with --model, an image list')  # fmt: skip
+        parser.add_argument(
+            f'--{name.rstrip("s")}-labels', type=Path, metavar='FILE',
+            help='identities, .npy or one a line; default: those of the .npz',
+        )  # fmt: skip
+    parser.add_argument('--protocol', choices=PROTOCOLS, default='lfr', help='what to measure')
+    parser.add_argument('--fpr', type=float, nargs='+', help='FPRs; default: all that are known')
+    parser.add_argument('--fpir', type=float, nargs='+', help='FPIRs of open-set (0.01 0.1)')
+    parser.add_argument(
+        '--sizes', type=int, nargs='+', help='numbers of distractors of megaface (10 100 ... 10^6)'
+    )
+    parser.add_argument('--ranks', type=int, default=10, help='ranks 1..k of megaface, open-set')
+    parser.add_argument(
+        '--probe-pairs', action='store_true', help='pairs of different probes are negatives too'
+    )
+    parser.add_argument(
+        '--skip-zero', action='store_true', help='leave zero rows (missing images) out'
+    )
+    parser.add_argument('--kernel', choices=KERNELS, default='auto', help='all give one result')
+    parser.add_argument('--resume', metavar='NPZ', help='keep the state here, and go on from it')
+    parser.add_argument('--save', metavar='NPZ', help='results for vargfacenet report')
+    parser.add_argument('--model', metavar='PREFIX,EPOCH', help='checkpoint, for image lists')
+    parser.add_argument('--root', type=Path, default=Path('.'), help='folder of listed images')
+    parser.add_argument(
+        '--features', type=Path, default=Path('features'), help='folder for their embeddings'
+    )
+    parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
+    parser.add_argument('--devices', default='cpu', help="'cpu' or 'gpu:0,1,...'")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.save:
+        check_results_path(arguments.save)
+    needed = {'megaface': 'distractors', 'open-set': 'gallery'}.get(arguments.protocol)
+    if needed and not getattr(arguments, needed):
+        raise InputError(f'protocol {arguments.protocol} needs --{needed}')
+    if arguments.ranks < 1:
+        raise InputError(f'--ranks {arguments.ranks}: expected at least 1')
+
+
+def _save(path: str, result: dict, pairs: Optional[TprResult]) -> None:
+    arrays = {}
+    if pairs is not None:
+        arrays.update({f'curve_{name}': value for name, value in pairs.curve().items()})
+        arrays.update({f'histogram_{name}': value for name, value in pairs.histogram().items()})
+    if 'megaface' in result:
+        arrays['distractors'] = np.array(result['megaface']['distractors'])
+        arrays['rank_rates'] = result['megaface']['rank_rates']
+    save_results(path, IDENTIFICATION, result, arrays)
+    log.info('results: %s', path)
+
+
+def run(arguments: argparse.Namespace) -> Optional[dict]:
+    """The result, in the first of several processes; None in the others."""
+    _check(arguments)
+    world = current_world()
+    parts = _load(arguments, world)
+    result = {
+        'protocol': arguments.protocol,
+        'probes': len(parts['probes'].keys),
+        'distractors': len(parts['distractors'].keys) if 'distractors' in parts else 0,
+        'missing': {name: part.missing for name, part in parts.items()},
+        'duplicates': _warn_duplicates(parts),
+        'processes': world.size,
+    }
+    pairs = None
+    if arguments.protocol == 'open-set':
+        opened = _open_set(arguments, parts, world)
+        if opened is None:
+            return None
+        result['open_set'] = opened
+    else:
+        megaface = arguments.protocol == 'megaface'
+        if megaface:  # before the work begins
+            sizes = arguments.sizes or _default_sizes(result['distractors'])
+            check_rank_sizes(sizes, result['distractors'])
+        default = ()
+        if megaface and len(parts['probes'].keys) * result['distractors'] >= 1 / _MEGAFACE_FPR:
+            default = (_MEGAFACE_FPR,)
+        pairs = _verify_pairs(arguments, parts, world, default)
+        ranks = _megaface(arguments, parts, sizes, world) if megaface else None
+        if pairs is None:
+            return None
+        result['pairs'] = _tpr_entry(pairs)
+        if ranks:
+            result['megaface'] = _rank_entry(ranks)
+    if arguments.save:
+        _save(arguments.save, result, pairs)
+    return result
+
+
+main = console.command('identify', build_parser, run)
+
+if __name__ == '__main__':
+    raise SystemExit(main())

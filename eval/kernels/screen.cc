@@ -1,0 +1,346 @@
+// All pairs of two sets of vectors whose dot product may exceed a threshold, without ever writing
+// the matrix of products.
+//
+// Rows (probes) and columns (distractors) are packed into panels first. A kernel computes a block of
+// products in registers or tiles, compares it with the rows' thresholds and emits the indices of
+// what passes. The caller lowers the thresholds by a bound of the kernel's error and computes what
+// was emitted again with `vgs_exact`.
+//
+// Compiled for the machine it runs on (see common/ops/build.py), so the instruction set is chosen by
+// the compiler's macros; that the operating system lets a process use AMX is asked at run time.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512F__) && defined(__linux__)
+#define VGS_AMX 1
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+// --- float32 block: ROWS x (2 x LANES) products in registers
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, ROWS = 12;
+#elif defined(__AVX__)
+constexpr int LANES = 8, ROWS = 6;
+#else
+constexpr int LANES = 4, ROWS = 6;
+#endif
+constexpr int COLUMNS = 2 * LANES;
+
+typedef float Vector __attribute__((vector_size(sizeof(float) * LANES)));
+typedef int Mask __attribute__((vector_size(sizeof(float) * LANES)));
+typedef double Doubles __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(32)));
+
+constexpr int64_t CACHED_COLUMNS = 512;   // 1 MB of float32 at 512 dimensions: stays in L2
+constexpr int64_t CACHED_TILES = 64;      // 64 x 16 columns: 1 MB of bfloat16
+constexpr int64_t ROW_CHUNK = 960;        // rows of one task; a multiple of ROWS and 32
+constexpr int TILE = 16;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Emitted pairs, shared by the threads. Each thread collects some before it reserves places.
+struct Output {
+  uint32_t *rows, *columns;
+  int64_t capacity;
+  std::atomic<int64_t> total{0};
+  bool full() const { return total.load(std::memory_order_relaxed) > capacity; }
+};
+
+class Collector {
+ public:
+  explicit Collector(Output &output) : output_(output) {}
+  ~Collector() { flush(); }
+  void add(int64_t row, int64_t column) {
+    rows_[count_] = static_cast<uint32_t>(row);
+    columns_[count_] = static_cast<uint32_t>(column);
+    if (++count_ == SIZE) flush();
+  }
+
+ private:
+  static constexpr int SIZE = 1024;
+  void flush() {
+    const int64_t place = output_.total.fetch_add(count_);
+    const int64_t room = std::min<int64_t>(count_, output_.capacity - place);
+    if (room > 0) {
+      std::memcpy(output_.rows + place, rows_, room * sizeof(uint32_t));
+      std::memcpy(output_.columns + place, columns_, room * sizeof(uint32_t));
+    }
+    count_ = 0;
+  }
+  Output &output_;
+  int count_ = 0;
+  uint32_t rows_[SIZE], columns_[SIZE];
+};
+
+bool any(Mask mask) {
+  int found = 0;
+  for (int lane = 0; lane < LANES; ++lane) found |= mask[lane];
+  return found;
+}
+
+// One block of products; `rows` is a panel [d][ROWS], `columns` a panel [d][COLUMNS] that begins at a
+// multiple of 64 bytes.
+inline void block_f32(const float *rows, const float *columns, int64_t d, Vector (&sum)[ROWS][2]) {
+  for (int r = 0; r < ROWS; ++r) sum[r][0] = sum[r][1] = Vector{};
+  for (int64_t k = 0; k < d; ++k) {
+    const Vector low = *reinterpret_cast<const Vector *>(columns + k * COLUMNS);
+    const Vector high = *reinterpret_cast<const Vector *>(columns + k * COLUMNS + LANES);
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r) {
+      sum[r][0] += rows[k * ROWS + r] * low;
+      sum[r][1] += rows[k * ROWS + r] * high;
+    }
+  }
+}
+
+uint16_t to_bfloat16(float value) {  // nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+float from_bfloat16(uint16_t half) {
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Place of element k of row i in a bfloat16 tile [d/32][16 x 32]: as the left operand row by row,
+// as the right one in pairs of k.
+template <bool RIGHT>
+int64_t tile_place(int64_t i, int64_t k) {
+  const int64_t within = k % 32;
+  return (k / 32) * 512 + (RIGHT ? (within / 2) * 32 + i * 2 + within % 2 : i * 32 + within);
+}
+
+template <bool RIGHT>
+void pack_bf16(const float *x, int64_t n, int64_t d, uint16_t *packed, float *error) {
+  const int64_t padded = ceil_div(d, 32) * 32;
+#pragma omp parallel for schedule(static)
+  for (int64_t tile = 0; tile < ceil_div(n, TILE); ++tile) {
+    uint16_t *out = packed + tile * TILE * padded;
+    std::memset(out, 0, sizeof(uint16_t) * TILE * padded);
+    for (int64_t i = 0; i < TILE && tile * TILE + i < n; ++i) {
+      const float *row = x + (tile * TILE + i) * d;
+      double squares = 0;
+      for (int64_t k = 0; k < d; ++k) {
+        const uint16_t half = to_bfloat16(row[k]);
+        const double lost = static_cast<double>(row[k]) - from_bfloat16(half);
+        squares += lost * lost;
+        out[tile_place<RIGHT>(i, k)] = half;
+      }
+      error[tile * TILE + i] = static_cast<float>(std::sqrt(squares));
+    }
+  }
+}
+
+template <int WIDTH>
+void pack_f32(const float *x, int64_t n, int64_t d, float *packed) {
+#pragma omp parallel for schedule(static)
+  for (int64_t panel = 0; panel < ceil_div(n, WIDTH); ++panel) {
+    float *out = packed + panel * WIDTH * d;
+    for (int64_t i = 0; i < WIDTH; ++i) {
+      const int64_t row = panel * WIDTH + i;
+      for (int64_t k = 0; k < d; ++k) out[k * WIDTH + i] = row < n ? x[row * d + k] : 0.0f;
+    }
+  }
+}
+
+#ifdef VGS_AMX
+struct __attribute__((packed)) TileConfig {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t bytes[16];
+  uint8_t rows[16];
+};
+
+void configure_tiles() {
+  TileConfig config;
+  std::memset(&config, 0, sizeof config);
+  config.palette = 1;
+  for (int tile = 0; tile < 8; ++tile) {
+    config.bytes[tile] = 64;
+    config.rows[tile] = TILE;
+  }
+  _tile_loadconfig(&config);
+}
+
+// 32 x 32 products: two row tiles and two column tiles, each [d/32][512].
+inline void block_bf16(const uint16_t *a0, const uint16_t *a1, const uint16_t *b0,
+                       const uint16_t *b1, int64_t depth, float (*products)[TILE * TILE]) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t k = 0; k < depth; ++k) {
+    _tile_loadd(4, a0 + k * 512, 64);
+    _tile_loadd(6, b0 + k * 512, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b1 + k * 512, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, a1 + k * 512, 64);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, products[0], 64);
+  _tile_stored(1, products[1], 64);
+  _tile_stored(2, products[2], 64);
+  _tile_stored(3, products[3], 64);
+}
+
+inline void emit_tile(const float *products, const float *thresholds, int64_t row, int64_t column,
+                      int64_t na, int64_t nb, Collector &collector) {
+  uint32_t some = 0;
+  __mmask16 passed[TILE];
+  for (int r = 0; r < TILE; ++r) {
+    passed[r] = _mm512_cmp_ps_mask(_mm512_load_ps(products + r * TILE),
+                                   _mm512_set1_ps(thresholds[r]), _CMP_GE_OQ);
+    some |= passed[r];
+  }
+  if (!some) return;
+  for (int r = 0; r < TILE && row + r < na; ++r)
+    for (uint32_t mask = passed[r]; mask; mask &= mask - 1) {
+      const int64_t at = column + __builtin_ctz(mask);
+      if (at < nb) collector.add(row + r, at);
+    }
+}
+#endif
+
+}  // namespace
+
+extern "C" {
+
+int vgs_panel_rows() { return ROWS; }
+int vgs_panel_columns() { return COLUMNS; }
+
+// 1 if the bfloat16 kernel can run: compiled for AMX, and the operating system grants its state.
+int vgs_has_bf16() {
+#ifdef VGS_AMX
+  constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+  return 0;
+#endif
+}
+
+// x (n, d) -> panels of vgs_panel_rows() or vgs_panel_columns() rows, the last padded with zeros
+void vgs_pack_rows_f32(const float *x, int64_t n, int64_t d, float *packed) {
+  pack_f32<ROWS>(x, n, d, packed);
+}
+void vgs_pack_columns_f32(const float *x, int64_t n, int64_t d, float *packed) {
+  pack_f32<COLUMNS>(x, n, d, packed);
+}
+
+// x (n, d) -> tiles of 16 rows, d padded to a multiple of 32; error[i] = |x_i - bfloat16(x_i)|
+void vgs_pack_rows_bf16(const float *x, int64_t n, int64_t d, uint16_t *packed, float *error) {
+  pack_bf16<false>(x, n, d, packed, error);
+}
+void vgs_pack_columns_bf16(const float *x, int64_t n, int64_t d, uint16_t *packed, float *error) {
+  pack_bf16<true>(x, n, d, packed, error);
+}
+
+// Emits every (i, j) with product >= thresholds[i]. Returns how many there are; more than
+// `capacity` means that the output is incomplete and the search was broken off.
+// thresholds: one a row, padded to the panel with any value.
+int64_t vgs_screen_f32(const float *rows, int64_t na, const float *columns, int64_t nb, int64_t d,
+                       const float *thresholds, uint32_t *out_rows, uint32_t *out_columns,
+                       int64_t capacity) {
+  Output output{out_rows, out_columns, capacity};
+#pragma omp parallel
+  {
+    Collector collector(output);
+#pragma omp for schedule(dynamic) collapse(2)
+    for (int64_t j0 = 0; j0 < nb; j0 += CACHED_COLUMNS)
+      for (int64_t i0 = 0; i0 < na; i0 += ROW_CHUNK) {
+        if (output.full()) continue;
+        const int64_t j1 = std::min(j0 + CACHED_COLUMNS, nb), i1 = std::min(i0 + ROW_CHUNK, na);
+        for (int64_t i = i0; i < i1; i += ROWS)
+          for (int64_t j = j0; j < j1; j += COLUMNS) {
+            Vector sum[ROWS][2];
+            block_f32(rows + i * d, columns + j * d, d, sum);
+            Mask hit{};
+            for (int r = 0; r < ROWS; ++r) {
+              const Vector threshold = Vector{} + thresholds[i + r];
+              hit |= (sum[r][0] >= threshold) | (sum[r][1] >= threshold);
+            }
+            if (!any(hit)) continue;
+            for (int r = 0; r < ROWS && i + r < na; ++r)
+              for (int c = 0; c < COLUMNS && j + c < nb; ++c)
+                if (sum[r][c / LANES][c % LANES] >= thresholds[i + r]) collector.add(i + r, j + c);
+          }
+      }
+  }
+  return output.total;
+}
+
+int64_t vgs_screen_bf16(const uint16_t *rows, int64_t na, const uint16_t *columns, int64_t nb,
+                        int64_t d, const float *thresholds, uint32_t *out_rows,
+                        uint32_t *out_columns, int64_t capacity) {
+#ifdef VGS_AMX
+  Output output{out_rows, out_columns, capacity};
+  const int64_t depth = ceil_div(d, 32), size = depth * 512;
+  const int64_t row_tiles = ceil_div(na, TILE), column_tiles = ceil_div(nb, TILE);
+  const int64_t row_chunk = ROW_CHUNK / TILE;
+#pragma omp parallel
+  {
+    Collector collector(output);
+    configure_tiles();
+    alignas(64) float products[4][TILE * TILE];
+#pragma omp for schedule(dynamic) collapse(2)
+    for (int64_t j0 = 0; j0 < column_tiles; j0 += CACHED_TILES)
+      for (int64_t i0 = 0; i0 < row_tiles; i0 += row_chunk) {
+        if (output.full()) continue;
+        const int64_t j1 = std::min(j0 + CACHED_TILES, column_tiles);
+        const int64_t i1 = std::min(i0 + row_chunk, row_tiles);
+        for (int64_t i = i0; i < i1; i += 2)
+          for (int64_t j = j0; j < j1; j += 2) {
+            const bool second_row = i + 1 < i1, second_column = j + 1 < j1;
+            const uint16_t *a = rows + i * size, *b = columns + j * size;
+            block_bf16(a, second_row ? a + size : a, b, second_column ? b + size : b, depth,
+                       products);
+            for (int q = 0; q < 4; ++q) {
+              if ((q > 1 && !second_row) || (q % 2 && !second_column)) continue;
+              const int64_t row = (i + q / 2) * TILE, column = (j + q % 2) * TILE;
+              emit_tile(products[q], thresholds + row, row, column, na, nb, collector);
+            }
+          }
+      }
+    _tile_release();
+  }
+  return output.total;
+#else
+  return -1;
+#endif
+}
+
+// Dot products in float64, in one fixed order, rounded to float32: the score of pairs (i, j).
+void vgs_exact(const float *a, const float *b, int64_t d, const int64_t *rows,
+               const int64_t *columns, int64_t n, float *out) {
+  constexpr int WIDE = 8;
+#pragma omp parallel for schedule(static)
+  for (int64_t p = 0; p < n; ++p) {
+    const float *x = a + rows[p] * d, *y = b + columns[p] * d;
+    Doubles sum{};
+    int64_t k = 0;
+    for (; k + WIDE <= d; k += WIDE) {
+      Floats left, right;
+      std::memcpy(&left, x + k, sizeof left);
+      std::memcpy(&right, y + k, sizeof right);
+      sum += __builtin_convertvector(left, Doubles) * __builtin_convertvector(right, Doubles);
+    }
+    double total = 0;
+    for (int lane = 0; lane < WIDE; ++lane) total += sum[lane];
+    for (; k < d; ++k) total += static_cast<double>(x[k]) * y[k];
+    out[p] = static_cast<float>(total);
+  }
+}
+}

@@ -1,0 +1,184 @@
+"""Feature file of the LFR challenge (ICCV 2019, trillionpairs) from a checkpoint.
+
+The image track takes one crop a line of the list: g(image) + g(mirror image), of unit length. The
+video track takes one folder of frames a line: the sum of the frames' unit-length embeddings without
+mirroring, of unit length. Rows are in the order of the list; a missing one is zero, and counted.
+"""
+
+import argparse
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from ..common import console, flops
+from ..common.backend import parse_devices
+from ..common.checkpoint import load_embedding, parse_model
+from ..common.errors import InputError
+from ..common.files import output_folder
+from .embed import Embedder
+from .image_list import embed_images, read_list, report_missing
+from .matrix_file import new_matrix
+from .verification import add_flips
+
+log = logging.getLogger(__name__)
+
+_FLOAT32_BYTES = 4
+
+
+class Rows(NamedTuple):
+    """Consecutive rows of the feature file."""
+
+    start: int
+    values: np.ndarray  # (n, D) float64, unit length; zero where missing
+    missing: np.ndarray  # (n,) bool
+
+
+class Budget(NamedTuple):
+    """What a track allows; FLOPs as the organisers count them, sizes in 2**20 bytes."""
+
+    flops: int
+    megabytes: Optional[float]
+
+
+# G is 2**30 here: the light track's winner, VarGFaceNet, counts 1,022,388,952
+BUDGETS = {'light': Budget(2**30, 20.0), 'large': Budget(30 * 2**30, None)}
+IMAGE_ROWS, VIDEO_ROWS = 1_862_120, 203_848  # of the challenge's own lists
+
+
+def check_budget(count: flops.Count, budget: str) -> dict:
+    """Compare a network with a track's rule.
+
+    Returns
+    -------
+    dict with flops, megabytes (float32 parameters), their limits and `within_budget`
+    """
+    rule = BUDGETS[budget]
+    megabytes = count.params * _FLOAT32_BYTES / 2**20
+    fits = count.flops <= rule.flops and (rule.megabytes is None or megabytes <= rule.megabytes)
+    return {
+        'budget': budget,
+        'flops': count.flops,
+        'flops_limit': rule.flops,
+        'megabytes': round(megabytes, 2),
+        'megabytes_limit': rule.megabytes,
+        'within_budget': fits,
+    }
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """(N, D) float -> float64 rows of unit length; a zero row stays zero."""
+    rows = np.asarray(rows, np.float64)
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norm == 0, 1, norm)
+
+
+def image_rows(embedder: Embedder, root: Path, names: list[str]) -> Iterator[Rows]:
+    """Image track: one row a name, a batch at a time."""
+    for block in embed_images(embedder, [root / name for name in names]):
+        rows, _ = add_flips(block.plain, block.flipped)
+        yield Rows(block.start, rows, block.missing)
+
+
+def video_rows(embedder: Embedder, root: Path, names: list[str]) -> Iterator[Rows]:
+    """Video track: one row a folder of frames (*.jpg); missing is one without any picture."""
+    for row, name in enumerate(names):
+        total = np.zeros(embedder.embedding_size)
+        for block in embed_images(embedder, sorted((root / name).glob('*.jpg')), flip=False):
+            total += unit_rows(block.plain).sum(axis=0)
+        yield Rows(row, unit_rows(total[None]), np.array([not total.any()]))
+
+
+def write_features(out: Path, rows: Iterator[Rows], names: list[str], columns: int) -> list[str]:
+    """Write the feature file as its rows come; returns the names of missing rows.
+
+    Raises InputError, without a file, when all of them are missing.
+    """
+    missing: list[str] = []
+    total = len(names)
+    with console.progress(total, out.name, 'rows') as bar, new_matrix(out, total, columns) as file:
+        for start, values, gone in rows:
+            file[start : start + len(values)] = values
+            missing += [names[start + index] for index in np.flatnonzero(gone)]
+            bar.advance(len(values))
+        if len(missing) == total:
+            raise InputError(
+                f'none of the {total} names of the list has a picture, e.g. {names[0]}; '
+                f'is --root right?'
+            )
+    return missing
+
+
+def build_parser(parser: console.Parser) -> None:
+    parser.add_argument('--model', required=True, metavar='PREFIX,EPOCH', help='checkpoint')
+    parser.add_argument(
+        '--list', required=True, metavar='FILE', help="the challenge's filelist.txt"
+    )
+    parser.add_argument('--root', required=True, type=Path, metavar='DIR', help='what it names')
+    parser.add_argument('--out', required=True, type=Path, metavar='FILE', help='feature file')
+    parser.add_argument('--track', choices=('image', 'video'), default='image', help='kind of list')
+    parser.add_argument('--budget', choices=sorted(BUDGETS), default='light', help='rule to check')
+    parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
+    parser.add_argument('--devices', default='cpu', help="'cpu' or 'gpu:0,1,...'")
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    parse_model(arguments.model)
+    devices = parse_devices(arguments.devices)
+    names = read_list(arguments.list)
+    if not arguments.root.is_dir():
+        raise InputError(
+            f'--root {arguments.root} is no folder; {arguments.list} names what is in it'
+        )
+    output_folder(arguments.out.parent)
+    network = load_embedding(arguments.model)
+    rule = check_budget(flops.count(network[0]), arguments.budget)
+    if not rule['within_budget']:
+        log.warning(
+            '%s: %.4g FLOPs and %.1f MB are more than the %s track allows (%.4g FLOPs%s)',
+            arguments.model, rule['flops'], rule['megabytes'], arguments.budget,
+            rule['flops_limit'],
+            '' if rule['megabytes_limit'] is None else f', {rule["megabytes_limit"]:g} MB',
+        )  # fmt: skip
+    expected = IMAGE_ROWS if arguments.track == 'image' else VIDEO_ROWS
+    if len(names) != expected:
+        log.info("%d rows; the challenge's own list has %d", len(names), expected)
+    embedder = Embedder(*network, devices, arguments.batch_size)
+    rows = image_rows if arguments.track == 'image' else video_rows
+    started = time.monotonic()
+    missing = write_features(
+        arguments.out, rows(embedder, arguments.root, names), names, embedder.embedding_size
+    )
+    seconds = time.monotonic() - started
+    report_missing(missing, len(names), 'rows')
+    console.table(
+        f'{arguments.out}: {arguments.track} track',
+        ('', 'value'),
+        [
+            ('rows', f'{len(names):,}'),
+            ('missing rows (zero)', f'{len(missing):,}'),
+            ('embedding size', embedder.embedding_size),
+            ('FLOPs', f'{rule["flops"]:,} of {rule["flops_limit"]:,}'),
+            ('MB float32', f'{rule["megabytes"]} of {rule["megabytes_limit"] or "any"}'),
+            ('rows/s', f'{len(names) / seconds:.1f}'),
+        ],
+    )
+    return {
+        'out': str(arguments.out),
+        'track': arguments.track,
+        'rows': len(names),
+        'columns': embedder.embedding_size,
+        'missing': len(missing),
+        'missing_names': missing[:1000],
+        'rows_per_second': len(names) / seconds,
+        **rule,
+    }
+
+
+main = console.command('lfr', build_parser, run)
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,120 @@
+"""The search for the highest scores among all negative pairs, in bounded memory."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from .screen import ROW_STEP, Searcher, exact_scores, pack
+
+_MARGIN = 4.0  # a bfloat16 search finds up to about this many times what it is for
+
+
+class Highest:
+    """The `count` highest of all values added."""
+
+    def __init__(self, count: int, values: Optional[np.ndarray] = None):
+        self.count = count
+        self._values = np.empty(0, np.float32) if values is None else values
+
+    @property
+    def threshold(self) -> float:
+        """A value not above this one can be left out."""
+        return float(self._values.min()) if len(self._values) >= self.count else -np.inf
+
+    def add(self, values: np.ndarray) -> None:
+        self._values = np.concatenate([self._values, values])
+        if len(self._values) > self.count:
+            self._values = np.partition(self._values, -self.count)[-self.count :]
+
+    @property
+    def values(self) -> np.ndarray:
+        return self._values
+
+
+class Unit(NamedTuple):
+    """A piece of work: columns start..end - 1 of the distractors, or of the probes themselves."""
+
+    probes: bool
+    start: int
+    end: int
+
+
+def work_units(probes: int, distractors: int, probe_pairs: bool, block: int) -> list[Unit]:
+    """All units of a run, in order."""
+    units = [
+        Unit(kind, start, min(start + block, total))
+        for kind, total in ((False, distractors), (True, probes if probe_pairs else 0))
+        for start in range(0, total, block)
+    ]
+    return units
+
+
+@dataclass
+class NegativeSearch:
+    """Runs units against the packed probes and keeps the highest negative scores."""
+
+    probes: np.ndarray  # (P, D) float32
+    labels: np.ndarray
+    distractors: np.ndarray  # (M, D)
+    distractor_labels: Optional[np.ndarray]
+    searcher: Searcher
+    highest: Highest
+    seen: int = 0  # pairs looked at
+
+    def __post_init__(self):
+        self._packed = pack(self.probes, self.searcher.kernel, columns=False)
+
+    def run(self, unit: Unit) -> None:
+        """Search the unit in slices of probes, which grow with the threshold."""
+        source = self.probes if unit.probes else self.distractors
+        columns = np.ascontiguousarray(source[unit.start : unit.end], np.float32)
+        packed = pack(columns, self.searcher.kernel, columns=True)
+        rows = unit.end if unit.probes else len(self.probes)  # of the pairs i < j, only those
+        start, step = 0, self._step(unit)
+        while start < rows:
+            end = min(start + step, rows)
+            threshold = self.highest.threshold
+            slice_ = self._packed.rows(start, end)
+            found = self.searcher.search(slice_, packed, np.full(end - start, threshold))
+            if found is None:  # more than expected, e.g. where distractors are sorted; a slice of
+                step = max(step // 2 // ROW_STEP * ROW_STEP, ROW_STEP)  # ROW_STEP always fits
+                continue
+            i, j = found[0] + start, found[1]
+            keep = self.is_negative(unit, i, j)
+            scores = exact_scores(self.probes, columns, i[keep], j[keep])
+            self.highest.add(scores[scores > threshold])
+            self.seen += (end - start) * (unit.end - unit.start)
+            start, step = end, self._step(unit)
+
+    def _step(self, unit: Unit) -> int:
+        """Rows whose search is expected to fit: as many pairs pass as have passed so far."""
+        count, capacity = self.highest.count, self.searcher.capacity
+        pairs = capacity if self.seen < count else self.seen * capacity / (_MARGIN * count)
+        rows = min(int(pairs / (unit.end - unit.start)), len(self.probes))
+        return max(rows // ROW_STEP * ROW_STEP, ROW_STEP)
+
+    def is_negative(self, unit: Unit, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """(n,) bool: which of the pairs (probe i, column j of the unit) the protocol counts."""
+        if unit.probes:
+            other = j + unit.start
+            return (i < other) & (self.labels[i] != self.labels[other])
+        if self.distractor_labels is None:
+            return np.ones(len(i), bool)
+        return self.labels[i] != self.distractor_labels[unit.start + j]
+
+    def sample(self, unit: Unit, pairs: int, random: np.random.RandomState) -> np.ndarray:
+        """Scores of about `pairs` random negatives of a unit, float32."""
+        source = self.probes if unit.probes else self.distractors
+        # few rows and columns, many pairs of them: reading single rows of a memory map is slow
+        rows = np.sort(random.choice(len(self.probes), min(len(self.probes), 2048), False))
+        columns = np.sort(random.choice(len(source), min(len(source), 4096), False))
+        i, j = random.randint(len(rows), size=pairs), random.randint(len(columns), size=pairs)
+        left, right = (
+            np.ascontiguousarray(part, np.float32) for part in (self.probes[rows], source[columns])
+        )
+        scores = exact_scores(left, right, i, j)
+        a, b = rows[i], columns[j]
+        if unit.probes:
+            a, b = np.minimum(a, b), np.maximum(a, b)
+        return scores[self.is_negative(unit, a, b)]

@@ -1,0 +1,437 @@
+"""One self-contained HTML page from training runs and evaluation results, side by side.
+
+RUN is the folder of a training run (history.jsonl, and the results saved in it as .npz), or one
+results file of `verify --save` or `identify --save`; NAME=RUN gives it another name. Differences
+and tests compare every run with the first.
+"""
+
+import argparse
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from ..common import console
+from ..common.errors import InputError
+from ..common.files import atomic_write, output_folder
+from ..common.history import HISTORY, read_history
+from . import figures
+from .rates import roc_points
+from .report_page import FigureItem, PairsItem, Section, TableItem, page, write_files
+from .results import IDENTIFICATION, Results, load_results
+from .statistics import (
+    REPLICATES,
+    Interval,
+    RateAtFar,
+    bootstrap,
+    held_out_correct,
+    mcnemar,
+    weighted_mean,
+)
+
+log = logging.getLogger(__name__)
+
+FARS = (1e-3, 1e-2, 1e-1)
+_BINS = 60
+_SHOWN_CONFIG = (
+    ('network', 'network'),
+    ('network_options', 'options'),
+    ('loss', 'loss'),
+    ('teacher', 'teacher'),
+    ('data_dir', 'data'),
+    ('num_classes', 'people'),
+    ('num_images', 'images'),
+    ('total_steps', 'steps'),
+    ('per_batch_size', 'batch'),
+    ('lr', 'learning rate'),
+)
+
+
+@dataclass
+class Run:
+    """What is known of one model."""
+
+    name: str
+    history: list[dict] = field(default_factory=list)
+    config: dict = field(default_factory=dict)
+    seconds: float = 0.0  # of training
+    targets: dict[str, dict] = field(default_factory=dict)  # verification: target -> arrays
+    identification: Optional[Results] = None
+
+
+# --- reading
+
+
+def _training_state(folder: Path) -> dict:
+    """Configuration and state that the newest checkpoint of a run was saved with, or {}."""
+    paths = [path for path in folder.glob('*.json') if re.search(r'-\d{4,}\.json$', path.name)]
+    if not paths:
+        return {}
+    newest = max(paths, key=lambda path: int(path.stem.rsplit('-', 1)[1]))
+    try:
+        content = json.loads(newest.read_text('utf-8'))
+        return {'config': dict(content['config']), 'state': dict(content['state'])}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f'{newest} is no state of a training run; remove it') from None
+
+
+def _add_results(run: Run, path: Path) -> None:
+    results = load_results(path)
+    if results.kind == IDENTIFICATION:
+        run.identification = results
+        return
+    for name in results.about['targets']:
+        prefix = f'{name}/'
+        run.targets[name] = {
+            key[len(prefix) :]: array
+            for key, array in results.arrays.items()
+            if key.startswith(prefix)
+        }
+
+
+def read_run(text: str) -> Run:
+    """A RUN argument; InputError if there is nothing to report in it."""
+    name, _, rest = text.rpartition('=')
+    path = Path(text) if Path(text).exists() else Path(rest)
+    name = name if path != Path(text) else ''
+    if path.is_dir():
+        run = Run(name or path.resolve().name, read_history(path))
+        state = _training_state(path)
+        if state:
+            run.config = state['config']
+            run.seconds = float(state['state'].get('seconds', 0))
+        for results in sorted(path.glob('*.npz')):
+            try:
+                _add_results(run, results)
+            except InputError as error:  # embeddings, or the state of a run under way
+                log.info('left out: %s', error)
+        if not run.history and not run.targets and not run.identification:
+            raise InputError(f'run {path}: no {HISTORY} and no results (.npz) in it')
+        return run
+    if not path.is_file():
+        raise InputError(f'run {text} does not exist; expected a folder of a run or a results .npz')
+    run = Run(name or path.stem)
+    _add_results(run, path)
+    return run
+
+
+def read_runs(texts: Sequence[str]) -> list[Run]:
+    """All RUN arguments; InputError for two of one name."""
+    runs = [read_run(text) for text in texts]
+    names = [run.name for run in runs]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise InputError(f'two runs are called {double}; name one, e.g. other={texts[-1]}')
+    return runs
+
+
+# --- sections
+
+
+def _percent(interval: Interval, signed: bool = False) -> str:
+    value, low, high = (100 * number for number in interval)
+    sign = '+' if signed else ''
+    return f'{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]'
+
+
+def _slug(*words: str) -> str:
+    return re.sub(r'[^a-z0-9]+', '-', '-'.join(words).lower()).strip('-')
+
+
+def _option_text(value) -> str:
+    if isinstance(value, Mapping):
+        return ', '.join(f'{key}={item}' for key, item in value.items()) or '–'
+    return '–' if value in ('', None) else str(value)
+
+
+def training_section(runs: Sequence[Run]) -> Optional[Section]:
+    """What was trained on what, and the curves."""
+    runs = [run for run in runs if run.history or run.config]
+    if not runs:
+        return None
+    section = Section('Training', 'What was trained on what, and how it went.')
+    rows = [
+        (title, *(_option_text(run.config.get(key)) for run in runs))
+        for key, title in _SHOWN_CONFIG
+        if any(run.config.get(key) not in ('', None, {}) for run in runs)
+    ]
+    last = [next((row for row in reversed(run.history) if 'loss' in row), {}) for run in runs]
+    for key, title in (('loss', 'last loss'), ('images_per_second', 'images/s at the end')):
+        rows.append((title, *(f'{row[key]:.3g}' if key in row else '–' for row in last)))
+    rows.append(('time', *(console.duration(run.seconds) if run.seconds else '–' for run in runs)))
+    columns = ('', *(run.name for run in runs))
+    section.items.append(TableItem('training', 'Runs', columns, rows))
+    histories = {run.name: run.history for run in runs}
+    logged = {name for rows in histories.values() for row in rows for name in row}
+    targets = sorted(name for name in logged if name.endswith('_accuracy'))
+    for title, names, percent in (
+        ('Loss', ['loss'], False),
+        ('Learning rate', ['learning_rate'], False),
+        ('Training accuracy', ['accuracy'], True),
+        *((f'Accuracy on {name[: -len("_accuracy")]}', [name], True) for name in targets),
+    ):
+        figure = figures.history_curves(title, histories, names, percent)
+        if figure is not None:
+            section.items.append(
+                FigureItem(_slug('training', title), figure, f'{title} over training steps')
+            )
+    return section
+
+
+def _statistics(target: Mapping) -> Callable[[np.ndarray], np.ndarray]:
+    """Weights -> accuracy and TAR at each of FARS."""
+    distances, issame = target['distances'], target['issame']
+    correct = held_out_correct(distances, issame, target['fold_thresholds']).astype(float)
+    rates = [RateAtFar(distances, issame, far) for far in FARS]
+    return lambda weights: np.array([
+        weighted_mean(correct, weights), *(rate(weights) for rate in rates)
+    ])  # fmt: skip
+
+
+def _measurable(target: Mapping) -> list[float]:
+    """Those of FARS for which the set has enough different pairs."""
+    return [far for far in FARS if far * (~target['issame']).sum() >= 1]
+
+
+def summary_table(name: str, targets: Mapping[str, Mapping]) -> TableItem:
+    """Accuracy and TAR of every run with intervals."""
+    rows, fars = [], _measurable(next(iter(targets.values())))
+    for run, target in targets.items():
+        accuracy, *tars = bootstrap(_statistics(target), target['identities'], target['issame'])
+        measured = [_percent(tar) for far, tar in zip(FARS, tars) if far in fars]
+        folds = target['fold_accuracies']
+        rows.append(
+            (run, _percent(accuracy), f'{100 * folds.mean():.2f} ± {100 * folds.std():.2f}',
+             *measured)
+        )  # fmt: skip
+    first = next(iter(targets.values()))
+    people = f'{len(np.unique(first["identities"])):,} identities'
+    if not first['identities_named']:
+        people += ' (as far as the pictures tell; verify --pair-list knows them)'
+    return TableItem(
+        _slug(name, 'summary'),
+        'Accuracy and true-accept rates, %',
+        ('run', 'accuracy', 'folds: mean ± std', *(f'TAR @ FAR {far:g}' for far in fars)),
+        rows,
+        f'[low, high]: 95 % confidence, bootstrap over {people}, '
+        f'{REPLICATES:,} replicates. Thresholds of the accuracy are chosen on the other folds.',
+    )
+
+
+def comparison_table(name: str, targets: Mapping[str, Mapping]) -> Optional[TableItem]:
+    """Differences to the first run on the same pairs; None if no other run has them."""
+    (first_name, first), *others = targets.items()
+    same = [
+        (run, target)
+        for run, target in others
+        if str(target['pairs_digest']) == str(first['pairs_digest'])
+    ]
+    if not same:
+        return None
+    before, rows = _statistics(first), []
+    correct = [
+        held_out_correct(target['distances'], target['issame'], target['fold_thresholds'])
+        for target in (first, *(target for _, target in same))
+    ]
+    fars = _measurable(first)
+    for (run, target), right in zip(same, correct[1:]):
+        after = _statistics(target)
+
+        def difference(weights: np.ndarray, after: Callable = after) -> np.ndarray:
+            return after(weights) - before(weights)
+
+        accuracy, *tars = bootstrap(difference, first['identities'], first['issame'])
+        test = mcnemar(right, correct[0])
+        measured = [_percent(tar, True) for far, tar in zip(FARS, tars) if far in fars]
+        rows.append(
+            (run, _percent(accuracy, True), *measured, test.only_first, test.only_second,
+             f'{test.p_value:.2g}')
+        )  # fmt: skip
+    return TableItem(
+        _slug(name, 'differences'),
+        f'Differences to {first_name}, percentage points',
+        ('run', 'accuracy', *(f'TAR @ FAR {far:g}' for far in fars), 'only it is right',
+         f'only {first_name} is', 'McNemar p'),
+        rows,
+        'Both models see the same drawn identities in every replicate. McNemar: exact, two-sided, '
+        'on the pairs that one of the two decides rightly.',
+    )  # fmt: skip
+
+
+def _curve(target: Mapping) -> tuple[np.ndarray, np.ndarray, None]:
+    roc = roc_points(-target['distances'], target['issame'])
+    return roc.fpr, roc.tpr, None
+
+
+def _histogram(name: str, run: str, target: Mapping) -> FigureItem:
+    edges = np.linspace(-1, 1, _BINS + 1)
+    cosine = 1 - target['distances'] / 2
+    shares = [
+        np.histogram(cosine[kind].clip(-1, 1), edges)[0] / kind.sum()
+        for kind in (target['issame'], ~target['issame'])
+    ]
+    threshold = 1 - float(target['fold_thresholds'].mean()) / 2
+    figure = figures.histogram(f'Scores: {run}', edges, *shares, threshold, 'cosine')
+    return FigureItem(
+        _slug(name, 'scores', run), figure, f'Scores of genuine and impostor pairs of {run}'
+    )
+
+
+def _hardest(run: str, target: Mapping, most: int) -> list[PairsItem]:
+    items = []
+    for kind, title in (
+        ('accepts', 'Hardest false accepts: different people, scored highest'),
+        ('rejects', 'Hardest false rejects: one person, scored lowest'),
+    ):
+        pairs = target[f'hardest_{kind}'][:most]
+        captions = [f'cosine {1 - target["distances"][pair] / 2:.3f}' for pair in pairs]
+        items.append(PairsItem(f'{run}. {title}', target[f'images_{kind}'], captions))
+    return items
+
+
+def verification_section(name: str, targets: Mapping[str, Mapping]) -> Section:
+    """One pair set: run -> its arrays."""
+    first = next(iter(targets.values()))
+    same = int(first['issame'].sum())
+    section = Section(
+        f'Verification: {name}', f'{same:,} genuine and {len(first["issame"]) - same:,} impostor '
+        f'pairs, 10-fold protocol.'
+    )  # fmt: skip
+    section.text = section.text.replace('10-fold', f'{len(first["fold_accuracies"])}-fold')
+    section.items.append(summary_table(name, targets))
+    if len(targets) > 1:
+        comparison = comparison_table(name, targets)
+        if comparison:
+            section.items.append(comparison)
+    curves = {run: _curve(target) for run, target in targets.items()}
+    for det in (False, True):
+        title = 'DET' if det else 'ROC'
+        figure = figures.roc_curve(title, curves, det)
+        section.items.append(FigureItem(_slug(name, title), figure, f'{title} curves on {name}'))
+    folds = {run: target['fold_accuracies'] for run, target in targets.items()}
+    figure = figures.fold_accuracies('Accuracy by fold', folds)
+    section.items.append(FigureItem(_slug(name, 'folds'), figure, f'Fold accuracies on {name}'))
+    section.items += [_histogram(name, run, target) for run, target in targets.items()]
+    for run, target in targets.items():
+        section.items += _hardest(run, target, 12 if len(targets) <= 2 else 6)
+    return section
+
+
+def identification_section(runs: Sequence[Run]) -> Optional[Section]:
+    """TPR at FPR, distractor curves and score histograms of all runs that have them."""
+    found = {run.name: run.identification for run in runs if run.identification}
+    if not found:
+        return None
+    section = Section(
+        'Identification',
+        'Among distractors; every pair was compared. Dotted parts of a curve are estimated from '
+        'random pairs.',
+    )
+    pairs = {run: item for run, item in found.items() if 'pairs' in item.about}
+    fprs = sorted({fpr for item in pairs.values() for fpr in item.about['pairs']['tpr']}, key=float)
+    if pairs:
+        rows = [
+            (
+                run,
+                f'{item.about["probes"]:,}',
+                f'{item.about["distractors"]:,}',
+                f'{item.about["pairs"]["negatives"]:,}',
+                *(f'{100 * item.about["pairs"]["tpr"][fpr]:.2f}'
+                  if fpr in item.about['pairs']['tpr'] else '–' for fpr in fprs),
+            )
+            for run, item in pairs.items()
+        ]  # fmt: skip
+        columns = ('run', 'probes', 'distractors', 'negative pairs',
+                   *(f'@ {float(fpr):g}' for fpr in fprs))  # fmt: skip
+        section.items.append(TableItem('identification', 'TPR at FPR, %', columns, rows))
+        curves = {
+            run: tuple(item.arrays[f'curve_{key}'] for key in ('fpr', 'tpr', 'exact'))
+            for run, item in pairs.items()
+        }
+        for det in (False, True):
+            title = 'DET' if det else 'ROC'
+            figure = figures.roc_curve(f'Identification {title}', curves, det)
+            section.items.append(FigureItem(_slug('identification', title), figure, title))
+    ranks = {run: item for run, item in found.items() if 'rank_rates' in item.arrays}
+    if ranks:
+        curves = {
+            run: (item.arrays['distractors'], item.arrays['rank_rates'])
+            for run, item in ranks.items()
+        }
+        sizes = sorted({size for numbers, _ in curves.values() for size in numbers})
+        rows = []
+        for run, (numbers, rates) in curves.items():
+            found_at = dict(zip(numbers, rates[:, 0]))
+            rows.append(
+                (run, *(f'{100 * found_at[n]:.2f}' if n in found_at else '–' for n in sizes))
+            )
+        columns = ('run', *(f'{size:,}' for size in sizes))
+        section.items.append(
+            TableItem('ranks', 'Rank-1 by number of distractors, %', columns, rows)
+        )
+        figure = figures.distractor_curve('Rank-k among distractors', curves)
+        section.items.append(FigureItem('distractors', figure, 'Rank-1 over distractors'))
+    for run, item in pairs.items():
+        arrays = [item.arrays[f'histogram_{key}'] for key in ('edges', 'genuine', 'impostor')]
+        figure = figures.histogram(f'Scores: {run}', *arrays, None, 'cosine')
+        section.items.append(
+            FigureItem(_slug('identification', 'scores', run), figure, f'Scores of {run}')
+        )
+    return section
+
+
+def build_sections(runs: Sequence[Run]) -> list[Section]:
+    """All sections that the runs have data for."""
+    names = list(dict.fromkeys(name for run in runs for name in run.targets))
+    with console.progress(len(names) + 2, 'report', 'sections') as bar:
+        sections = [training_section(runs)]
+        bar.advance()
+        for name in names:
+            targets = {run.name: run.targets[name] for run in runs if name in run.targets}
+            sections.append(verification_section(name, targets))
+            bar.advance()
+        sections.append(identification_section(runs))
+        bar.advance()
+    return [section for section in sections if section]
+
+
+def build_parser(parser: console.Parser) -> None:
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='folder of a run, or results .npz')
+    parser.add_argument('--out', type=Path, default=Path('report.html'), help='the page')
+    parser.add_argument('--title', default='Face recognition report', help='its heading')
+    parser.add_argument(
+        '--files', type=Path, metavar='DIR', help='also figures (.svg, .png), tables (.csv, .md)'
+    )
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    runs = read_runs(arguments.runs)
+    output_folder(arguments.out.parent)
+    if arguments.files:
+        output_folder(arguments.files)
+    sections = build_sections(runs)
+    subtitle = ' · '.join(run.name for run in runs)
+    atomic_write(arguments.out, page(arguments.title, subtitle, sections))
+    files = write_files(arguments.files, sections) if arguments.files else []
+    for section in sections:
+        for item in section.items:
+            if isinstance(item, TableItem):
+                console.table(f'{section.title}: {item.title}', item.columns, item.rows)
+    log.info('report: %s (%.1f MB)', arguments.out, arguments.out.stat().st_size / 1e6)
+    return {
+        'out': str(arguments.out),
+        'runs': [run.name for run in runs],
+        'sections': [section.title for section in sections],
+        'files': [str(path) for path in files],
+    }
+
+
+main = console.command('report', build_parser, run)
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,56 @@
+"""Evaluation results on disk: one `.npz` with arrays and a JSON description, for the report."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..common.errors import InputError
+from ..common.files import PathLike, atomic_path, input_file, output_folder
+
+VERIFICATION, IDENTIFICATION = 'verification', 'identification'
+_FORMAT = 'vargfacenet-results'
+_ABOUT = '__about__'
+
+
+class Results(NamedTuple):
+    """What one evaluation command saved."""
+
+    kind: str  # VERIFICATION or IDENTIFICATION
+    about: dict[str, Any]  # plain values: model, targets, options
+    arrays: dict[str, np.ndarray]
+
+
+def check_results_path(path: PathLike) -> Path:
+    """`path` if results can be saved there, otherwise InputError; makes its folder."""
+    path = Path(path)
+    if path.suffix != '.npz':
+        raise InputError(f'results {path}: expected a name that ends in .npz')
+    output_folder(path.parent)
+    return path
+
+
+def save_results(path: PathLike, kind: str, about: Mapping, arrays: Mapping) -> None:
+    """Write results, whole or not at all. `about` holds what JSON knows; arrays go by name."""
+    head = {'format': _FORMAT, 'kind': kind, **about}
+    text = json.dumps(head, default=lambda value: value.tolist())
+    with atomic_path(path) as temporary, open(temporary, 'wb') as handle:
+        np.savez_compressed(handle, **{_ABOUT: np.array(text)}, **arrays)
+
+
+def load_results(path: PathLike) -> Results:
+    """Read what `save_results` wrote; InputError for any other file."""
+    path = input_file(path, 'results')
+    try:
+        with np.load(path) as content:
+            arrays = dict(content)
+        about = json.loads(str(arrays.pop(_ABOUT)))
+        assert about.pop('format') == _FORMAT
+    except (ValueError, OSError, KeyError, AssertionError, zipfile.BadZipFile):
+        raise InputError(
+            f'{path} is no results file; vargfacenet verify --save and identify --save write them'
+        ) from None
+    return Results(about.pop('kind'), about, arrays)

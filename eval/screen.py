@@ -1,0 +1,234 @@
+"""All pairs of two sets of embeddings that score above a threshold, without the score matrix.
+
+A fast kernel (bfloat16 tiles where the CPU has AMX, else float32) finds every pair that may pass,
+given a proven bound of its error; `exact_scores` then decides. The score of a pair is the dot
+product in float64, rounded to float32: the same whatever kernel looked for it.
+
+The kernels are C++ (kernels/screen.cc), compiled at set-up; without a compiler NumPy does the same.
+Letters: N rows (probes), M columns (distractors), D embedding size.
+"""
+
+import ctypes
+import functools
+import logging
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from ..common.console import set_up_logging
+from ..common.errors import InputError
+from ..common.ops.build import Sources, library
+
+log = logging.getLogger(__spec__.name)  # __name__ is '__main__' under python -m
+
+KERNELS = ('auto', 'bf16', 'float32', 'numpy')
+BLOCK = 1 << 15  # columns that are packed at a time
+CAPACITY = 1 << 22  # pairs that a search may find at once
+ROW_STEP = 96  # a slice of packed rows begins at a multiple of it, whatever the kernel
+
+SOURCES = Sources(
+    'vgscreen', Path(__file__).resolve().parent / 'kernels', False,
+    ('-ffp-contract=fast',),  # the products need fused multiply-adds
+    'identification runs on NumPy, several times slower',
+)  # fmt: skip
+
+_TILE_ROWS, _TILE_DEPTH = 16, 32
+_EXACT_PER_BLOCK = 1 << 14
+_CACHE_LINE = 64
+_NUMPY_ROWS = 2048
+
+_F32 = np.ctypeslib.ndpointer(np.float32, flags='C')
+_U16 = np.ctypeslib.ndpointer(np.uint16, flags='C')
+_U32 = np.ctypeslib.ndpointer(np.uint32, flags='C')
+_I64 = np.ctypeslib.ndpointer(np.int64, flags='C')
+_LONG = ctypes.c_int64
+
+
+@functools.cache
+def _native() -> Optional[ctypes.CDLL]:
+    """The compiled kernels, or None, with one warning, where there are none."""
+    path = library(SOURCES)
+    if path is None:
+        return None
+    try:
+        native = ctypes.CDLL(str(path))  # releases the interpreter lock during a call
+    except OSError as error:
+        log.warning('%s could not be loaded; %s (%s)', path, SOURCES.without, error)
+        return None
+    for kind, packed in (('f32', (_F32,)), ('bf16', (_U16, _F32))):
+        for side in ('rows', 'columns'):
+            pack = getattr(native, f'vgs_pack_{side}_{kind}')
+            pack.argtypes, pack.restype = [_F32, _LONG, _LONG, *packed], None
+        screen = getattr(native, f'vgs_screen_{kind}')
+        screen.argtypes = [packed[0], _LONG, packed[0], _LONG, _LONG, _F32, _U32, _U32, _LONG]
+        screen.restype = _LONG
+    native.vgs_exact.argtypes = [_F32, _F32, _LONG, _I64, _I64, _LONG, _F32]
+    native.vgs_exact.restype = None
+    # asked for here, before any thread is made: without the permission a tile instruction is fatal
+    native.has_bf16 = bool(native.vgs_has_bf16())
+    return native
+
+
+def choose_kernel(name: str = 'auto') -> str:
+    """The fastest kernel that this machine has, or `name` if it has that; InputError if not."""
+    if name not in KERNELS:
+        raise InputError(f'kernel {name!r}: expected one of {", ".join(KERNELS)}')
+    native = _native() if name != 'numpy' else None
+    have = ['numpy'] if native is None else ['float32', 'numpy']
+    if native is not None and native.has_bf16:
+        have.insert(0, 'bf16')
+    if name != 'auto' and name not in have:
+        raise InputError(f'kernel {name!r} does not run on this machine; it has {", ".join(have)}')
+    return have[0] if name == 'auto' else name
+
+
+def as_float32(embeddings: np.ndarray) -> np.ndarray:
+    """`embeddings` without a copy where they are float32 rows, such as a memory map."""
+    return np.ascontiguousarray(embeddings[:], np.float32)
+
+
+class Packed(NamedTuple):
+    """One side of a search in the layout of a kernel."""
+
+    data: np.ndarray
+    count: int  # embeddings
+    size: int  # D
+    per_row: int  # elements of `data` for each embedding
+    norm: float  # the largest length of an embedding
+    error: float  # the largest distance of an embedding from its packed form
+
+    def rows(self, start: int, end: int) -> 'Packed':
+        """Embeddings start..end - 1, not copied; `start` is a multiple of ROW_STEP."""
+        return self._replace(data=self.data[start * self.per_row :], count=end - start)
+
+
+def _aligned(elements: int, dtype: type) -> np.ndarray:
+    """Uninitialised 1-D array that begins at a cache line, as the kernels need."""
+    size = np.dtype(dtype).itemsize
+    memory = np.empty(elements * size + _CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % _CACHE_LINE
+    return memory[start : start + elements * size].view(dtype)
+
+
+def pack(embeddings: np.ndarray, kernel: str, columns: bool) -> Packed:
+    """Bring embeddings into a kernel's layout.
+
+    Parameters
+    ----------
+    embeddings : (N, D) float32
+    kernel : 'bf16', 'float32' or 'numpy', see `choose_kernel`
+    columns : whether they are the columns of the search
+    """
+    embeddings = np.ascontiguousarray(embeddings, np.float32)
+    count, size = embeddings.shape
+    norm = float(np.sqrt(np.einsum('nd,nd->n', embeddings, embeddings, dtype=np.float64).max()))
+    if kernel == 'numpy':
+        return Packed(embeddings.reshape(-1), count, size, size, norm, 0.0)
+    native = _native()
+    side = 'columns' if columns else 'rows'
+    if kernel == 'float32':
+        panel = getattr(native, f'vgs_panel_{side}')()
+        data = _aligned(-(-count // panel) * panel * size, np.float32)
+        getattr(native, f'vgs_pack_{side}_f32')(embeddings, count, size, data)
+        return Packed(data, count, size, size, norm, 0.0)
+    padded = -(-size // _TILE_DEPTH) * _TILE_DEPTH
+    tiled = -(-count // _TILE_ROWS) * _TILE_ROWS
+    data, errors = _aligned(tiled * padded, np.uint16), np.zeros(tiled, np.float32)
+    getattr(native, f'vgs_pack_{side}_bf16')(embeddings, count, size, data, errors)
+    return Packed(data, count, size, padded, norm, float(errors.max()))
+
+
+def error_bound(rows: Packed, columns: Packed) -> float:
+    """How far a kernel's product can be from the exact score.
+
+    |ab - a'b'| <= |a - a'| |b| + |a'| |b - b'| for the rounding of the embeddings, and twice the
+    classical bound D u |a'||b'| (Higham 2002, Eq. 3.5; u = 2**-24) for that of the sums.
+    """
+    a, b = rows.norm + rows.error, columns.norm + columns.error
+    rounding = rows.error * columns.norm + a * columns.error
+    return rounding + (rows.size + 2) * 2.0**-23 * a * b
+
+
+class Searcher:
+    """Finds pairs; owns the memory for what is found.
+
+    Parameters
+    ----------
+    kernel : as `choose_kernel` returned it
+    capacity : pairs that one search may find
+    """
+
+    def __init__(self, kernel: str, capacity: int = CAPACITY):
+        self.kernel, self.capacity = kernel, capacity
+        self._found = np.empty((2, capacity if kernel != 'numpy' else 0), np.uint32)
+
+    def search(
+        self, rows: Packed, columns: Packed, thresholds: np.ndarray
+    ) -> Optional[tuple[np.ndarray, np.ndarray]]:
+        """Every pair whose exact score is above its row's threshold, and some that are a bit below.
+
+        Parameters
+        ----------
+        thresholds : (N,) float, one a row; -inf finds everything
+
+        Returns
+        -------
+        (i, j) int64 row and column numbers in any order, or None for more than `capacity`.
+        """
+        lowered = np.asarray(thresholds, np.float64) - error_bound(rows, columns)
+        lowered = np.nextafter(lowered.astype(np.float32), np.float32(-np.inf))
+        if self.kernel == 'numpy':
+            return self._search_numpy(rows, columns, lowered)
+        padded = np.zeros(rows.count + ROW_STEP, np.float32)  # a kernel reads whole panels
+        padded[: rows.count] = lowered
+        native = _native()
+        screen = native.vgs_screen_bf16 if self.kernel == 'bf16' else native.vgs_screen_f32
+        found = screen(
+            rows.data, rows.count, columns.data, columns.count, rows.size, padded,
+            self._found[0], self._found[1], self.capacity,
+        )  # fmt: skip
+        if found > self.capacity:
+            return None
+        return self._found[0, :found].astype(np.int64), self._found[1, :found].astype(np.int64)
+
+    def _search_numpy(
+        self, rows: Packed, columns: Packed, lowered: np.ndarray
+    ) -> Optional[tuple[np.ndarray, np.ndarray]]:
+        a = rows.data[: rows.count * rows.size].reshape(rows.count, rows.size)
+        b = columns.data[: columns.count * columns.size].reshape(columns.count, columns.size)
+        found, total = [], 0
+        for start in range(0, len(a), _NUMPY_ROWS):
+            block = slice(start, start + _NUMPY_ROWS)
+            i, j = np.nonzero(a[block] @ b.T >= lowered[block, None])
+            found.append((i + start, j))
+            total += len(i)
+            if total > self.capacity:
+                return None
+        return tuple(np.concatenate(parts) for parts in zip(*found))
+
+
+def exact_scores(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """(n,) float32 scores of pairs (a[i], b[j]): the float64 dot product, rounded.
+
+    Parameters
+    ----------
+    a, b : (N, D), (M, D) float32, C-contiguous; memory maps are read where pairs need them
+    i, j : (n,) int64
+    """
+    native = _native()
+    scores = np.empty(len(i), np.float32)
+    if native is not None:
+        i, j = np.ascontiguousarray(i, np.int64), np.ascontiguousarray(j, np.int64)
+        native.vgs_exact(np.asarray(a), np.asarray(b), a.shape[1], i, j, len(i), scores)
+        return scores
+    for start in range(0, len(i), _EXACT_PER_BLOCK):
+        block = slice(start, start + _EXACT_PER_BLOCK)
+        left, right = np.asarray(a[i[block]], np.float64), np.asarray(b[j[block]], np.float64)
+        scores[block] = np.einsum('nd,nd->n', left, right)
+    return scores
+
+
+if __name__ == '__main__':
+    set_up_logging()
+    _native()

@@ -1,0 +1,147 @@
+"""How sure a verification result is: bootstrap over identities, and McNemar's test.
+
+Pairs that share a person are not independent, so it is people who are drawn with replacement, not
+pairs: a pair of one person counts as often as the person was drawn, a pair of two as often as the
+product of both (Owen 2007; Bolle, Ratha and Pankanti 2004 for the subsets of a person).
+"""
+
+from collections.abc import Iterator
+from typing import Callable, NamedTuple
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.stats import binomtest
+
+from .metrics import fold_numbers
+
+REPLICATES = 1000
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A value with the percentile interval of its bootstrap, 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+class McNemar(NamedTuple):
+    """Two models on the same pairs: where only one of them is right."""
+
+    only_first: int
+    only_second: int
+    p_value: float  # two-sided, exact
+
+
+def pair_identities(images: np.ndarray, issame: np.ndarray) -> np.ndarray:
+    """Who is in the pairs, as far as the pair set tells.
+
+    The pictures of a same pair are of one person, and so are pictures of equal content. What
+    nothing connects counts as different people.
+
+    Parameters
+    ----------
+    images : (2P, ...) uint8
+    issame : (P,) bool
+
+    Returns
+    -------
+    (P, 2) int64, numbers of people
+    """
+    contents = [image.tobytes() for image in images]
+    numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
+    pictures = np.array([numbers[content] for content in contents]).reshape(-1, 2)
+    first, second = pictures[issame].T
+    links = coo_matrix((np.ones(len(first)), (first, second)), (len(numbers), len(numbers)))
+    return connected_components(links, directed=False)[1][pictures].astype(np.int64)
+
+
+def held_out_correct(
+    distances: np.ndarray, issame: np.ndarray, thresholds: np.ndarray
+) -> np.ndarray:
+    """(P,) bool: whether each pair is decided rightly at its fold's threshold.
+
+    `thresholds` is (K,), chosen on the other folds, as `VerificationResult.fold_thresholds`.
+    """
+    fold = fold_numbers(len(issame), len(thresholds))
+    return (distances < thresholds[fold]) == issame
+
+
+def bootstrap_weights(
+    identities: np.ndarray, issame: np.ndarray, replicates: int = REPLICATES, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """Yield (P,) float64 weights of the pairs, one array a replicate.
+
+    Parameters
+    ----------
+    identities : (P, 2) int, of both pictures of a pair
+    issame : (P,) bool
+    """
+    known, numbers = np.unique(identities, return_inverse=True)
+    first, second = numbers.reshape(-1, 2).T
+    random = np.random.RandomState(seed)
+    for _ in range(replicates):
+        drawn = random.multinomial(len(known), np.full(len(known), 1 / len(known))).astype(float)
+        yield np.where(issame, drawn[first], drawn[first] * drawn[second])
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    identities: np.ndarray,
+    issame: np.ndarray,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> list[Interval]:
+    """Interval of each number that `statistic` makes of pair weights.
+
+    Parameters
+    ----------
+    statistic : (P,) weights -> (S,) numbers; NaN for what a replicate does not define
+    """
+    values = np.array([
+        statistic(weights) for weights in bootstrap_weights(identities, issame, replicates, seed)
+    ])  # fmt: skip
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.nanpercentile(values, (tail, 100 - tail), axis=0)
+    estimate = statistic(np.ones(len(issame)))
+    return [Interval(*map(float, row)) for row in zip(estimate, low, high)]
+
+
+class RateAtFar:
+    """TAR at a FAR as a function of pair weights; pairs are sorted once.
+
+    The threshold accepts as much of the different pairs' weight as it can without exceeding FAR;
+    ties with the first pair beyond are refused.
+    """
+
+    def __init__(self, distances: np.ndarray, issame: np.ndarray, far: float):
+        self._order = np.argsort(distances, kind='stable')
+        self._distances = distances[self._order]
+        self._same, self._far = issame[self._order], far
+
+    def __call__(self, weights: np.ndarray) -> float:
+        weights = weights[self._order]
+        different = np.cumsum(np.where(self._same, 0, weights))
+        same = np.cumsum(np.where(self._same, weights, 0))
+        if not different[-1] or not same[-1]:
+            return np.nan
+        beyond = np.searchsorted(different, self._far * different[-1] * (1 + 1e-12), side='right')
+        if beyond == len(different):
+            return 1.0
+        accepted = np.searchsorted(self._distances, self._distances[beyond], side='left')
+        return same[accepted - 1] / same[-1] if accepted else 0.0
+
+
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
+    total = weights.sum()
+    return float(values @ weights / total) if total else np.nan
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
+    """McNemar's exact test on (P,) bool "decided rightly" of two models (McNemar 1947)."""
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    total = only_first + only_second
+    p_value = binomtest(only_first, total).pvalue if total else 1.0
+    return McNemar(only_first, only_second, float(p_value))

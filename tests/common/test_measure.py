@@ -1,0 +1,79 @@
+"""Measuring in turn, and the arithmetic of what is measured."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from vargfacenet.common import measure, ops
+from vargfacenet.common.errors import InputError
+
+
+def test_candidates_take_turns_and_the_short_one_runs_more_often():
+    order = []
+
+    def call(name, seconds):
+        order.append(name)
+        time.sleep(seconds)
+
+    times = measure.in_turn(
+        {'slow': lambda: call('slow', 0.03), 'fast': lambda: call('fast', 0.003)},
+        seconds=0, slice_seconds=0.02, min_rounds=4,
+    )  # fmt: skip
+    assert order[:3] == ['slow', 'fast', 'slow']  # one of each that does not count, then rounds
+    assert order.count('slow') == 5
+    assert order.count('fast') > 3 * 4
+    assert len(times['slow'].seconds) == len(times['fast'].seconds) == 4
+    assert times['slow'].median == pytest.approx(0.03, rel=0.5)
+    ratio = measure.faster(times['slow'], times['fast'])
+    assert ratio.low <= ratio.median <= ratio.high
+    assert 3 < ratio.median < 12
+
+
+def test_ratios_are_taken_round_by_round():
+    """A machine that slows down to a half in the middle changes no ratio."""
+    slow, fast = measure.Timing((4.0, 8.0, 8.0)), measure.Timing((1.0, 2.0, 2.0))
+    assert measure.faster(slow, fast) == measure.Ratio(4.0, 4.0, 4.0)
+    assert measure.faster(slow, fast, slow_items=16, fast_items=32).median == 8.0
+
+
+def test_summary_and_percentiles():
+    timing = measure.Timing(tuple(x / 100 for x in range(1, 101)))
+    assert timing.percentile(95) == pytest.approx(0.96)
+    assert timing.summary(10)['per_second'] == pytest.approx(10 / 0.505)
+
+
+def test_peak_memory_is_of_this_process_alone():
+    """A child does not inherit the peak of its parent, and sees its own allocations."""
+    held = bytearray(300 << 20)
+    code = (
+        'from vargfacenet.common.measure import peak_memory as p; a = p(); '
+        'x = bytearray(100 << 20); print(a, p() - a)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    before, grown = map(int, done.stdout.split())
+    assert before < 250 << 20 < measure.peak_memory()
+    assert 95 << 20 < grown < 120 << 20
+    assert len(held)
+
+
+@pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
+def test_the_peak_is_above_what_a_product_reaches():
+    """No matrix product does more than the registers allow."""
+    import numpy as np
+
+    a = np.ones((512, 512), np.float32)
+    threads = len(os.sched_getaffinity(0))
+    best = 0.0
+    for _ in range(20):
+        started = time.perf_counter()
+        a @ a
+        best = max(best, 2 * 512**3 / (time.perf_counter() - started) / 1e9)
+    assert ops.peak_gflops(threads, 0.3) > 0.8 * best > 1
+
+
+@pytest.mark.parametrize('text', ['', 'a', '1,', '0', '4,-1'])
+def test_numbers_that_are_none_are_named(text):
+    with pytest.raises(InputError, match='--batches'):
+        measure.check_numbers(text, '--batches')

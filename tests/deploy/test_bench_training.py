@@ -1,0 +1,155 @@
+"""The benchmarks of training: each runs, small, and what it says holds together."""
+
+import json
+
+import numpy as np
+import pytest
+from vargfacenet.common import ops
+from vargfacenet.common.backend import mx
+from vargfacenet.common.recordio import record_paths
+from vargfacenet.deploy.bench import data, steps, train
+from vargfacenet.recognition.losses import class_loss
+from vargfacenet.symbol import get_symbol
+
+SMALL = ['--network-option', 'multiplier=0.25']
+
+
+def check_files(result, out):
+    assert json.loads(out.read_text())['machine']['cpu'] == result['machine']['cpu']
+    assert out.with_suffix('.png').stat().st_size > 5000
+
+
+def test_train(run_command, tmp_path, monkeypatch):
+    out = tmp_path / 'train.json'
+    monkeypatch.setattr(train, 'SETTINGS', {'bound': {'OMP_PROC_BIND': 'true'}})
+    code, result, errors = run_command(
+        'bench', 'train', *SMALL, '--batches', '4', '--multipliers', '0.25', '--seconds', 0.1,
+        '--classes', 20, '--rounds', 1, '--out', out,
+    )  # fmt: skip
+    assert code == 0
+    assert {'default', 'bound'} <= set(result['settings'])
+    check_files(result, out)
+    assert set(result['batches']) == {'4'}
+    for row in (*result['batches'].values(), result['best']):
+        assert row['ratio']['low'] <= row['ratio']['median'] <= row['ratio']['high']
+    assert [row['series'] for row in result['growth']] == ['batch', 'width']
+    for row in result['growth']:
+        assert row['ours']['bytes'] > 5e6 and row['stock']['images_per_second'] > 0
+    assert any(name.endswith('Convolution') for name in result['profile']['operators'])
+    if ops.available():
+        assert 0 < result['gflops'] < result['peak_gflops']
+        assert '_backward_vg_grouped' in result['profile']['operators']
+    assert 'times as fast' in errors
+
+
+def test_head(run_command, tmp_path):
+    out = tmp_path / 'head.json'
+    code, result, _ = run_command(
+        'bench', 'head', '--classes', '50,20000', '--batch-size', 8, '--rounds', 1, '--out', out
+    )
+    assert code == 0
+    check_files(result, out)
+    large = result['heads'][1]
+    # weights, gradients, momenta and two arrays of N x C at least; the stock head has more of each
+    floor = 3 * 4 * 512 * 20000
+    assert floor < large['stock']['bytes']
+    if ops.available():
+        assert floor < large['ours']['bytes'] < large['stock']['bytes']
+
+
+@pytest.mark.slow
+def test_distill(run_command, tmp_path):
+    out = tmp_path / 'distill.json'
+    code, result, errors = run_command(
+        'bench', 'distill', '--student', 'y1', '--teacher', 'y1', '--batch-size', 2,
+        '--seconds', 0.1, '--out', out,
+    )  # fmt: skip
+    assert code == 0
+    check_files(result, out)
+    assert result['live']['cost']['median'] > 1  # a teacher is not free
+    assert result['teach']['engine'] in errors
+
+
+def test_data(run_command, tmp_path, monkeypatch):
+    for name, value in {'PEOPLE': 4, 'FACES': 4, 'COPIES': 40}.items():
+        monkeypatch.setattr(data, name, value)
+    out = tmp_path / 'data.json'
+    code, result, _ = run_command(
+        'bench', 'data', '--batch-size', 16, '--seconds', 0.5, '--threads', '1',
+        '--index-records', 3000, '--out', out,
+    )  # fmt: skip
+    assert code == 0
+    check_files(result, out)
+    assert set(result['warm']) == {'stock', 'threads 1'}
+    assert set(result['cold']) == {'full', 'blocks'}
+    assert result['start']['images'] == 3000
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['train', '--batches', '0'], "--batches '0'"),
+        (['train', '--seconds', '-1'], '--seconds -1'),
+        (['train', '--out', 'table.txt'], 'ends in .json'),
+        (['head', '--classes', 'many'], "--classes 'many'"),
+        (['head', '--rounds', '0'], '--rounds 0'),
+        (['distill', '--batch-size', '0'], '--batch-size 0'),
+        (['data', '--data-dir', 'nowhere'], 'nowhere/train.rec does not exist'),
+        (['speed'], "unknown command 'speed'"),
+    ],
+)
+def test_wrong_input_is_one_line(words, message, run_command):
+    code, _, errors = run_command('bench', *words)
+    assert code == 2
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_the_stock_head_has_our_numbers(rng):
+    """The baseline trains the same loss: what differs is time and memory."""
+    classes, size, n = 30, 16, 6
+    embedding, label = mx.sym.Variable('embedding'), mx.sym.Variable('label')
+    arrays = {
+        'embedding': mx.nd.array(rng.randn(n, size)),
+        'fc7_weight': mx.nd.array(rng.randn(classes, size)),
+        'label': mx.nd.array(rng.randint(0, classes, n)),
+    }
+    stock = mx.sym.SoftmaxOutput(steps.one_hot_logits(embedding, label, classes, size), label)
+    ours = class_loss('margin', embedding, label, classes, size, steps.ARCFACE)[0]
+    found = []
+    for symbol in (stock, mx.sym.MakeLoss(ours)):
+        gradients = {name: array.zeros_like() for name, array in arrays.items()}
+        executor = symbol.bind(mx.cpu(), dict(arrays), gradients)
+        executor.forward(is_train=True)
+        executor.backward()
+        found.append([gradients[name].asnumpy() for name in ('embedding', 'fc7_weight')])
+    for theirs, our in zip(*found):
+        np.testing.assert_allclose(our, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_the_stock_iterator_delivers_the_pictures_of_the_file(tmp_path):
+    """Each image of a batch is a record's, mirrored or not."""
+    from vargfacenet.common.image import decode_rgb
+    from vargfacenet.common.recordio import RecordFile, write_face_records
+    from vargfacenet.common.synth_face import jpeg_faces
+
+    write_face_records(tmp_path / 'train', (jpeg_faces(0, i, range(4), 112) for i in range(3)))
+    records = RecordFile(tmp_path / 'train')
+    pictures = [decode_rgb(records.read(i)[1]).transpose(2, 0, 1) for i in range(12)]
+    batch = next(data.stock_batches(record_paths(tmp_path / 'train'), 12)).asnumpy()
+    left = list(range(12))
+    for image in batch:
+        found = [
+            i for i in left
+            if np.array_equal(image, pictures[i]) or np.array_equal(image, pictures[i][:, :, ::-1])
+        ]  # fmt: skip
+        assert found
+        left.remove(found[0])
+    assert not left
+
+
+def test_the_stock_graph_has_no_operator_of_ours():
+    symbol = steps.stock_symbol(get_symbol('vargfacenet', multiplier=0.25), 10, alpha=7.0)
+    names = {node['op'] for node in json.loads(symbol.tojson())['nodes']}
+    assert not any(name.startswith('vg_') for name in names)
+    assert {'one_hot', 'SoftmaxOutput', 'LeakyReLU'} <= names

@@ -1,0 +1,112 @@
+"""The challenge's feature files of drawn images, and its rule."""
+
+import cv2
+import numpy as np
+import pytest
+from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
+from vargfacenet.common import flops
+from vargfacenet.common.checkpoint import save_embedding
+from vargfacenet.eval.lfr import check_budget
+from vargfacenet.eval.matrix_file import read_matrix
+from vargfacenet.symbol import get_symbol
+
+IMAGES = 7
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    symbol = tiny_symbol()
+    save_embedding(tmp_path / 'model', 1, symbol, *reference_params(symbol))
+    for index in range(IMAGES):
+        path = tmp_path / 'images' / f'v{index // 3}' / f'{index}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.randint(0, 256, (112, 112, 3), np.uint8))
+    (tmp_path / 'images.txt').write_text(
+        ''.join(f'v{index // 3}/{index}.jpg\n' for index in range(IMAGES))
+    )
+    (tmp_path / 'videos.txt').write_text('v0 3\nv1 3\nv2 1\n')
+    return tmp_path
+
+
+def run(folder, run_command, list_name, *more):
+    return run_command(
+        'lfr', '--model', f'{folder / "model"},1', '--list', folder / list_name,
+        '--root', folder / 'images', '--out', folder / 'features.bin', '--batch-size', 2, *more,
+    )  # fmt: skip
+
+
+def unit(rows):
+    rows = np.asarray(rows, np.float64)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def stock_embeddings(folder, flip):
+    paths = [folder / 'images' / f'v{index // 3}' / f'{index}.jpg' for index in range(IMAGES)]
+    images = np.stack([cv2.imread(str(path))[:, :, ::-1] for path in paths])
+    images = images[:, :, ::-1] if flip else images
+    symbol = tiny_symbol()
+    return embed_on_stock_graph(symbol, *reference_params(symbol), images).astype(np.float64)
+
+
+def test_image_track(folder, run_command):
+    code, result, err = run(folder, run_command, 'images.txt')
+    assert code == 0, err
+    assert (result['rows'], result['columns'], result['missing']) == (IMAGES, 16, 0)
+    assert result['within_budget'] is True
+    expected = unit(stock_embeddings(folder, False) + stock_embeddings(folder, True))
+    assert np.abs(read_matrix(folder / 'features.bin') - expected).max() < 1e-5
+
+
+def test_video_track(folder, run_command):
+    code, _, err = run(folder, run_command, 'videos.txt', '--track', 'video')
+    assert code == 0, err
+    frames = unit(stock_embeddings(folder, False))
+    expected = unit([frames[start : start + 3].sum(axis=0) for start in (0, 3, 6)])
+    assert np.abs(read_matrix(folder / 'features.bin') - expected).max() < 1e-5
+
+
+def test_missing_images_are_zero_and_counted(folder, run_command):
+    (folder / 'images' / 'v0' / '1.jpg').unlink()
+    (folder / 'images' / 'v1' / '4.jpg').write_bytes(b'no picture')
+    code, result, err = run(folder, run_command, 'images.txt')
+    assert code == 0
+    assert result['missing_names'] == ['v0/1.jpg', 'v1/4.jpg']
+    assert '2 of 7 rows' in err and 'v0/1.jpg' in err
+    zero = ~read_matrix(folder / 'features.bin').any(axis=1)
+    assert np.flatnonzero(zero).tolist() == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda folder: (folder / 'images').rename(folder / 'elsewhere'), 'is no folder'),
+        (lambda folder: (folder / 'images' / 'v0').rename(folder / 'v0'), None),
+        (lambda folder: (folder / 'images.txt').write_text('\n'), 'is empty'),
+        (lambda folder: (folder / 'images.txt').write_text('x.jpg\ny.jpg'), 'none of the 2'),
+        (lambda folder: cv2.imwrite(str(folder / 'images/v0/0.jpg'), np.zeros((90, 112, 3))),
+         '112x90 pixels'),
+    ],
+)  # fmt: skip
+def test_wrong_input(folder, run_command, change, message):
+    change(folder)
+    code, _, err = run(folder, run_command, 'images.txt')
+    assert code == (2 if message else 0)
+    if message:
+        assert message in err
+        assert not (folder / 'features.bin').exists()
+
+
+@pytest.mark.parametrize(
+    ('network', 'options', 'budget', 'fits'),
+    [
+        ('vargfacenet', {}, 'light', True),  # won this track
+        ('vargfacenet', {'multiplier': 1.5}, 'light', False),
+        ('y2', {}, 'light', True),
+        ('r100_se', {}, 'light', False),
+        ('r100_se', {}, 'large', True),
+    ],
+)
+def test_budget(network, options, budget, fits):
+    rule = check_budget(flops.count(get_symbol(network, **options)), budget)
+    assert rule['within_budget'] is fits
+    assert rule['flops_limit'] == {'light': 2**30, 'large': 30 * 2**30}[budget]
