@@ -191,14 +191,12 @@ def build_parser(parser: console.Parser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for flag, value, low, high in (
+    console.check_ranges((
         ('--min-size', args.min_size, 12, 10_000),  # 12 pixels is what MTCNN's first network sees
         ('--min-score', args.min_score, 0.1, 1.0),
         ('--quality', args.quality, 1, 100),
         ('--workers', args.workers, 1, 256),
-    ):
-        if not low <= value <= high:
-            raise InputError(f'{flag} {value}: must be {low}..{high}')
+    ))  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict:

@@ -178,6 +178,13 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f'{message} (see {self.prog} --help)')
 
 
+def check_ranges(options: Iterable[tuple[str, float, float, float]]) -> None:
+    """Raise InputError for the first of (flag, value, lowest, highest) that is out of its range."""
+    for flag, value, low, high in options:
+        if not low <= value <= high:
+            raise InputError(f'{flag} {value}: must be {low}..{high}')
+
+
 def command(
     name: str,
     build_parser: Callable[[Parser], None],

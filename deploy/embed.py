@@ -139,13 +139,11 @@ def build_parser(parser: console.Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    for flag, value, low, high in (
+    console.check_ranges((
         ('--batch-size', args.batch_size, 1, 4096),
         ('--workers', args.workers, 1, 256),
         ('--min-face', args.min_face, 12, 10_000),
-    ):
-        if not low <= value <= high:
-            raise InputError(f'{flag} {value}: must be {low}..{high}')
+    ))  # fmt: skip
     if args.out.suffix != '.npz':
         raise InputError(f'--out {args.out}: expected a name that ends in .npz')
     paths = find_pictures(args.source)

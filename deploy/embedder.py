@@ -243,7 +243,7 @@ def _fingerprint(record: dict, weights: Path) -> str:
 
 
 def _weights_name(model: str) -> str:
-    if model.endswith('.onnx'):
+    if model.endswith('.onnx') or ',' not in model:
         return Path(model).name
     prefix, epoch = parse_model(model)
     return params_path(prefix, epoch).name
@@ -263,6 +263,11 @@ def _engine(
                 f'{model}: MXNet runs no ONNX files; give the export folder or take another backend'
             )
         return _onnx_engine(path, backend, precision, batch_size), path
+    if ',' not in model:
+        raise InputError(
+            f'model {model}: no such export folder; expected one, an .onnx file, or a checkpoint '
+            f'PREFIX,EPOCH'
+        )
     prefix, epoch = parse_model(model)
     network = load_embedding(model)
     weights = params_path(prefix, epoch)

@@ -6,11 +6,13 @@ enrolled. The server answers this machine alone unless --host says otherwise.
 
 import argparse
 import base64
+import io
 import ipaddress
 import logging
 import threading
 from pathlib import Path
 from typing import NamedTuple, Optional
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -174,29 +176,33 @@ def make_app(service: Service, allowed_hosts: Optional[set[str]] = None):
     """
     flask = need('flask', 'deploy')
     wrappers = need('flask.wrappers', 'deploy')
-    exceptions = need('werkzeug.exceptions', 'deploy')
 
     class MemoryRequest(wrappers.Request):
         """Uploads stay in memory; by default large ones go to a temporary file."""
 
         def _get_file_stream(self, *_, **__):
-            from io import BytesIO
-
-            return BytesIO()
+            return io.BytesIO()
 
     app = flask.Flask(__name__, static_folder=str(WEB), static_url_path='/static')
     app.request_class = MemoryRequest
     app.config['MAX_CONTENT_LENGTH'] = MAX_REQUEST
     app.json.sort_keys = False
-    request = flask.request
+    _add_guards(app, flask.request, allowed_hosts)
+    _add_routes(app, flask.request, service)
+    _add_errors(app, flask.request)
+    return app
+
+
+def _add_guards(app, request, allowed_hosts: Optional[set[str]]) -> None:
+    """Refuse what pages of other sites send, and tell browsers to be strict."""
 
     @app.before_request
     def check_origin():
-        host = request.host.rsplit(':', 1)[0] if ']' not in request.host[-1:] else request.host
+        host = urlsplit(f'//{request.host}').hostname
         if allowed_hosts is not None and host not in allowed_hosts:
             raise RequestError(f'this server is not {host}', 403)
         origin = request.headers.get('Origin')
-        if request.method != 'GET' and origin and origin.split('://')[-1] != request.host:
+        if request.method != 'GET' and origin and urlsplit(origin).netloc != request.host:
             raise RequestError('requests from pages of other sites are refused', 403)
 
     @app.after_request
@@ -204,12 +210,19 @@ def make_app(service: Service, allowed_hosts: Optional[set[str]] = None):
         response.headers.update(_HEADERS)
         return response
 
+
+def _add_routes(app, request, service: Service) -> None:
+    """The page and the API."""
+
     def upload(name: str) -> bytes:
         return request.files[name].read() if name in request.files else b''
 
+    def chosen_far() -> str:
+        return request.form.get('far', '')
+
     @app.get('/')
     def page():
-        return flask.send_from_directory(WEB, 'index.html')
+        return app.send_static_file('index.html')
 
     @app.get('/api/info')
     def info():
@@ -217,11 +230,11 @@ def make_app(service: Service, allowed_hosts: Optional[set[str]] = None):
 
     @app.post('/api/compare')
     def compare():
-        return service.compare(upload('first'), upload('second'), request.form.get('far', ''))
+        return service.compare(upload('first'), upload('second'), chosen_far())
 
     @app.post('/api/identify')
     def identify():
-        return service.identify(upload('photograph'), request.form.get('far', ''))
+        return service.identify(upload('photograph'), chosen_far())
 
     @app.post('/api/enrol')
     def enrol():
@@ -230,6 +243,11 @@ def make_app(service: Service, allowed_hosts: Optional[set[str]] = None):
     @app.delete('/api/identities/<path:name>')
     def remove(name):
         return service.remove(name)
+
+
+def _add_errors(app, request) -> None:
+    """Every error is one JSON object with a message."""
+    exceptions = need('werkzeug.exceptions', 'deploy')
 
     @app.errorhandler(RequestError)
     def refused(error):
@@ -246,8 +264,6 @@ def make_app(service: Service, allowed_hosts: Optional[set[str]] = None):
     @app.errorhandler(exceptions.HTTPException)
     def http_error(error):
         return {'error': f'{request.method} {request.path}: {error.description}'}, error.code
-
-    return app
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -280,7 +296,7 @@ def run(args: argparse.Namespace) -> dict:
             args.model,
         )
     gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint)
-    hosts = {'localhost', '127.0.0.1', '[::1]', args.host} if is_loopback(args.host) else None
+    hosts = {'localhost', '127.0.0.1', '::1', args.host} if is_loopback(args.host) else None
     try:
         server = waitress.create_server(
             make_app(Service(embedder, gallery), hosts),

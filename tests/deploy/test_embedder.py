@@ -87,6 +87,20 @@ def test_wrong_options(arguments, message, models):
         FaceEmbedder(models[0], **arguments)
 
 
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        ('nothing', 'model nothing: no such export folder; expected one'),
+        ('nothing,0', r'nothing-symbol\.json does not exist'),
+        ('nothing.onnx', r'nothing\.onnx does not exist'),
+    ],
+)
+def test_models_that_are_not_there(model, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        FaceEmbedder(model)
+
+
 def test_a_replaced_file_is_noticed(models, tmp_path):
     folder = export_folder(tmp_path)
     (folder / 'model.onnx').write_bytes((models[0] / 'model.onnx').read_bytes() + b'\0')

@@ -247,3 +247,25 @@ def test_the_page_in_a_browser(page, browser, tmp_path):
     severe = [entry for entry in browser.get_log('browser') if entry['level'] == 'SEVERE']
     # the answer 400 for the broken picture is listed, and nothing else
     assert all('400' in entry['message'] for entry in severe), severe
+
+
+def test_ctrl_c_ends_the_server_well(model, tmp_path):
+    import signal
+    import subprocess
+    import sys
+
+    command = [
+        sys.executable, '-m', 'vargfacenet', 'serve', '--model', str(model), '--port', '0',
+        '--gallery', str(tmp_path / 'g'),
+    ]  # fmt: skip
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    try:
+        url = next(line for line in server.stderr if line.startswith('http://')).split()[0]
+        assert urllib.request.urlopen(url).status == 200
+        server.send_signal(signal.SIGINT)
+        output, errors = server.communicate(timeout=30)
+    finally:
+        server.kill()
+    assert server.returncode == 0 and json.loads(output)['url'] == url, errors
