@@ -75,20 +75,27 @@ def parse(symbol: 'mx.sym.Symbol', shapes: dict, fixed: set) -> tuple[list[Node]
     return nodes, heads, graph['attrs']
 
 
-def assemble(heads: list, attrs: dict) -> 'mx.sym.Symbol':
-    """The symbol of what `heads` reach, (node, output index) pairs; `attrs` as from `parse`."""
-    order, index = [], {}
+def reached(heads: list) -> list[Node]:
+    """What `heads` reach, (node, output index) pairs; every node behind its inputs."""
+    order, seen = [], set()
     stack = [node for node, _ in reversed(heads)]
     while stack:
         node = stack[-1]
-        missing = [source for source, _ in node.inputs if source not in index]
+        missing = [source for source, _ in node.inputs if source not in seen]
         if missing:
             stack.append(missing[0])
             continue
         stack.pop()
-        if node not in index:
-            index[node] = len(order)
+        if node not in seen:
+            seen.add(node)
             order.append(node)
+    return order
+
+
+def assemble(heads: list, attrs: dict) -> 'mx.sym.Symbol':
+    """The symbol of what `heads` reach, (node, output index) pairs; `attrs` as from `parse`."""
+    order = reached(heads)
+    index = {node: position for position, node in enumerate(order)}
 
     def entries(pairs: list) -> list:
         return [[index[node], output, 0] for node, output in pairs]

@@ -30,11 +30,6 @@ class Timing:
     def median(self) -> float:
         return statistics.median(self.seconds)
 
-    def percentile(self, percent: float) -> float:
-        """Nearest-rank percentile of the rounds, e.g. 95."""
-        ranked = sorted(self.seconds)
-        return ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))]
-
     def summary(self, items: int = 1) -> dict:
         """For JSON; `items` is what one call handles, such as the images of a batch."""
         return {

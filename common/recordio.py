@@ -44,7 +44,7 @@ _HEADER = struct.Struct('<IfQQ')
 _LENGTH_BITS = 29
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 
-_LONG_RECORD = 1 << 16  # bytes that hold nearly every crop's record
+_LONG_RECORD = 1 << 15  # bytes that hold nearly every crop's record
 _FLOAT32_INTEGERS = 1 << 24  # a float32 label counts no further
 
 
@@ -244,15 +244,17 @@ class RecordFile:
         return int(number), encoded
 
     def will_need(self, start: int, end: int) -> None:
-        """Have the system read images `start` to `end` - 1, which lie together, in the background.
+        """Have the system read images `start` to `end` - 1 in the background.
 
         Only a hint: nothing happens on systems that do not know it.
         """
         if not hasattr(os, 'posix_fadvise'):
             return
         offsets = self._offsets[self._first_row + start : self._first_row + end]
-        first, last = int(offsets.min()), int(offsets.max())
-        os.posix_fadvise(self._file, first, last - first + _LONG_RECORD, os.POSIX_FADV_WILLNEED)
+        # One by one: the system may take no more than 128 KB of a hint, and the records of an
+        # index in another order lie all over the file.
+        for offset in np.sort(offsets).tolist():
+            os.posix_fadvise(self._file, offset, _LONG_RECORD, os.POSIX_FADV_WILLNEED)
 
     def read_key(self, key: int) -> tuple[np.ndarray, bytes]:
         """(label float32 (L,), content) of the record at `key`, be it an image or not."""

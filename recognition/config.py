@@ -19,8 +19,11 @@ from . import presets
 from .schedule import MODES
 
 # What may differ between the run that saved a checkpoint and the one that resumes it: nothing of
-# these changes the weights. (Another number of devices would; it changes per_batch_size's meaning.)
-FREE_ON_RESUME = ('frequent', 'verbose', 'ckpt', 'threads', 'models_root', 'val_targets')
+# these changes the weights, but that a teacher's store rounds its embeddings to float16. (Another
+# number of devices would; it changes per_batch_size's meaning.)
+FREE_ON_RESUME = (
+    'frequent', 'verbose', 'ckpt', 'threads', 'models_root', 'val_targets', 'teacher_store',
+)  # fmt: skip
 
 WARMUP_SHARE = 0.05  # of all steps, when nothing is asked for
 
@@ -55,11 +58,11 @@ class TrainConfig:
     mom: float
     seed: int
     augment: str
-    shuffle: str  # 'full', or 'blocks' for a .rec that is larger than memory
     threads: int  # decoding threads, 0 = one a CPU
     frequent: int  # steps between log lines
     verbose: int  # steps between verifications and checkpoints
     ckpt: int  # 0 none, 1 newest only, 2 all, 3 newest and best
+    shuffle: str = 'full'  # or 'blocks' for a .rec that is larger than memory
     teacher: str = ''  # PREFIX,EPOCH, or '' for training without distillation
     teacher_store: str = ''  # file with the teacher's embeddings, or '' for a live teacher
     alpha: float = 7.0  # weight of the distillation loss (Eq. 7)

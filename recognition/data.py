@@ -156,8 +156,9 @@ class _Decoder:
         return bgr
 
 
-def _stop(pool: ThreadPoolExecutor) -> None:
-    pool.shutdown(wait=False, cancel_futures=True)
+def _stop(*pools: ThreadPoolExecutor) -> None:
+    for pool in pools:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class FaceRecordIter(mx.io.DataIter):
@@ -230,7 +231,8 @@ class FaceRecordIter(mx.io.DataIter):
         self._free = [_Buffer(batch_size) for _ in range(prefetch)]
         self._pending: deque[_Pending] = deque()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix='face-records')
-        self._stop = weakref.finalize(self, _stop, self._pool)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix='read-ahead')
+        self._stop = weakref.finalize(self, _stop, self._pool, self._reader)
         self._set_epoch(0)
 
     @property
@@ -283,6 +285,7 @@ class FaceRecordIter(mx.io.DataIter):
         """Stop the threads and close the file; there is no next batch then."""
         self._drop_pending()
         self._pool.shutdown(wait=True)
+        self._reader.shutdown(wait=True, cancel_futures=True)
         self._stop.detach()
         self._decoder.records.close()
 
@@ -320,7 +323,7 @@ class FaceRecordIter(mx.io.DataIter):
         current = start // window
         for number in range(max(self._advised, current), current + 2):
             blocks = np.unique(self._order[number * window : (number + 1) * window] // BLOCK)
-            self._pool.submit(self._decoder.read_ahead, blocks.tolist())
+            self._reader.submit(self._decoder.read_ahead, blocks.tolist())
         self._advised = current + 2
 
     def _drop_pending(self) -> None:

@@ -7,6 +7,7 @@ generation (VarGFaceNet, arXiv:1910.04985, Section 3). The run of generation k l
 import argparse
 import logging
 import os
+import shutil
 import sys
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from .hooks import load_targets
 from .teach import find_store, open_store, teach
 from .teacher import check_sizes
 from .train import make_synthetic_data, print_results
-from .trainer import create_kvstore, train
+from .trainer import create_kvstore, first_state, train
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def verify_model(model: str, targets: dict, devices: list) -> dict[str, Verifica
     return {name: verify(embedder, *target)[0] for name, target in targets.items()}
 
 
-def choose_store(config: TrainConfig, wanted: str, generations: int) -> str:
+def choose_store(config: TrainConfig, wanted: str, generations: int, student_size: int) -> str:
     """Path of the store to distil from, made now if it has to be, or '' for the live teacher.
 
     Raises
@@ -94,8 +95,10 @@ def choose_store(config: TrainConfig, wanted: str, generations: int) -> str:
                 needed, 2 * config.num_images,
             )  # fmt: skip
             return ''
-        if not os.access(path.parent, os.W_OK):
-            log.info('live teacher: no store can be written in %s', path.parent)
+        size = 2 * 2 * config.num_images * student_size  # two float16 embeddings an image
+        if not os.access(path.parent, os.W_OK) or shutil.disk_usage(path.parent).free < 1.1 * size:
+            log.info('live teacher: no store of %.1f GB can be written in %s',
+                     size / 1e9, path.parent)  # fmt: skip
             return ''
     return str(teach(config.teacher, config.data_dir)[0])
 
@@ -126,7 +129,9 @@ def run(args: argparse.Namespace) -> dict:
     teacher, _, _ = checkpoint.load_embedding(config.teacher)
     check_sizes(config.teacher, embedding_size(teacher), embedding_size(student))
     targets, devices = load_targets(config), parse_devices(config.devices)
-    store = choose_store(config, args.teacher_store, args.generations)
+    # what is wrong with the run's folder should not show after hours of teaching
+    first_state(generation_config(config, 1, config.pretrained), args.resume, args.overwrite)
+    store = choose_store(config, args.teacher_store, args.generations, embedding_size(student))
     config = replace(config, teacher_store=store)
     rows = {'teacher': verify_model(config.teacher, targets, devices)}
     if args.scratch:

@@ -104,7 +104,7 @@ def teach(teacher: str, data_dir: str, batch_size: int = 32) -> tuple[Path, Head
             engine.embed_batch,
             lambda done: console.progress(len(records), f'teaching {path.name}', start=done),
         )
-    return path, header
+    return path, TeacherStore(path, header).header
 
 
 def build_parser(parser: console.Parser) -> None:

@@ -85,7 +85,8 @@ def data_hash(paths: RecordPaths) -> str:
     Reading a data set of 40 GB for a hash would take minutes. A data set that was made anew has
     another index; samples spread over the file find one whose index alone was kept.
     """
-    content = hashlib.sha256(paths.idx.read_bytes() + paths.property.read_bytes())
+    content = hashlib.sha256(paths.idx.read_bytes())
+    content.update(paths.property.read_bytes())
     size = paths.rec.stat().st_size
     content.update(str(size).encode())
     with open(paths.rec, 'rb') as handle:
@@ -116,6 +117,8 @@ def read_header(path: PathLike) -> Header:
 
 def _write_header(handle, header: Header) -> None:
     text = json.dumps(asdict(header)).encode()
+    if len(text) > HEADER_BYTES:
+        raise InputError(f"{header.data}, {header.teacher}: paths too long for a store's header")
     handle.seek(0)
     handle.write(text.ljust(HEADER_BYTES))
     handle.flush()
@@ -186,7 +189,7 @@ def _unit_rows(embeddings: np.ndarray, first: int, data: str) -> np.ndarray:
     bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if bad.size:
         raise RunError(
-            f'the teacher gives no direction for image {first + bad[0] % len(embeddings)} of '
+            f'the teacher gives no direction for image {first + bad[0]} of '
             f'{data}: its embedding has length {lengths[bad[0], 0]}'
         )
     return (embeddings / lengths).astype('<f2')
@@ -201,12 +204,11 @@ def _sole_writer(part: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on this system
-            pass
-        except OSError:
+        except BlockingIOError:
             raise InputError(f'{part} is being made by another process') from None
-        yield
-        lock.unlink()
+        except (ImportError, OSError):  # no such locks on this system, or not on this disk
+            pass
+        yield  # the lock file stays: who waits for one that is deleted would lock nothing
 
 
 def build(
@@ -233,7 +235,9 @@ def build(
     """
     part = path.with_suffix('.part')
     with _sole_writer(part):
-        done = _done_before(part, header)
+        if path.is_file():  # another process has made it meanwhile
+            return
+        done, header = _done_before(part, header)
         with open(part, 'r+b' if done else 'w+b') as handle, bar(done) as progress:
             if not done:
                 handle.truncate(header.file_bytes)
@@ -259,15 +263,23 @@ def build(
         os.replace(part, path)
 
 
-def _done_before(part: Path, header: Header) -> int:
-    """Records that an earlier process left in `part`; 0 if it cannot be gone on with."""
+def _done_before(part: Path, header: Header) -> tuple[int, Header]:
+    """Records that an earlier process left in `part`, 0 if it cannot be gone on with; the header.
+
+    Another engine may have made them: all agree with MXNet, and the header names both.
+    """
     try:
         before = read_header(part)
     except InputError:
-        return 0
-    same = replace(before, done=0, teacher=header.teacher, data=header.data) == header
+        return 0, header
+    free = {'done': 0, 'teacher': '', 'data': '', 'engine': ''}
+    same = replace(before, **free) == replace(header, **free)
     if not same or part.stat().st_size != header.file_bytes:
-        return 0
+        log.info('%s is of no use here and starts anew', part)
+        return 0, header
     if before.done:
         log.info('going on with %s: %d images are done', part, before.done)
-    return before.done
+    engines = [before.engine, header.engine]
+    if before.done and header.engine not in before.engine.split(', '):
+        header = replace(header, engine=', '.join(engines))
+    return before.done, header

@@ -130,7 +130,7 @@ def _batches(data: FaceRecordIter, teacher: Teacher) -> Iterator:
         yield batch
 
 
-def _first_state(config: TrainConfig, resume: bool, overwrite: bool) -> TrainState:
+def first_state(config: TrainConfig, resume: bool, overwrite: bool) -> TrainState:
     """Where to start; InputError where checkpoints lie in the way and nothing was said of them."""
     output_folder(config.run_folder)
     numbers = checkpoint_numbers(config.prefix)
@@ -215,7 +215,7 @@ def _prepare(config: TrainConfig, resume: bool, overwrite: bool, kvstore) -> _Ru
         mirror=config.augment != 'none',
         augment='mild' if config.augment == 'mild' else None,
     )
-    state = _first_state(config, resume, overwrite)
+    state = first_state(config, resume, overwrite)
     _start_weights(module, config, state, embedding)
     lr_at = learning_rate(
         config.lr_mode, config.lr, config.total_steps, config.warmup_steps, config.lr_steps,

@@ -13,6 +13,7 @@ from typing import Optional
 
 log = logging.getLogger(__name__)
 
+MIRROR = 'MXNET_BACKWARD_DO_MIRROR'  # has MXNet compute the forward pass again in the backward pass
 SWITCH = 'VARGFACENET_OPS'  # environment variable; 'off' trains on stock operators
 
 
@@ -62,6 +63,8 @@ def accelerate(symbol, shapes: dict, training: bool = True, accumulate: bool = T
     training : replace BatchNorm and convolutions as well, which is fastest for training. Both
         forms are right in training and in inference; False keeps MXNet's own convolution and
         BatchNorm fusion, which is fastest for inference only.
+    accumulate : whether parameters may be bound with grad_req='add', which costs a copy of each;
+        False is right for 'write' and 'null' only, and gives wrong sums with 'add'
 
     Returns
     -------
@@ -79,6 +82,13 @@ def accelerate(symbol, shapes: dict, training: bool = True, accumulate: bool = T
     """
     from .graph import rewrite  # imports MXNet, which `python -m ...ops.build` does without
 
+    if training and os.environ.get(MIRROR, '0') not in ('', '0'):
+        log.warning(
+            "%s is set: training keeps MXNet's slow BatchNorm and convolutions, since ours would "
+            'move their running averages twice; unset it',
+            MIRROR,
+        )
+        training = False
     return rewrite(symbol, shapes, available(), training, accumulate)
 
 

@@ -4,16 +4,16 @@ A symbol's argument order is the order in which its operators' inputs are walked
 replacement takes its inputs in the order of what it replaces.
 """
 
-import ast
+import re
 from collections import Counter
 from typing import Optional
 
-from ..graph import Node, assemble, flag, parse
+from ..graph import Node, assemble, flag, parse, reached
 from ..names import DATA, LABEL, TEACHER
 
 ADDITIONS = ('elemwise_add', '_plus', '_Plus', '_add', 'broadcast_add', 'broadcast_plus')
 MODE = 'vg_mode'  # name of the node that tells a fused BatchNorm whether the network trains
-DIFFERENTIABLE = {'vg_bn': 3}  # inputs behind these are the mode and auxiliary states
+DIFFERENTIABLE = 4  # no operator has more inputs with a gradient; then come mode and statistics
 MANY_CHANNELS = 16  # of a group, from here on oneDNN's 3x3 convolution is the faster one
 MANY_READERS = 8  # from here on MXNet adds up gradients in place (MXNET_EXEC_INPLACE_GRAD_SUM_CAP)
 
@@ -48,21 +48,23 @@ def rewrite(symbol, shapes: dict, compiled: bool, training: bool, accumulate: bo
         elif compiled and training and _is_batch_norm(node) and (node, 0) not in heads:
             _replace_norm(node, node, mode)
     if compiled:
-        _buffer_gradients(nodes, accumulate)
+        _buffer_gradients(heads, accumulate)
     return assemble(heads, attrs)
 
 
-def _buffer_gradients(nodes: list, accumulate: bool) -> None:
+def _buffer_gradients(heads: list, accumulate: bool) -> None:
     """Put a copy before inputs of our operators whose gradient MXNet may ask to be added to.
 
     Operators from a library overwrite the array they are given, even for grad_req='add'; the
     gradient of a copy adds. Such inputs are variables, small ones here, and much-read tensors.
     """
+    nodes = reached(heads)
     uses = Counter(entry for node in nodes for entry in node.inputs)
+    uses.update(heads)  # which bring a gradient as well
     for node in nodes:
         if not (node.changed and node.op.startswith('vg_')):
             continue
-        for position, entry in enumerate(node.inputs[: DIFFERENTIABLE.get(node.op, 4)]):
+        for position, entry in enumerate(node.inputs[:DIFFERENTIABLE]):
             variable = entry[0].op == 'null'
             if (variable and accumulate) or uses[entry] >= MANY_READERS:
                 name = f'{node.name}_input{position}'
@@ -130,6 +132,7 @@ def _is_batch_norm(node: Node) -> bool:
         and len(node.shapes) == 1
         and node.attrs.get('axis', '1') == '1'
         and not flag(node, 'use_global_stats', False)
+        and not flag(node, 'fix_gamma', True)  # MXNet's writes a one into gamma, against decay
     )
 
 
@@ -151,7 +154,6 @@ def _replace_norm(node: Node, norm: Node, mode: Node) -> None:
         [x, gamma, beta, *([node.inputs[1]] if prelu else []), (mode, 0), mean, variance],
         eps=norm.attrs.get('eps', '1e-3'),
         momentum=norm.attrs.get('momentum', '0.9'),
-        fix_gamma=str(flag(norm, 'fix_gamma', True)),
     )
 
 
@@ -159,7 +161,8 @@ def _replace_convolution(node: Node) -> None:
     """1x1 convolutions, and 3x3 over few channels a group; others are MXNet's own faster."""
 
     def pair(name: str, default: int) -> tuple:
-        return ast.literal_eval(node.attrs.get(name) or '()') or (default, default)
+        numbers = re.findall(r'\d+', node.attrs.get(name, ''))  # also (1L, 1L), of Python 2
+        return tuple(map(int, numbers)) or (default, default)
 
     kernel, stride, pad = pair('kernel', 0), pair('stride', 1), pair('pad', 0)
     if len(node.shape) != 4 or pair('dilate', 1) != (1, 1):

@@ -229,17 +229,15 @@ bool training(const float* mode) { return mode[0] != 1.f; }
 struct NormOptions {
   float epsilon;
   float momentum;
-  bool fix_gamma;
 
   explicit NormOptions(const Attributes& attributes)
       : epsilon(number(attributes.at("eps"))),
-        momentum(number(attributes.at("momentum"))),
-        fix_gamma(attributes.at("fix_gamma") == "True") {}
+        momentum(number(attributes.at("momentum"))) {}
 };
 
 template <bool kPrelu>
 MXReturnValue norm_arity(const Attributes& attributes, int* inputs, int* outputs) {
-  for (const char* name : {"eps", "momentum", "fix_gamma"}) {
+  for (const char* name : {"eps", "momentum"}) {
     if (attributes.count(name) == 0) {
       MX_ERROR_MSG << "a BatchNorm needs the attribute " << name;
       return MX_FAIL;
@@ -347,7 +345,7 @@ MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensor
     const float centre = used_mean[c] = static_cast<float>(mean);
     used_inverse[c] = static_cast<float>(1.0 / std::sqrt(variance + options.epsilon));
     const Vec centres = splat(centre);
-    const Vec factors = splat((options.fix_gamma ? 1.f : gamma[c]) * used_inverse[c]);
+    const Vec factors = splat(gamma[c] * used_inverse[c]);
     const Vec offsets = splat(beta[c]);
     const Vec slopes = splat(kPrelu ? slope[c] : 1.f);
     for (int64_t n = 0; n < layout.batch; ++n) {
@@ -362,12 +360,11 @@ MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensor
 }
 
 template <bool kPrelu>
-MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
+MXReturnValue norm_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
                             const OpResource&) {
   using Inputs = NormInputs<kPrelu>;
   constexpr int kInputs = kNormOutputs;  // after the gradients of the outputs
   constexpr int kOutputs = kInputs + Inputs::kCount;
-  const NormOptions options(attributes);
   const Layout layout(inputs->at(kInputs + Inputs::kX));
   const float* dy = floats(inputs, 0);
   const float* x = floats(inputs, kInputs + Inputs::kX);
@@ -384,7 +381,7 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
   const double count = static_cast<double>(layout.batch * layout.positions);
 #pragma omp parallel for schedule(static) if (layout.parallel())
   for (int64_t c = 0; c < layout.channels; ++c) {
-    const float factor = (options.fix_gamma ? 1.f : gamma[c]) * inverse[c];
+    const float factor = gamma[c] * inverse[c];
     const Vec centres = splat(mean[c]), factors = splat(factor), offsets = splat(beta[c]);
     const Vec slopes = splat(kPrelu ? slope[c] : 1.f);
     Sum dz_sum, dz_centred_sum, slope_sum;
@@ -405,7 +402,7 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
           slope_sum.end_stretch();
         });
     const double dz_total = dz_sum.total(), dz_centred_total = dz_centred_sum.total();
-    dgamma[c] = options.fix_gamma ? 0.f : static_cast<float>(dz_centred_total * inverse[c]);
+    dgamma[c] = static_cast<float>(dz_centred_total * inverse[c]);
     dbeta[c] = static_cast<float>(dz_total);
     if (kPrelu) dslope[c] = static_cast<float>(slope_sum.total());
     // The batch's mean and variance depend on x; the running ones do not.

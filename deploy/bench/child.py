@@ -58,7 +58,7 @@ def measure_step(
     """Seconds of a training step and the bytes that the process needs for it."""
     from .steps import training_step
 
-    before = peak_memory()
+    before = _resident()
     step = training_step(network, options, batch_size, classes, stock)
     step()
     return {'seconds': _timed(step, rounds), 'bytes': peak_memory() - before}
@@ -94,7 +94,7 @@ def measure_head(classes: int, batch_size: int, size: int, stock: bool, rounds: 
     """Seconds of forward, backward and update of a margin head, and the bytes it needs."""
     from .head import head_step
 
-    before = peak_memory()
+    before = _resident()
     step = head_step(classes, batch_size, size, stock)
     step()
     return {'seconds': _timed(step, rounds), 'bytes': peak_memory() - before}
@@ -104,12 +104,13 @@ def measure_index(rec: str) -> dict:
     """Seconds to open a record file, the bytes that stay, and the most it took meanwhile."""
     from ...common.recordio import RecordFile
 
-    peak, started, held = peak_memory(), time.perf_counter(), _resident()
+    held = _resident()
+    started = time.perf_counter()
     records = RecordFile(rec)
     return {
         'seconds': time.perf_counter() - started,
         'bytes': _resident() - held,
-        'peak_bytes': peak_memory() - peak,
+        'peak_bytes': peak_memory() - held,
         'images': len(records),
     }
 

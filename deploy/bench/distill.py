@@ -207,7 +207,7 @@ def run(args: argparse.Namespace) -> dict:
         sides = Sides(args, Path(folder))
         stored, plain = sides.stored(), sides.plain()
         by_store = in_turn({'plain': plain, 'stored': stored}, args.seconds, slice_seconds=2)
-        by_live = in_turn({'stored': stored, 'live': sides.live()}, args.seconds, slice_seconds=2)
+        by_live = in_turn({'plain': plain, 'live': sides.live()}, args.seconds, slice_seconds=2)
         by_stock = in_turn(
             {'stored': stored, 'stock': sides.stock()}, args.seconds, slice_seconds=2
         )
@@ -227,7 +227,7 @@ def run(args: argparse.Namespace) -> dict:
         },
         'live': {
             **summaries(by_live),
-            'cost': cost(by_live['stored'], by_live['live']),
+            'cost': cost(by_live['plain'], by_live['live']),
         },
         'stock': {
             **summaries(by_stock),

@@ -29,9 +29,7 @@ def head_step(classes: int, batch_size: int, size: int, stock: bool) -> Callable
     """A function that makes one step of a head alone on embeddings that are in memory."""
     embedding, label = mx.sym.Variable(EMBEDDING), mx.sym.Variable(LABEL)
     if stock:
-        symbol = mx.sym.SoftmaxOutput(
-            one_hot_logits(embedding, label, classes, size), label, normalization='batch'
-        )
+        symbol = mx.sym.SoftmaxOutput(one_hot_logits(embedding, label, classes, size), label)
     else:
         loss, correct = class_loss(
             'margin', embedding, label, classes, size, ARCFACE, compiled=ops.available()

@@ -61,7 +61,7 @@ def stock_symbol(embedding, classes: int, alpha: Optional[float] = None):
     angular distance to a teacher's embeddings."""
     label, size = mx.sym.Variable(LABEL), embedding_size(embedding)
     logits = one_hot_logits(embedding, label, classes, size)
-    outputs = [mx.sym.SoftmaxOutput(logits, label, name='softmax', normalization='batch')]
+    outputs = [mx.sym.SoftmaxOutput(logits, label, name='softmax')]
     if alpha is not None:
         distance = angular_distillation(embedding, mx.sym.Variable(TEACHER))
         outputs.append(mx.sym.MakeLoss(alpha * distance))

@@ -7,6 +7,7 @@ process, memory and profile in processes of their own.
 import argparse
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from ...common import console, ops
 from ...common.backend import cpu_count
@@ -28,7 +29,7 @@ SETTINGS = {
     'threads never spin': {'GOMP_SPINCOUNT': '0'},
     'threads spin ten times longer': {'GOMP_SPINCOUNT': '100000'},
     'large pages': {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'},
-    'forward computed again in backward': {'MXNET_BACKWARD_DO_MIRROR': '1'},
+    'forward computed again in backward': {'MXNET_BACKWARD_DO_MIRROR': '1'},  # stock operators
     'naive engine': {'MXNET_ENGINE_TYPE': 'NaiveEngine'},
     'operators one by one': {'MXNET_EXEC_BULK_EXEC_TRAIN': '0'},
 }
@@ -98,14 +99,8 @@ def grow(network: str, options: dict, batches: list, classes: int) -> list[dict]
 
 
 def try_settings(network: str, options: dict, batch: int, classes: int, rounds: int) -> dict:
-    """Our step under every one of SETTINGS, a process each, all in turn: its speed to the default.
-
-    Also the number of threads: two processes on half of the CPUs each would give at most twice
-    what one with half of them gives.
-    """
-    settings = {'default': {}, **SETTINGS}
-    if cpu_count() > 1:
-        settings['half of the CPUs'] = {'OMP_NUM_THREADS': str(cpu_count() // 2)}
+    """Our step under every one of SETTINGS, a process each, all in turn, against the default."""
+    settings = {'default': {}, **SETTINGS, 'one thread': {'OMP_NUM_THREADS': '1'}}
     seconds: dict[str, list] = {name: [] for name in settings}
     memory = {}
     for _ in range(rounds):
@@ -125,6 +120,21 @@ def try_settings(network: str, options: dict, batch: int, classes: int, rounds: 
         }
         for name, values in seconds.items()
     }
+
+
+def in_processes(network: str, options: dict, batch: int, classes: int) -> dict:
+    """A process with one thread for each CPU, all at the same time: what they make together."""
+    count = cpu_count()
+    with ThreadPoolExecutor(count) as pool:
+        started = [
+            pool.submit(
+                child.run, 'step', {'OMP_NUM_THREADS': '1'}, network=network, options=options,
+                batch_size=batch, classes=classes, stock=False, rounds=12,
+            )
+            for _ in range(count)
+        ]  # fmt: skip
+        times = [Timing(tuple(process.result()['seconds'])) for process in started]
+    return {'count': count, 'images_per_second': sum(batch / timing.median for timing in times)}
 
 
 def show(result: dict) -> None:
@@ -172,6 +182,11 @@ def show(result: dict) -> None:
             for name, row in result['settings'].items()
         ],
     )
+    log.info(
+        '%d processes with a thread each, batch %d: %.1f images/s together',
+        result['processes']['count'], result['settings_batch'],
+        result['processes']['images_per_second'],
+    )  # fmt: skip
     profile = result['profile']
     total = sum(ms for ms, _ in profile['operators'].values())
     console.table(
@@ -235,6 +250,7 @@ def run(args: argparse.Namespace) -> dict:
             rows = grow(args.network, wider, batches[:1], args.classes)
             growth += [{'series': 'width', **row} for row in rows]
     settings = try_settings(args.network, options, batches[0], args.classes, args.rounds)
+    processes = in_processes(args.network, options, batches[0], args.classes)
     profile = child.run(
         'profile', {'MXNET_EXEC_BULK_EXEC_TRAIN': '0'}, network=args.network, options=options,
         batch_size=batches[-1], classes=args.classes, rounds=3,
@@ -250,6 +266,7 @@ def run(args: argparse.Namespace) -> dict:
         'growth': growth,
         'settings_batch': batches[0],
         'settings': settings,
+        'processes': processes,
         'profile': {'batch': batches[-1], **profile},
         'gflops': TRAINING_PASSES * count(symbol).flops * rate / 1e9,
         'peak_gflops': ops.peak_gflops(cpu_count(), seconds=2),

@@ -331,3 +331,57 @@ def test_switched_off_by_the_environment():
     names = {node['op'] for node in json.loads(done.stdout)['nodes']}
     assert not any(name.startswith('vg_') or name == 'LeakyReLU' for name in names)
     assert done.stderr.count('VARGFACENET_OPS=off') == 1
+
+
+@pytest.mark.parametrize('form', [*FORMS[:1], *FORMS[2:]])
+@pytest.mark.parametrize('head', [False, True])
+@pytest.mark.parametrize('readers', [6, 7, 8, 9])
+def test_gradients_of_a_tensor_with_many_readers(rng, form, head, readers):
+    """From eight contributions on MXNet adds gradients up in place; a head brings one as well."""
+    x = mx.sym.tanh(mx.sym.Variable('data'))
+    outputs = [prelu(x, f'act{number}') for number in range(readers)] + [x] * head
+    symbol, shape = mx.sym.Group(outputs), (2, 3, 4, 5)
+    values = values_of(symbol, {'data': shape}, rng)
+    executor = bind(graph.rewrite(symbol, {'data': shape}, **form), values, grad_req='write')
+    executor.forward(is_train=True)
+    executor.backward([mx.nd.ones(shape)] * len(outputs))
+    slopes = sum(values[f'act{number}_gamma'] for number in range(readers)).reshape(1, 3, 1, 1)
+    inner = np.where(values['data'] > 0, readers, slopes) + head
+    expected = inner * (1 - np.tanh(values['data']) ** 2)
+    assert_close(executor.grad_dict['data'].asnumpy(), expected, 1e-5)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_a_fixed_gamma_stays_one(rng, form):
+    """MXNet writes it anew in every step; weight decay would take it to zero."""
+    x = mx.sym.BatchNorm(mx.sym.Variable('data'), name='bn', fix_gamma=True)
+    symbol, shapes = mx.sym.MakeLoss(mx.sym.sum(prelu(x, 'act'))), {'data': (4, 3, 2, 2)}
+    executor = bind(
+        graph.rewrite(symbol, shapes, **form), values_of(symbol, shapes, rng), grad_req='write'
+    )
+    for _ in range(3):
+        executor.forward(is_train=True)
+        executor.backward()
+        np.testing.assert_array_equal(executor.grad_dict['bn_gamma'].asnumpy(), 0)
+        executor.arg_dict['bn_gamma'][:] *= 0.9  # what decay does
+    executor.forward(is_train=True)
+    np.testing.assert_array_equal(executor.arg_dict['bn_gamma'].asnumpy(), 1)
+
+
+@needs_compiler
+def test_mirroring_keeps_batch_norm_from_moving_twice(monkeypatch, caplog):
+    """MXNET_BACKWARD_DO_MIRROR runs forward operators again in the backward pass."""
+    symbol, shapes = small_network()
+    monkeypatch.setenv(ops.MIRROR, '1')
+    counts = operators(ops.accelerate(symbol, shapes))
+    assert counts['vg_bn'] == counts['vg_bn_prelu'] == 0
+    assert f'{ops.MIRROR} is set' in caplog.text
+
+
+@needs_compiler
+def test_numbers_as_python_2_wrote_them():
+    symbol = convolution(mx.sym.Variable('data'), 'conv', no_bias=True)
+    old = mx.sym.load_json(
+        symbol.tojson().replace('(3, 3)', '(3L, 3L)').replace('(1, 1)', '(1L, 1L)')
+    )
+    assert operators(ops.accelerate(old, {'data': (2, 3, 5, 5)}))['vg_grouped'] == 1

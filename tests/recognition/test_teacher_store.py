@@ -114,13 +114,44 @@ def test_a_stopped_store_is_gone_on_with(teachers, data, tmp_path, small_blocks)
     assert not path.with_suffix('.part').exists()
 
 
-def test_what_another_run_left_is_not_gone_on_with(teachers, data, tmp_path, small_blocks):
+@pytest.mark.parametrize(('field', 'images'), [('data_hash', 48), ('engine', 48 - 20)])
+def test_what_another_run_left_is_gone_on_with_only_if_it_fits(
+    teachers, data, tmp_path, small_blocks, field, images
+):
+    """Other data start anew; another engine goes on, and the header names both."""
     header, path = header_of(teachers[0], data), tmp_path / 'store.f16'
+    header = replace(header, engine='this')
     with pytest.raises(KeyboardInterrupt):
-        build(path, replace(header, engine='other'), data, fake_embed([], stop_after=5))
+        build(path, replace(header, **{field: 'other'}), data, fake_embed([], stop_after=5))
     calls = []
     build(path, header, data, fake_embed(calls))
-    assert sum(calls) == 2 * 48
+    assert sum(calls) == 2 * images
+    store = teacher_store.TeacherStore(path, header)
+    assert store.header.engine == ('other, this' if field == 'engine' else 'this')
+
+
+def test_a_store_that_another_process_made_meanwhile_is_kept(teachers, data, tmp_path):
+    header, path, calls = header_of(teachers[0], data), tmp_path / 'store.f16', []
+    build(path, header, data, fake_embed([]))
+    build(path, header, data, fake_embed(calls))
+    assert not calls
+
+
+def test_two_processes_do_not_make_one_store(teachers, data, tmp_path):
+    import fcntl
+
+    path = tmp_path / 'store.f16'
+    with open(path.with_suffix('.lock'), 'a') as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match='being made by another process'):
+            build(path, header_of(teachers[0], data), data, fake_embed([]))
+
+
+def test_a_header_that_is_too_long_is_said_before_anything_is_embedded(teachers, data, tmp_path):
+    header, calls = replace(header_of(teachers[0], data), data='x' * 5000), []
+    with pytest.raises(InputError, match='too long'):
+        build(tmp_path / 'store.f16', header, data, fake_embed(calls))
+    assert not calls
 
 
 def test_an_embedding_without_direction_is_named(teachers, data, tmp_path, small_blocks):
