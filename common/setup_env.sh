@@ -74,7 +74,7 @@ _vgf_setup() { # extras...
   fi
   # A compiled library of another source or machine is never loaded, so this only saves the
   # second that asking MXNet takes.
-  key=$(cat "$_vgf_root"/{common/ops,eval/kernels}/*.{cc,h} /proc/cpuinfo 2>/dev/null |
+  key=$(cat "$_vgf_root"/common/ops/*.{cc,h} "$_vgf_root"/eval/kernels/*.cc /proc/cpuinfo 2>/dev/null |
     grep -v MHz | sha256sum)
   stamp="$_vgf_venv/.compiled"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$key $_vgf_root" ]; then
