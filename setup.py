@@ -8,7 +8,9 @@ FOLDERS = ('common', 'common.ops', 'symbol', 'recognition', 'eval', 'deploy', 'd
 DEPLOY = [
     'onnx>=1.15,<1.18',  # later ones need protobuf 4, which mxboard cannot use
     'onnxruntime>=1.19',
-    'ml-dtypes>=0.4',  # onnxruntime.quantization imports it without requiring it
+    # onnxruntime.quantization imports these two without requiring them
+    'ml-dtypes>=0.4',
+    'sympy>=1.12',
     'openvino>=2025.3',
     'flask>=3',
     'waitress>=3',
