@@ -18,7 +18,7 @@ from ...common.measure import Timing, check_numbers, faster, machine
 from ...common.names import LABEL
 from ...recognition.losses import class_loss
 from . import child, report
-from .steps import ARCFACE, one_hot_logits, start
+from .steps import ARCFACE, one_hot_logits, start, update
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,7 @@ def head_step(classes: int, batch_size: int, size: int, stock: bool) -> Callable
         [mx.nd.array(random.randint(0, classes, batch_size))],
     )
 
-    def step() -> None:
-        module.forward_backward(batch)
-        module.update()
-        mx.nd.waitall()
-
-    return step
+    return lambda: update(module, batch)
 
 
 def build_parser(parser: console.Parser) -> None:
