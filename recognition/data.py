@@ -93,6 +93,21 @@ def record_draws(seed: int, epoch: int, position: int) -> np.ndarray:
     return np.random.Generator(bits).random(1 + NUM_DRAWS)
 
 
+def decode_crop(records: RecordFile, position: int, encoded: bytes) -> np.ndarray:
+    """uint8 (112, 112, 3) BGR of a record; InputError naming it for anything else."""
+    try:
+        bgr = decode_bgr(encoded)
+    except InputError as error:
+        raise InputError(f'{records.name(position)}: {error}') from None
+    if bgr.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
+        height, width = bgr.shape[:2]
+        raise InputError(
+            f'{records.name(position)}: picture of {width}x{height}; '
+            f'expected {IMAGE_SIZE}x{IMAGE_SIZE}'
+        )
+    return bgr
+
+
 class _Buffer:
     """Where threads put one batch; used again and again."""
 
@@ -124,7 +139,7 @@ class _Decoder:
         """Read records `positions` into `rows` of `buffer`."""
         for row, position in zip(rows, positions.tolist()):
             label, encoded = self.records.read(position)
-            bgr = self._decode(position, encoded)
+            bgr = decode_crop(self.records, position, encoded)
             draws = record_draws(self.seed, epoch, position)
             mirrored = self.mirror and draws[0] < 0.5
             if self.augment:
@@ -141,19 +156,6 @@ class _Decoder:
         for block in blocks:
             end = min((block + 1) * BLOCK, len(self.records))
             self.records.will_need(block * BLOCK, end)
-
-    def _decode(self, position: int, encoded: bytes) -> np.ndarray:
-        try:
-            bgr = decode_bgr(encoded)
-        except InputError as error:
-            raise InputError(f'{self.records.name(position)}: {error}') from None
-        if bgr.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-            height, width = bgr.shape[:2]
-            raise InputError(
-                f'{self.records.name(position)}: picture of {width}x{height}; '
-                f'expected {IMAGE_SIZE}x{IMAGE_SIZE}'
-            )
-        return bgr
 
 
 def _stop(*pools: ThreadPoolExecutor) -> None:

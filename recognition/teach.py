@@ -18,11 +18,10 @@ import numpy as np
 
 from ..common import checkpoint, console
 from ..common.errors import InputError
-from ..common.image import decode_rgb
-from ..common.names import IMAGE_SIZE
 from ..common.parallel import ordered_map
 from ..common.recordio import RecordFile
 from ..eval.engines import fastest
+from .data import decode_crop
 from .graph import embedding_size
 from .teacher_store import Header, TeacherStore, build, data_hash, store_path, teacher_hash
 
@@ -61,15 +60,7 @@ def find_store(teacher: str, data_dir: str) -> Path:
 def _crop(records: RecordFile, position: int) -> np.ndarray:
     """uint8 (112, 112, 3) RGB; InputError naming the record."""
     _, encoded = records.read(position)
-    try:
-        image = decode_rgb(encoded)
-    except InputError as error:
-        raise InputError(f'{records.name(position)}: {error}') from None
-    if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-        raise InputError(
-            f'{records.name(position)}: picture of {image.shape[:2]}, expected 112x112'
-        )
-    return image
+    return decode_crop(records, position, encoded)[:, :, ::-1]
 
 
 def _blocks(records: RecordFile, first: int) -> Iterator[np.ndarray]:
