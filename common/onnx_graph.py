@@ -232,8 +232,9 @@ def _leaky_relu(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
     kind = node.attrs.get('act_type', 'leaky')
     slope = float(node.attrs.get('slope', 0.25))
     if kind == 'prelu':
-        # one slope for all channels has the shape (1,)
-        shape = (-1, *[1] * (_rank(node) - 2))
+        # As many axes as the data: with fewer OpenVINO leaves its channels-last layout here and
+        # comes back, a tenth of its time. One slope for all channels has the shape (1,).
+        shape = (1, -1, *[1] * (_rank(node) - 2))
         return writer.add('PRelu', node.name, [inputs[0], writer.parameter(node.inputs[1], shape)])
     if kind == 'gelu':  # x (1 + erf(x / sqrt 2)) / 2; an operator of its own from opset 20 on
         root, half = (
