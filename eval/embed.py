@@ -90,7 +90,7 @@ class Embedder:
         self._bound_symbol = symbol
         if all(device.device_type == 'cpu' for device in devices):
             shapes = {DATA: self._input.shape}
-            fast = ops.accelerate(symbol, shapes, training=False)
+            fast = ops.accelerate(symbol, shapes, accumulate=False)
             self._bound_symbol = flatten_before_dense(fast)
         self.set_params(arg_params, aux_params)
 

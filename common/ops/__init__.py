@@ -52,7 +52,7 @@ def available() -> bool:
     return True
 
 
-def accelerate(symbol, shapes: dict, training: bool = True, accumulate: bool = True):
+def accelerate(symbol, shapes: dict, accumulate: bool = True):
     """The same network with fast operators whose gradients are right; for binding on the CPU.
 
     Parameters
@@ -60,16 +60,14 @@ def accelerate(symbol, shapes: dict, training: bool = True, accumulate: bool = T
     symbol : mx.sym.Symbol of any network of the family, with heads and several outputs or without
     shapes : shape of every input that has a batch axis, such as {'data': (N, 3, 112, 112),
         'softmax_label': (N,)}; any N will do, the result binds at every batch size
-    training : replace BatchNorm and convolutions as well, which is fastest for training. Both
-        forms are right in training and in inference; False keeps MXNet's own convolution and
-        BatchNorm fusion, which is fastest for inference only.
     accumulate : whether parameters may be bound with grad_req='add', which costs a copy of each;
         False is right for 'write' and 'null' only, and gives wrong sums with 'add'
 
     Returns
     -------
     mx.sym.Symbol with the same argument, auxiliary state and output names, shapes and attributes,
-    float32. Every parameter variable carries its shape. Accelerating it again changes nothing.
+    float32, for training and for inference. Every parameter variable carries its shape.
+    Accelerating it again changes nothing.
     Without the compiled operators (see `available`) the PReLUs become stock operators with the
     right gradient; the process is fastest then with DNNL_MAX_CPU_ISA=AVX2 in its environment.
 
@@ -82,14 +80,14 @@ def accelerate(symbol, shapes: dict, training: bool = True, accumulate: bool = T
     """
     from .graph import rewrite  # imports MXNet, which `python -m ...ops.build` does without
 
-    if training and os.environ.get(MIRROR, '0') not in ('', '0'):
+    mirror = os.environ.get(MIRROR, '0') not in ('', '0')
+    if mirror:
         log.warning(
-            "%s is set: training keeps MXNet's slow BatchNorm and convolutions, since ours would "
-            'move their running averages twice; unset it',
+            "%s is set: training keeps MXNet's slow BatchNorm, since ours would move its running "
+            'averages twice; unset it',
             MIRROR,
         )
-        training = False
-    return rewrite(symbol, shapes, available(), training, accumulate)
+    return rewrite(symbol, shapes, available(), norms=not mirror, accumulate=accumulate)
 
 
 def margin_softmax(embedding, centres, label, s: float, m1: float, m2: float, m3: float) -> tuple:

@@ -201,7 +201,7 @@ MXReturnValue pointwise_backward(const Attributes& attributes, Tensors* inputs, 
 }
 
 // ------------------------------------------------------------------------ grouped 3x3, padding 1
-// data (N, C, H, W), weight (O, C / groups, 3, 3), y (N, O, Ho, Wo), stride 1 or 2, no bias.
+// data (N, C, H, W), weight (O, C / groups, 3, 3), bias (O,), y (N, O, Ho, Wo), stride 1 or 2.
 //
 // A channel is copied into a plane with zeros around it, where row r + 1 and column c + 1 hold what
 // the picture has at (r, c). The zero column on the left of a row also ends the row before it, the
@@ -252,6 +252,7 @@ MXReturnValue grouped_shape(const Attributes& attributes, Shapes* inputs, Shapes
   const unsigned stride = whole(attributes, "stride");
   const auto shape = inputs->at(kData);
   inputs->at(kWeight) = {filters, shape[1] / groups, 3, 3};
+  if (has_bias(attributes)) inputs->at(kBias) = {filters};
   outputs->at(0) = {shape[0], filters, (shape[2] - 1) / stride + 1, (shape[3] - 1) / stride + 1};
   return MX_SUCCESS;
 }
@@ -354,6 +355,7 @@ MXReturnValue grouped_forward(const Attributes& attributes, Tensors* inputs, Ten
   const Geometry g(attributes, inputs->at(kData), outputs->at(0).shape[1]);
   const float* x = floats(inputs, kData);
   const float* weight = floats(inputs, kWeight);
+  const float* bias = has_bias(attributes) ? floats(inputs, kBias) : nullptr;
   float* y = floats(outputs, 0);
   const int64_t depth = g.in_channels * kTaps, together = g.together();
   const int64_t plane = g.plane(together), batches = (g.batch + together - 1) / together;
@@ -381,11 +383,12 @@ MXReturnValue grouped_forward(const Attributes& attributes, Tensors* inputs, Ten
         sum_shifted(depth, packed + (group * packed_rows + block) * depth, planes, offsets.data(),
                     g.positions(images), out, plane);
         for (int64_t r = 0; r < valid; ++r) {
+          const float add = bias ? bias[group * g.out_channels + block + r] : 0.f;
           for (int64_t i = 0; i < images; ++i) {
             float* to = y + rows.start(first + i, group, block + r);
             const float* from = out + r * plane + i * g.rows * g.pitch;
             for (int64_t row = 0; row < g.out_height; ++row) {
-              copy_row(from + row * g.pitch, g.out_width, to + row * g.out_width);
+              copy_plus(from + row * g.pitch, g.out_width, add, to + row * g.out_width);
             }
           }
         }
@@ -571,6 +574,7 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
     }
     dweight[i] = total;
   }
+  if (has_bias(attributes)) sum_channels(Layout(inputs->at(0)), dy, floats(outputs, kBias));
   return MX_SUCCESS;
 }
 

@@ -18,8 +18,9 @@ MANY_CHANNELS = 16  # of a group, from here on oneDNN's 3x3 convolution is the f
 MANY_READERS = 8  # from here on MXNet adds up gradients in place (MXNET_EXEC_INPLACE_GRAD_SUM_CAP)
 
 
-def rewrite(symbol, shapes: dict, compiled: bool, training: bool, accumulate: bool = True):
-    """See `accelerate`; `compiled` says whether our operators are loaded."""
+def rewrite(symbol, shapes: dict, compiled: bool, norms: bool = True, accumulate: bool = True):
+    """See `accelerate`; `compiled` says whether our operators are loaded, `norms` whether
+    BatchNorms are replaced as well."""
     fixed = {DATA, LABEL, TEACHER, *shapes}
     nodes, heads, attrs = parse(symbol, shapes, fixed)
     uses = Counter(entry for node in nodes for entry in node.inputs)
@@ -33,7 +34,7 @@ def rewrite(symbol, shapes: dict, compiled: bool, training: bool, accumulate: bo
             if not compiled or not _has_channel_slopes(node):
                 _compose_prelu(node)
             elif not _fuse_sum(node, uses) and not (
-                training and (node, 0) not in heads and _fuse_norm(node, uses, mode)
+                norms and (node, 0) not in heads and _fuse_norm(node, uses, mode)
             ):
                 node.become('vg_prelu', node.inputs)
     for node in nodes:
@@ -43,9 +44,9 @@ def rewrite(symbol, shapes: dict, compiled: bool, training: bool, accumulate: bo
             node.become('vg_global_pool', node.inputs)
         elif _is_global_mean(node):
             node.become('mean', node.inputs, axis='(2, 3)', keepdims='True')
-        elif compiled and training and node.op == 'Convolution':
+        elif compiled and node.op == 'Convolution':
             _replace_convolution(node)
-        elif compiled and training and _is_batch_norm(node) and (node, 0) not in heads:
+        elif compiled and norms and _is_batch_norm(node) and (node, 0) not in heads:
             _replace_norm(node, node, mode)
     if compiled:
         _buffer_gradients(heads, accumulate)
@@ -178,7 +179,6 @@ def _replace_convolution(node: Node) -> None:
         and stride in ((1, 1), (2, 2))
         and pad == (1, 1)
         and 1 < in_channels <= MANY_CHANNELS
-        and flag(node, 'no_bias', False)
     ):
         op = 'vg_grouped'
     else:

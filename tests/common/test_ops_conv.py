@@ -114,20 +114,26 @@ def test_pointwise_is_its_definition(rng, case, bias):
         assert_close(gradients[2], dy.sum((0, 2, 3)))
 
 
+@pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('case', GROUPED)
-def test_grouped_is_its_definition(rng, case):
+def test_grouped_is_its_definition(rng, case, bias):
     n, c, h, w, filters, groups, stride = case
     x, weight = draw(rng, n, c, h, w), draw(rng, filters, c // groups, 3, 3)
     expected = convolve(x, weight, groups, stride)
     dy = draw(rng, *expected.shape)
     dx, dweight = gradients_of(x, weight, groups, stride, dy)
+    arrays = [x, weight] + ([draw(rng, filters)] if bias else [])
+    if bias:
+        expected += arrays[2].reshape(1, -1, 1, 1)
     y, *gradients = run(
-        'vg_grouped', [x, weight], dy,
-        num_filter=filters, num_group=groups, stride=stride, no_bias=True,
+        'vg_grouped', arrays, dy,
+        num_filter=filters, num_group=groups, stride=stride, no_bias=not bias,
     )  # fmt: skip
     assert_close(y, expected)
     assert_close(gradients[0], dx)
     assert_close(gradients[1], dweight)
+    if bias:
+        assert_close(gradients[2], dy.sum((0, 2, 3)))
 
 
 @pytest.mark.parametrize('op', ['vg_pointwise', 'vg_grouped'])
