@@ -103,7 +103,7 @@ def check(parity: Parity, kind: str) -> None:
     if not good:
         raise RunError(
             f'{parity.file} in {parity.engine} is too far from the checkpoint in MXNet: {name} '
-            f'{value:.3g}, allowed {bound:g}; nothing of this export was kept{_advice(kind)}'
+            f'{value:.6g}, allowed {bound:g}; nothing of this export was kept{_advice(kind)}'
         )
 
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from conftest import DATA
@@ -12,8 +13,10 @@ from vargfacenet.common import checkpoint
 from vargfacenet.common.backend import mx
 from vargfacenet.common.files import sha256
 from vargfacenet.common.image import encode_jpeg
+from vargfacenet.common.onnx_graph import to_onnx
 from vargfacenet.common.pairset import write_pairs
 from vargfacenet.deploy import export, parity, quantize
+from vargfacenet.eval.engines import cosines
 from vargfacenet.symbol import get_symbol, list_networks
 
 ALL_FILES = {
@@ -263,3 +266,43 @@ def test_calibration_images_are_spread_over_the_set(pairs, tmp_path):
     everything = quantize.calibration_images(pairs, 1000)
     assert images.shape == (4, 112, 112, 3) and len(everything) == 40
     np.testing.assert_array_equal(images, everything[[0, 13, 26, 39]])
+
+
+def squeeze_network():
+    """A PReLU over 1x1 maps whose slopes differ, as in SE blocks and before the last layer."""
+    x = (mx.sym.Variable('data') - 127.5) * 0.0078125
+    x = mx.sym.Convolution(x, kernel=(3, 3), stride=(4, 4), num_filter=16, name='conv0')
+    x = mx.sym.LeakyReLU(x, act_type='prelu', name='relu0')
+    x = mx.sym.Pooling(x, global_pool=True, pool_type='avg', kernel=(1, 1), name='pool')
+    x = mx.sym.Convolution(x, kernel=(1, 1), num_filter=24, name='conv1')
+    x = mx.sym.LeakyReLU(x, act_type='prelu', name='relu1')
+    symbol = mx.sym.FullyConnected(x, num_hidden=12, name='fc1')
+    arg_params, aux_params = reference_params(symbol)
+    arg_params['relu1_gamma'] = mx.nd.array(np.linspace(-1, 1, 24))
+    return symbol, arg_params, aux_params
+
+
+def test_int8_of_one_image_and_of_several(tmp_path):
+    """OpenVINO's mistake with a PReLU over 1x1 maps (see quantize._flatten_prelus) shows at one."""
+    images = portraits(7)
+    whole, int8 = tmp_path / 'model.onnx', tmp_path / 'model.int8.onnx'
+    onnx.save(to_onnx(*squeeze_network()), str(whole))
+    quantize.quantize_int8(whole, int8, images)
+    expected = parity.onnx_engines(whole)['onnxruntime'](images)
+    for run in parity.onnx_engines(int8).values():
+        for size in (1, 7, 1):
+            assert cosines(run(images[:size]), expected[:size]).min() > 0.99
+
+
+def test_nothing_is_quantised_between_a_layer_and_its_prelu(tmp_path):
+    whole, int8 = tmp_path / 'model.onnx', tmp_path / 'model.int8.onnx'
+    onnx.save(to_onnx(*squeeze_network()), str(whole))
+    quantize.quantize_int8(whole, int8, portraits(3))
+    nodes = onnx.load(str(int8)).graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    assert [node.op_type for node in nodes].count('QuantizeLinear') == 3  # two Conv, one Gemm
+    for node in nodes:
+        if node.op_type in ('Conv', 'Gemm'):
+            assert all(makers[name].op_type == 'DequantizeLinear' for name in node.input)
+        elif node.op_type == 'PRelu':
+            assert makers[node.input[0]].op_type in ('Conv', 'Flatten')
