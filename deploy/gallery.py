@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -52,16 +53,24 @@ class Gallery:
     ----------
     folder : made if it does not exist
     embedding_size : D
-    fingerprint : of the model (FaceEmbedder.fingerprint); a gallery belongs to one model
+    fingerprint : of the model (FaceEmbedder.fingerprint); a gallery belongs to one model.
+        Without these two the gallery must exist, and its model is not asked for.
 
     Raises
     ------
-    InputError for a folder that cannot be written, a gallery of another model, and a damaged one.
+    InputError for a folder that cannot be written, a gallery of another model, a damaged one, and
+    one that does not exist when no model is given.
     """
 
-    def __init__(self, folder: PathLike, embedding_size: int, fingerprint: str):
+    def __init__(
+        self,
+        folder: PathLike,
+        embedding_size: Optional[int] = None,
+        fingerprint: Optional[str] = None,
+    ):
+        if fingerprint is None:
+            check_exists(folder)
         self.folder = output_folder(folder)
-        self._size = embedding_size
         self._lock = threading.RLock()
         self._database = sqlite3.connect(
             self.folder / DATABASE,
@@ -72,7 +81,7 @@ class Gallery:
         try:
             self._database.execute('PRAGMA secure_delete = ON')
             self._database.execute('PRAGMA synchronous = FULL')
-            self._prepare(fingerprint)
+            self._size = self._prepare(embedding_size, fingerprint)
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise InputError(f'{self.folder / DATABASE} is no gallery: {error}') from None
@@ -201,22 +210,25 @@ class Gallery:
             count = min(known, 4 * count)
         return []
 
-    def _prepare(self, fingerprint: str) -> None:
-        """Make the tables of a new gallery; check those of an old one."""
-        wanted = {'format': FORMAT, 'size': str(self._size), 'model': fingerprint}
+    def _prepare(self, size: Optional[int], fingerprint: Optional[str]) -> int:
+        """Make the tables of a new gallery, check those of an old one; the embeddings' size."""
+        wanted = {'format': FORMAT, 'size': str(size), 'model': fingerprint}
         with self._transaction():
             tables = self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'")
-            if tables.fetchone() is None:
+            if tables.fetchone() is None and fingerprint is not None:
                 for statement in _TABLES.split(';'):
                     self._database.execute(statement)
                 self._database.executemany('INSERT INTO meta VALUES (?, ?)', wanted.items())
         meta = dict(self._database.execute('SELECT key, value FROM meta'))
-        if meta != wanted:
+        if fingerprint is not None and meta != wanted:
             raise InputError(
                 f'gallery {self.folder} was made with another model (embeddings of '
                 f'{meta.get("size")} numbers, fingerprint {meta.get("model", "")[:12]}; this one: '
-                f'{self._size}, {fingerprint[:12]}); take that model or another gallery'
+                f'{size}, {fingerprint[:12]}); take that model or another gallery'
             )
+        if meta.get('format') != FORMAT or not meta.get('size', '').isdigit():
+            raise InputError(f'{self.folder / DATABASE} is no gallery of this version')
+        return int(meta['size'])
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -301,6 +313,12 @@ class Gallery:
         if not np.all(np.abs(lengths - 1) < _UNIT_TOLERANCE):
             raise InputError('embeddings are not of unit length; divide each row by its L2 norm')
         return rows
+
+
+def check_exists(folder: PathLike) -> None:
+    """Raise InputError unless a folder holds a gallery."""
+    if not (Path(folder) / DATABASE).is_file():
+        raise InputError(f'{folder} holds no gallery; `vargfacenet gallery enrol` makes one')
 
 
 def _checked_name(name: str) -> str:

@@ -5,7 +5,7 @@ crop. A gallery belongs to the model it was made with.
 """
 
 import argparse
-import logging
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,7 @@ from ..common.image import encode_jpeg
 from . import embedder as embedders
 from .compare import DEFAULT_FAR, choose_threshold, face_of
 from .embedder import FaceEmbedder
-from .gallery import DATABASE, Gallery
-
-log = logging.getLogger(__name__)
+from .gallery import Gallery, check_exists
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -31,7 +29,8 @@ def build_parser(parser: console.Parser) -> None:
     ):
         part = actions.add_parser(action, help=text)
         part.add_argument('--gallery', required=True, type=Path, metavar='DIR', help='its folder')
-        embedders.add_options(part)
+        if action in _EMBEDS:
+            embedders.add_options(part)
         if action in ('enrol', 'remove'):
             part.add_argument('name', metavar='NAME', help='of the person')
         if action == 'enrol':
@@ -44,14 +43,7 @@ def build_parser(parser: console.Parser) -> None:
             part.add_argument('--threshold', type=float, help='cosine above which it is a match')
 
 
-def open_gallery(folder: Path, embedder: FaceEmbedder, create: bool) -> Gallery:
-    """The gallery in a folder; InputError if there is none, unless `create`."""
-    if not create and not (folder / DATABASE).is_file():
-        raise InputError(f'{folder} holds no gallery; `vargfacenet gallery enrol` makes one')
-    return Gallery(folder, embedder.embedding_size, embedder.fingerprint)
-
-
-def _enrol(args: argparse.Namespace, embedder: FaceEmbedder, gallery: Gallery) -> dict:
+def _enrol(args: argparse.Namespace, gallery: Gallery, embedder: FaceEmbedder) -> dict:
     faces = [face_of(embedder, path) for path in args.photographs]
     gallery.enrol(
         [args.name] * len(faces),
@@ -62,7 +54,7 @@ def _enrol(args: argparse.Namespace, embedder: FaceEmbedder, gallery: Gallery) -
     return {'enrolled': len(faces)}
 
 
-def _identify(args: argparse.Namespace, embedder: FaceEmbedder, gallery: Gallery) -> dict:
+def _identify(args: argparse.Namespace, gallery: Gallery, embedder: FaceEmbedder) -> dict:
     if not 1 <= args.top <= 1000:
         raise InputError(f'--top {args.top}: must be 1..1000')
     threshold = choose_threshold(args, embedder)
@@ -84,22 +76,32 @@ def _identify(args: argparse.Namespace, embedder: FaceEmbedder, gallery: Gallery
     }
 
 
-def _remove(args: argparse.Namespace, embedder: FaceEmbedder, gallery: Gallery) -> dict:
+def _remove(args: argparse.Namespace, gallery: Gallery) -> dict:
     return {'removed': gallery.remove(args.name)}
 
 
-def _list(args: argparse.Namespace, embedder: FaceEmbedder, gallery: Gallery) -> dict:
+def _list(args: argparse.Namespace, gallery: Gallery) -> dict:
     known = gallery.identities()
     console.table(f'{args.gallery}', ('name', 'faces'), known.items())
     return {'identities': known}
 
 
+_EMBEDS = {'enrol': _enrol, 'identify': _identify}
+_OTHERS = {'remove': _remove, 'list': _list}
+
+
 def run(args: argparse.Namespace) -> dict:
-    embedder = embedders.from_options(args)
-    gallery = open_gallery(args.gallery, embedder, create=args.action == 'enrol')
-    do = {'enrol': _enrol, 'identify': _identify, 'remove': _remove, 'list': _list}[args.action]
+    if args.action != 'enrol':
+        check_exists(args.gallery)
+    if args.action in _EMBEDS:
+        embedder = embedders.from_options(args)
+        gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint)
+        do = functools.partial(_EMBEDS[args.action], embedder=embedder)
+    else:
+        gallery = Gallery(args.gallery)
+        do = _OTHERS[args.action]
     try:
-        result = do(args, embedder, gallery)
+        result = do(args, gallery)
         return {'gallery': str(args.gallery), 'faces': len(gallery), **result}
     finally:
         gallery.close()
