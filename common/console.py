@@ -53,11 +53,12 @@ _handler = _LineHandler()
 
 def set_up_logging(level: int = logging.INFO) -> None:
     """Send the project's log records to stderr; safe to call more than once."""
-    logger = logging.getLogger('vargfacenet')
-    logger.setLevel(level)
-    if _handler not in logger.handlers:
-        logger.addHandler(_handler)
-        logger.propagate = False
+    for name in ('vargfacenet', '__main__'):  # the second is a module run by `python -m`
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        if _handler not in logger.handlers:
+            logger.addHandler(_handler)
+            logger.propagate = False
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The frame of every command: exit codes, one-line errors, progress."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -36,6 +37,14 @@ def test_expected_errors_are_one_line(error, code, capsys):
 def test_our_own_faults_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         command(lambda args: {'x': 1 / 0})([])
+
+
+def test_a_module_run_by_python_m_shows_its_log(capsys):
+    def run(args):
+        logging.getLogger('__main__').info('a line')
+
+    assert command(run)([]) == 0
+    assert 'a line' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('argv', [['--nubmer', '1'], ['--number', 'x'], ['extra']])
