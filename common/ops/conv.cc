@@ -68,10 +68,20 @@ inline void for_pieces(int64_t first, int64_t count, int64_t positions, Piece pi
   }
 }
 
-// y (N, rows, P) = a (rows, depth) x (N, depth, P) + bias (rows,) or nothing; `packed` is a.
-void multiply(const float* packed, const float* bias, const Layout& x_layout, const float* x,
+// A matrix (rows, depth) with element (r, k) at data[r * row + k * step].
+struct Strided {
+  const float* data;
+  int64_t row, step;
+};
+
+// y (N, rows, P) = a (rows, depth) x (N, depth, P) + bias (rows,) or nothing. Blocks of `a` are
+// read where they lie, since packing them takes as long as multiplying by few columns.
+void multiply(const Strided& a, const float* bias, const Layout& x_layout, const float* x,
               int64_t rows, float* y) {
   const int64_t depth = x_layout.channels, positions = x_layout.positions;
+  const int64_t full = rows / kRows * kRows;  // behind them a block with zeros at its end
+  float* rest = scratch<4>(depth * kRows);
+  if (full < rows) pack_block(a.data, full, rows, depth, a.row, a.step, rest);
   const int64_t columns = x_layout.batch * positions;
   const int64_t panels = (columns + kPanel - 1) / kPanel;
 #pragma omp parallel for schedule(static) if (rows * depth * columns > 16 * kParallelSize)
@@ -95,7 +105,9 @@ void multiply(const float* packed, const float* bias, const Layout& x_layout, co
     });
     for (int64_t row = 0; row < rows; row += kRows) {
       float block[kRows * kPanel];
-      product_block<false>(depth, packed + row * depth, 1, kRows, b, kPanel, block, kPanel);
+      const Strided tile = row < full ? Strided{a.data + row * a.row, a.row, a.step}
+                                      : Strided{rest, 1, kRows};
+      product_block<false>(depth, tile.data, tile.row, tile.step, b, kPanel, block, kPanel);
       const int64_t valid = std::min<int64_t>(kRows, rows - row);
       for_pieces(first, count, positions, [&](int64_t n, int64_t p, int64_t at, int64_t length) {
         for (int64_t r = 0; r < valid; ++r) {
@@ -180,10 +192,9 @@ MXReturnValue pointwise_forward(const Attributes& attributes, Tensors* inputs, T
                                 const OpResource&) {
   const Layout layout(inputs->at(kData));
   const int64_t rows = outputs->at(0).shape[1], depth = layout.channels;
-  float* packed = scratch<4>(round_up(rows, kRows) * depth);
-  pack_rows(floats(inputs, kWeight), rows, depth, depth, 1, packed);
   const float* bias = has_bias(attributes) ? floats(inputs, kBias) : nullptr;
-  multiply(packed, bias, layout, floats(inputs, kData), rows, floats(outputs, 0));
+  multiply({floats(inputs, kWeight), depth, 1}, bias, layout, floats(inputs, kData), rows,
+           floats(outputs, 0));
   return MX_SUCCESS;
 }
 
@@ -191,10 +202,9 @@ MXReturnValue pointwise_backward(const Attributes& attributes, Tensors* inputs, 
                                  const OpResource&) {
   const Layout dy_layout(inputs->at(0)), layout(inputs->at(1 + kData));
   const float* dy = floats(inputs, 0);
-  const int64_t rows = layout.channels, depth = dy_layout.channels;
-  float* packed = scratch<4>(round_up(rows, kRows) * depth);
-  pack_rows(floats(inputs, 1 + kWeight), rows, depth, 1, rows, packed);
-  multiply(packed, nullptr, dy_layout, dy, rows, floats(outputs, kData));
+  const int64_t rows = layout.channels;
+  multiply({floats(inputs, 1 + kWeight), 1, rows}, nullptr, dy_layout, dy, rows,
+           floats(outputs, kData));
   multiply_transposed(dy_layout, dy, layout, floats(inputs, 1 + kData), floats(outputs, kWeight));
   if (has_bias(attributes)) sum_channels(dy_layout, dy, floats(outputs, kBias));
   return MX_SUCCESS;
