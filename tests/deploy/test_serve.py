@@ -211,6 +211,12 @@ def test_the_page_in_a_browser(page, browser, tmp_path):
             lambda _: text in browser.find_element(By.CSS_SELECTOR, selector).text
         )
 
+    def fits(width):
+        browser.set_window_size(width, 900)
+        right = 'return Math.max(...[...document.querySelectorAll("body *")].map('
+        right += 'e => e.getBoundingClientRect().right))'
+        return browser.execute_script(right) <= browser.execute_script('return innerWidth')
+
     browser.get(page)
     wait_for('#model', 'openvino')
     browser.save_screenshot(str(shots / 'empty.png'))
@@ -218,6 +224,7 @@ def test_the_page_in_a_browser(page, browser, tmp_path):
     drop('second', 'ada')
     wait_for('#compare-result', 'Same person')
     browser.save_screenshot(str(shots / 'compare.png'))
+    assert all(fits(width) for width in (320, 390, 768, 1280))
 
     browser.find_element(By.CSS_SELECTOR, '[data-tab=people]').click()
     for name, title in (('ada', 'Ada'), ('grace', 'Grace Hopper')):
@@ -228,6 +235,7 @@ def test_the_page_in_a_browser(page, browser, tmp_path):
         browser.find_element(By.CSS_SELECTOR, '#enrol > button').click()
         wait_for('#enrol-message', f'{title} is enrolled')
     browser.save_screenshot(str(shots / 'people.png'))
+    assert all(fits(width) for width in (320, 390, 768, 1280))
 
     browser.find_element(By.CSS_SELECTOR, '[data-tab=identify]').click()
     drop('probe', 'grace')
