@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from .errors import InputError, RunError
 from .registry import unknown_name
@@ -110,10 +111,10 @@ def progress(
     console = stderr_console()
     if console.is_terminal:
         columns = (
-            TextColumn('{task.description}'),
+            TextColumn('{task.description}', markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn('{task.fields[note]}'),
+            TextColumn('{task.fields[note]}', markup=False),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console) as display:
@@ -150,11 +151,12 @@ def progress(
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table on stderr; the first column is text, the others are right-aligned."""
-    output = Table(title=title, title_justify='left', title_style='bold')
+    # as Text: rich would take what stands in [brackets] in a name or path for its markup
+    output = Table(title=Text(title), title_justify='left', title_style='bold')
     for index, column in enumerate(columns):
-        output.add_column(column, justify='left' if index == 0 else 'right', overflow='fold')
+        output.add_column(Text(column), justify='left' if index == 0 else 'right', overflow='fold')
     for row in rows:
-        output.add_row(*(str(cell) for cell in row))
+        output.add_row(*(Text(str(cell)) for cell in row))
     stderr_console().print(output)
 
 

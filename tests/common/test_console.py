@@ -39,6 +39,12 @@ def test_our_own_faults_keep_their_traceback():
         command(lambda args: {'x': 1 / 0})([])
 
 
+def test_brackets_in_a_table_are_text(capsys):
+    console.table('of [/b]', ['na[me]', 'n'], [['[/foo]', 1], ['[red]rich[/red]', 2]])
+    shown = capsys.readouterr().err
+    assert all(text in shown for text in ('of [/b]', 'na[me]', '[/foo]', '[red]rich[/red]'))
+
+
 def test_a_module_run_by_python_m_shows_its_log(capsys):
     def run(args):
         logging.getLogger('__main__').info('a line')
