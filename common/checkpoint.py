@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
+
 from .backend import mx
 from .errors import InputError, RunError
 from .files import PathLike, atomic_path, atomic_write, input_file
@@ -170,7 +172,7 @@ def load_embedding(
 
     Raises
     ------
-    InputError for missing, truncated or disagreeing files.
+    InputError for missing, truncated or disagreeing files, and for values that are not finite.
     """
     prefix, epoch = parse_model(model)
     if symbol is None:
@@ -183,7 +185,18 @@ def load_embedding(
         symbol = embedding_symbol(symbol, str(path))
     arg_params, aux_params = load_params(params_path(prefix, epoch))
     check_match(symbol, arg_params, aux_params, str(params_path(prefix, epoch)))
+    _check_finite({**arg_params, **aux_params}, params_path(prefix, epoch))
     return symbol, arg_params, aux_params
+
+
+def _check_finite(params: Params, path: Path) -> None:
+    for name, value in params.items():
+        bad = int((~np.isfinite(value.asnumpy())).sum())
+        if bad:
+            raise InputError(
+                f'{path}: {bad} of the {value.size} values of {name} are not finite; the training '
+                f'that wrote it has diverged, take an earlier checkpoint'
+            )
 
 
 def save_embedding(

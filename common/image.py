@@ -7,20 +7,25 @@ Importing this module turns OpenCV's own log off: what it could not decode is in
 """
 
 import io
+import warnings
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .backend import mx
 from .errors import InputError
 from .names import IMAGE_SIZE
 
 cv2.setLogLevel(0)
+# our own limit is what counts, and is told in one line
+warnings.simplefilter('ignore', Image.DecompressionBombWarning)
 
 _JPEG_START = b'\xff\xd8'
 _JPEG_SCAN = b'\xff\xda'
 _JPEG_END = b'\xff\xd9'
+_PNG_START = b'\x89PNG'
+_PNG_END = b'IEND'
 
 MAX_PIXELS = 100_000_000  # of a photograph: 300 MB once decoded
 
@@ -35,12 +40,14 @@ def _decode(encoded: bytes, flags: int) -> np.ndarray:
     # the scan data is escaped, so the end marker must follow the last start-of-scan marker.
     if is_jpeg(encoded) and encoded.rfind(_JPEG_END) < max(encoded.rfind(_JPEG_SCAN), 0):
         raise InputError(f'JPEG of {len(encoded)} bytes is cut off')
+    if encoded[:4] == _PNG_START and _PNG_END not in encoded:
+        raise InputError(f'PNG of {len(encoded)} bytes is cut off')  # libpng would print a line
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     except cv2.error:  # no bytes at all, or a header that announces an absurd size
         image = None
     if image is None:
-        raise InputError(f'{len(encoded)} bytes are no picture that OpenCV can decode')
+        raise InputError(f'{len(encoded)} bytes are no picture (JPEG, PNG, WebP, BMP or TIFF)')
     return image
 
 
@@ -66,13 +73,17 @@ def decode_rgb(encoded: bytes) -> np.ndarray:
 
 
 def decode_photo(encoded: bytes) -> np.ndarray:
-    """`decode_rgb` for pictures of unknown origin: InputError for one of more than MAX_PIXELS.
+    """`decode_rgb` for pictures of unknown origin: InputError for one of more than MAX_PIXELS, and
+    for one of floating-point numbers, whose range nobody tells.
 
     The size is read from the header, so that a small file that unpacks to gigabytes costs nothing.
+    An EXIF orientation is applied in WebP as well, where OpenCV leaves it out.
     """
+    webp = floating = False
     try:
         with Image.open(io.BytesIO(encoded)) as header:
             width, height = header.size
+            webp, floating = header.format == 'WEBP', header.mode == 'F'
     except Image.DecompressionBombError:
         width = height = None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
@@ -82,7 +93,17 @@ def decode_photo(encoded: bytes) -> np.ndarray:
         raise InputError(
             f'the picture{size} has more than {MAX_PIXELS // 10**6} million pixels; make it smaller'
         )
-    return decode_rgb(encoded)
+    if floating:
+        raise InputError('the picture holds floating-point numbers; save it with 8 bits a channel')
+    return _decode_webp(encoded) if webp else decode_rgb(encoded)
+
+
+def _decode_webp(encoded: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return np.array(ImageOps.exif_transpose(image).convert('RGB'))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f'WebP of {len(encoded)} bytes cannot be decoded: {error}') from None
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:

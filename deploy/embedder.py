@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 BACKENDS = ('openvino', 'onnxruntime', 'mxnet')  # fastest first
 WHICH = ('largest', 'all')
+SMALLEST_FACE = 12  # pixels: what the detector's first network looks at
 _DETECTION_SIDE = 1600  # larger photographs are made smaller to find faces, not to cut them out
 
 Photo = Union[np.ndarray, bytes, PathLike]
@@ -49,6 +50,10 @@ class FaceFinder:
     """
 
     def __init__(self, min_face: int = 20):
+        if min_face < SMALLEST_FACE:
+            raise InputError(
+                f'min_face {min_face}: the detector finds faces from {SMALLEST_FACE} on'
+            )
         self._detector = FaceDetector(min_face)
 
     def find(self, image: np.ndarray, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,6 +89,7 @@ class FaceEmbedder:
     ----------
     embedding_size : D
     fingerprint : hex digest of the checkpoint's weights; embeddings of two models do not compare
+    weights : file that the weights come from
     record : content of export.json, {} for a model without one
 
     Raises
@@ -111,8 +117,8 @@ class FaceEmbedder:
         if precision == 'bfloat16' and self.backend != 'openvino':
             raise InputError(f'precision bfloat16 needs backend openvino, not {self.backend}')
         self.record = _record(self.model)
-        self._engine, weights = _engine(self.model, self.backend, precision, batch_size)
-        self.fingerprint = _fingerprint(self.record, weights)
+        self._engine, self.weights = _engine(self.model, self.backend, precision, batch_size)
+        self.fingerprint = _fingerprint(self.record, self.weights)
         self.embedding_size = self._engine.embedding_size
         self._finder = FaceFinder(min_face)
 
@@ -129,11 +135,10 @@ class FaceEmbedder:
 
         Raises
         ------
-        InputError for another dtype or shape.
+        InputError for another dtype or shape, and for a model whose embeddings are not finite or
+        zero.
         """
-        embeddings = self._engine.embed_batch(np.asarray(images))
-        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        return embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return unit_length(self._engine.embed_batch(np.asarray(images)), self.model)
 
     def embed_photos(self, photos: Sequence[Photo], which: str = 'largest') -> list[Faces]:
         """Find, align and embed the faces of photographs.
@@ -166,6 +171,20 @@ class FaceEmbedder:
             )
             for boxes, scores, crops in found
         ]
+
+
+def unit_length(embeddings: np.ndarray, model: str) -> np.ndarray:
+    """(N, D) float32 rows divided by their lengths; InputError naming `model` for rows that have
+    no direction.
+    """
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    bad = np.count_nonzero(~((lengths > 0) & np.isfinite(lengths)))
+    if bad:
+        raise InputError(
+            f'model {model} gives no usable embedding for {bad} of {len(embeddings)} images (all '
+            f'zero, or not finite); export it anew from a checkpoint that verifies'
+        )
+    return embeddings / lengths
 
 
 def add_options(parser: Parser) -> None:
@@ -221,11 +240,18 @@ def _record(model: str) -> dict:
         return {}
     try:
         record = json.loads(path.read_text())
-        files = record['files']
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f'{path} is no record of an export; export the model again') from None
-    # a checkpoint or a foreign .onnx may lie beside an export
-    return record if folder == Path(model) or _weights_name(model) in files else {}
+        files = dict(record['files'])
+        # a checkpoint or a foreign .onnx may lie beside an export
+        if folder != Path(model) and _weights_name(model) not in files:
+            return {}
+        whole = any(name.endswith('.params') for name in record['source_sha256'])
+        for row in record['verification']:
+            whole &= {'file', 'engine'} < row.keys() and isinstance(row['thresholds'], dict)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise InputError(f'{path} is no record of an export; export the model again')
+    return record
 
 
 def _fingerprint(record: dict, weights: Path) -> str:
@@ -256,6 +282,11 @@ def _engine(
     path = Path(model)
     if path.is_dir():
         name = 'model,0' if backend == 'mxnet' else 'model.onnx'
+        if not (path / _weights_name(name)).is_file():
+            raise InputError(
+                f'model {model} is no export folder (it has no {_weights_name(name)}); expected '
+                f'one, an .onnx file, or a checkpoint PREFIX,EPOCH such as {path / "model"},9'
+            )
         return _engine(str(path / name), backend, precision, batch_size)
     if path.suffix == '.onnx':
         if backend == 'mxnet':

@@ -8,14 +8,16 @@ import zlib
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from deploy_models import export_folder, portrait, portraits, write_checkpoint
-from PIL import Image
+from PIL import Image, ImageOps
 from tiny_network import embed_on_stock_graph
 from vargfacenet.common.align import FaceDetector, Faces
-from vargfacenet.common.checkpoint import load_embedding
+from vargfacenet.common.checkpoint import load_embedding, save_embedding
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.image import decode_photo
+from vargfacenet.common.onnx_graph import to_onnx
 from vargfacenet.common.warp import TEMPLATE
 from vargfacenet.deploy import FaceEmbedder
 
@@ -217,14 +219,37 @@ def test_16_bit():
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_exif_orientation(orientation):
-    from PIL import ImageOps
-
+@pytest.mark.parametrize(
+    'kind, options, tolerance',
+    [
+        ('JPEG', {'quality': 95}, 3),
+        ('WEBP', {'lossless': True}, 1e-9),
+        ('PNG', {}, 1e-9),
+        ('TIFF', {}, 1e-9),
+    ],
+)
+def test_exif_orientation(kind, options, tolerance, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = saved(reference(), 'JPEG', quality=95, exif=exif)
+    content = saved(reference(), kind, exif=exif, **options)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert('RGB')
-    close(content, np.asarray(upright))
+    assert upright.size == ((60, 80) if orientation > 4 else (80, 60))
+    close(content, np.asarray(upright), tolerance)
+
+
+def test_what_is_no_picture_of_bytes(capfd):
+    floating = saved(Image.fromarray(np.ones((20, 20), np.float32)), 'TIFF')
+    cut = saved(reference(), 'PNG')[:-20]
+    webp = saved(reference(), 'WEBP')
+    for content, words in (
+        (floating, 'floating-point numbers'),
+        (cut, 'PNG of .* is cut off'),
+        (webp[: len(webp) // 2], 'WebP'),
+        (saved(reference(), 'GIF'), 'are no picture'),
+    ):
+        with pytest.raises(InputError, match=words):
+            decode_photo(content)
+    assert capfd.readouterr().err == ''  # what libraries print there is no message of ours
 
 
 def png_header(width, height):
@@ -253,3 +278,39 @@ def test_the_record_tells_of_its_own_files_only(models, tmp_path):
     (tmp_path / 'export.json').write_text(json.dumps({'files': {}}))
     assert FaceEmbedder(f'{tmp_path}/model,3').record == {}
     assert FaceEmbedder(models[0] / 'model.onnx').record['flops'] > 0
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda record: record.pop('source_sha256'),
+        lambda record: record.update(files=None),
+        lambda record: record.update(
+            verification=[{'file': 'x', 'engine': 'y', 'thresholds': 'z'}]
+        ),
+        lambda record: record.update(verification=[{'thresholds': {}}]),
+    ],
+)
+def test_a_damaged_record_is_said(change, tmp_path):
+    out = export_folder(tmp_path)
+    record = json.loads((out / 'export.json').read_text())
+    change(record)
+    (out / 'export.json').write_text(json.dumps(record))
+    with pytest.raises(InputError, match='no record of an export'):
+        FaceEmbedder(out)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, 0])
+def test_a_model_without_a_direction(value, tmp_path):
+    """Weights that are not finite are found when they are read, an ONNX file's when it runs."""
+    model = write_checkpoint(tmp_path)
+    symbol, arg_params, aux_params = load_embedding(model)
+    for name in ('fc1_gamma', 'fc1_beta'):
+        arg_params[name] *= value
+    onnx.save(to_onnx(symbol, arg_params, aux_params), str(tmp_path / 'model.onnx'))
+    with pytest.raises(InputError, match='no usable embedding for 2 of 2 images'):
+        FaceEmbedder(tmp_path / 'model.onnx').embed(portraits(2))
+    if value != 0:
+        save_embedding(tmp_path / 'model', 3, symbol, arg_params, aux_params)
+        with pytest.raises(InputError, match='32 of the 32 values of fc1_'):
+            FaceEmbedder(model)
