@@ -26,9 +26,15 @@ log = logging.getLogger(__name__)
 DEFAULT_FAR = 0.01
 
 
-def stored_thresholds(record: dict) -> dict[str, float]:
-    """FAR as text -> cosine, of the float32 model in an export.json; {} without."""
-    rows = [row for row in record.get('verification', ()) if row['file'] == 'model.onnx']
+def stored_thresholds(embedder: FaceEmbedder) -> dict[str, float]:
+    """FAR as text -> cosine, from export.json: those of the embedder's file in its run time, of the
+    float32 ONNX file where that was not measured; {} without.
+    """
+    rows = embedder.record.get('verification', ())
+    for wanted in ((embedder.weights.name, embedder.backend), ('model.onnx', embedder.backend)):
+        for row in rows:
+            if (row['file'], row['engine']) == wanted:
+                return row['thresholds']
     return rows[0]['thresholds'] if rows else {}
 
 
@@ -50,10 +56,12 @@ def choose_threshold(args: argparse.Namespace, embedder: FaceEmbedder) -> Option
         if not -1 <= args.threshold <= 1:
             raise InputError(f'--threshold {args.threshold:g}: a cosine is -1..1')
         return args.threshold
+    if not 0 < args.far < 1:
+        raise InputError(f'--far {args.far:g}: expected a share between 0 and 1')
     if args.pairs:
         images, issame = load_bin(args.pairs)
         return threshold_at_far(pair_cosines(embedder.embed(images)), issame, args.far)
-    known = stored_thresholds(embedder.record)
+    known = stored_thresholds(embedder)
     if not known:
         log.warning(
             'no decision: %s has no thresholds; export it with --pairs, or give --pairs or '

@@ -28,7 +28,7 @@ from ..common.files import atomic_path, input_file, output_folder
 from ..common.names import IMAGE_SIZE
 from ..common.parallel import ordered_map
 from . import embedder as embedders
-from .embedder import FaceFinder, read_photo
+from .embedder import SMALLEST_FACE, FaceFinder, read_photo
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,9 @@ def find_pictures(source: Path) -> list[Path]:
         paths = sorted(path for path in source.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
     else:
         try:
-            lines = input_file(source, 'folder or list of pictures').read_text().splitlines()
+            lines = (
+                input_file(source, 'folder or list of pictures').read_text('utf-8-sig').splitlines()
+            )
         except UnicodeDecodeError:
             raise InputError(f'{source} is no list: expected text, one path a line') from None
         paths = [source.parent / line.strip() for line in lines if line.strip()]
@@ -142,7 +144,7 @@ def run(args: argparse.Namespace) -> dict:
     console.check_ranges((
         ('--batch-size', args.batch_size, 1, 4096),
         ('--workers', args.workers, 1, 256),
-        ('--min-face', args.min_face, 12, 10_000),
+        ('--min-face', args.min_face, SMALLEST_FACE, 10_000),
     ))  # fmt: skip
     if args.out.suffix != '.npz':
         raise InputError(f'--out {args.out}: expected a name that ends in .npz')

@@ -31,7 +31,8 @@ from ..eval.embed import Embedder
 from ..eval.engines import OUTPUT, OnnxRuntimeEngine, OpenVinoEngine, probe_images
 from ..eval.verification import add_flips, evaluate
 from . import parity, quantize
-from .thresholds import pair_cosines, thresholds
+from .embedder import unit_length
+from .thresholds import FARS, pair_cosines, thresholds
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,8 @@ class _Export:
             # a set too small to check on is filled up with faces that we draw
             self._images = np.concatenate([self._faces[-_PROBES:], self._images])[:_PROBES]
         self._expected = Embedder(*self._network, batch_size=_PROBES).embed(self._images)
+        unit_length(self._expected, args.model)  # without a direction there is nothing to compare
+        self._pairs = load_bin(args.pairs) if args.pairs else None
 
     def mxnet(self) -> None:
         """The slim checkpoint and the folded one."""
@@ -142,7 +145,7 @@ class _Export:
 
     def verify(self) -> None:
         """Accuracy of the float32 and int8 files on the pairs, and thresholds for decisions."""
-        images, issame = load_bin(self._args.pairs)
+        images, issame = self._pairs
         for name in ('model.onnx', 'model.int8.onnx'):
             if name not in self.files:
                 continue
@@ -160,6 +163,11 @@ class _Export:
                     'accuracy': result.accuracy, 'accuracy_std': result.accuracy_std,
                     'thresholds': thresholds(cosine, issame),
                 })  # fmt: skip
+        if not self.verification[0]['thresholds']:
+            log.warning(
+                'no thresholds are stored: %d different pairs tell no false-accept rate, not even '
+                '%g', np.count_nonzero(~issame), max(FARS),
+            )  # fmt: skip
         by_kind = {(row['file'], row['engine']): row['accuracy'] for row in self.verification}
         for (name, engine), accuracy in by_kind.items():
             loss = by_kind['model.onnx', engine] - accuracy
@@ -198,6 +206,31 @@ class _Export:
             'parity': [result.as_dict() for result in self.parities],
             'verification': self.verification,
         }
+
+
+def _check_targets(out: Path, model: str) -> None:
+    """Refuse to replace files that are not those of an earlier export: training writes checkpoints
+    under the same names.
+    """
+    try:
+        exported = set(json.loads((out / RECORD).read_text())['files'])
+    except (OSError, ValueError, KeyError, TypeError):
+        exported = set()
+    prefix, epoch = checkpoint.parse_model(model)
+    paths = (checkpoint.symbol_path(prefix), checkpoint.params_path(prefix, epoch))
+    sources = {path.resolve() for path in paths}
+    foreign = [
+        name
+        for name in FILES
+        if name != RECORD
+        and (out / name).exists()
+        and (name not in exported or (out / name).resolve() in sources)
+    ]
+    if foreign:
+        raise InputError(
+            f'--out {out} holds {", ".join(foreign)}: a checkpoint, and no files of an earlier '
+            f'export, so that nothing is replaced; take another folder'
+        )
 
 
 @contextmanager
@@ -255,10 +288,13 @@ def _show(args: argparse.Namespace, record: dict) -> None:
         rows,
     )
     if record['verification']:
+        fars = list(record['verification'][0]['thresholds'])
         console.table(
-            f'{record["verification"][0]["pairs"]} pairs of {args.pairs}, 10 folds',
-            ('file', 'engine', 'accuracy'),
-            [(row['file'], row['engine'], f'{row["accuracy"]:.5f} +- {row["accuracy_std"]:.5f}')
+            f'{record["verification"][0]["pairs"]} pairs of {args.pairs}, 10 folds; thresholds for '
+            f'the false-accept rates that they can tell',
+            ('file', 'engine', 'accuracy', *(f'cosine at FAR {far}' for far in fars)),
+            [(row['file'], row['engine'], f'{row["accuracy"]:.5f} +- {row["accuracy_std"]:.5f}',
+              *(f'{row["thresholds"][far]:.4f}' for far in fars))
              for row in record['verification']],
         )  # fmt: skip
 
@@ -273,6 +309,7 @@ def run(args: argparse.Namespace) -> dict:
             input_file(path, what)
     with_onnx = _wants_onnx(args)
     out = Path(args.out)
+    _check_targets(out, args.model)
     with _folder_for(out) as folder:
         export = _Export(args, folder)
         export.mxnet()

@@ -66,7 +66,7 @@ class Service:
         self._embedder = embedder
         self._gallery = gallery
         self._lock = threading.Lock()  # the embedder serves one thread at a time
-        self.thresholds = stored_thresholds(embedder.record)
+        self.thresholds = stored_thresholds(embedder)
 
     def info(self) -> dict:
         """What the page shows before anything is asked."""
@@ -289,7 +289,7 @@ def run(args: argparse.Namespace) -> dict:
     if not 0 <= args.port <= 65535:
         raise InputError(f'--port {args.port}: must be 0..65535')
     embedder = embedders.from_options(args)
-    if not stored_thresholds(embedder.record):
+    if not stored_thresholds(embedder):
         log.warning(
             '%s has no thresholds, so the page shows cosines and no decisions; export it with '
             '--pairs',

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Optional, Protocol, Union
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from ..common.backend import cpu_count, mx
 from ..common.errors import InputError
@@ -149,10 +150,14 @@ class OpenVinoEngine:
         if precision == 'bfloat16' and not _has_bfloat16(self._core):
             raise InputError('this CPU has no bfloat16 arithmetic; use precision float32')
         self.name = 'openvino' + ('-bf16' if precision == 'bfloat16' else '')
-        content = model if isinstance(model, bytes) else input_file(model, 'ONNX model')
+        content = model
+        if not isinstance(model, bytes):
+            content = input_file(model, 'ONNX model').read_bytes()
         try:
+            # OpenVINO shows what it cannot read to all its front ends, and some print lines
+            need('onnx', EXTRA).load_model_from_string(content)
             self._model = self._core.read_model(content)
-        except RuntimeError as error:
+        except (RuntimeError, DecodeError) as error:
             raise _unreadable(model, error) from None
         self.embedding_size = _check_contract(
             model,

@@ -41,6 +41,8 @@ def export_folder(folder, *flags, thresholds=None):
     assert main(['--model', write_checkpoint(folder), '--out', str(out), *map(str, flags)]) == 0
     if thresholds:
         record = json.loads((out / 'export.json').read_text())
-        record['verification'] = [{'file': 'model.onnx', 'thresholds': thresholds}]
+        record['verification'] = [
+            {'file': 'model.onnx', 'engine': 'openvino', 'thresholds': thresholds}
+        ]
         (out / 'export.json').write_text(json.dumps(record))
     return out

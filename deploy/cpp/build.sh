@@ -7,7 +7,12 @@ if [ $# -lt 1 ]; then
   exit 2
 fi
 here=$(cd "$(dirname "$0")" && pwd)
-openvino=$(python -c 'import openvino, os; print(os.path.dirname(openvino.__file__))')
+if ! openvino=$(python -c 'import openvino, os; print(os.path.dirname(openvino.__file__))' 2>/dev/null)
+then
+  echo "$0: this shell's python has no openvino; run first:" \
+    "VARGFACENET_EXTRAS=deploy source common/setup_env.sh" >&2
+  exit 2
+fi
 library=$(ls "$openvino"/libs/libopenvino.so.*)
 "${2:-c++}" -O2 -std=c++17 -Wall "$here/embed.cc" -I "$openvino/include" \
   "$library" -Wl,-rpath,"$openvino/libs" -o "$1"

@@ -23,16 +23,23 @@ namespace {
 
 constexpr size_t kSide = 112;
 
+// The next word of a PPM's header, behind comments; they go from # to the end of the line.
+std::string HeaderWord(std::istream& file) {
+  std::string word, comment;
+  while (file >> word && word[0] == '#') std::getline(file, comment);
+  return word;
+}
+
 // Pixels of a binary PPM, RGB, row by row.
 std::vector<uint8_t> ReadFace(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  std::string magic;
-  size_t width = 0, height = 0, largest = 0;
-  if (!(file >> magic >> width >> height >> largest) || magic != "P6" || largest != 255) {
+  if (!file) throw std::runtime_error(path + " cannot be opened");
+  const std::string magic = HeaderWord(file), width = HeaderWord(file), height = HeaderWord(file);
+  if (magic != "P6" || HeaderWord(file) != "255") {
     throw std::runtime_error(path + ": expected a binary PPM (P6) with 8 bits a channel");
   }
-  if (width != kSide || height != kSide) {
-    throw std::runtime_error(path + ": " + std::to_string(width) + "x" + std::to_string(height) +
+  if (width != std::to_string(kSide) || height != std::to_string(kSide)) {
+    throw std::runtime_error(path + ": " + width + "x" + height +
                              " pixels; expected an aligned crop of 112x112");
   }
   file.get();  // the one white space after the header
@@ -44,6 +51,7 @@ std::vector<uint8_t> ReadFace(const std::string& path) {
 }
 
 std::vector<float> Embed(const std::string& model_path, std::vector<uint8_t> pixels) {
+  if (!std::ifstream(model_path)) throw std::runtime_error(model_path + " cannot be opened");
   ov::Core core;
   auto model = core.read_model(model_path);
   // OpenVINO turns bytes row by row into what the model takes, float32 or uint8, plane by plane.
@@ -61,6 +69,9 @@ std::vector<float> Embed(const std::string& model_path, std::vector<uint8_t> pix
   std::vector<float> embedding(output.data<float>(), output.data<float>() + output.get_size());
   double squares = 0;
   for (float value : embedding) squares += static_cast<double>(value) * value;
+  if (!(squares > 0) || !std::isfinite(squares)) {
+    throw std::runtime_error(model_path + ": the embedding is zero or not finite");
+  }
   for (float& value : embedding) value = static_cast<float>(value / std::sqrt(squares));
   return embedding;
 }

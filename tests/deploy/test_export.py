@@ -111,6 +111,22 @@ def test_a_second_export_leaves_nothing_of_the_first(trained, run_command, tmp_p
     assert files(out) == ALL_FILES - {'model.fp16.onnx', 'model.int8.onnx'} | {'notes.txt'}
 
 
+@pytest.mark.parametrize('epoch', [0, 3])
+def test_checkpoints_are_not_replaced(epoch, trained, run_command, tmp_path):
+    """Training writes the names of an export: model-symbol.json, model-0000.params."""
+    if epoch == 0:
+        (tmp_path / 'model-0003.params').rename(tmp_path / 'model-0000.params')
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model = f'{tmp_path}/model,{epoch}'
+    code, _, errors = run_command('export', '--model', model, '--out', tmp_path)
+    assert code == 2 and 'take another folder' in errors and 'model-symbol.json' in errors
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    # nor is an export made from itself
+    out = tmp_path / 'out'
+    assert run_command('export', '--model', model, '--out', out)[0] == 0
+    assert run_command('export', '--model', out / 'model,0', '--out', out)[0] == 2
+
+
 @pytest.mark.parametrize('existing', [False, True])
 @pytest.mark.parametrize('kind', ['float32', 'folded', 'float16', 'int8'])
 def test_a_file_that_is_off_is_not_left_behind(

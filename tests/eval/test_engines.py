@@ -61,13 +61,14 @@ def test_uint8_models_run_the_same(case):
 
 
 @pytest.mark.parametrize('kind', [engines.OnnxRuntimeEngine, engines.OpenVinoEngine])
-def test_other_files_are_refused(kind, model, tmp_path):
+def test_other_files_are_refused(kind, model, tmp_path, capfd):
     path = tmp_path / 'model.onnx'
     with pytest.raises(InputError, match='does not exist'):
         kind(path)
     path.write_bytes(b'no model at all')
     with pytest.raises(InputError, match=r'model\.onnx does not load as an ONNX model'):
         kind(path)
+    assert capfd.readouterr().err == ''  # libraries have nothing to add
     other = onnx.ModelProto()
     other.CopyFrom(model)
     other.graph.input[0].name = 'input.1'
