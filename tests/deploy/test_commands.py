@@ -1,5 +1,8 @@
 """embed, compare and gallery from the command line, and thresholds by counting."""
 
+import json
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from vargfacenet.common.errors import InputError
 from vargfacenet.common.image import encode_jpeg
 from vargfacenet.common.pairset import write_pairs
 from vargfacenet.deploy import FaceEmbedder
+from vargfacenet.deploy.compare import stored_thresholds
 from vargfacenet.deploy.thresholds import accept_rate, pair_cosines, threshold_at_far, thresholds
 
 
@@ -135,6 +139,29 @@ def test_the_gallery_command(folder, model, run_command, tmp_path):
     assert run_command('gallery', 'remove', 'Ada', *place[:2])[1]['removed'] == 2
     assert run_command('gallery', 'list', *place[:2])[1]['identities'] == {'Grace': 1}
     assert run_command('gallery', 'identify', pictures[0], *place, '--top', 0)[0] == 2
+
+
+def test_every_file_has_its_own_thresholds(tmp_path):
+    out = export_folder(tmp_path)
+    record = json.loads((out / 'export.json').read_text())
+    record['verification'] = [
+        {'file': file, 'engine': engine, 'thresholds': {'0.1': number / 10}}
+        for number, (file, engine) in enumerate(
+            (file, engine)
+            for file in ('model.onnx', 'model.int8.onnx')
+            for engine in ('openvino', 'onnxruntime')
+        )
+    ]
+    for name in ('model.int8.onnx', 'model.fp16.onnx'):  # the content does not matter here
+        shutil.copy(out / 'model.onnx', out / name)
+        record['files'][name] = record['files']['model.onnx']
+    (out / 'export.json').write_text(json.dumps(record))
+    for name, backend, wanted in (
+        ('', 'openvino', 0.0), ('', 'onnxruntime', 0.1), ('', 'mxnet', 0.0),
+        ('model.int8.onnx', 'openvino', 0.2), ('model.int8.onnx', 'onnxruntime', 0.3),
+        ('model.fp16.onnx', 'onnxruntime', 0.1),
+    ):  # fmt: skip
+        assert stored_thresholds(FaceEmbedder(out / name, backend)) == {'0.1': wanted}
 
 
 def test_a_threshold_accepts_no_more_than_its_share(rng):
