@@ -21,7 +21,7 @@ from ..common.errors import InputError
 from ..common.extras import need
 from ..common.image import decode_photo, encode_jpeg
 from . import embedder as embedders
-from .compare import Face, find_face, stored_thresholds
+from .compare import Face, NoFace, default_far, find_face, stored_thresholds
 from .embedder import FaceEmbedder
 from .gallery import Gallery
 
@@ -60,13 +60,18 @@ class Service:
     ----------
     embedder : its export's thresholds decide
     gallery : of the same model
+
+    Methods take encoded pictures, and as `far` one of `thresholds`, or '' for that of `info`. They
+    raise RequestError, and what Gallery raises.
     """
 
     def __init__(self, embedder: FaceEmbedder, gallery: Gallery):
         self._embedder = embedder
         self._gallery = gallery
-        self._lock = threading.Lock()  # the embedder serves one thread at a time
+        # the embedder serves one thread at a time, and one large picture is enough in memory
+        self._lock = threading.Lock()
         self.thresholds = stored_thresholds(embedder.record)
+        self.far = default_far(self.thresholds)
 
     def info(self) -> dict:
         """What the page shows before anything is asked."""
@@ -74,6 +79,7 @@ class Service:
             'model': self._embedder.model,
             'backend': self._embedder.backend,
             'thresholds': self.thresholds,
+            'far': self.far,
             'max_bytes': MAX_REQUEST,
             'identities': self._gallery.identities(),
         }
@@ -81,7 +87,7 @@ class Service:
     def compare(self, first: bytes, second: bytes, far: str) -> dict:
         """Cosine and decision for two photographs, with the crops that were compared."""
         threshold = self._threshold(far)
-        faces = [self._face(first, 'first'), self._face(second, 'second')]
+        faces = [self._face(first, 'first photograph'), self._face(second, 'second photograph')]
         cosine = float(np.dot(faces[0].embedding.astype(np.float64), faces[1].embedding))
         answer = self._answer(cosine, threshold)
         return {
@@ -92,10 +98,10 @@ class Service:
 
     def enrol(self, name: str, photograph: bytes) -> dict:
         """Add the one face of a photograph to the gallery."""
-        face = self._face(photograph, 'this')
+        face = self._face(photograph, 'photograph')
         if face.count > 1:
             raise RequestError(
-                f'this photograph shows {face.count} faces; enrol from one of a single person', 422
+                f'the photograph shows {face.count} faces; enrol from one of a single person', 422
             )
         self._gallery.enrol([name], face.embedding[None], ['web page'], [encode_jpeg(face.crop)])
         return {'name': name.strip(), 'identities': self._gallery.identities()}
@@ -103,7 +109,7 @@ class Service:
     def identify(self, photograph: bytes, far: str) -> dict:
         """The people of the gallery most like the largest face of a photograph."""
         threshold = self._threshold(far)
-        face = self._face(photograph, 'this')
+        face = self._face(photograph, 'photograph')
         return {
             'face': {'crop': _data_url(face.crop), 'count': face.count},
             'threshold': threshold,
@@ -125,26 +131,20 @@ class Service:
             raise RequestError(str(error), 404) from None
         return {'identities': self._gallery.identities()}
 
-    def _face(self, content: bytes, which: str) -> Face:
+    def _face(self, content: bytes, what: str) -> Face:
         if not content:
-            raise RequestError(f'the {which} photograph is missing')
-        try:
-            image = decode_photo(content)
-        except InputError as error:
-            raise RequestError(f'{which} photograph: {error}') from None
+            raise RequestError(f'the {what} is missing; choose a picture file')
         with self._lock:
-            face = find_face(self._embedder, image)
-        if face is None:
-            raise RequestError(
-                f'no face found in {"the " if which != "this" else ""}{which} photograph; take one '
-                f'where the face is larger and seen from the front',
-                422,
-            )
-        return face
+            try:
+                return find_face(self._embedder, decode_photo(content))
+            except InputError as error:
+                status = 422 if isinstance(error, NoFace) else 400
+                raise RequestError(f'{what}: {error}', status) from None
 
     def _threshold(self, far: str) -> Optional[float]:
         if not self.thresholds:
             return None
+        far = far or self.far
         if far not in self.thresholds:
             raise RequestError(f'far {far!r}: choose one of {", ".join(self.thresholds)}')
         return self.thresholds[far]

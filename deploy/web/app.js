@@ -204,7 +204,7 @@ async function start() {
     const text = `1 in ${Math.round(1 / rate).toLocaleString('en')}`;
     byId('far').append(element('option', { value: rate, textContent: text }));
   }
-  if (rates.includes('0.01')) byId('far').value = '0.01';
+  if (rates.length) byId('far').value = info.far;
 }
 
 start();

@@ -80,7 +80,11 @@ def test_enrol_identify_remove(client, tmp_path):
     [
         ('compare', {'first': b'', 'second': b''}, 400, 'first photograph is missing'),
         ('compare', {'first': b'no picture', 'second': b''}, 400, 'no picture that OpenCV'),
-        ('identify', {'photograph': 'blank'}, 422, 'no face found in this photograph'),
+        ('compare', {'far': ''}, 400, 'the first photograph is missing'),
+        ('compare', {'first': 'crop'}, 400, 'the second photograph is missing'),
+        ('identify', {}, 400, 'the photograph is missing'),
+        ('enrol', {'name': 'x'}, 400, 'the photograph is missing'),
+        ('identify', {'photograph': 'blank'}, 422, 'photograph: no face found; take a photograph'),
         ('identify', {'photograph': 'crop', 'far': '0.5'}, 400, "far '0.5': choose one of 0.1"),
         ('enrol', {'photograph': 'crop', 'name': '  '}, 400, 'expected a name'),
         ('enrol', {'photograph': 'blank', 'name': 'x'}, 422, 'no face found'),
