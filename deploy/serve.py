@@ -23,7 +23,7 @@ from ..common.image import decode_photo, encode_jpeg
 from . import embedder as embedders
 from .compare import Face, NoFace, default_far, find_face, stored_thresholds
 from .embedder import FaceEmbedder
-from .gallery import Gallery
+from .gallery import Gallery, GalleryBusy, UnknownIdentity
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +125,7 @@ class Service:
 
     def remove(self, name: str) -> dict:
         """Forget a person."""
-        try:
-            self._gallery.remove(name)
-        except InputError as error:
-            raise RequestError(str(error), 404) from None
+        self._gallery.remove(name)
         return {'identities': self._gallery.identities()}
 
     def _face(self, content: bytes, what: str) -> Face:
@@ -240,9 +237,10 @@ def _add_routes(app, request, service: Service) -> None:
     def enrol():
         return service.enrol(request.form.get('name', ''), upload('photograph'))
 
-    @app.delete('/api/identities/<path:name>')
-    def remove(name):
-        return service.remove(name)
+    @app.delete('/api/identities')
+    def remove():
+        # not in the path, where '.' and '//' have a meaning of their own
+        return service.remove(request.args.get('name', ''))
 
 
 def _add_errors(app, request) -> None:
@@ -253,9 +251,11 @@ def _add_errors(app, request) -> None:
     def refused(error):
         return {'error': str(error)}, error.status
 
-    @app.errorhandler(InputError)
-    def wrong(error):
-        return {'error': str(error)}, 400
+    def answer_with(status: int):
+        return lambda error: ({'error': str(error)}, status)
+
+    for kind, status in ((InputError, 400), (UnknownIdentity, 404), (GalleryBusy, 503)):
+        app.register_error_handler(kind, answer_with(status))
 
     @app.errorhandler(exceptions.RequestEntityTooLarge)
     def too_large(_):
