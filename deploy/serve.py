@@ -6,13 +6,17 @@ enrolled. The server answers this machine alone unless --host says otherwise.
 
 import argparse
 import base64
+import contextlib
+import errno
 import io
 import ipaddress
 import logging
+import os
+import re
+import socket
 import threading
 from pathlib import Path
 from typing import NamedTuple, Optional
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -29,6 +33,8 @@ log = logging.getLogger(__name__)
 
 WEB = Path(__file__).parent / 'web'
 MAX_REQUEST = 40 << 20  # bytes: two photographs
+_MAX_BODY = 2 * MAX_REQUEST  # bytes: of more waitress reads nothing, and says so in plain text
+_MAX_CONNECTIONS = 30  # each may have such a body in memory
 TOP = 5
 _HEADERS = {
     'Content-Security-Policy': "default-src 'self'; img-src 'self' data: blob:",
@@ -195,11 +201,11 @@ def _add_guards(app, request, allowed_hosts: Optional[set[str]]) -> None:
 
     @app.before_request
     def check_origin():
-        host = urlsplit(f'//{request.host}').hostname
+        host = re.sub(r':\d+$', '', request.host).strip('[]').lower()
         if allowed_hosts is not None and host not in allowed_hosts:
-            raise RequestError(f'this server is not {host}', 403)
+            raise RequestError(f'this server is not {host!r}', 403)
         origin = request.headers.get('Origin')
-        if request.method != 'GET' and origin and urlsplit(origin).netloc != request.host:
+        if request.method != 'GET' and origin and origin.partition('://')[2] != request.host:
             raise RequestError('requests from pages of other sites are refused', 403)
 
     @app.after_request
@@ -265,6 +271,12 @@ def _add_errors(app, request) -> None:
     def http_error(error):
         return {'error': f'{request.method} {request.path}: {error.description}'}, error.code
 
+    @app.errorhandler(Exception)
+    def failed(error):
+        line = f'{request.method} {request.path}: {type(error).__name__}: {error}'
+        log.error('%s', ' '.join(line.split()))
+        return {'error': 'the server failed; its log says why'}, 500
+
 
 def build_parser(parser: console.Parser) -> None:
     embedders.add_options(parser)
@@ -283,43 +295,64 @@ def is_loopback(host: str) -> bool:
         return host == 'localhost'
 
 
-def run(args: argparse.Namespace) -> dict:
-    waitress = need('waitress', 'deploy')
-    need('flask', 'deploy')
-    if not 0 <= args.port <= 65535:
-        raise InputError(f'--port {args.port}: must be 0..65535')
-    embedder = embedders.from_options(args)
-    if not stored_thresholds(embedder.record):
-        log.warning(
-            '%s has no thresholds, so the page shows cosines and no decisions; export it with '
-            '--pairs',
-            args.model,
-        )
-    gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint)
-    hosts = {'localhost', '127.0.0.1', '::1', args.host} if is_loopback(args.host) else None
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections; InputError says which of the two it cannot have."""
+    if not 0 <= port <= 65535:
+        raise InputError(f'--port {port}: must be 0..65535')
     try:
-        server = waitress.create_server(
-            make_app(Service(embedder, gallery), hosts),
-            host=args.host,
-            port=args.port,
-            threads=4,
-            max_request_body_size=MAX_REQUEST,
-            # below these sizes waitress keeps bodies in memory, above in temporary files
-            inbuf_overflow=2 * MAX_REQUEST,
-            outbuf_overflow=2 * MAX_REQUEST,
-            ident=None,
-        )
-    except OSError as error:
-        gallery.close()
-        raise InputError(
-            f'cannot listen on {args.host} port {args.port} ({error.strerror}); take another --port'
-        ) from None
-    if hosts is None:
-        log.warning('--host %s: everyone who reaches this machine can use the page', args.host)
-    url = f'http://{args.host}:{server.effective_port}'
-    log.info('%s   (Ctrl-C stops it)', url)
-    server.run()  # returns after Ctrl-C
-    gallery.close()
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address, family=family)
+    except (OSError, UnicodeError) as error:  # the latter for what cannot be a host's name
+        if getattr(error, 'errno', None) in (errno.EADDRINUSE, errno.EACCES):
+            reason = os.strerror(error.errno)
+            message = f'cannot listen on {host} port {port} ({reason}); take another --port'
+        else:
+            message = (
+                f'--host {host!r} is no address of this machine; take 127.0.0.1, or 0.0.0.0 for '
+                f'all of its addresses'
+            )
+    raise InputError(message)
+
+
+def make_server(app, listener: socket.socket):
+    """The waitress server that answers a socket's connections with an application."""
+    return need('waitress', 'deploy').create_server(
+        app,
+        sockets=[listener],
+        threads=4,
+        connection_limit=_MAX_CONNECTIONS,
+        max_request_body_size=_MAX_BODY,
+        # below these sizes waitress keeps bodies in memory, above in temporary files
+        inbuf_overflow=2 * _MAX_BODY,
+        outbuf_overflow=2 * _MAX_BODY,
+        ident=None,
+    )
+
+
+def run(args: argparse.Namespace) -> dict:
+    need('waitress', 'deploy')
+    need('flask', 'deploy')
+    with contextlib.ExitStack() as stack:
+        # what can fail comes before the gallery, which is made if needed
+        listener = stack.enter_context(listen(args.host, args.port))
+        embedder = embedders.from_options(args)
+        if not stored_thresholds(embedder.record):
+            log.warning(
+                '%s has no thresholds, so the page shows cosines and no decisions; export it with '
+                '--pairs',
+                args.model,
+            )
+        gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint)
+        stack.callback(gallery.close)
+        hosts = {'localhost', '127.0.0.1', '::1', args.host} if is_loopback(args.host) else None
+        server = make_server(make_app(Service(embedder, gallery), hosts), listener)
+        if hosts is None:
+            log.warning('--host %s: everyone who reaches this machine can use the page', args.host)
+        host = f'[{args.host}]' if ':' in args.host else args.host
+        url = f'http://{host}:{server.effective_port}'
+        log.info('%s   (Ctrl-C stops it)', url)
+        server.run()  # returns after Ctrl-C
     return {'url': url, 'model': args.model, 'gallery': str(args.gallery)}
 
 
