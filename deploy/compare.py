@@ -38,6 +38,12 @@ def stored_thresholds(embedder: FaceEmbedder) -> dict[str, float]:
     return rows[0]['thresholds'] if rows else {}
 
 
+def default_far(thresholds: dict[str, float]) -> Optional[str]:
+    """Which of `stored_thresholds` counts when nobody has chosen one; None without any."""
+    usual = f'{DEFAULT_FAR:g}'
+    return usual if usual in thresholds else min(thresholds, key=float, default=None)
+
+
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('photographs', nargs=2, metavar='PHOTO', help='two pictures')
     embedders.add_options(parser)
@@ -85,21 +91,32 @@ class Face(NamedTuple):
     count: int  # faces in the picture
 
 
-def find_face(embedder: FaceEmbedder, image: np.ndarray) -> Optional[Face]:
-    """The largest face of a (H, W, 3) uint8 RGB picture, None if there is none."""
+class NoFace(InputError):
+    """A picture in which no face is found."""
+
+    def __init__(self):
+        super().__init__(
+            'no face found; take a photograph where it is larger and seen from the front'
+        )
+
+
+def find_face(embedder: FaceEmbedder, image: np.ndarray) -> Face:
+    """The largest face of a (H, W, 3) uint8 RGB picture; NoFace if there is none."""
     if image.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE):
         return Face(embedder.embed(image[None])[0], image, 1)
     faces = embedder.embed_photos([image], which='all')[0]
     if not len(faces.scores):
-        return None
+        raise NoFace()
     return Face(faces.embeddings[0], faces.crops[0], len(faces.scores))
 
 
 def face_of(embedder: FaceEmbedder, path: str) -> Face:
     """The largest face of a picture file; InputError if there is none in it."""
-    face = find_face(embedder, read_photo(path))
-    if face is None:
-        raise InputError(f'{path}: no face found')
+    image = read_photo(path)
+    try:
+        face = find_face(embedder, image)
+    except NoFace as error:
+        raise InputError(f'{path}: {error}') from None
     if face.count > 1:
         log.warning('%s: %d faces; the largest counts', path, face.count)
     return face

@@ -17,7 +17,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ..common.errors import InputError
+from ..common.errors import InputError, RunError
 from ..common.files import PathLike, output_folder
 
 DATABASE = 'gallery.sqlite'
@@ -36,6 +36,14 @@ CREATE TABLE faces (
 );
 CREATE INDEX faces_by_identity ON faces (identity);
 """
+
+
+class UnknownIdentity(InputError):
+    """Nobody of that name is in the gallery."""
+
+
+class GalleryBusy(InputError):
+    """Another process has kept the gallery for itself for too long; nothing was changed."""
 
 
 class Match(NamedTuple):
@@ -59,7 +67,9 @@ class Gallery:
     Raises
     ------
     InputError for a folder that cannot be written, a gallery of another model, a damaged one, and
-    one that does not exist when no model is given.
+    one that does not exist when no model is given. Every method may raise GalleryBusy, after ten
+    seconds, and RunError for a disk that fails; reading waits only for the moment in which another
+    process completes a change.
     """
 
     def __init__(
@@ -72,31 +82,21 @@ class Gallery:
             check_exists(folder)
         self.folder = output_folder(folder)
         self._lock = threading.RLock()
+        self._matrix_file = -1
+        self._version = None
         self._database = sqlite3.connect(
             self.folder / DATABASE,
             timeout=_LOCK_SECONDS,
-            isolation_level=None,  # transactions are begun by _change alone
+            isolation_level=None,  # transactions are begun by _transaction alone
             check_same_thread=False,
         )
-        try:
-            self._database.execute('PRAGMA secure_delete = ON')
-            self._database.execute('PRAGMA synchronous = FULL')
-            self._size = self._prepare(embedding_size, fingerprint)
-        except sqlite3.DatabaseError as error:
-            self._database.close()
-            raise InputError(f'{self.folder / DATABASE} is no gallery: {error}') from None
-        except InputError:
-            self._database.close()
-            raise
-        self._matrix_file = os.open(self.folder / MATRIX, os.O_RDWR | os.O_CREAT, 0o666)
-        self._version = None
-        try:
-            with self._lock:
-                self._refresh()
-                self._wipe_unused()
-        except InputError:
-            self.close()
-            raise
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self.close)
+            try:
+                self._open(embedding_size, fingerprint)
+            except sqlite3.DatabaseError as error:
+                raise InputError(f'{self.folder / DATABASE} is no gallery: {error}') from None
+            on_error.pop_all()
 
     def close(self) -> None:
         """Close the files; the object is of no use afterwards."""
@@ -107,12 +107,12 @@ class Gallery:
 
     def __len__(self) -> int:
         """Number of faces."""
-        with self._lock:
+        with self._access():
             return self._database.execute('SELECT count(*) FROM faces').fetchone()[0]
 
     def identities(self) -> dict[str, int]:
         """Name -> number of faces, sorted by name."""
-        with self._lock:
+        with self._access():
             query = 'SELECT identity, count(*) FROM faces GROUP BY identity ORDER BY identity'
             return dict(self._database.execute(query))
 
@@ -129,16 +129,19 @@ class Gallery:
         ----------
         identities : N names, one for each face
         embeddings : (N, D) float, rows of unit length
-        sources : N texts, such as file names
+        sources : N texts, such as file names; what is no Unicode in them becomes '?'
         crops : N encoded pictures to show, kept in the database
 
         Raises
         ------
         InputError for names that are empty or too long, and rows of another length than 1.
         """
-        names = [_checked_name(name) for name in identities]
+        names = [checked_name(name) for name in identities]
         rows = self._checked_rows(embeddings, len(names))
-        sources = sources or [''] * len(names)
+        # a file's name need not be text, and the database keeps nothing else
+        sources = [
+            source.encode(errors='replace').decode() for source in sources or [''] * len(names)
+        ]
         crops = crops or [None] * len(names)
         now = datetime.now(timezone.utc).isoformat(timespec='seconds')
         with self._change():
@@ -153,14 +156,15 @@ class Gallery:
             )
 
     def remove(self, identity: str) -> int:
-        """Forget all faces of an identity; returns how many. InputError if there are none."""
+        """Forget all faces of an identity; returns how many. UnknownIdentity if there are none."""
+        identity = checked_name(identity)
         with self._change():
             query = 'SELECT row FROM faces WHERE identity = ?'
             places = [row for (row,) in self._database.execute(query, (identity,))]
             if not places:
-                raise InputError(f'the gallery has no identity {identity!r}')
+                raise UnknownIdentity(f'the gallery has no identity {identity!r}')
             self._database.execute('DELETE FROM faces WHERE identity = ?', (identity,))
-        with self._lock:
+        with self._access():
             self._refresh()
             self._wipe_unused()
         return len(places)
@@ -178,7 +182,7 @@ class Gallery:
         list of Match, one for each identity; empty for an empty gallery.
         """
         probe = self._checked_rows(np.asarray(embedding)[None], 1)[0]
-        with self._lock:
+        with self._access():
             self._refresh()
             cosine = self._matrix @ probe
             cosine[self._codes < 0] = -np.inf
@@ -192,7 +196,7 @@ class Gallery:
 
     def crop(self, identity: str) -> Optional[bytes]:
         """The encoded picture of an identity's first face, None if there is none."""
-        with self._lock:
+        with self._access():
             query = 'SELECT crop FROM faces WHERE identity = ? ORDER BY row LIMIT 1'
             found = self._database.execute(query, (identity,)).fetchone()
         return found[0] if found else None
@@ -210,15 +214,29 @@ class Gallery:
             count = min(known, 4 * count)
         return []
 
+    def _open(self, size: Optional[int], fingerprint: Optional[str]) -> None:
+        with self._access():
+            self._database.execute('PRAGMA secure_delete = ON')
+            self._database.execute('PRAGMA synchronous = FULL')
+            self._size = self._prepare(size, fingerprint)
+            self._matrix_file = os.open(self.folder / MATRIX, os.O_RDWR | os.O_CREAT, 0o666)
+            self._refresh()
+            # who only wants to read does not wait for one who writes
+            self._database.execute('PRAGMA busy_timeout = 0')
+            self._wipe_unused()
+            self._database.execute(f'PRAGMA busy_timeout = {1000 * _LOCK_SECONDS:.0f}')
+
     def _prepare(self, size: Optional[int], fingerprint: Optional[str]) -> int:
         """Make the tables of a new gallery, check those of an old one; the embeddings' size."""
         wanted = {'format': FORMAT, 'size': str(size), 'model': fingerprint}
-        with self._transaction():
-            tables = self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'")
-            if tables.fetchone() is None and fingerprint is not None:
-                for statement in _TABLES.split(';'):
-                    self._database.execute(statement)
-                self._database.executemany('INSERT INTO meta VALUES (?, ?)', wanted.items())
+        if not self._has_tables():
+            if fingerprint is None:
+                raise InputError(f'{self.folder / DATABASE} is no gallery: it has no tables')
+            with self._transaction():
+                if not self._has_tables():  # another process may have been faster
+                    for statement in _TABLES.split(';'):
+                        self._database.execute(statement)
+                    self._database.executemany('INSERT INTO meta VALUES (?, ?)', wanted.items())
         meta = dict(self._database.execute('SELECT key, value FROM meta'))
         if fingerprint is not None and meta != wanted:
             raise InputError(
@@ -230,20 +248,37 @@ class Gallery:
             raise InputError(f'{self.folder / DATABASE} is no gallery of this version')
         return int(meta['size'])
 
+    def _has_tables(self) -> bool:
+        query = "SELECT 1 FROM sqlite_master WHERE name = 'meta'"
+        return self._database.execute(query).fetchone() is not None
+
+    @contextlib.contextmanager
+    def _access(self) -> Iterator[None]:
+        """The database for one thread at a time, and its errors as ours."""
+        path = self.folder / DATABASE
+        with self._lock:
+            try:
+                yield
+            except sqlite3.OperationalError as error:
+                if 'locked' in str(error):  # the error's code is new in Python 3.11
+                    raise GalleryBusy(f'another process is writing to {path}; try again') from None
+                raise RunError(f'{path}: {error}') from None
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         self._database.execute('BEGIN IMMEDIATE')
         try:
             yield
+            self._database.execute('COMMIT')
         except BaseException:
-            self._database.execute('ROLLBACK')
+            if self._database.in_transaction:  # a full disk has ended it already
+                self._database.execute('ROLLBACK')
             raise
-        self._database.execute('COMMIT')
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
         """A change of the gallery: no other thread or process makes one meanwhile."""
-        with self._lock, self._transaction():
+        with self._access(), self._transaction():
             # what others changed; sees the database as it is inside the transaction
             self._refresh()
             yield
@@ -296,10 +331,14 @@ class Gallery:
         os.fsync(self._matrix_file)
 
     def _wipe_unused(self) -> None:
-        """Overwrite rows of removed faces, also those that a crash has left."""
+        """Overwrite rows of removed faces, also those that a crash has left.
+
+        While another process writes, they stay until the gallery is opened next.
+        """
         stale = np.flatnonzero(self._codes < 0)
         if len(stale) and self._matrix[stale].any():
-            with self._transaction():  # an enrolment by another process may take these rows
+            # an enrolment by another process may take these rows, or have filled them already
+            with contextlib.suppress(GalleryBusy), self._access(), self._transaction():
                 self._version = None
                 self._refresh()
                 stale = np.flatnonzero(self._codes < 0)
@@ -321,7 +360,8 @@ def check_exists(folder: PathLike) -> None:
         raise InputError(f'{folder} holds no gallery; `vargfacenet gallery enrol` makes one')
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """A name without the blanks around it; InputError for one that no identity can have."""
     name = name.strip()
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise InputError(

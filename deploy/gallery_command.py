@@ -5,8 +5,9 @@ crop. A gallery belongs to the model it was made with.
 """
 
 import argparse
-import functools
+import contextlib
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ..common.image import encode_jpeg
 from . import embedder as embedders
 from .compare import DEFAULT_FAR, choose_threshold, face_of
 from .embedder import FaceEmbedder
-from .gallery import Gallery, check_exists
+from .gallery import Gallery, check_exists, checked_name
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -29,7 +30,7 @@ def build_parser(parser: console.Parser) -> None:
     ):
         part = actions.add_parser(action, help=text)
         part.add_argument('--gallery', required=True, type=Path, metavar='DIR', help='its folder')
-        if action in _EMBEDS:
+        if action in ('enrol', 'identify'):
             embedders.add_options(part)
         if action in ('enrol', 'remove'):
             part.add_argument('name', metavar='NAME', help='of the person')
@@ -38,36 +39,57 @@ def build_parser(parser: console.Parser) -> None:
         if action == 'identify':
             part.add_argument('photograph', metavar='PHOTO')
             part.add_argument('--top', type=int, default=5, help='how many people to list')
-            part.add_argument('--far', type=float, default=DEFAULT_FAR, help='false-accept rate')
+            part.add_argument(
+                '--far', type=float, default=DEFAULT_FAR,
+                help='false-accept rate of one comparison; among N people a false match is about '
+                'N times as likely',
+            )  # fmt: skip
             part.add_argument('--pairs', metavar='BIN', help='verification .bin to measure it on')
             part.add_argument('--threshold', type=float, help='cosine above which it is a match')
 
 
-def _enrol(args: argparse.Namespace, gallery: Gallery, embedder: FaceEmbedder) -> dict:
+def _opened(
+    args: argparse.Namespace, embedder: Optional[FaceEmbedder] = None
+) -> contextlib.closing[Gallery]:
+    model = (embedder.embedding_size, embedder.fingerprint) if embedder else ()
+    return contextlib.closing(Gallery(args.gallery, *model))
+
+
+def _enrol(args: argparse.Namespace) -> dict:
+    checked_name(args.name)
+    embedder = embedders.from_options(args)
     faces = [face_of(embedder, path) for path in args.photographs]
-    gallery.enrol(
-        [args.name] * len(faces),
-        np.stack([face.embedding for face in faces]),
-        args.photographs,
-        [encode_jpeg(face.crop) for face in faces],
-    )
-    return {'enrolled': len(faces)}
+    # opened last: a new gallery is made only when there is something to put into it
+    with _opened(args, embedder) as gallery:
+        gallery.enrol(
+            [args.name] * len(faces),
+            np.stack([face.embedding for face in faces]),
+            args.photographs,
+            [encode_jpeg(face.crop) for face in faces],
+        )
+        return {'faces': len(gallery), 'enrolled': len(faces)}
 
 
-def _identify(args: argparse.Namespace, gallery: Gallery, embedder: FaceEmbedder) -> dict:
+def _identify(args: argparse.Namespace) -> dict:
+    check_exists(args.gallery)
     if not 1 <= args.top <= 1000:
         raise InputError(f'--top {args.top}: must be 1..1000')
+    embedder = embedders.from_options(args)
     threshold = choose_threshold(args, embedder)
-    matches = gallery.identify(face_of(embedder, args.photograph).embedding, args.top)
+    with _opened(args, embedder) as gallery:
+        face = face_of(embedder, args.photograph)
+        matches = gallery.identify(face.embedding, args.top)
+        faces = len(gallery)
     words = {True: 'match', False: 'no match', None: ''}
     same = [None if threshold is None else match.cosine > threshold for match in matches]
     console.table(
-        f'{args.photograph} among {len(gallery)} faces',
+        f'{args.photograph} among {faces} faces',
         ('name', 'cosine', '' if threshold is None else f'above {threshold:.4f}?'),
         [(match.identity, f'{match.cosine:.4f}', words[is_same])
          for match, is_same in zip(matches, same)],
     )  # fmt: skip
     return {
+        'faces': faces,
         'threshold': threshold,
         'matches': [
             {'name': match.identity, 'cosine': match.cosine, 'same': is_same}
@@ -76,35 +98,24 @@ def _identify(args: argparse.Namespace, gallery: Gallery, embedder: FaceEmbedder
     }
 
 
-def _remove(args: argparse.Namespace, gallery: Gallery) -> dict:
-    return {'removed': gallery.remove(args.name)}
+def _remove(args: argparse.Namespace) -> dict:
+    with _opened(args) as gallery:
+        removed = gallery.remove(args.name)
+        return {'faces': len(gallery), 'removed': removed}
 
 
-def _list(args: argparse.Namespace, gallery: Gallery) -> dict:
-    known = gallery.identities()
+def _list(args: argparse.Namespace) -> dict:
+    with _opened(args) as gallery:
+        known = gallery.identities()
     console.table(f'{args.gallery}', ('name', 'faces'), known.items())
-    return {'identities': known}
+    return {'faces': sum(known.values()), 'identities': known}
 
 
-_EMBEDS = {'enrol': _enrol, 'identify': _identify}
-_OTHERS = {'remove': _remove, 'list': _list}
+_ACTIONS = {'enrol': _enrol, 'identify': _identify, 'remove': _remove, 'list': _list}
 
 
 def run(args: argparse.Namespace) -> dict:
-    if args.action != 'enrol':
-        check_exists(args.gallery)
-    if args.action in _EMBEDS:
-        embedder = embedders.from_options(args)
-        gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint)
-        do = functools.partial(_EMBEDS[args.action], embedder=embedder)
-    else:
-        gallery = Gallery(args.gallery)
-        do = _OTHERS[args.action]
-    try:
-        result = do(args, gallery)
-        return {'gallery': str(args.gallery), 'faces': len(gallery), **result}
-    finally:
-        gallery.close()
+    return {'gallery': str(args.gallery), **_ACTIONS[args.action](args)}
 
 
 main = console.command('gallery', build_parser, run)

@@ -6,13 +6,17 @@ enrolled. The server answers this machine alone unless --host says otherwise.
 
 import argparse
 import base64
+import contextlib
+import errno
 import io
 import ipaddress
 import logging
+import os
+import re
+import socket
 import threading
 from pathlib import Path
 from typing import NamedTuple, Optional
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -21,14 +25,16 @@ from ..common.errors import InputError
 from ..common.extras import need
 from ..common.image import decode_photo, encode_jpeg
 from . import embedder as embedders
-from .compare import Face, find_face, stored_thresholds
+from .compare import Face, NoFace, default_far, find_face, stored_thresholds
 from .embedder import FaceEmbedder
-from .gallery import Gallery
+from .gallery import Gallery, GalleryBusy, UnknownIdentity
 
 log = logging.getLogger(__name__)
 
 WEB = Path(__file__).parent / 'web'
 MAX_REQUEST = 40 << 20  # bytes: two photographs
+_MAX_BODY = 2 * MAX_REQUEST  # bytes: of more waitress reads nothing, and says so in plain text
+_MAX_CONNECTIONS = 30  # each may have such a body in memory
 TOP = 5
 _HEADERS = {
     'Content-Security-Policy': "default-src 'self'; img-src 'self' data: blob:",
@@ -60,13 +66,18 @@ class Service:
     ----------
     embedder : its export's thresholds decide
     gallery : of the same model
+
+    Methods take encoded pictures, and as `far` one of `thresholds`, or '' for that of `info`. They
+    raise RequestError, and what Gallery raises.
     """
 
     def __init__(self, embedder: FaceEmbedder, gallery: Gallery):
         self._embedder = embedder
         self._gallery = gallery
-        self._lock = threading.Lock()  # the embedder serves one thread at a time
+        # the embedder serves one thread at a time, and one large picture is enough in memory
+        self._lock = threading.Lock()
         self.thresholds = stored_thresholds(embedder)
+        self.far = default_far(self.thresholds)
 
     def info(self) -> dict:
         """What the page shows before anything is asked."""
@@ -74,6 +85,7 @@ class Service:
             'model': self._embedder.model,
             'backend': self._embedder.backend,
             'thresholds': self.thresholds,
+            'far': self.far,
             'max_bytes': MAX_REQUEST,
             'identities': self._gallery.identities(),
         }
@@ -81,7 +93,7 @@ class Service:
     def compare(self, first: bytes, second: bytes, far: str) -> dict:
         """Cosine and decision for two photographs, with the crops that were compared."""
         threshold = self._threshold(far)
-        faces = [self._face(first, 'first'), self._face(second, 'second')]
+        faces = [self._face(first, 'first photograph'), self._face(second, 'second photograph')]
         cosine = float(np.dot(faces[0].embedding.astype(np.float64), faces[1].embedding))
         answer = self._answer(cosine, threshold)
         return {
@@ -92,10 +104,10 @@ class Service:
 
     def enrol(self, name: str, photograph: bytes) -> dict:
         """Add the one face of a photograph to the gallery."""
-        face = self._face(photograph, 'this')
+        face = self._face(photograph, 'photograph')
         if face.count > 1:
             raise RequestError(
-                f'this photograph shows {face.count} faces; enrol from one of a single person', 422
+                f'the photograph shows {face.count} faces; enrol from one of a single person', 422
             )
         self._gallery.enrol([name], face.embedding[None], ['web page'], [encode_jpeg(face.crop)])
         return {'name': name.strip(), 'identities': self._gallery.identities()}
@@ -103,7 +115,7 @@ class Service:
     def identify(self, photograph: bytes, far: str) -> dict:
         """The people of the gallery most like the largest face of a photograph."""
         threshold = self._threshold(far)
-        face = self._face(photograph, 'this')
+        face = self._face(photograph, 'photograph')
         return {
             'face': {'crop': _data_url(face.crop), 'count': face.count},
             'threshold': threshold,
@@ -119,32 +131,23 @@ class Service:
 
     def remove(self, name: str) -> dict:
         """Forget a person."""
-        try:
-            self._gallery.remove(name)
-        except InputError as error:
-            raise RequestError(str(error), 404) from None
+        self._gallery.remove(name)
         return {'identities': self._gallery.identities()}
 
-    def _face(self, content: bytes, which: str) -> Face:
+    def _face(self, content: bytes, what: str) -> Face:
         if not content:
-            raise RequestError(f'the {which} photograph is missing')
-        try:
-            image = decode_photo(content)
-        except InputError as error:
-            raise RequestError(f'{which} photograph: {error}') from None
+            raise RequestError(f'the {what} is missing; choose a picture file')
         with self._lock:
-            face = find_face(self._embedder, image)
-        if face is None:
-            raise RequestError(
-                f'no face found in {"the " if which != "this" else ""}{which} photograph; take one '
-                f'where the face is larger and seen from the front',
-                422,
-            )
-        return face
+            try:
+                return find_face(self._embedder, decode_photo(content))
+            except InputError as error:
+                status = 422 if isinstance(error, NoFace) else 400
+                raise RequestError(f'{what}: {error}', status) from None
 
     def _threshold(self, far: str) -> Optional[float]:
         if not self.thresholds:
             return None
+        far = far or self.far
         if far not in self.thresholds:
             raise RequestError(f'far {far!r}: choose one of {", ".join(self.thresholds)}')
         return self.thresholds[far]
@@ -198,11 +201,11 @@ def _add_guards(app, request, allowed_hosts: Optional[set[str]]) -> None:
 
     @app.before_request
     def check_origin():
-        host = urlsplit(f'//{request.host}').hostname
+        host = re.sub(r':\d+$', '', request.host).strip('[]').lower()
         if allowed_hosts is not None and host not in allowed_hosts:
-            raise RequestError(f'this server is not {host}', 403)
+            raise RequestError(f'this server is not {host!r}', 403)
         origin = request.headers.get('Origin')
-        if request.method != 'GET' and origin and urlsplit(origin).netloc != request.host:
+        if request.method != 'GET' and origin and origin.partition('://')[2] != request.host:
             raise RequestError('requests from pages of other sites are refused', 403)
 
     @app.after_request
@@ -240,9 +243,10 @@ def _add_routes(app, request, service: Service) -> None:
     def enrol():
         return service.enrol(request.form.get('name', ''), upload('photograph'))
 
-    @app.delete('/api/identities/<path:name>')
-    def remove(name):
-        return service.remove(name)
+    @app.delete('/api/identities')
+    def remove():
+        # not in the path, where '.' and '//' have a meaning of their own
+        return service.remove(request.args.get('name', ''))
 
 
 def _add_errors(app, request) -> None:
@@ -253,9 +257,11 @@ def _add_errors(app, request) -> None:
     def refused(error):
         return {'error': str(error)}, error.status
 
-    @app.errorhandler(InputError)
-    def wrong(error):
-        return {'error': str(error)}, 400
+    def answer_with(status: int):
+        return lambda error: ({'error': str(error)}, status)
+
+    for kind, status in ((InputError, 400), (UnknownIdentity, 404), (GalleryBusy, 503)):
+        app.register_error_handler(kind, answer_with(status))
 
     @app.errorhandler(exceptions.RequestEntityTooLarge)
     def too_large(_):
@@ -264,6 +270,12 @@ def _add_errors(app, request) -> None:
     @app.errorhandler(exceptions.HTTPException)
     def http_error(error):
         return {'error': f'{request.method} {request.path}: {error.description}'}, error.code
+
+    @app.errorhandler(Exception)
+    def failed(error):
+        line = f'{request.method} {request.path}: {type(error).__name__}: {error}'
+        log.error('%s', ' '.join(line.split()))
+        return {'error': 'the server failed; its log says why'}, 500
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -283,43 +295,64 @@ def is_loopback(host: str) -> bool:
         return host == 'localhost'
 
 
-def run(args: argparse.Namespace) -> dict:
-    waitress = need('waitress', 'deploy')
-    need('flask', 'deploy')
-    if not 0 <= args.port <= 65535:
-        raise InputError(f'--port {args.port}: must be 0..65535')
-    embedder = embedders.from_options(args)
-    if not stored_thresholds(embedder):
-        log.warning(
-            '%s has no thresholds, so the page shows cosines and no decisions; export it with '
-            '--pairs',
-            args.model,
-        )
-    gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint)
-    hosts = {'localhost', '127.0.0.1', '::1', args.host} if is_loopback(args.host) else None
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections; InputError says which of the two it cannot have."""
+    if not 0 <= port <= 65535:
+        raise InputError(f'--port {port}: must be 0..65535')
     try:
-        server = waitress.create_server(
-            make_app(Service(embedder, gallery), hosts),
-            host=args.host,
-            port=args.port,
-            threads=4,
-            max_request_body_size=MAX_REQUEST,
-            # below these sizes waitress keeps bodies in memory, above in temporary files
-            inbuf_overflow=2 * MAX_REQUEST,
-            outbuf_overflow=2 * MAX_REQUEST,
-            ident=None,
-        )
-    except OSError as error:
-        gallery.close()
-        raise InputError(
-            f'cannot listen on {args.host} port {args.port} ({error.strerror}); take another --port'
-        ) from None
-    if hosts is None:
-        log.warning('--host %s: everyone who reaches this machine can use the page', args.host)
-    url = f'http://{args.host}:{server.effective_port}'
-    log.info('%s   (Ctrl-C stops it)', url)
-    server.run()  # returns after Ctrl-C
-    gallery.close()
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address, family=family)
+    except (OSError, UnicodeError) as error:  # the latter for what cannot be a host's name
+        if getattr(error, 'errno', None) in (errno.EADDRINUSE, errno.EACCES):
+            reason = os.strerror(error.errno)
+            message = f'cannot listen on {host} port {port} ({reason}); take another --port'
+        else:
+            message = (
+                f'--host {host!r} is no address of this machine; take 127.0.0.1, or 0.0.0.0 for '
+                f'all of its addresses'
+            )
+    raise InputError(message)
+
+
+def make_server(app, listener: socket.socket):
+    """The waitress server that answers a socket's connections with an application."""
+    return need('waitress', 'deploy').create_server(
+        app,
+        sockets=[listener],
+        threads=4,
+        connection_limit=_MAX_CONNECTIONS,
+        max_request_body_size=_MAX_BODY,
+        # below these sizes waitress keeps bodies in memory, above in temporary files
+        inbuf_overflow=2 * _MAX_BODY,
+        outbuf_overflow=2 * _MAX_BODY,
+        ident=None,
+    )
+
+
+def run(args: argparse.Namespace) -> dict:
+    need('waitress', 'deploy')
+    need('flask', 'deploy')
+    with contextlib.ExitStack() as stack:
+        # what can fail comes before the gallery, which is made if needed
+        listener = stack.enter_context(listen(args.host, args.port))
+        embedder = embedders.from_options(args)
+        if not stored_thresholds(embedder):
+            log.warning(
+                '%s has no thresholds, so the page shows cosines and no decisions; export it with '
+                '--pairs',
+                args.model,
+            )
+        gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint)
+        stack.callback(gallery.close)
+        hosts = {'localhost', '127.0.0.1', '::1', args.host} if is_loopback(args.host) else None
+        server = make_server(make_app(Service(embedder, gallery), hosts), listener)
+        if hosts is None:
+            log.warning('--host %s: everyone who reaches this machine can use the page', args.host)
+        host = f'[{args.host}]' if ':' in args.host else args.host
+        url = f'http://{host}:{server.effective_port}'
+        log.info('%s   (Ctrl-C stops it)', url)
+        server.run()  # returns after Ctrl-C
     return {'url': url, 'model': args.model, 'gallery': str(args.gallery)}
 
 

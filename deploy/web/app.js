@@ -1,6 +1,7 @@
 'use strict';
 
 const byId = (id) => document.getElementById(id);
+const PICTURES = 'image/jpeg,image/png,image/webp,image/bmp,image/tiff';
 const photographs = {}; // drop zone -> File
 let maxBytes = Infinity;
 
@@ -117,7 +118,7 @@ function drawPeople(identities) {
     const remove = element('button', { type: 'button', textContent: 'Remove' });
     remove.setAttribute('aria-label', `Remove ${name}`);
     remove.addEventListener('click', () => {
-      const path = `/api/identities/${encodeURIComponent(name)}`;
+      const path = `/api/identities?${new URLSearchParams({ name })}`;
       say(() => api(path, { method: 'DELETE' }), `${name} is removed`);
     });
     return element('li', {},
@@ -150,7 +151,7 @@ function enrol(event) {
 
 function dropZone(id, changed) {
   const zone = byId(id);
-  const input = element('input', { type: 'file', accept: 'image/*' });
+  const input = element('input', { type: 'file', accept: PICTURES });
   input.setAttribute('aria-label', zone.textContent.trim());
   zone.append(input);
   const take = (file) => {
@@ -204,7 +205,7 @@ async function start() {
     const text = `1 in ${Math.round(1 / rate).toLocaleString('en')}`;
     byId('far').append(element('option', { value: rate, textContent: text }));
   }
-  if (rates.includes('0.01')) byId('far').value = '0.01';
+  if (rates.length) byId('far').value = info.far;
 }
 
 start();

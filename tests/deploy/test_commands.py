@@ -1,7 +1,9 @@
 """embed, compare and gallery from the command line, and thresholds by counting."""
 
 import json
+import os
 import shutil
+import sqlite3
 
 import cv2
 import numpy as np
@@ -10,8 +12,8 @@ from deploy_models import export_folder, portrait, portraits
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.image import encode_jpeg
 from vargfacenet.common.pairset import write_pairs
-from vargfacenet.deploy import FaceEmbedder
-from vargfacenet.deploy.compare import stored_thresholds
+from vargfacenet.deploy import FaceEmbedder, gallery
+from vargfacenet.deploy.compare import default_far, stored_thresholds
 from vargfacenet.deploy.thresholds import accept_rate, pair_cosines, threshold_at_far, thresholds
 
 
@@ -123,6 +125,7 @@ def test_compare_with_a_bad_photograph(what, folder, model, run_command, tmp_pat
         path.write_bytes(cv2.imencode('.png', np.full((300, 300, 3), 9, np.uint8))[1].tobytes())
     code, _, errors = run_command('compare', folder / 'p0' / '0.png', path, '--model', model)
     assert code == 2 and 'x.png' in errors and len(errors.strip().splitlines()[-1]) < 200
+    assert what != 'no face' or 'take a photograph where it is larger' in errors
 
 
 def test_the_gallery_command(folder, model, run_command, tmp_path):
@@ -139,6 +142,59 @@ def test_the_gallery_command(folder, model, run_command, tmp_path):
     assert run_command('gallery', 'remove', 'Ada', *place[:2])[1]['removed'] == 2
     assert run_command('gallery', 'list', *place[:2])[1]['identities'] == {'Grace': 1}
     assert run_command('gallery', 'identify', pictures[0], *place, '--top', 0)[0] == 2
+
+
+@pytest.mark.parametrize('wrong', ['name', 'photograph', 'face'])
+def test_a_failing_enrolment_makes_no_gallery(wrong, folder, model, run_command, tmp_path):
+    blank = tmp_path / 'blank.png'
+    blank.write_bytes(cv2.imencode('.png', np.full((80, 90, 3), 50, np.uint8))[1].tobytes())
+    photographs = {'photograph': [folder / 'notes.txt'], 'face': [blank]}.get(wrong, [])
+    code, _, errors = run_command(
+        'gallery', 'enrol', ' ' if wrong == 'name' else 'Ada', folder / 'p0' / '0.png',
+        *photographs, '--gallery', tmp_path / 'new', '--model', model,
+    )  # fmt: skip
+    assert code == 2 and not (tmp_path / 'new').exists()
+    assert {
+        'name': 'expected a name',
+        'photograph': 'no picture',
+        'face': 'take a photograph where it is larger',
+    }[wrong] in errors
+
+
+def test_gallery_names_with_blanks_and_files_that_are_no_unicode(
+    folder, model, run_command, tmp_path
+):
+    place = ['--gallery', tmp_path / 'people', '--model', model]
+    odd = tmp_path / os.fsdecode(b'b\xff.png')
+    odd.write_bytes((folder / 'p0' / '0.png').read_bytes())
+    code, result, errors = run_command('gallery', 'enrol', ' Ada ', odd, *place)
+    assert code == 0 and result['faces'] == 1, errors
+    code, _, errors = run_command('gallery', 'remove', '\udcff\udcfe', *place[:2])
+    assert code == 2 and 'expected a name' in errors
+    assert run_command('gallery', 'remove', ' Ada ', *place[:2])[1]['removed'] == 1
+
+
+def test_the_gallery_command_while_another_process_writes(
+    folder, model, run_command, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(gallery, '_LOCK_SECONDS', 0.2)
+    place = ['--gallery', tmp_path / 'people', '--model', model]
+    picture = folder / 'p0' / '0.png'
+    run_command('gallery', 'enrol', 'Ada', picture, *place)
+    other = sqlite3.connect(tmp_path / 'people' / gallery.DATABASE, isolation_level=None)
+    other.execute('BEGIN IMMEDIATE')
+    assert run_command('gallery', 'list', *place[:2])[1]['identities'] == {'Ada': 1}
+    assert run_command('gallery', 'identify', picture, *place)[0] == 0
+    code, _, errors = run_command('gallery', 'enrol', 'Grace', picture, *place)
+    assert code == 2 and 'another process is writing' in errors and 'no gallery' not in errors
+    other.close()
+    assert run_command('gallery', 'enrol', 'Grace', picture, *place)[0] == 0
+
+
+def test_the_false_accept_rate_that_nobody_has_chosen():
+    assert default_far({'0.1': 0.2, '0.01': 0.3, '1e-05': 0.5}) == '0.01'
+    assert default_far({'0.1': 0.2, '1e-05': 0.5, '0.001': 0.4}) == '1e-05'
+    assert default_far({}) is None
 
 
 def test_every_file_has_its_own_thresholds(tmp_path):

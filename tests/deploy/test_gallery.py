@@ -1,6 +1,7 @@
 """The gallery against a search by hand, through crashes, threads and processes."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -9,8 +10,9 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
-from vargfacenet.common.errors import InputError
-from vargfacenet.deploy.gallery import DATABASE, MATRIX, Gallery
+from vargfacenet.common.errors import InputError, RunError
+from vargfacenet.deploy import gallery as module
+from vargfacenet.deploy.gallery import DATABASE, MATRIX, Gallery, GalleryBusy
 
 SIZE = 16
 MODEL = 'a' * 64
@@ -124,6 +126,9 @@ def test_another_model_or_no_gallery(gallery, tmp_path):
     (tmp_path / 'other' / DATABASE).write_bytes(b'no database, but long enough to be one' * 50)
     with pytest.raises(InputError, match='is no gallery'):
         Gallery(tmp_path / 'other', SIZE, MODEL)
+    (tmp_path / 'other' / DATABASE).write_bytes(b'')
+    with pytest.raises(InputError, match='is no gallery: it has no tables'):
+        Gallery(tmp_path / 'other')
 
 
 def test_a_matrix_that_is_cut_off(gallery, rng):
@@ -132,6 +137,107 @@ def test_a_matrix_that_is_cut_off(gallery, rng):
     os.truncate(gallery.folder / MATRIX, 100)
     with pytest.raises(InputError, match='is cut off'):
         reopened(gallery)
+
+
+def test_blanks_around_a_name_do_not_count(gallery, rng):
+    gallery.enrol([' Ada '], unit(rng, 1))
+    assert gallery.identities() == {'Ada': 1}
+    assert gallery.remove('\tAda ') == 1 and len(gallery) == 0
+    with pytest.raises(InputError, match='expected a name'):
+        gallery.remove('\udcff\udcfe')
+
+
+def test_a_source_that_is_no_unicode(gallery, rng):
+    rows = unit(rng, 2)
+    gallery.enrol(['a', 'b'], rows, [os.fsdecode(b'br/b\xff.jpg'), '\ud800é'])
+    assert [gallery.identify(row, 1)[0].source for row in rows] == ['br/b?.jpg', '?é']
+
+
+@pytest.fixture
+def short_wait(monkeypatch):
+    monkeypatch.setattr(module, '_LOCK_SECONDS', 0.2)
+
+
+@pytest.fixture
+def other(gallery):
+    """Another connection to the gallery's database."""
+    connection = sqlite3.connect(gallery.folder / DATABASE, isolation_level=None)
+    yield connection
+    connection.close()
+
+
+def test_who_reads_does_not_wait_for_one_who_writes(gallery, other, rng):
+    rows = unit(rng, 3)
+    gallery.enrol(['a', 'b'], rows[:2])
+    other.execute('BEGIN IMMEDIATE')
+    # as by an enrolment that has put its row on the disk and not in the database yet
+    with open(gallery.folder / MATRIX, 'r+b') as matrix:
+        matrix.seek(2 * rows[0].nbytes)
+        matrix.write(rows[2].tobytes())
+    started = time.monotonic()
+    for again in (reopened(gallery), Gallery(gallery.folder)):
+        assert again.identities() == {'a': 1, 'b': 1} and again.crop('a') is None
+        assert again.identify(rows[1], 1)[0].identity == 'b'
+        again.close()
+    assert time.monotonic() - started < module._LOCK_SECONDS / 2
+    assert rows[2].tobytes() in (gallery.folder / MATRIX).read_bytes()
+    other.execute('ROLLBACK')
+    reopened(gallery).close()
+    assert rows[2].tobytes() not in (gallery.folder / MATRIX).read_bytes()
+
+
+def test_a_gallery_to_which_another_process_writes(short_wait, gallery, other, rng):
+    gallery.enrol(['a'], unit(rng, 1))
+    other.execute('BEGIN IMMEDIATE')
+    for change in (lambda: gallery.enrol(['b'], unit(rng, 1)), lambda: gallery.remove('a')):
+        with pytest.raises(GalleryBusy, match=r'another process is writing .* try again'):
+            change()
+    other.execute('ROLLBACK')
+    other.execute('BEGIN EXCLUSIVE')
+    for read in (gallery.identities, lambda: reopened(gallery)):
+        with pytest.raises(GalleryBusy, match='another process is writing'):
+            read()
+    other.execute('ROLLBACK')
+    assert gallery.identities() == {'a': 1}
+
+
+def test_a_change_that_cannot_be_completed_leaves_the_gallery_usable(
+    short_wait, gallery, other, rng
+):
+    rows = unit(rng, 2)
+    gallery.enrol(['a'], rows[:1])
+    other.execute('BEGIN')
+    other.execute('SELECT * FROM faces').fetchall()  # has a lock that COMMIT waits for
+    with pytest.raises(GalleryBusy):
+        gallery.enrol(['b'], rows[1:])
+    other.execute('ROLLBACK')
+    gallery.enrol(['c'], rows[1:])
+    assert gallery.identities() == {'a': 1, 'c': 1}
+    gallery._database.execute('PRAGMA max_page_count = 1')  # no room, as on a full disk
+    with pytest.raises(RunError, match='full'):
+        gallery.enrol(['d'], rows[1:], crops=[bytes(100_000)])
+    assert gallery.identities() == {'a': 1, 'c': 1}
+
+
+def test_several_make_the_same_gallery_at_once(tmp_path):
+    errors = []
+
+    def make(folder, barrier):
+        try:
+            barrier.wait()
+            Gallery(folder, SIZE, MODEL).close()
+        except Exception as error:
+            errors.append(error)
+
+    for number in range(20):
+        barrier = threading.Barrier(4)
+        arguments = (tmp_path / str(number), barrier)
+        threads = [threading.Thread(target=make, args=arguments) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not errors
 
 
 CRASH = """
