@@ -42,7 +42,7 @@ class UnknownIdentity(InputError):
     """Nobody of that name is in the gallery."""
 
 
-class GalleryBusy(InputError):
+class GalleryBusy(RunError):
     """Another process has kept the gallery for itself for too long; nothing was changed."""
 
 
@@ -68,8 +68,8 @@ class Gallery:
     ------
     InputError for a folder that cannot be written, a gallery of another model, a damaged one, and
     one that does not exist when no model is given. Every method may raise GalleryBusy, after ten
-    seconds, and RunError for a disk that fails; reading waits only for the moment in which another
-    process completes a change.
+    seconds, and RunError for a disk that fails; reading waits for changes in this object and for
+    the moment in which another process completes one.
     """
 
     def __init__(
@@ -84,18 +84,18 @@ class Gallery:
         self._lock = threading.RLock()
         self._matrix_file = -1
         self._version = None
-        self._database = sqlite3.connect(
-            self.folder / DATABASE,
-            timeout=_LOCK_SECONDS,
-            isolation_level=None,  # transactions are begun by _transaction alone
-            check_same_thread=False,
-        )
+        try:
+            self._database = sqlite3.connect(
+                self.folder / DATABASE,
+                timeout=_LOCK_SECONDS,
+                isolation_level=None,  # transactions are begun by _transaction alone
+                check_same_thread=False,
+            )
+        except sqlite3.OperationalError as error:
+            raise InputError(f'{self.folder / DATABASE} is no gallery: {error}') from None
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
-            try:
-                self._open(embedding_size, fingerprint)
-            except sqlite3.DatabaseError as error:
-                raise InputError(f'{self.folder / DATABASE} is no gallery: {error}') from None
+            self._open(embedding_size, fingerprint)
             on_error.pop_all()
 
     def close(self) -> None:
@@ -164,9 +164,7 @@ class Gallery:
             if not places:
                 raise UnknownIdentity(f'the gallery has no identity {identity!r}')
             self._database.execute('DELETE FROM faces WHERE identity = ?', (identity,))
-        with self._access():
-            self._refresh()
-            self._wipe_unused()
+        self._tidy()
         return len(places)
 
     def identify(self, embedding: np.ndarray, top: int = 5) -> list[Match]:
@@ -182,7 +180,8 @@ class Gallery:
         list of Match, one for each identity; empty for an empty gallery.
         """
         probe = self._checked_rows(np.asarray(embedding)[None], 1)[0]
-        with self._access():
+        # rows and names of one state: who removes a face and enrols another in its row waits
+        with self._access(), self._transaction('DEFERRED'):
             self._refresh()
             cosine = self._matrix @ probe
             cosine[self._codes < 0] = -np.inf
@@ -221,10 +220,7 @@ class Gallery:
             self._size = self._prepare(size, fingerprint)
             self._matrix_file = os.open(self.folder / MATRIX, os.O_RDWR | os.O_CREAT, 0o666)
             self._refresh()
-            # who only wants to read does not wait for one who writes
-            self._database.execute('PRAGMA busy_timeout = 0')
-            self._wipe_unused()
-            self._database.execute(f'PRAGMA busy_timeout = {1000 * _LOCK_SECONDS:.0f}')
+        self._tidy()
 
     def _prepare(self, size: Optional[int], fingerprint: Optional[str]) -> int:
         """Make the tables of a new gallery, check those of an old one; the embeddings' size."""
@@ -249,8 +245,8 @@ class Gallery:
         return int(meta['size'])
 
     def _has_tables(self) -> bool:
-        query = "SELECT 1 FROM sqlite_master WHERE name = 'meta'"
-        return self._database.execute(query).fetchone() is not None
+        query = "SELECT count(*) FROM sqlite_master WHERE name IN ('meta', 'faces')"
+        return self._database.execute(query).fetchone()[0] == 2
 
     @contextlib.contextmanager
     def _access(self) -> Iterator[None]:
@@ -263,10 +259,18 @@ class Gallery:
                 if 'locked' in str(error):  # the error's code is new in Python 3.11
                     raise GalleryBusy(f'another process is writing to {path}; try again') from None
                 raise RunError(f'{path}: {error}') from None
+            except sqlite3.DatabaseError as error:
+                if (
+                    type(error) is not sqlite3.DatabaseError
+                ):  # a damaged file; the rest is our fault
+                    raise
+                raise InputError(f'{path} is no gallery: {error}') from None
+            except OSError as error:
+                raise RunError(f'{self.folder / MATRIX}: {error.strerror}') from None
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute('BEGIN IMMEDIATE')
+    def _transaction(self, kind: str = 'IMMEDIATE') -> Iterator[None]:
+        self._database.execute(f'BEGIN {kind}')
         try:
             yield
             self._database.execute('COMMIT')
@@ -330,19 +334,26 @@ class Gallery:
             _write_all(self._matrix_file, rows[run].tobytes(), width * int(places[run[0]]))
         os.fsync(self._matrix_file)
 
-    def _wipe_unused(self) -> None:
+    def _tidy(self) -> None:
         """Overwrite rows of removed faces, also those that a crash has left.
 
-        While another process writes, they stay until the gallery is opened next.
+        While another process writes, they stay until the next removal or opening: nobody waits for
+        this.
         """
-        stale = np.flatnonzero(self._codes < 0)
-        if len(stale) and self._matrix[stale].any():
-            # an enrolment by another process may take these rows, or have filled them already
-            with contextlib.suppress(GalleryBusy), self._access(), self._transaction():
-                self._version = None
+        with contextlib.suppress(GalleryBusy), self._access():
+            self._database.execute('PRAGMA busy_timeout = 0')
+            try:
                 self._refresh()
                 stale = np.flatnonzero(self._codes < 0)
-                self._write_rows(stale, np.zeros((len(stale), self._size), np.float32))
+                if len(stale) and self._matrix[stale].any():
+                    # an enrolment by another process may take these rows, or have filled them
+                    with self._transaction():
+                        self._version = None
+                        self._refresh()
+                        stale = np.flatnonzero(self._codes < 0)
+                        self._write_rows(stale, np.zeros((len(stale), self._size), np.float32))
+            finally:
+                self._database.execute(f'PRAGMA busy_timeout = {1000 * _LOCK_SECONDS:.0f}')
 
     def _checked_rows(self, embeddings: np.ndarray, count: int) -> np.ndarray:
         rows = np.ascontiguousarray(embeddings, np.float32)

@@ -201,6 +201,45 @@ def test_a_gallery_to_which_another_process_writes(short_wait, gallery, other, r
     assert gallery.identities() == {'a': 1}
 
 
+def test_nobody_gets_the_row_of_a_removed_face_in_the_middle_of_a_search(
+    short_wait, gallery, monkeypatch, rng
+):
+    """Ada's row would be Bob's by the time its name is looked up."""
+    rows = unit(rng, 2)
+    gallery.enrol(['Ada'], rows[:1])
+    best_rows, refused = gallery._best_rows, []
+
+    def replaced_meanwhile(cosine, top):
+        writer = reopened(gallery)
+        try:
+            writer.remove('Ada')
+            writer.enrol(['Bob'], rows[1:])
+        except GalleryBusy as error:
+            refused.append(error)
+        writer.close()
+        return best_rows(cosine, top)
+
+    monkeypatch.setattr(gallery, '_best_rows', replaced_meanwhile)
+    assert gallery.identify(rows[0])[0].identity == 'Ada' and refused
+    monkeypatch.undo()
+    assert gallery.identities() == {'Ada': 1}
+
+
+@pytest.mark.parametrize('damage', ['no faces', 'a folder'])
+def test_a_damaged_gallery_is_said(damage, gallery):
+    gallery.close()
+    path = gallery.folder / DATABASE
+    if damage == 'a folder':
+        path.unlink()
+        path.mkdir()
+    else:
+        with sqlite3.connect(path) as database:
+            database.execute('DROP TABLE faces')
+        database.close()
+    with pytest.raises(InputError, match='no gallery'):
+        Gallery(gallery.folder)
+
+
 def test_a_change_that_cannot_be_completed_leaves_the_gallery_usable(
     short_wait, gallery, other, rng
 ):
@@ -255,7 +294,7 @@ elif moment == 'before the database':
     rows = gallery._write_rows
     gallery._write_rows = lambda *args: (rows(*args), die())
 elif moment == 'before wiping':
-    gallery._wipe_unused = die
+    gallery._tidy = die
 row = np.zeros((1, 16), np.float32); row[0, 0] = 1
 gallery.remove('a') if moment == 'before wiping' else gallery.enrol(['new'], row)
 """
