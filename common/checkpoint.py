@@ -183,9 +183,12 @@ def load_embedding(
             reason = _newer_version(path) or str(error).strip().splitlines()[-1]
             raise InputError(f'{path} is no symbol that MXNet reads: {reason}') from None
         symbol = embedding_symbol(symbol, str(path))
-    arg_params, aux_params = load_params(params_path(prefix, epoch))
-    check_match(symbol, arg_params, aux_params, str(params_path(prefix, epoch)))
-    _check_finite({**arg_params, **aux_params}, params_path(prefix, epoch))
+    path = params_path(prefix, epoch)
+    arg_params, aux_params = load_params(path)
+    check_match(symbol, arg_params, aux_params, str(path))
+    used = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
+    everything = {**arg_params, **aux_params}
+    _check_finite({name: everything[name] for name in everything.keys() & used}, path)
     return symbol, arg_params, aux_params
 
 

@@ -7,25 +7,41 @@ Importing this module turns OpenCV's own log off: what it could not decode is in
 """
 
 import io
+import struct
 import warnings
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from .backend import mx
 from .errors import InputError
 from .names import IMAGE_SIZE
 
 cv2.setLogLevel(0)
-# our own limit is what counts, and is told in one line
-warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+# what counts of its warnings (sizes, damaged EXIF) is told in our own words, or of no matter
+warnings.filterwarnings('ignore', module=r'PIL\.')
 
 _JPEG_START = b'\xff\xd8'
 _JPEG_SCAN = b'\xff\xda'
 _JPEG_END = b'\xff\xd9'
 _PNG_START = b'\x89PNG'
 _PNG_END = b'IEND'
+
+_KINDS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'BMP', 'TIFF')
+_TIFF_STARTS = (b'II*\0', b'MM\0*')
+_UNSIGNED = 1  # sample format of a TIFF
+_BROKEN = (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error)  # Pillow's
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # of an EXIF orientation
 
 MAX_PIXELS = 100_000_000  # of a photograph: 300 MB once decoded
 
@@ -47,7 +63,7 @@ def _decode(encoded: bytes, flags: int) -> np.ndarray:
     except cv2.error:  # no bytes at all, or a header that announces an absurd size
         image = None
     if image is None:
-        raise InputError(f'{len(encoded)} bytes are no picture (JPEG, PNG, WebP, BMP or TIFF)')
+        raise InputError(f'{len(encoded)} bytes are no picture that OpenCV can decode')
     return image
 
 
@@ -66,44 +82,85 @@ def decode_rgb(encoded: bytes) -> np.ndarray:
 
     Raises
     ------
-    InputError if the bytes are no picture or a cut-off JPEG. Damage inside a JPEG's scan data
-    cannot be told from an ugly picture and passes.
+    InputError if the bytes are no picture or a cut-off JPEG or PNG. Damage inside a JPEG's scan
+    data cannot be told from an ugly picture and passes.
     """
     return cv2.cvtColor(decode_bgr(encoded), cv2.COLOR_BGR2RGB)
 
 
-def decode_photo(encoded: bytes) -> np.ndarray:
-    """`decode_rgb` for pictures of unknown origin: InputError for one of more than MAX_PIXELS, and
-    for one of floating-point numbers, whose range nobody tells.
+class _Header(NamedTuple):
+    """What a picture file says of itself."""
 
-    The size is read from the header, so that a small file that unpacks to gigabytes costs nothing.
-    An EXIF orientation is applied in WebP as well, where OpenCV leaves it out.
-    """
-    webp = floating = False
+    kind: str  # as Pillow calls it
+    width: int
+    height: int
+    usual: bool  # unsigned numbers of at most 16 bits
+
+
+def _read_header(encoded: bytes) -> _Header:
+    """InputError for what is none of our kinds of picture; nothing is decoded."""
     try:
-        with Image.open(io.BytesIO(encoded)) as header:
-            width, height = header.size
-            webp, floating = header.format == 'WEBP', header.mode == 'F'
+        with Image.open(io.BytesIO(encoded)) as image:
+            if image.format not in _KINDS:
+                raise _no_picture(encoded)
+            return _Header(image.format, *image.size, image.mode != 'F')
     except Image.DecompressionBombError:
-        width = height = None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        width = height = 0  # OpenCV has the last word
-    if width is None or width * height > MAX_PIXELS:
-        size = f' of {width}x{height}' if width else ''
-        raise InputError(
-            f'the picture{size} has more than {MAX_PIXELS // 10**6} million pixels; make it smaller'
-        )
-    if floating:
-        raise InputError('the picture holds floating-point numbers; save it with 8 bits a channel')
-    return _decode_webp(encoded) if webp else decode_rgb(encoded)
+        raise _too_large('') from None
+    except _BROKEN:
+        if encoded[:4] not in _TIFF_STARTS:
+            raise _no_picture(encoded) from None
+    # Pillow opens no TIFF of three channels with more than 8 bits, and OpenCV does
+    file = io.BytesIO(encoded)
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        usual = set(tags.get(TiffImagePlugin.SAMPLEFORMAT, ())) <= {_UNSIGNED}
+        usual &= max(tags[TiffImagePlugin.BITSPERSAMPLE]) <= 16
+        width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+    except _BROKEN:
+        raise _no_picture(encoded) from None
+    return _Header('TIFF', width, height, usual)
+
+
+def decode_photo(encoded: bytes) -> np.ndarray:
+    """`decode_rgb` for pictures of unknown origin: JPEG, PNG, WebP, BMP or TIFF, of at most
+    MAX_PIXELS, and none of floating-point or signed numbers, whose range nobody tells. InputError
+    for others.
+
+    The header tells, so that a small file that unpacks to gigabytes costs nothing. An EXIF
+    orientation is applied in WebP as well, where OpenCV leaves it out.
+    """
+    header = _read_header(encoded)
+    if header.width * header.height > MAX_PIXELS:
+        raise _too_large(f' of {header.width}x{header.height}')
+    if not header.usual:
+        raise InputError('the picture holds numbers of an unknown range; save it with 8 bits')
+    return _decode_webp(encoded) if header.kind == 'WEBP' else decode_rgb(encoded)
+
+
+def _too_large(size: str) -> InputError:
+    return InputError(
+        f'the picture{size} has more than {MAX_PIXELS // 10**6} million pixels; make it smaller'
+    )
+
+
+def _no_picture(encoded: bytes) -> InputError:
+    return InputError(f'{len(encoded)} bytes are no picture (JPEG, PNG, WebP, BMP or TIFF)')
 
 
 def _decode_webp(encoded: bytes) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return np.array(ImageOps.exif_transpose(image).convert('RGB'))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f'WebP of {len(encoded)} bytes cannot be decoded: {error}') from None
+    with Image.open(io.BytesIO(encoded)) as image:
+        try:
+            pixels = image.convert('RGB')
+        except _BROKEN as error:
+            raise InputError(f'WebP of {len(encoded)} bytes cannot be decoded: {error}') from None
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        except _BROKEN:  # damage there is none of the picture
+            orientation = None
+    turn = _TURNS.get(orientation)
+    return np.array(pixels if turn is None else pixels.transpose(turn))
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:

@@ -26,7 +26,7 @@ OPSET = 13
 IR_VERSION = 8  # what was current with opset 13 to 17; old run times refuse a newer one
 OUTPUT = 'embedding'
 INPUT_TYPES = ('float32', 'uint8')
-_SMALLEST_NORM = 1e-12  # a zero embedding stays zero, as in numpy's x / max(|x|, tiny)
+_SMALLEST_NORM = 1e-12  # a zero embedding stays zero
 _PROBE = 2  # batch size at which a dimension that is the batch can be told from one that is 1
 
 # operator -> function(writer, node, inputs) -> names of its outputs

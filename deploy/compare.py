@@ -47,26 +47,36 @@ def default_far(thresholds: dict[str, float]) -> Optional[str]:
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('photographs', nargs=2, metavar='PHOTO', help='two pictures')
     embedders.add_options(parser)
-    parser.add_argument('--far', type=float, default=DEFAULT_FAR, help='false-accept rate')
+    parser.add_argument(
+        '--far', type=float,
+        help=f'false-accept rate, by default {DEFAULT_FAR:g} or the lowest that is stored',
+    )  # fmt: skip
     parser.add_argument('--pairs', metavar='BIN', help='verification .bin to measure it on')
     parser.add_argument('--threshold', type=float, help='cosine above which it is one person')
 
 
-def choose_threshold(args: argparse.Namespace, embedder: FaceEmbedder) -> Optional[float]:
-    """The cosine above which it is one person, None if nothing tells.
+class Decision(NamedTuple):
+    """The cosine above which it is one person, and the false-accept rate that it stands for."""
 
-    `args` has the options `threshold`, `pairs` and `far`, which count in this order. Raises
-    InputError for a FAR that the pairs or the export cannot tell.
+    threshold: Optional[float]  # None if nothing tells
+    far: Optional[float]  # None if it is not known
+
+
+def choose_threshold(args: argparse.Namespace, embedder: FaceEmbedder) -> Decision:
+    """The threshold of the options `threshold`, `pairs` and `far`, which count in this order.
+
+    Raises InputError for a FAR that the pairs or the export cannot tell.
     """
+    if args.far is not None and not 0 < args.far < 1:
+        raise InputError(f'--far {args.far:g}: expected a share between 0 and 1')
     if args.threshold is not None:
         if not -1 <= args.threshold <= 1:
             raise InputError(f'--threshold {args.threshold:g}: a cosine is -1..1')
-        return args.threshold
-    if not 0 < args.far < 1:
-        raise InputError(f'--far {args.far:g}: expected a share between 0 and 1')
+        return Decision(args.threshold, None)
     if args.pairs:
         images, issame = load_bin(args.pairs)
-        return threshold_at_far(pair_cosines(embedder.embed(images)), issame, args.far)
+        far = DEFAULT_FAR if args.far is None else args.far
+        return Decision(threshold_at_far(pair_cosines(embedder.embed(images)), issame, far), far)
     known = stored_thresholds(embedder)
     if not known:
         log.warning(
@@ -74,13 +84,14 @@ def choose_threshold(args: argparse.Namespace, embedder: FaceEmbedder) -> Option
             '--threshold',
             embedder.model,
         )
-        return None
-    if f'{args.far:g}' not in known:
+        return Decision(None, None)
+    far = default_far(known) if args.far is None else f'{args.far:g}'
+    if far not in known:
         raise InputError(
-            f'--far {args.far:g}: the export has thresholds for {", ".join(known)}; take one of '
-            f'them, or measure with --pairs'
+            f'--far {far}: the export has thresholds for {", ".join(known)}; take one of them, or '
+            f'measure with --pairs'
         )
-    return known[f'{args.far:g}']
+    return Decision(known[far], float(far))
 
 
 class Face(NamedTuple):
@@ -124,7 +135,7 @@ def face_of(embedder: FaceEmbedder, path: str) -> Face:
 
 def run(args: argparse.Namespace) -> dict:
     embedder = embedders.from_options(args)
-    threshold = choose_threshold(args, embedder)
+    threshold, far = choose_threshold(args, embedder)
     first, second = (face_of(embedder, path) for path in args.photographs)
     cosine = float(np.dot(first.embedding.astype(np.float64), second.embedding))
     same = None if threshold is None else cosine > threshold
@@ -136,13 +147,13 @@ def run(args: argparse.Namespace) -> dict:
             words[same],
             f'{cosine:.4f}',
             '' if threshold is None else f'{threshold:.4f}',
-            '' if threshold is None or args.threshold is not None else f'{args.far:g}',
+            '' if far is None else f'{far:g}',
         )],
     )  # fmt: skip
     return {
         'cosine': cosine,
         'threshold': threshold,
-        'far': None if args.threshold is not None else args.far,
+        'far': far,
         'same': same,
         'faces': [first.count, second.count],
         'model': args.model,

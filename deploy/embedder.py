@@ -24,7 +24,7 @@ from ..eval import engines
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ('openvino', 'onnxruntime', 'mxnet')  # fastest first
+BACKENDS = ('openvino', 'onnxruntime', 'mxnet')  # as 'auto' tries them; the first is the fastest
 WHICH = ('largest', 'all')
 SMALLEST_FACE = 12  # pixels: what the detector's first network looks at
 _DETECTION_SIDE = 1600  # larger photographs are made smaller to find faces, not to cut them out
@@ -80,8 +80,8 @@ class FaceEmbedder:
     ----------
     model : the folder of an export, an `.onnx` file of one, or a checkpoint PREFIX,EPOCH
     backend : 'openvino', 'onnxruntime', 'mxnet', or 'auto': the first of them that is installed
-    precision : of OpenVINO's arithmetic, 'float32' or 'bfloat16' (cosine 0.9999 to float32 and two
-        to three times as fast, on CPUs that have it)
+    precision : of OpenVINO's arithmetic, 'float32' or 'bfloat16' (cosine 0.9999 to float32 and
+        twice as fast, on CPUs that have it)
     batch_size : images at once, at most; memory grows with it
     min_face : side of the smallest face to find in photographs, in pixels
 
@@ -195,7 +195,7 @@ def add_options(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument(
         '--backend', choices=('auto', *BACKENDS), default='auto',
-        help='what runs it; auto: the fastest that is installed',
+        help='what runs it; auto: the first of them that is installed, OpenVINO is the fastest',
     )  # fmt: skip
     parser.add_argument(
         '--precision', choices=engines.PRECISIONS, default='float32',
@@ -240,17 +240,18 @@ def _record(model: str) -> dict:
         return {}
     try:
         record = json.loads(path.read_text())
-        files = dict(record['files'])
+        files = {**record['files']}
         # a checkpoint or a foreign .onnx may lie beside an export
         if folder != Path(model) and _weights_name(model) not in files:
             return {}
-        whole = any(name.endswith('.params') for name in record['source_sha256'])
+        whole = all({'sha256'} <= file.keys() for file in files.values())
+        whole &= any(name.endswith('.params') for name, _ in record['source_sha256'].items())
         for row in record['verification']:
             whole &= {'file', 'engine'} < row.keys() and isinstance(row['thresholds'], dict)
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        raise InputError(f'{path} is no record of an export; export the model again')
+        raise InputError(f'{path} is no record of an export; export the model anew, elsewhere')
     return record
 
 
@@ -261,7 +262,8 @@ def _fingerprint(record: dict, weights: Path) -> str:
         return digest
     if record['files'].get(weights.name, {}).get('sha256') != digest:
         raise InputError(
-            f'{weights} is not the file that export.json beside it tells of; export the model again'
+            f'{weights} is not the file that export.json beside it tells of; export the model '
+            f'anew, elsewhere'
         )
     return next(
         digest for name, digest in record['source_sha256'].items() if name.endswith('.params')
@@ -283,9 +285,15 @@ def _engine(
     if path.is_dir():
         name = 'model,0' if backend == 'mxnet' else 'model.onnx'
         if not (path / _weights_name(name)).is_file():
+            missed = f'model {model} has no {_weights_name(name)}'
+            if (path / 'export.json').is_file():
+                raise InputError(
+                    f"{missed}: it was exported without the packages of the extra 'deploy'; "
+                    f'export it with them, or take --backend mxnet'
+                )
             raise InputError(
-                f'model {model} is no export folder (it has no {_weights_name(name)}); expected '
-                f'one, an .onnx file, or a checkpoint PREFIX,EPOCH such as {path / "model"},9'
+                f'{missed} and is no export folder; expected one, an .onnx file, or a checkpoint '
+                f'PREFIX,EPOCH such as {path / "model"},9'
             )
         return _engine(str(path / name), backend, precision, batch_size)
     if path.suffix == '.onnx':

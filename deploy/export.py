@@ -38,9 +38,10 @@ log = logging.getLogger(__name__)
 
 ONNX_PACKAGES = ('onnx', 'onnxruntime', 'openvino')
 RECORD = 'export.json'
+CHECKPOINT = ('model-symbol.json', 'model-0000.params')
 FILES = (
-    'model-symbol.json', 'model-0000.params', 'model-folded-symbol.json',
-    'model-folded-0000.params', 'model.onnx', 'model.fp16.onnx', 'model.int8.onnx', RECORD,
+    *CHECKPOINT, 'model-folded-symbol.json', 'model-folded-0000.params', 'model.onnx',
+    'model.fp16.onnx', 'model.int8.onnx', RECORD,
 )  # fmt: skip
 MAX_ACCURACY_LOSS = 0.005 + 1e-9  # of int8; more is worth a warning, rounding is not
 _PROBES = max(parity.BATCHES)
@@ -157,7 +158,7 @@ class _Export:
                     flipped = engine.embed_batch(images[:, :, ::-1])
                     bar.advance(len(images))
                 result = evaluate(add_flips(plain, flipped)[0], issame)
-                cosine = pair_cosines(plain / np.linalg.norm(plain, axis=1, keepdims=True))
+                cosine = pair_cosines(unit_length(plain, name))
                 self.verification.append({
                     'file': name, 'engine': engine.name, 'pairs': len(issame),
                     'accuracy': result.accuracy, 'accuracy_std': result.accuracy_std,
@@ -209,27 +210,24 @@ class _Export:
 
 
 def _check_targets(out: Path, model: str) -> None:
-    """Refuse to replace files that are not those of an earlier export: training writes checkpoints
-    under the same names.
-    """
+    """Refuse to replace a checkpoint: training writes its files under the names of ours."""
     try:
-        exported = set(json.loads((out / RECORD).read_text())['files'])
+        files = json.loads((out / RECORD).read_text())['files']
+        exported = {name: files[name]['sha256'] for name in CHECKPOINT}
     except (OSError, ValueError, KeyError, TypeError):
-        exported = set()
+        exported = {}
     prefix, epoch = checkpoint.parse_model(model)
     paths = (checkpoint.symbol_path(prefix), checkpoint.params_path(prefix, epoch))
     sources = {path.resolve() for path in paths}
-    foreign = [
-        name
-        for name in FILES
-        if name != RECORD
-        and (out / name).exists()
-        and (name not in exported or (out / name).resolve() in sources)
+    kept = [
+        path.name
+        for path in (out / name for name in CHECKPOINT)
+        if path.exists() and (path.resolve() in sources or sha256(path) != exported.get(path.name))
     ]
-    if foreign:
+    if kept:
         raise InputError(
-            f'--out {out} holds {", ".join(foreign)}: a checkpoint, and no files of an earlier '
-            f'export, so that nothing is replaced; take another folder'
+            f'--out {out} holds {" and ".join(kept)}, which may be a checkpoint, since no '
+            f'{RECORD} there tells of it, and is not replaced; take another folder'
         )
 
 

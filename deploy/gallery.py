@@ -260,9 +260,7 @@ class Gallery:
                     raise GalleryBusy(f'another process is writing to {path}; try again') from None
                 raise RunError(f'{path}: {error}') from None
             except sqlite3.DatabaseError as error:
-                if (
-                    type(error) is not sqlite3.DatabaseError
-                ):  # a damaged file; the rest is our fault
+                if type(error) is not sqlite3.DatabaseError:  # others are our fault
                     raise
                 raise InputError(f'{path} is no gallery: {error}') from None
             except OSError as error:

@@ -40,9 +40,9 @@ def build_parser(parser: console.Parser) -> None:
             part.add_argument('photograph', metavar='PHOTO')
             part.add_argument('--top', type=int, default=5, help='how many people to list')
             part.add_argument(
-                '--far', type=float, default=DEFAULT_FAR,
-                help='false-accept rate of one comparison; among N people a false match is about '
-                'N times as likely',
+                '--far', type=float,
+                help=f'false-accept rate of one comparison, by default {DEFAULT_FAR:g} or the '
+                'lowest that is stored; among N people a false match is about N times as likely',
             )  # fmt: skip
             part.add_argument('--pairs', metavar='BIN', help='verification .bin to measure it on')
             part.add_argument('--threshold', type=float, help='cosine above which it is a match')
@@ -75,7 +75,7 @@ def _identify(args: argparse.Namespace) -> dict:
     if not 1 <= args.top <= 1000:
         raise InputError(f'--top {args.top}: must be 1..1000')
     embedder = embedders.from_options(args)
-    threshold = choose_threshold(args, embedder)
+    threshold = choose_threshold(args, embedder).threshold
     with _opened(args, embedder) as gallery:
         face = face_of(embedder, args.photograph)
         matches = gallery.identify(face.embedding, args.top)

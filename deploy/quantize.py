@@ -117,17 +117,13 @@ def _flatten_prelus(network) -> None:
     nodes = []
     for node in network.graph.node:
         data = node.input[0]
-        if node.op_type != 'PRelu' or shapes[data][2:] != [1, 1]:
+        if node.op_type != 'PRelu' or shapes.get(data, [])[2:] != [1, 1]:
             nodes.append(node)
             continue
-        slope = slopes[node.input[1]]
-        slope.CopyFrom(
-            onnx.numpy_helper.from_array(
-                onnx.numpy_helper.to_array(slope).reshape(1, -1), slope.name
-            )
-        )
+        slope = onnx.numpy_helper.to_array(slopes[node.input[1]]).reshape(1, -1)
+        slope = onnx.numpy_helper.from_array(slope, f'{node.name}_slopes')
         maps = onnx.numpy_helper.from_array(np.array([0, -1, 1, 1]), f'{node.name}_maps')
-        network.graph.initializer.append(maps)
+        network.graph.initializer.extend([slope, maps])
         flat, activated = f'{node.name}_flat', f'{node.name}_activated'
         nodes += [
             onnx.helper.make_node('Flatten', [data], [flat], flat, axis=1),
@@ -136,6 +132,10 @@ def _flatten_prelus(network) -> None:
         ]
     del network.graph.node[:]
     network.graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in network.graph.initializer if tensor.name in used]
+    del network.graph.initializer[:]
+    network.graph.initializer.extend(kept)
 
 
 @contextlib.contextmanager

@@ -188,7 +188,7 @@ def make_app(service: Service, allowed_hosts: Optional[set[str]] = None):
 
     app = flask.Flask(__name__, static_folder=str(WEB), static_url_path='/static')
     app.request_class = MemoryRequest
-    app.config['MAX_CONTENT_LENGTH'] = MAX_REQUEST
+    app.config['MAX_CONTENT_LENGTH'] = app.config['MAX_FORM_MEMORY_SIZE'] = MAX_REQUEST
     app.json.sort_keys = False
     _add_guards(app, flask.request, allowed_hosts)
     _add_routes(app, flask.request, service)

@@ -14,7 +14,7 @@ from typing import Optional
 log = logging.getLogger(__name__)
 
 MIRROR = 'MXNET_BACKWARD_DO_MIRROR'  # has MXNet compute the forward pass again in the backward pass
-SWITCH = 'VARGFACENET_OPS'  # environment variable; 'off' trains on stock operators
+SWITCH = 'VARGFACENET_OPS'  # environment variable; 'off' keeps to stock operators
 
 
 @functools.cache

@@ -197,6 +197,21 @@ def test_the_false_accept_rate_that_nobody_has_chosen():
     assert default_far({}) is None
 
 
+def test_a_list_with_a_byte_order_mark(folder, model, run_command, tmp_path):
+    lines = f'{folder / "p0" / "0.png"}\n'
+    (tmp_path / 'list.txt').write_bytes(b'\xef\xbb\xbf' + lines.encode())
+    place = ('--model', model, '--out', tmp_path / 'f.npz')
+    assert run_command('embed', tmp_path / 'list.txt', *place)[1]['embedded'] == 1
+
+
+def test_the_lowest_stored_rate_counts_without_the_usual_one(folder, run_command, tmp_path):
+    model = export_folder(tmp_path, thresholds={'0.1': 0.5, '0.05': 0.6})
+    pictures = [folder / 'p0' / '0.png'] * 2
+    _, result, _ = run_command('compare', *pictures, '--model', model)
+    assert (result['far'], result['threshold']) == (0.05, 0.6)
+    assert run_command('compare', *pictures, '--model', model, '--far', 2)[0] == 2
+
+
 def test_every_file_has_its_own_thresholds(tmp_path):
     out = export_folder(tmp_path)
     record = json.loads((out / 'export.json').read_text())

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import struct
 import sys
 import zlib
@@ -13,6 +14,7 @@ import pytest
 from deploy_models import export_folder, portrait, portraits, write_checkpoint
 from PIL import Image, ImageOps
 from tiny_network import embed_on_stock_graph
+from vargfacenet.common import image
 from vargfacenet.common.align import FaceDetector, Faces
 from vargfacenet.common.checkpoint import load_embedding, save_embedding
 from vargfacenet.common.errors import InputError
@@ -238,18 +240,37 @@ def test_exif_orientation(kind, options, tolerance, orientation):
 
 
 def test_what_is_no_picture_of_bytes(capfd):
-    floating = saved(Image.fromarray(np.ones((20, 20), np.float32)), 'TIFF')
-    cut = saved(reference(), 'PNG')[:-20]
+    grey, colour = np.ones((20, 20), np.float32), np.ones((20, 20, 3), np.float32)
+    plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1]
     webp = saved(reference(), 'WEBP')
     for content, words in (
-        (floating, 'floating-point numbers'),
-        (cut, 'PNG of .* is cut off'),
-        (webp[: len(webp) // 2], 'WebP'),
+        (saved(Image.fromarray(grey), 'TIFF'), 'unknown range'),
+        (cv2.imencode('.tiff', colour)[1].tobytes(), 'unknown range'),  # logarithms, signed
+        (cv2.imencode('.tiff', colour, plain)[1].tobytes(), 'unknown range'),
+        (saved(reference(), 'PNG')[:-20], 'PNG of .* is cut off'),
+        (webp[: len(webp) // 2], 'no picture|cannot be decoded'),
         (saved(reference(), 'GIF'), 'are no picture'),
+        (cv2.imencode('.hdr', colour)[1].tobytes(), 'are no picture'),
+        (b'II*\0 and no more', 'are no picture'),
+        (b'', 'are no picture'),
     ):
         with pytest.raises(InputError, match=words):
             decode_photo(content)
     assert capfd.readouterr().err == ''  # what libraries print there is no message of ours
+
+
+@pytest.mark.parametrize('exif', [b'Exif\0\0II*\0', b'garbage', b'Exif\0\0II*\0\x08\0\0\0\xff\0'])
+def test_damaged_exif_is_no_matter(exif, recwarn):
+    content = saved(reference(), 'WEBP', lossless=True, exif=exif)
+    np.testing.assert_array_equal(decode_photo(content), reference())
+
+
+def test_a_large_tiff_that_pillow_does_not_open(monkeypatch):
+    deep = cv2.imencode('.tiff', np.ones((40, 60, 3), np.uint16))[1].tobytes()
+    assert decode_photo(deep).shape == (40, 60, 3)
+    monkeypatch.setattr(image, 'MAX_PIXELS', 2000)
+    with pytest.raises(InputError, match='of 60x40 has more than'):
+        decode_photo(deep)
 
 
 def png_header(width, height):
@@ -285,6 +306,8 @@ def test_the_record_tells_of_its_own_files_only(models, tmp_path):
     [
         lambda record: record.pop('source_sha256'),
         lambda record: record.update(files=None),
+        lambda record: record.update(files={'model.onnx': 5}),
+        lambda record: record.update(source_sha256=['model-0003.params']),
         lambda record: record.update(
             verification=[{'file': 'x', 'engine': 'y', 'thresholds': 'z'}]
         ),
@@ -314,3 +337,16 @@ def test_a_model_without_a_direction(value, tmp_path):
         save_embedding(tmp_path / 'model', 3, symbol, arg_params, aux_params)
         with pytest.raises(InputError, match='32 of the 32 values of fc1_'):
             FaceEmbedder(model)
+
+
+def test_what_is_no_export_folder(models, tmp_path):
+    with pytest.raises(InputError, match=r'no export folder; expected .* PREFIX,EPOCH such as'):
+        FaceEmbedder(tmp_path)
+    shutil.copy(models[0] / 'export.json', tmp_path)  # as without the packages of the extra
+    with pytest.raises(InputError, match=r"has no model\.onnx: .* extra 'deploy'"):
+        FaceEmbedder(tmp_path)
+
+
+def test_faces_that_are_too_small_to_find(models):
+    with pytest.raises(InputError, match='min_face 11'):
+        FaceEmbedder(models[0], min_face=11)

@@ -121,10 +121,25 @@ def test_checkpoints_are_not_replaced(epoch, trained, run_command, tmp_path):
     code, _, errors = run_command('export', '--model', model, '--out', tmp_path)
     assert code == 2 and 'take another folder' in errors and 'model-symbol.json' in errors
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    # nor is an export made from itself
+
+
+def test_only_the_files_of_an_export_are_replaced(trained, run_command, tmp_path):
     out = tmp_path / 'out'
-    assert run_command('export', '--model', model, '--out', out)[0] == 0
-    assert run_command('export', '--model', out / 'model,0', '--out', out)[0] == 2
+    export_again = ('export', '--model', trained, '--out', out)
+    assert run_command(*export_again)[0] == 0
+    assert run_command(*export_again)[0] == 0
+    assert run_command('export', '--model', out / 'model,0', '--out', out)[0] == 2  # from itself
+    params = out / 'model-0000.params'
+    exported = params.read_bytes()
+    params.write_bytes((tmp_path / 'model-0003.params').read_bytes())  # as training there would
+    code, _, errors = run_command(*export_again)
+    assert code == 2 and 'holds model-0000.params, which may be a checkpoint' in errors
+    params.write_bytes(exported)
+    (out / 'export.json').unlink()
+    assert run_command(*export_again)[0] == 2
+    for name in ('model-symbol.json', 'model-0000.params'):
+        (out / name).unlink()
+    assert run_command(*export_again)[0] == 0
 
 
 @pytest.mark.parametrize('existing', [False, True])
@@ -308,6 +323,27 @@ def test_int8_of_one_image_and_of_several(tmp_path):
     for run in parity.onnx_engines(int8).values():
         for size in (1, 7, 1):
             assert cosines(run(images[:size]), expected[:size]).min() > 0.99
+
+
+def test_other_prelus_stay_as_they_are(tmp_path):
+    """One slope array for maps of two sizes, and a PReLU over the pixels."""
+    slope = mx.sym.Variable('shared_gamma', shape=(16,))
+    x = mx.sym.LeakyReLU(mx.sym.Variable('data') - 127.5, act_type='prelu', name='relu0')
+    x = mx.sym.Convolution(x, kernel=(3, 3), stride=(4, 4), num_filter=16, name='conv0')
+    x = mx.sym.LeakyReLU(x, slope, act_type='prelu', name='relu1')
+    x = mx.sym.Pooling(x, global_pool=True, pool_type='avg', kernel=(1, 1), name='pool')
+    x = mx.sym.Convolution(x, kernel=(1, 1), num_filter=16, name='conv1')
+    x = mx.sym.LeakyReLU(x, slope, act_type='prelu', name='relu2')
+    symbol = mx.sym.FullyConnected(x, num_hidden=12, name='fc1')
+    whole, int8 = tmp_path / 'model.onnx', tmp_path / 'model.int8.onnx'
+    onnx.save(to_onnx(symbol, *reference_params(symbol)), str(whole))
+    images = portraits(4)
+    quantize.quantize_int8(whole, int8, images)
+    expected = parity.onnx_engines(whole)['onnxruntime'](images)
+    for run in parity.onnx_engines(int8).values():
+        assert cosines(run(images), expected).min() > 0.99
+    graph = onnx.load(str(int8)).graph
+    assert {t.name for t in graph.initializer} <= {n for node in graph.node for n in node.input}
 
 
 def test_nothing_is_quantised_between_a_layer_and_its_prelu(tmp_path):

@@ -7,12 +7,14 @@ import sys
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from conftest import ROOT
 from deploy_models import export_folder, portrait, portraits
 from tiny_network import embed_on_stock_graph
 from vargfacenet.common.backend import mx
 from vargfacenet.common.checkpoint import load_embedding
+from vargfacenet.common.onnx_graph import to_onnx
 from vargfacenet.deploy import FaceEmbedder
 from vargfacenet.deploy.gluon import load_block
 
@@ -66,7 +68,9 @@ def run(*words):
 
 
 def test_cpp_prints_pythons_numbers(program, model, tmp_path):
-    cv2.imwrite(str(tmp_path / 'face.ppm'), portrait(1)[..., ::-1])
+    face = tmp_path / 'face.ppm'
+    cv2.imwrite(str(face), portrait(1)[..., ::-1])
+    face.write_bytes(face.read_bytes().replace(b'P6\n', b'P6\n# a comment, as GIMP writes\n', 1))
     done = run(program, model / 'model.onnx', tmp_path / 'face.ppm')
     assert done.returncode == 0, done.stderr
     numbers = np.array(done.stdout.split(), np.float64)
@@ -74,7 +78,9 @@ def test_cpp_prints_pythons_numbers(program, model, tmp_path):
     np.testing.assert_allclose(numbers, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize('case', ['no model', 'no picture', 'other size', 'cut off', 'no argument'])
+@pytest.mark.parametrize(
+    'case', ['no model', 'no file', 'no picture', 'other size', 'cut off', 'no argument', 'zero']
+)
 def test_cpp_says_what_is_wrong(case, program, model, tmp_path):
     face = tmp_path / 'face.ppm'
     cv2.imwrite(str(face), np.zeros((10 if case == 'other size' else 112, 112, 3), np.uint8))
@@ -82,10 +88,30 @@ def test_cpp_says_what_is_wrong(case, program, model, tmp_path):
         face.write_bytes(b'GIF89a')
     elif case == 'cut off':
         face.write_bytes(face.read_bytes()[:1000])
-    onnx = tmp_path / 'none.onnx' if case == 'no model' else model / 'model.onnx'
-    done = run(program) if case == 'no argument' else run(program, onnx, face)
+    elif case == 'no file':
+        face.unlink()
+    path = tmp_path / 'none.onnx' if case == 'no model' else model / 'model.onnx'
+    if case == 'zero':
+        symbol, arg_params, aux_params = load_embedding(f'{model}/model,0')
+        zero = {name: value * (not name.startswith('fc1_')) for name, value in arg_params.items()}
+        path = tmp_path / 'zero.onnx'
+        onnx.save(to_onnx(symbol, zero, aux_params), str(path))
+    done = run(program) if case == 'no argument' else run(program, path, face)
     message = {
         'no model': 'none.onnx', 'no picture': 'binary PPM', 'other size': '112x10 pixels',
-        'cut off': 'cut off', 'no argument': 'usage',
+        'cut off': 'cut off', 'no argument': 'usage', 'no file': 'face.ppm cannot be opened',
+        'zero': 'zero or not finite',
     }[case]  # fmt: skip
     assert done.returncode == 2 and message in done.stderr and not done.stdout
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_building_without_openvino_says_what_to_do(tmp_path):
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/sh\nexit 1\n')
+    python.chmod(0o755)
+    environment = {**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+    build = [ROOT / 'deploy' / 'cpp' / 'build.sh', tmp_path / 'embed']
+    done = subprocess.run(build, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and 'has no openvino' in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / 'embed').exists()
