@@ -26,7 +26,7 @@ def available() -> bool:
     """
     if os.environ.get(SWITCH, '').lower() == 'off':
         log.warning(
-            '%s=off: training runs on stock operators, several times slower; unset it to use the '
+            '%s=off: networks run on stock operators, several times slower; unset it to use the '
             'compiled ones',
             SWITCH,
         )
@@ -43,7 +43,7 @@ def available() -> bool:
     except mx.MXNetError as error:
         reason = str(error).strip().splitlines()[-1]
         log.warning(
-            '%s could not be loaded; training runs on stock operators, several times slower; '
+            '%s could not be loaded; networks run on stock operators, several times slower; '
             'delete the file to have it compiled again (%s)',
             path,
             reason,

@@ -47,7 +47,7 @@ class Sources(NamedTuple):
 
 
 OPERATORS = Sources(
-    'vgops', FOLDER, True, (), 'training runs on stock operators, several times slower',
+    'vgops', FOLDER, True, (), 'networks run on stock operators, several times slower',
     ' Until then DNNL_MAX_CPU_ISA=AVX2 in the environment makes it up to 3 times faster',
 )  # fmt: skip
 
