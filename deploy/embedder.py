@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 BACKENDS = ('openvino', 'onnxruntime', 'mxnet')  # as 'auto' tries them; the first is the fastest
 WHICH = ('largest', 'all')
+RECORD = 'export.json'  # what an export's folder says of itself
 SMALLEST_FACE = 12  # pixels: what the detector's first network looks at
 _DETECTION_SIDE = 1600  # larger photographs are made smaller to find faces, not to cut them out
 
@@ -235,7 +236,7 @@ def _installed() -> str:
 def _record(model: str) -> dict:
     """The export.json that tells of `model`, {} if there is none."""
     folder = Path(model) if Path(model).is_dir() else Path(model).parent
-    path = folder / 'export.json'
+    path = folder / RECORD
     if not path.is_file():
         return {}
     try:
@@ -262,7 +263,7 @@ def _fingerprint(record: dict, weights: Path) -> str:
         return digest
     if record['files'].get(weights.name, {}).get('sha256') != digest:
         raise InputError(
-            f'{weights} is not the file that export.json beside it tells of; export the model '
+            f'{weights} is not the file that {RECORD} beside it tells of; export the model '
             f'anew, elsewhere'
         )
     return next(
@@ -286,7 +287,7 @@ def _engine(
         name = 'model,0' if backend == 'mxnet' else 'model.onnx'
         if not (path / _weights_name(name)).is_file():
             missed = f'model {model} has no {_weights_name(name)}'
-            if (path / 'export.json').is_file():
+            if (path / RECORD).is_file():
                 raise InputError(
                     f"{missed}: it was exported without the packages of the extra 'deploy'; "
                     f'export it with them, or take --backend mxnet'

@@ -31,13 +31,12 @@ from ..eval.embed import Embedder
 from ..eval.engines import OUTPUT, OnnxRuntimeEngine, OpenVinoEngine, probe_images
 from ..eval.verification import add_flips, evaluate
 from . import parity, quantize
-from .embedder import unit_length
+from .embedder import RECORD, unit_length
 from .thresholds import FARS, pair_cosines, thresholds
 
 log = logging.getLogger(__name__)
 
 ONNX_PACKAGES = ('onnx', 'onnxruntime', 'openvino')
-RECORD = 'export.json'
 CHECKPOINT = ('model-symbol.json', 'model-0000.params')
 FILES = (
     *CHECKPOINT, 'model-folded-symbol.json', 'model-folded-0000.params', 'model.onnx',

