@@ -7,10 +7,13 @@ from typing import Optional
 # command -> (module, what it does); the module's main(argv) returns the exit code
 COMMANDS = {
     'info': ('symbol.info', 'table of all networks, or the layers of one'),
-    'synth': ('common.synth', 'make a synthetic face data set to train and test on'),
-    'align': ('common.align', 'raw photographs -> 112x112 aligned crops'),
-    'make-rec': ('common.make_rec', 'folder of identity folders -> train.rec, train.idx, property'),
-    'make-bin': ('common.make_bin', 'crops and a pair list -> verification .bin'),
+    'synth': ('common.synth.__main__', 'make a synthetic face data set to train and test on'),
+    'align': ('common.data.align', 'raw photographs -> 112x112 aligned crops'),
+    'make-rec': (
+        'common.data.make_rec',
+        'folder of people -> train.rec, train.idx, property',
+    ),
+    'make-bin': ('common.data.make_bin', 'crops and a pair list -> verification .bin'),
     'train': ('recognition.train', 'train a network from scratch or go on with a checkpoint'),
     'teach': ('recognition.teach', "a data set's embeddings by the teacher, once for all students"),
     'distill': ('recognition.distill', 'train a student from a frozen teacher over generations'),
@@ -28,7 +31,7 @@ COMMANDS = {
     'ijb': ('eval.ijb', 'IJB-B and IJB-C: 1:1 and 1:N of templates'),
     'megaface': ('eval.megaface', 'MegaFace feature files, noise removal, result summary'),
     'lfr': ('eval.lfr', 'feature file of the LFR challenge, and its FLOPs and size rule'),
-    'report': ('eval.report', 'one HTML page from training runs and evaluation results'),
+    'report': ('eval.report.__main__', 'one HTML page from training runs and evaluation results'),
 }
 
 

@@ -2,7 +2,20 @@
 
 from setuptools import setup
 
-FOLDERS = ('common', 'common.ops', 'symbol', 'recognition', 'eval', 'deploy', 'deploy.bench')
+FOLDERS = (
+    'common',
+    'common.data',
+    'common.synth',
+    'common.engine',
+    'common.engine.ops',
+    'symbol',
+    'eval',
+    'eval.search',
+    'eval.report',
+    'recognition',
+    'deploy',
+    'deploy.bench',
+)
 
 # run times of an export and the web page; the base install trains, verifies and runs on MXNet
 DEPLOY = [
@@ -26,9 +39,10 @@ setup(
     package_dir={'vargfacenet': '.'},
     package_data={
         'vargfacenet.common': ['*.sh'],
-        'vargfacenet.common.ops': ['*.cc', '*.h'],
+        'vargfacenet.common.engine.ops': ['*.cc', '*.h'],
         'vargfacenet.recognition': ['*.sh'],
-        'vargfacenet.eval': ['*.sh', 'kernels/*.cc'],
+        'vargfacenet.eval': ['*.sh'],
+        'vargfacenet.eval.search': ['kernels/*.cc'],
         'vargfacenet.deploy': ['*.sh', 'web/*', 'cpp/*'],
     },
     # Ranges say what works; the versions that are tested are pinned in requirements.lock.

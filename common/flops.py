@@ -7,10 +7,12 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from . import names
-from .backend import mx
 from .errors import InputError
+
+Symbol = Any  # an mx.sym.Symbol; what it can do is all that is needed here, not MXNet
 
 _INPUTS = (names.DATA, names.LABEL, names.TEACHER)
 
@@ -53,14 +55,14 @@ def _operator_flops(
     return (2 * inputs - no_bias) * math.prod(output_shape[1:]) // groups
 
 
-def _shapes(symbol: mx.sym.Symbol, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def _shapes(symbol: Symbol, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Shapes of variables by name and of operators' outputs by the name of the output."""
     if names.DATA not in symbol.list_arguments():
         raise InputError(f'the symbol has no input {names.DATA!r}, so its shapes are unknown')
     internals = symbol.get_internals()
     try:
         _, outputs, _ = internals.infer_shape_partial(**{names.DATA: (1, *image_shape)})
-    except mx.MXNetError as error:
+    except RuntimeError as error:
         reason = str(error).splitlines()[0]  # a stack trace of MXNet's may follow
         raise InputError(
             f'images of shape {tuple(image_shape)} do not fit the symbol: {reason}'
@@ -83,7 +85,7 @@ def _shape(node: dict, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
     return shapes.get(f'{name}_output') or shapes[f'{name}_output0']
 
 
-def layers(symbol: mx.sym.Symbol, image_shape: tuple[int, ...] = names.IMAGE_SHAPE) -> list[Layer]:
+def layers(symbol: Symbol, image_shape: tuple[int, ...] = names.IMAGE_SHAPE) -> list[Layer]:
     """Every operator of a symbol in order of execution.
 
     Parameters
@@ -125,6 +127,6 @@ def total(rows: Iterable[Layer]) -> Count:
     return Count(flops=sum(row.flops for row in rows), params=sum(row.params for row in rows))
 
 
-def count(symbol: mx.sym.Symbol, image_shape: tuple[int, ...] = names.IMAGE_SHAPE) -> Count:
+def count(symbol: Symbol, image_shape: tuple[int, ...] = names.IMAGE_SHAPE) -> Count:
     """FLOPs of one image and parameters; arguments and errors as for `layers`."""
     return total(layers(symbol, image_shape))

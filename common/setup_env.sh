@@ -74,12 +74,12 @@ _vgf_setup() { # extras...
   fi
   # A compiled library of another source or machine is never loaded, so this only saves the
   # second that asking MXNet takes.
-  key=$(cat "$_vgf_root"/common/ops/*.{cc,h} "$_vgf_root"/eval/kernels/*.cc /proc/cpuinfo 2>/dev/null |
+  key=$(cat "$_vgf_root"/common/engine/ops/*.{cc,h} "$_vgf_root"/eval/search/kernels/*.cc /proc/cpuinfo 2>/dev/null |
     grep -v MHz | sha256sum)
   stamp="$_vgf_venv/.compiled"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$key $_vgf_root" ]; then
-    (cd / && "$_vgf_venv/bin/python" -m vargfacenet.common.ops.build >&2 &&
-      "$_vgf_venv/bin/python" -m vargfacenet.eval.screen >&2) || return 2
+    (cd / && "$_vgf_venv/bin/python" -m vargfacenet.common.engine.ops.build >&2 &&
+      "$_vgf_venv/bin/python" -m vargfacenet.eval.search.screen >&2) || return 2
     echo "$key $_vgf_root" >"$stamp"
   fi
 }

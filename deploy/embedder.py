@@ -10,17 +10,17 @@ from typing import NamedTuple, Union
 import cv2
 import numpy as np
 
-from ..common.align import FaceDetector
-from ..common.checkpoint import load_embedding, params_path, parse_model
 from ..common.console import Parser
+from ..common.data.align import FaceDetector
+from ..common.data.image import decode_photo
+from ..common.data.warp import crop
+from ..common.engine import engines
+from ..common.engine.checkpoint import load_embedding, params_path, parse_model
+from ..common.engine.fold import fold_batch_norms
 from ..common.errors import InputError
 from ..common.extras import missing
 from ..common.files import PathLike, input_file, sha256
-from ..common.fold import fold_batch_norms
-from ..common.image import decode_photo
 from ..common.registry import unknown_name
-from ..common.warp import crop
-from ..eval import engines
 
 log = logging.getLogger(__name__)
 
@@ -313,7 +313,7 @@ def _engine(
     weights = params_path(prefix, epoch)
     if backend == 'mxnet':
         return engines.MXNetEngine(*network, batch_size=batch_size), weights
-    from ..common.onnx_graph import to_onnx  # needs a package of the extra
+    from ..common.engine.to_onnx import to_onnx  # needs a package of the extra
 
     content = to_onnx(*fold_batch_norms(*network), input_type='uint8').SerializeToString()
     return _onnx_engine(content, backend, precision, batch_size), weights

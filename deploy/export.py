@@ -20,17 +20,18 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
-from ..common import checkpoint, console, flops
+from ..common import console, flops
+from ..common.engine import checkpoint, parity
+from ..common.engine.engines import OUTPUT, OnnxRuntimeEngine, OpenVinoEngine, probe_images
+from ..common.engine.fold import fold_batch_norms, without_dropout
+from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
 from ..common.extras import missing, need
 from ..common.files import atomic_write, input_file, output_folder, sha256
-from ..common.fold import fold_batch_norms, without_dropout
 from ..common.names import DATA, IMAGE_SHAPE
 from ..eval.datasets import load_bin
-from ..eval.embed import Embedder
-from ..eval.engines import OUTPUT, OnnxRuntimeEngine, OpenVinoEngine, probe_images
 from ..eval.verification import add_flips, evaluate
-from . import parity, quantize
+from . import quantize
 from .embedder import RECORD, unit_length
 from .thresholds import FARS, pair_cosines, thresholds
 
@@ -110,7 +111,7 @@ class _Export:
 
     def onnx(self) -> None:
         """The ONNX files that were asked for."""
-        from ..common.onnx_graph import to_onnx  # needs a package of the extra
+        from ..common.engine.to_onnx import to_onnx  # needs a package of the extra
 
         options = {
             'input_type': self._args.input_type,

@@ -12,8 +12,8 @@ from typing import Optional
 import numpy as np
 
 from ..common import console
+from ..common.data.image import encode_jpeg
 from ..common.errors import InputError
-from ..common.image import encode_jpeg
 from . import embedder as embedders
 from .compare import DEFAULT_FAR, choose_threshold, face_of
 from .embedder import FaceEmbedder

@@ -3,9 +3,9 @@
 from typing import Optional
 
 from ..common.backend import mx
-from ..common.checkpoint import load_embedding
+from ..common.engine.checkpoint import load_embedding
+from ..common.engine.mxnet import flatten_before_dense
 from ..common.names import DATA
-from ..eval.embed import flatten_before_dense
 
 
 def load_block(model: str, device: Optional['mx.Context'] = None) -> 'mx.gluon.SymbolBlock':

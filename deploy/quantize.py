@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..common.data.image import centre_crop, decode_rgb, resize_short_side
+from ..common.data.recordio import RecordFile
 from ..common.errors import InputError
 from ..common.extras import need
 from ..common.files import PathLike
-from ..common.image import centre_crop, decode_rgb, resize_short_side
 from ..common.names import DATA, IMAGE_SIZE
-from ..common.recordio import RecordFile
 from ..eval.datasets import load_bin
 
 _BATCH = 16  # images per calibration step

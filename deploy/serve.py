@@ -21,9 +21,9 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
+from ..common.data.image import decode_photo, encode_jpeg
 from ..common.errors import InputError
 from ..common.extras import need
-from ..common.image import decode_photo, encode_jpeg
 from . import embedder as embedders
 from .compare import Face, NoFace, default_far, find_face, stored_thresholds
 from .embedder import FaceEmbedder

@@ -4,11 +4,11 @@ from typing import Optional
 
 import numpy as np
 
+from ..common.data.image import decode_rgb, resize_short_side
+from ..common.data.pair_sets import read_pairs
 from ..common.errors import InputError
 from ..common.files import PathLike
-from ..common.image import decode_rgb, resize_short_side
 from ..common.names import IMAGE_SIZE
-from ..common.pairset import read_pairs
 from ..common.parallel import ordered_map
 
 

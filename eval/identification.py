@@ -16,12 +16,20 @@ from typing import Optional
 import numpy as np
 
 from ..common.console import ProgressBar
-from .negatives import Highest, NegativeSearch, Unit, work_units
 from .pairs import accepted_counts, check_sizes, count_negatives, same_identity_pairs
 from .rates import threshold_at
-from .resume import ResumeFile
-from .screen import BLOCK, CAPACITY, ROW_STEP, Searcher, as_float32, choose_kernel, exact_scores
-from .world import ALONE, World
+from .search.negatives import Highest, NegativeSearch, Unit, work_units
+from .search.resume import ResumeFile
+from .search.screen import (
+    BLOCK,
+    CAPACITY,
+    ROW_STEP,
+    Searcher,
+    as_float32,
+    choose_kernel,
+    exact_scores,
+)
+from .search.world import ALONE, World
 
 log = logging.getLogger(__name__)
 

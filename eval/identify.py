@@ -28,9 +28,9 @@ from .pairs import MAX_SCORES, count_negatives
 from .ranking import RankResult, check_rank_sizes, open_set, rank_rates
 from .rates import allowed
 from .results import IDENTIFICATION, check_results_path, save_results
-from .resume import ResumeFile
-from .screen import KERNELS
-from .world import World, current_world
+from .search.resume import ResumeFile
+from .search.screen import KERNELS
+from .search.world import World, current_world
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ def _embed(
     """Embed image lists into feature files, in the first process; the others wait for them."""
     # here, since a run on stored embeddings needs no MXNet
     from ..common.backend import parse_devices
-    from ..common.checkpoint import load_embedding, parse_model
-    from .embed import Embedder
+    from ..common.engine.checkpoint import load_embedding, parse_model
+    from ..common.engine.mxnet import Embedder
     from .image_list import report_missing
     from .lfr import image_rows, write_features
     from .matrix_file import read_matrix

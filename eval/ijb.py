@@ -15,12 +15,12 @@ import numpy as np
 
 from ..common import console
 from ..common.backend import parse_devices
-from ..common.checkpoint import load_embedding, parse_model
+from ..common.data.image import decode_rgb
+from ..common.data.warp import crop
+from ..common.engine.checkpoint import load_embedding, parse_model
+from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file, output_folder
-from ..common.image import decode_rgb
-from ..common.warp import crop
-from .embed import Embedder
 from .image_list import embed_images, report_missing
 from .matrix_file import new_matrix, read_matrix
 from .rates import nearest_points, roc_points

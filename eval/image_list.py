@@ -8,12 +8,12 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
+from ..common.data.image import decode_rgb
+from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file
-from ..common.image import decode_rgb
 from ..common.names import IMAGE_SIZE
 from ..common.parallel import ordered_map
-from .embed import Embedder
 
 log = logging.getLogger(__name__)
 

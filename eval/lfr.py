@@ -16,10 +16,10 @@ import numpy as np
 
 from ..common import console, flops
 from ..common.backend import parse_devices
-from ..common.checkpoint import load_embedding, parse_model
+from ..common.engine.checkpoint import load_embedding, parse_model
+from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
 from ..common.files import output_folder
-from .embed import Embedder
 from .image_list import embed_images, read_list, report_missing
 from .matrix_file import new_matrix
 from .verification import add_flips

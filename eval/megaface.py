@@ -17,10 +17,10 @@ import numpy as np
 
 from ..common import console
 from ..common.backend import parse_devices
-from ..common.checkpoint import load_embedding, parse_model
+from ..common.engine.checkpoint import load_embedding, parse_model
+from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file, output_folder
-from .embed import Embedder
 from .image_list import embed_images, read_list, report_missing
 from .matrix_file import read_megaface, write_megaface
 from .verification import add_flips

@@ -13,7 +13,7 @@ from ..common.console import ProgressBar
 from ..common.errors import InputError
 from .pairs import accepted_counts, check_sizes, cross_pairs, same_identity_pairs
 from .rates import threshold_at
-from .screen import (
+from .search.screen import (
     BLOCK,
     CAPACITY,
     ROW_STEP,
@@ -24,7 +24,7 @@ from .screen import (
     exact_scores,
     pack,
 )
-from .world import ALONE, World
+from .search.world import ALONE, World
 
 
 class RankResult(NamedTuple):

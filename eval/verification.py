@@ -11,7 +11,7 @@ from ..common.errors import InputError
 from .metrics import k_fold_accuracy, squared_distances, val_at_far
 
 if TYPE_CHECKING:
-    from .embed import Embedder
+    from ..common.engine.mxnet import Embedder
 
 log = logging.getLogger(__name__)
 

@@ -15,15 +15,15 @@ import numpy as np
 
 from ..common import console
 from ..common.backend import parse_devices
-from ..common.checkpoint import load_embedding, parse_model
+from ..common.data.make_bin import read_pair_list
+from ..common.engine.checkpoint import load_embedding, parse_model
+from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
 from ..common.files import input_file
-from ..common.make_bin import read_pair_list
 from .datasets import load_bin
-from .embed import Embedder
+from .report.statistics import pair_identities
 from .results import VERIFICATION, check_results_path, save_results
 from .roc import check_plot_path, plot_roc
-from .statistics import pair_identities
 from .verification import VerificationResult, verify
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from typing import Any
 
 from ..common.backend import parse_devices
 from ..common.console import Parser
+from ..common.data.recordio import RecordFile
 from ..common.errors import InputError
 from ..common.files import input_file
-from ..common.recordio import RecordFile
 from ..common.registry import unknown_name
 from ..symbol import list_networks
 from . import presets

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 
 from ..common.backend import cpu_count, mx
+from ..common.data.image import decode_bgr
+from ..common.data.recordio import RecordFile
 from ..common.errors import InputError
 from ..common.files import PathLike
-from ..common.image import decode_bgr
 from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE, LABEL
-from ..common.recordio import RecordFile
 from ..common.registry import unknown_name
 from .augment import AUGMENTATIONS, NUM_DRAWS
 

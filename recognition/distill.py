@@ -11,10 +11,11 @@ import shutil
 import sys
 from dataclasses import replace
 
-from ..common import checkpoint, console
+from ..common import console
 from ..common.backend import parse_devices
+from ..common.engine import checkpoint
+from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
-from ..eval.embed import Embedder
 from ..eval.verification import VerificationResult, verify
 from ..symbol import get_symbol
 from .config import TrainConfig, add_arguments, resolve

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from ..common import ops
 from ..common.backend import mx
+from ..common.engine import ops
 from ..common.errors import InputError
 from ..common.names import DATA, IMAGE_SHAPE, LABEL, TEACHER
 from .config import TrainConfig

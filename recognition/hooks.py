@@ -17,13 +17,13 @@ from typing import Optional
 import numpy as np
 from mxboard import SummaryWriter
 
-from ..common import checkpoint
 from ..common.backend import mx
+from ..common.engine import checkpoint
+from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError, RunError
 from ..common.files import atomic_write
 from ..common.history import HISTORY, read_history
 from ..eval.datasets import load_bin
-from ..eval.embed import Embedder
 from ..eval.verification import VerificationResult, check_pairs, verify
 from ..eval.verify import resolve_targets
 from .config import TrainConfig

@@ -7,8 +7,8 @@ cosine -> scale -> cross entropy.
 
 import math
 
-from ..common import ops
 from ..common.backend import mx
+from ..common.engine import ops
 from ..common.errors import InputError
 from ..common.names import CLASSIFIER_BIAS, CLASSIFIER_PREFIX, CLASSIFIER_WEIGHT
 from ..common.registry import Registry

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..common import checkpoint, console
+from ..common import console
+from ..common.data.recordio import RecordFile
+from ..common.engine import checkpoint
+from ..common.engine.engines import fastest
 from ..common.errors import InputError
 from ..common.parallel import ordered_map
-from ..common.recordio import RecordFile
-from ..eval.engines import fastest
 from .data import decode_crop
 from .graph import embedding_size
 from .teacher_store import Header, TeacherStore, build, data_hash, store_path, teacher_hash

@@ -1,9 +1,9 @@
 """The frozen teacher of angular distillation: live, or its embeddings read from a store."""
 
-from ..common import checkpoint
 from ..common.backend import mx
+from ..common.engine import checkpoint
+from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
-from ..eval.embed import Embedder
 from .teacher_store import TeacherStore
 
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from ..common.backend import mx
 from ..common.console import ProgressBar
+from ..common.data.recordio import RecordPaths
 from ..common.errors import InputError, RunError
 from ..common.files import PathLike, input_file
-from ..common.recordio import RecordPaths
 
 log = logging.getLogger(__name__)
 

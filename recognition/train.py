@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from ..common import console, synth
+from ..common import console
 from ..common.errors import InputError, RunError
+from ..common.synth.dataset import make_dataset
 from .config import TrainConfig, add_arguments, resolve, settings
 from .trainer import TrainResult, create_kvstore, train
 
@@ -32,7 +33,7 @@ def make_synthetic_data(args: argparse.Namespace) -> None:
     settings(args)  # a wrong option should not cost the time of making the data
     if chosen and not ((folder / 'train.rec').exists() and (folder / 'synth.bin').exists()):
         log.info('no data set was named: making synthetic faces in %s', folder)
-        synth.run(synth.main.parser().parse_args([str(folder)]))
+        make_dataset(folder)
 
 
 def print_results(title: str, rows: dict[str, dict]) -> None:

@@ -10,11 +10,12 @@ from typing import Optional, Union
 
 from gluoncv.utils.lr_scheduler import LRSequential
 
-from ..common import checkpoint, console
+from ..common import console
 from ..common.backend import mx, parse_devices
+from ..common.engine import checkpoint
+from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
 from ..common.files import input_file, output_folder
-from ..eval.embed import Embedder
 from ..eval.verification import VerificationResult
 from ..symbol import get_symbol
 from .config import TrainConfig

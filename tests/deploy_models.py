@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 from tiny_network import reference_params, tiny_symbol
-from vargfacenet.common import checkpoint
-from vargfacenet.common.image import decode_rgb
-from vargfacenet.common.synth_face import jpeg_faces
+from vargfacenet.common.data.image import decode_rgb
+from vargfacenet.common.engine import checkpoint
+from vargfacenet.common.synth.face import jpeg_faces
 
 EMBEDDING_SIZE = 32
 

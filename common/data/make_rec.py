@@ -16,11 +16,11 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from . import console
-from .errors import InputError
-from .files import input_file, output_folder
+from .. import console
+from ..errors import InputError
+from ..files import input_file, output_folder
+from ..parallel import ordered_map
 from .image import jpeg_crop
-from .parallel import ordered_map
 from .recordio import write_face_records
 
 log = logging.getLogger(__name__)

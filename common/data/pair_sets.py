@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import InputError
-from .files import PathLike, atomic_path, input_file
+from ..errors import InputError
+from ..files import PathLike, atomic_path, input_file
 
 _PROTOCOL = 4  # the newest that every Python 3 in use with MXNet reads
 

@@ -30,10 +30,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .backend import mx
-from .errors import InputError, RunError
-from .files import PathLike, atomic_path, input_file
-from .names import IMAGE_SIZE
+from ..backend import mx
+from ..errors import InputError, RunError
+from ..files import PathLike, atomic_path, input_file
+from ..names import IMAGE_SIZE
 
 log = logging.getLogger(__name__)
 

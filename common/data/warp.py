@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from .errors import InputError
-from .names import IMAGE_SIZE
+from ..errors import InputError
+from ..names import IMAGE_SIZE
 
 # left eye, right eye, nose tip, left and right mouth corner, as seen in the picture (ArcFace)
 TEMPLATE = np.array([

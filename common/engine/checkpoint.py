@@ -13,10 +13,10 @@ from typing import Optional
 
 import numpy as np
 
-from .backend import mx
-from .errors import InputError, RunError
-from .files import PathLike, atomic_path, atomic_write, input_file
-from .names import CLASSIFIER_PREFIX, DATA, EMBEDDING_OUTPUT, IMAGE_SHAPE
+from ..backend import mx
+from ..errors import InputError, RunError
+from ..files import PathLike, atomic_path, atomic_write, input_file
+from ..names import CLASSIFIER_PREFIX, DATA, EMBEDDING_OUTPUT, IMAGE_SHAPE
 
 Params = dict  # name -> mx.nd.NDArray
 

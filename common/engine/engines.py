@@ -13,15 +13,15 @@ from typing import Optional, Protocol, Union
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from ..common.backend import cpu_count, mx
-from ..common.errors import InputError
-from ..common.extras import missing, need
-from ..common.files import input_file
-from ..common.fold import fold_batch_norms
-from ..common.image import decode_rgb
-from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE
-from ..common.synth_face import jpeg_faces
-from .embed import Embedder, check_images
+from ..backend import cpu_count, mx
+from ..data.image import decode_rgb
+from ..errors import InputError
+from ..extras import missing, need
+from ..files import input_file
+from ..names import DATA, IMAGE_SHAPE, IMAGE_SIZE
+from ..synth.face import jpeg_faces
+from .fold import fold_batch_norms
+from .mxnet import Embedder, check_images
 
 log = logging.getLogger(__name__)
 
@@ -300,7 +300,7 @@ def fastest(
     if missing('onnx'):
         log.info('embedding with MXNet; faster with onnx and openvino (extra %r)', EXTRA)
         return engine
-    from ..common.onnx_graph import to_onnx
+    from .to_onnx import to_onnx
 
     images = probe_images()
     expected = engine.embed_batch(images)

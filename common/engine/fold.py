@@ -9,9 +9,9 @@ from collections import Counter
 
 import numpy as np
 
-from .backend import mx
+from ..backend import mx
+from ..names import DATA, IMAGE_SHAPE
 from .graph import Node, assemble, flag, parse
-from .names import DATA, IMAGE_SHAPE
 
 _SEEN_THROUGH = ('Flatten', 'flatten', '_copy', 'identity')  # keep the order of all values
 

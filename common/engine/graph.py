@@ -3,8 +3,8 @@
 import json
 from dataclasses import dataclass, field
 
-from .backend import mx
-from .errors import InputError
+from ..backend import mx
+from ..errors import InputError
 
 
 @dataclass(eq=False)

@@ -6,12 +6,12 @@ from typing import Optional
 
 import numpy as np
 
-from ..common import ops
-from ..common.backend import mx
-from ..common.checkpoint import check_match
-from ..common.console import ProgressBar
-from ..common.errors import InputError
-from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE
+from ..backend import mx
+from ..console import ProgressBar
+from ..errors import InputError
+from ..names import DATA, IMAGE_SHAPE, IMAGE_SIZE
+from . import ops
+from .checkpoint import check_match
 
 
 def check_images(images: np.ndarray) -> None:

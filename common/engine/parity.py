@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..common.backend import cpu_count
-from ..common.errors import RunError
-from ..common.extras import need
-from ..common.names import DATA
-from ..eval.engines import cosines
+from ..backend import cpu_count
+from ..errors import RunError
+from ..extras import need
+from ..names import DATA
+from .engines import cosines
 
 BATCHES = (1, 7, 32)
 MAX_DIFFERENCE = 1e-5  # float32: of the largest value

@@ -13,12 +13,12 @@ from typing import Optional
 
 import numpy as np
 
-from .backend import mx
-from .errors import InputError
-from .extras import need
+from ..backend import mx
+from ..errors import InputError
+from ..extras import need
+from ..names import DATA, IMAGE_SHAPE
+from ..registry import Registry
 from .graph import Node, flag, parse
-from .names import DATA, IMAGE_SHAPE
-from .registry import Registry
 
 onnx = need('onnx', 'deploy')
 

@@ -1,11 +1,10 @@
-"""Make a synthetic face data set: train.rec and its index to train on, synth.bin to verify on.
+"""A synthetic face data set: train.rec and its index to train on, synth.bin to verify on.
 
 Picture k of identity i is the same whenever the seed is, whatever the other options say, and the
 pairs of synth.bin are of identities that no training set has. How a face comes about is told in
-synth_face.py.
+face.py.
 """
 
-import argparse
 import logging
 import multiprocessing
 import os
@@ -20,15 +19,15 @@ from typing import Callable, NamedTuple
 import cv2
 import numpy as np
 
-from . import console
-from .backend import cpu_count
-from .errors import InputError, RunError
-from .files import output_folder
-from .names import IMAGE_SIZE
-from .pairset import write_pairs
-from .parallel import ordered_map
-from .recordio import write_face_records
-from .synth_face import jpeg_faces
+from .. import console
+from ..backend import cpu_count
+from ..data.pair_sets import write_pairs
+from ..data.recordio import write_face_records
+from ..errors import InputError, RunError
+from ..files import PathLike, output_folder
+from ..names import IMAGE_SIZE
+from ..parallel import ordered_map
+from .face import jpeg_faces
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +35,21 @@ FOLDS = 10
 TEST_START = 1_000_000_000  # number of the first identity in synth.bin; training starts at 0
 _MOST_RECORDS = 1 << 24  # of a .rec, whose labels are float32
 _SMALL_JOB = 400  # pictures that one process draws sooner than another has started
+
+
+class SynthOptions(NamedTuple):
+    """What a synthetic data set consists of; the defaults train in minutes on two cores."""
+
+    identities: int = 200  # people to train on
+    images: int = 20  # pictures of each of them
+    pairs: int = 600  # in synth.bin
+    test_identities: int = 100  # people in synth.bin
+    seed: int = 0
+    size: int = IMAGE_SIZE  # height and width
+    workers: int = cpu_count()  # processes that draw
+
+
+DEFAULTS = SynthOptions()
 
 
 class Task(NamedTuple):
@@ -122,82 +136,76 @@ def _painted(tasks: Iterable[Task], paint, workers: int, bar) -> Iterator[list[b
         yield encoded
 
 
-def build_parser(parser: console.Parser) -> None:
-    parser.add_argument('out', metavar='OUT', help='folder for train.rec, its index and synth.bin')
-    parser.add_argument('--identities', type=int, default=200, help='people to train on')
-    parser.add_argument('--images', type=int, default=20, help='pictures of each of them')
-    parser.add_argument('--pairs', type=int, default=600, help='pairs in synth.bin')
-    parser.add_argument('--test-identities', type=int, default=100, help='people in synth.bin')
-    parser.add_argument('--seed', type=int, default=0, help='another seed is another data set')
-    parser.add_argument('--size', type=int, default=IMAGE_SIZE, help='height and width')
-    parser.add_argument('--workers', type=int, default=cpu_count(), help='processes that draw')
-
-
-def _check(args: argparse.Namespace) -> None:
+def check_options(options: SynthOptions) -> None:
+    """Raise InputError for an option out of range, named as the command line names it."""
     for flag, value, low, high in (
-        ('--identities', args.identities, 1, _MOST_RECORDS),
-        ('--images', args.images, 1, _MOST_RECORDS),
-        ('--pairs', args.pairs, 2 * FOLDS, 10_000_000),
-        ('--test-identities', args.test_identities, 2, _MOST_RECORDS),
-        ('--seed', args.seed, 0, 2**63 - 1),
-        ('--size', args.size, 32, 512),
-        ('--workers', args.workers, 1, 256),
+        ('--identities', options.identities, 1, _MOST_RECORDS),
+        ('--images', options.images, 1, _MOST_RECORDS),
+        ('--pairs', options.pairs, 2 * FOLDS, 10_000_000),
+        ('--test-identities', options.test_identities, 2, _MOST_RECORDS),
+        ('--seed', options.seed, 0, 2**63 - 1),
+        ('--size', options.size, 32, 512),
+        ('--workers', options.workers, 1, 256),
     ):
         if not low <= value <= high:
             raise InputError(f'{flag} {value}: must be {low}..{high}')
-    if args.pairs % (2 * FOLDS):
+    if options.pairs % (2 * FOLDS):
         raise InputError(
-            f'--pairs {args.pairs}: must be a multiple of {2 * FOLDS}, '
+            f'--pairs {options.pairs}: must be a multiple of {2 * FOLDS}, '
             f'so that each of the {FOLDS} folds is half same and half different'
         )
-    records = args.identities * (args.images + 1) + 1
+    records = options.identities * (options.images + 1) + 1
     if records > _MOST_RECORDS:
         raise InputError(
-            f'--identities {args.identities} with --images {args.images} need {records} records; '
-            f'a .rec counts to {_MOST_RECORDS}'
+            f'--identities {options.identities} with --images {options.images} need {records} '
+            f'records; a .rec counts to {_MOST_RECORDS}'
         )
 
 
-def run(args: argparse.Namespace) -> dict:
-    _check(args)
-    out = output_folder(args.out)
-    pairs = draw_pairs(args.pairs, args.test_identities, args.seed)
+def make_dataset(folder: PathLike, options: SynthOptions = DEFAULTS) -> dict:
+    """Draw a data set into `folder`, with a progress bar.
+
+    Returns
+    -------
+    dict of counts and of the paths written: rec, idx, property, bin
+
+    Raises
+    ------
+    InputError for options out of range, RunError if a drawing process dies.
+    """
+    check_options(options)
+    out = output_folder(folder)
+    pairs = draw_pairs(options.pairs, options.test_identities, options.seed)
     training = (
-        Task(args.seed, identity, range(args.images), args.size)
-        for identity in range(args.identities)
+        Task(options.seed, identity, range(options.images), options.size)
+        for identity in range(options.identities)
     )
     testing = (
-        Task(args.seed, identity, (picture,), args.size)
+        Task(options.seed, identity, (picture,), options.size)
         for pair in pairs
         for identity, picture in (pair.first, pair.second)
     )
-    total = args.identities * args.images + 2 * args.pairs
-    workers = 1 if total <= _SMALL_JOB else args.workers
+    total = options.identities * options.images + 2 * options.pairs
+    workers = 1 if total <= _SMALL_JOB else options.workers
     with _painter(workers) as paint, console.progress(total, 'synth') as bar:
         written = write_face_records(
-            out / 'train', _painted(training, paint, workers, bar), args.size
+            out / 'train', _painted(training, paint, workers, bar), options.size
         )
         images = [encoded for (encoded,) in _painted(testing, paint, workers, bar)]
         write_pairs(out / 'synth.bin', images, [pair.same for pair in pairs])
         rate = bar.rate
-    log.info('%s: %d pictures of %d people', args.out, written.num_images, written.num_classes)
+    log.info('%s: %d pictures of %d people', folder, written.num_images, written.num_classes)
     return {
         'identities': written.num_classes,
         'images': written.num_images,
         'pairs': len(pairs),
         'same': sum(pair.same for pair in pairs),
-        'test_identities': args.test_identities,
-        'seed': args.seed,
-        'size': args.size,
+        'test_identities': options.test_identities,
+        'seed': options.seed,
+        'size': options.size,
         'images_per_second': round(rate, 1),
         'rec': str(written.paths.rec),
         'idx': str(written.paths.idx),
         'property': str(written.paths.property),
         'bin': str(out / 'synth.bin'),
     }
-
-
-main = console.command('synth', build_parser, run)
-
-if __name__ == '__main__':
-    raise SystemExit(main())

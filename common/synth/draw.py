@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .names import IMAGE_SIZE
-from .synth_traits import Identity, Variation
+from ..names import IMAGE_SIZE
+from .traits import Identity, Variation
 
 MIDDLE = 56.0  # x of the symmetry axis in the crop
 MARGIN = 16.0  # canvas around the crop, so that turning the head shows what lies beside it

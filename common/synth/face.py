@@ -15,11 +15,11 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from .image import encode_jpeg
-from .names import IMAGE_SIZE
-from .synth_draw import MARGIN, MIDDLE, SUPERSAMPLING, Canvas, draw, mouth_corner
-from .synth_traits import Identity, Variation, sample_identity, sample_variation
-from .warp import estimate_similarity
+from ..data.image import encode_jpeg
+from ..data.warp import estimate_similarity
+from ..names import IMAGE_SIZE
+from .draw import MARGIN, MIDDLE, SUPERSAMPLING, Canvas, draw, mouth_corner
+from .traits import Identity, Variation, sample_identity, sample_variation
 
 _PIVOT_Y = 66.0  # the head turns about this height
 _NEUTRAL_LIGHT = 128  # value of the light map that leaves a colour as it is

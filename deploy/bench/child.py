@@ -16,7 +16,7 @@ from typing import Optional
 
 from ...common.backend import mx
 from ...common.errors import RunError
-from ...common.measure import peak_memory
+from .measure import peak_memory
 
 
 def command(*words: str, environment: Optional[dict] = None) -> dict:
@@ -102,7 +102,7 @@ def measure_head(classes: int, batch_size: int, size: int, stock: bool, rounds: 
 
 def measure_index(rec: str) -> dict:
     """Seconds to open a record file, the bytes that stay, and the most it took meanwhile."""
-    from ...common.recordio import RecordFile
+    from ...common.data.recordio import RecordFile
 
     held = _resident()
     started = time.perf_counter()

@@ -16,14 +16,14 @@ import numpy as np
 
 from ...common import console
 from ...common.backend import mx
+from ...common.data.recordio import RecordPaths, record_paths, write_face_records
 from ...common.errors import InputError
 from ...common.files import input_file
-from ...common.measure import Timing, check_numbers, faster, in_turn, machine
 from ...common.names import IMAGE_SHAPE, IMAGE_SIZE
-from ...common.recordio import RecordPaths, record_paths, write_face_records
-from ...common.synth_face import jpeg_faces
+from ...common.synth.face import jpeg_faces
 from ...recognition.data import FaceRecordIter
 from . import child, report
+from .measure import Timing, check_numbers, faster, in_turn, machine
 from .steps import training_step
 
 log = logging.getLogger(__name__)

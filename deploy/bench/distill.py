@@ -14,19 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ...common import console, ops
+from ...common import console
 from ...common.backend import mx
+from ...common.engine import ops
+from ...common.engine.engines import fastest, probe_images
+from ...common.engine.mxnet import Embedder, flatten_before_dense
 from ...common.errors import InputError
-from ...common.measure import Timing, faster, in_turn, machine
 from ...common.names import DATA, IMAGE_SHAPE
-from ...eval.embed import Embedder, flatten_before_dense
-from ...eval.engines import fastest, probe_images
 from ...recognition.graph import embedding_size, training_module
 from ...recognition.teacher import StoredTeacher
 from ...recognition.teacher_store import Header, TeacherStore, build
 from ...recognition.trainer import initializer
 from ...symbol import get_symbol
 from . import report
+from .measure import Timing, faster, in_turn, machine
 from .steps import config_of, random_batch, start, stock_module, update
 
 log = logging.getLogger(__name__)

@@ -16,17 +16,18 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
-from ...common import console, flops, measure, ops
+from ...common import console, flops
 from ...common.backend import cpu_count, mx
-from ...common.checkpoint import load_embedding
+from ...common.engine import engines, ops
+from ...common.engine.checkpoint import load_embedding
+from ...common.engine.fold import fold_batch_norms
 from ...common.errors import InputError
 from ...common.extras import missing, need
 from ...common.files import atomic_path, atomic_write, output_folder
-from ...common.fold import fold_batch_norms
 from ...common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE
-from ...eval import engines
 from ...symbol import get_symbol
 from .. import quantize
+from . import measure
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def candidates(network: tuple, batch_size: int, folder: Path) -> dict[str, Candi
             "onnxruntime and OpenVINO are left out: pip install -c requirements.lock '.[deploy]'"
         )
         return found
-    from ...common.onnx_graph import to_onnx
+    from ...common.engine.to_onnx import to_onnx
 
     whole, int8 = folder / 'model.onnx', folder / 'model.int8.onnx'
     content = to_onnx(*fold_batch_norms(*network), input_type='uint8')

@@ -11,13 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...common import console, ops
+from ...common import console
 from ...common.backend import mx
+from ...common.engine import ops
 from ...common.errors import InputError, RunError
-from ...common.measure import Timing, check_numbers, faster, machine
 from ...common.names import LABEL
 from ...recognition.losses import class_loss
 from . import child, report
+from .measure import Timing, check_numbers, faster, machine
 from .steps import ARCFACE, one_hot_logits, start, update
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
 
-from .console import ProgressBar
-from .errors import InputError
-from .files import atomic_path
+from ...common.console import ProgressBar
+from ...common.errors import InputError
+from ...common.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from ...common import console
 from ...common.errors import InputError
 from ...common.files import atomic_write, output_folder
-from ...common.measure import plot_lines
+from .measure import plot_lines
 
 
 def add_out(parser: console.Parser, what: str) -> None:

@@ -12,13 +12,14 @@ from typing import Callable
 
 import numpy as np
 
-from ...common import console, ops
+from ...common import console
 from ...common.backend import cpu_count, mx
+from ...common.engine import ops
 from ...common.errors import InputError
 from ...common.extras import missing
-from ...common.measure import faster, in_turn, machine
-from ...eval.screen import KERNELS, Searcher, choose_kernel, pack
+from ...eval.search.screen import KERNELS, Searcher, choose_kernel, pack
 from . import report
+from .measure import faster, in_turn, machine
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,7 @@ from typing import Optional
 import numpy as np
 
 from ...common.backend import mx
-from ...common.names import (
-    CLASSIFIER_PREFIX,
-    CLASSIFIER_WEIGHT,
-    DATA,
-    IMAGE_SHAPE,
-    LABEL,
-    TEACHER,
-)
+from ...common.names import CLASSIFIER_PREFIX, CLASSIFIER_WEIGHT, DATA, IMAGE_SHAPE, LABEL, TEACHER
 from ...recognition.config import TrainConfig
 from ...recognition.graph import embedding_size, training_module
 from ...recognition.losses import angular_distillation

@@ -9,14 +9,15 @@ import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from ...common import console, ops
+from ...common import console
 from ...common.backend import cpu_count
+from ...common.engine import ops
 from ...common.errors import InputError
 from ...common.flops import count
-from ...common.measure import Timing, check_numbers, faster, in_turn, machine
 from ...recognition.config import key_value
 from ...symbol import get_symbol
 from . import child, report
+from .measure import Timing, check_numbers, faster, in_turn, machine
 from .steps import training_step
 
 log = logging.getLogger(__name__)

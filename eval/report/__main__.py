@@ -16,14 +16,14 @@ from typing import Optional
 
 import numpy as np
 
-from ..common import console
-from ..common.errors import InputError
-from ..common.files import atomic_write, output_folder
-from ..common.history import HISTORY, read_history
+from ...common import console
+from ...common.errors import InputError
+from ...common.files import atomic_write, output_folder
+from ...common.history import HISTORY, read_history
+from ..rates import roc_points
+from ..results import IDENTIFICATION, Results, load_results
 from . import figures
-from .rates import roc_points
-from .report_page import FigureItem, PairsItem, Section, TableItem, page, write_files
-from .results import IDENTIFICATION, Results, load_results
+from .page import FigureItem, PairsItem, Section, TableItem, page, write_files
 from .statistics import (
     REPLICATES,
     Interval,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
-from ..common.files import atomic_path, atomic_write
-from ..common.image import encode_jpeg
+from ...common.data.image import encode_jpeg
+from ...common.files import atomic_path, atomic_write
 from .figures import svg
 
 if TYPE_CHECKING:

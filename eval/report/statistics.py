@@ -13,7 +13,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import binomtest
 
-from .metrics import fold_numbers
+from ..metrics import fold_numbers
 
 REPLICATES = 1000
 CONFIDENCE = 0.95

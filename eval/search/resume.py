@@ -6,8 +6,8 @@ from typing import Any, Optional
 
 import numpy as np
 
-from ..common.errors import InputError
-from ..common.files import PathLike, atomic_path
+from ...common.errors import InputError
+from ...common.files import PathLike, atomic_path
 
 
 class ResumeFile:

@@ -16,9 +16,9 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ..common.console import set_up_logging
-from ..common.errors import InputError
-from ..common.ops.build import Sources, library
+from ...common.console import set_up_logging
+from ...common.engine.ops.build import Sources, library
+from ...common.errors import InputError
 
 log = logging.getLogger(__spec__.name)  # __name__ is '__main__' under python -m
 

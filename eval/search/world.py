@@ -9,7 +9,7 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from ..common.errors import InputError
+from ...common.errors import InputError
 
 _MPI_VARIABLES = ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')  # set by Open MPI's, MPICH's mpirun
 
@@ -48,7 +48,7 @@ def current_world() -> World:
 def _horovod_world() -> World:
     import horovod.mxnet as horovod
 
-    from ..common.backend import mx
+    from ...common.backend import mx
 
     horovod.init()
 

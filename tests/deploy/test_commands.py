@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 from deploy_models import export_folder, portrait, portraits
+from vargfacenet.common.data.image import encode_jpeg
+from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.image import encode_jpeg
-from vargfacenet.common.pairset import write_pairs
 from vargfacenet.deploy import FaceEmbedder, gallery
 from vargfacenet.deploy.compare import default_far, stored_thresholds
 from vargfacenet.deploy.thresholds import accept_rate, pair_cosines, threshold_at_far, thresholds

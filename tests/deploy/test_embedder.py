@@ -14,13 +14,13 @@ import pytest
 from deploy_models import export_folder, portrait, portraits, write_checkpoint
 from PIL import Image, ImageOps
 from tiny_network import embed_on_stock_graph
-from vargfacenet.common import image
-from vargfacenet.common.align import FaceDetector, Faces
-from vargfacenet.common.checkpoint import load_embedding, save_embedding
+from vargfacenet.common.data import image
+from vargfacenet.common.data.align import FaceDetector, Faces
+from vargfacenet.common.data.image import decode_photo
+from vargfacenet.common.data.warp import TEMPLATE
+from vargfacenet.common.engine.checkpoint import load_embedding, save_embedding
+from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.image import decode_photo
-from vargfacenet.common.onnx_graph import to_onnx
-from vargfacenet.common.warp import TEMPLATE
 from vargfacenet.deploy import FaceEmbedder
 
 

@@ -9,14 +9,14 @@ import pytest
 from conftest import DATA
 from deploy_models import EMBEDDING_SIZE, portraits, write_checkpoint
 from tiny_network import reference_params
-from vargfacenet.common import checkpoint
 from vargfacenet.common.backend import mx
+from vargfacenet.common.data.image import encode_jpeg
+from vargfacenet.common.data.pair_sets import write_pairs
+from vargfacenet.common.engine import checkpoint, parity
+from vargfacenet.common.engine.engines import cosines
+from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.common.files import sha256
-from vargfacenet.common.image import encode_jpeg
-from vargfacenet.common.onnx_graph import to_onnx
-from vargfacenet.common.pairset import write_pairs
-from vargfacenet.deploy import export, parity, quantize
-from vargfacenet.eval.engines import cosines
+from vargfacenet.deploy import export, quantize
 from vargfacenet.symbol import get_symbol, list_networks
 
 ALL_FILES = {

@@ -13,8 +13,8 @@ from conftest import ROOT
 from deploy_models import export_folder, portrait, portraits
 from tiny_network import embed_on_stock_graph
 from vargfacenet.common.backend import mx
-from vargfacenet.common.checkpoint import load_embedding
-from vargfacenet.common.onnx_graph import to_onnx
+from vargfacenet.common.engine.checkpoint import load_embedding
+from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.deploy import FaceEmbedder
 from vargfacenet.deploy.gluon import load_block
 

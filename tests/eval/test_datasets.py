@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from conftest import DATA
 from pictures import encoded, picture
+from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.pairset import write_pairs
 from vargfacenet.eval.datasets import load_bin
 
 

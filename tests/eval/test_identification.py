@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from vargfacenet.common.errors import InputError
-from vargfacenet.eval import identification, pairs, screen
+from vargfacenet.eval import identification, pairs
 from vargfacenet.eval.identification import tpr_at_fpr
 from vargfacenet.eval.pairs import same_identity_pairs
 from vargfacenet.eval.ranking import open_set, rank_rates
-from vargfacenet.eval.resume import ResumeFile
-from vargfacenet.eval.screen import KERNELS, ROW_STEP, choose_kernel, pack
-from vargfacenet.eval.world import World
+from vargfacenet.eval.search import screen
+from vargfacenet.eval.search.resume import ResumeFile
+from vargfacenet.eval.search.screen import KERNELS, ROW_STEP, choose_kernel, pack
+from vargfacenet.eval.search.world import World
 
 
 def runs_here(kernel):

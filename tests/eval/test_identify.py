@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from tiny_network import reference_params, tiny_symbol
-from vargfacenet.common.checkpoint import save_embedding
+from vargfacenet.common.engine.checkpoint import save_embedding
 from vargfacenet.eval.identification import tpr_at_fpr
 from vargfacenet.eval.matrix_file import read_matrix, write_matrix
 from vargfacenet.eval.ranking import open_set, rank_rates

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import DATA
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
-from vargfacenet.common.checkpoint import save_embedding
+from vargfacenet.common.data.warp import TEMPLATE
+from vargfacenet.common.engine.checkpoint import save_embedding
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.warp import TEMPLATE
 from vargfacenet.eval import ijb, template
 from vargfacenet.eval.ijb import FARS, one_to_one, pair_scores, search_open_set, search_pooled
 from vargfacenet.eval.matrix_file import read_matrix, write_matrix

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common import flops
-from vargfacenet.common.checkpoint import save_embedding
+from vargfacenet.common.engine.checkpoint import save_embedding
 from vargfacenet.eval.lfr import check_budget
 from vargfacenet.eval.matrix_file import read_matrix
 from vargfacenet.symbol import get_symbol

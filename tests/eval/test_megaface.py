@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import DATA
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
-from vargfacenet.common.checkpoint import save_embedding
+from vargfacenet.common.engine.checkpoint import save_embedding
 from vargfacenet.common.errors import InputError
 from vargfacenet.eval.matrix_file import read_megaface
 from vargfacenet.eval.megaface import (

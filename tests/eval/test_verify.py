@@ -11,10 +11,10 @@ import pytest
 from conftest import ROOT
 from pair_sets import PAIRS, pair_images, write_bin
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
-from vargfacenet.common.checkpoint import save_embedding
+from vargfacenet.common.engine.checkpoint import save_embedding
 from vargfacenet.eval.datasets import load_bin
+from vargfacenet.eval.report.statistics import held_out_correct
 from vargfacenet.eval.results import load_results
-from vargfacenet.eval.statistics import held_out_correct
 from vargfacenet.eval.verification import evaluate
 
 

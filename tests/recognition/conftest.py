@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 import pytest
-from vargfacenet.common.pairset import write_pairs
-from vargfacenet.common.recordio import write_face_records
+from vargfacenet.common.data.pair_sets import write_pairs
+from vargfacenet.common.data.recordio import write_face_records
 
 IDENTITIES, IMAGES = 6, 8
 

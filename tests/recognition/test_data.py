@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pictures import decoded, encoded, jpeg, picture
 from vargfacenet.common.backend import mx
+from vargfacenet.common.data.recordio import write_face_records
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.recordio import write_face_records
 from vargfacenet.recognition import data
 from vargfacenet.recognition.data import FaceRecordIter, epoch_order, record_draws
 

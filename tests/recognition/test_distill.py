@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from vargfacenet.common import checkpoint
 from vargfacenet.common.backend import mx
+from vargfacenet.common.data.image import decode_rgb
+from vargfacenet.common.data.recordio import RecordFile
+from vargfacenet.common.engine import checkpoint
+from vargfacenet.common.engine.mxnet import Embedder
 from vargfacenet.common.history import read_history
-from vargfacenet.common.image import decode_rgb
-from vargfacenet.common.recordio import RecordFile
-from vargfacenet.eval.embed import Embedder
 from vargfacenet.recognition.teacher import FrozenTeacher
 
 

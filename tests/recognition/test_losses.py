@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import reference
 from conftest import DATA
-from vargfacenet.common import ops
 from vargfacenet.common.backend import mx
+from vargfacenet.common.engine import ops
 from vargfacenet.common.errors import InputError
 from vargfacenet.recognition import losses, presets
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from vargfacenet.common import checkpoint
 from vargfacenet.common.backend import mx
+from vargfacenet.common.data.image import decode_rgb
+from vargfacenet.common.data.recordio import RecordFile
+from vargfacenet.common.engine import checkpoint
+from vargfacenet.common.engine.mxnet import Embedder
 from vargfacenet.common.errors import InputError, RunError
-from vargfacenet.common.image import decode_rgb
-from vargfacenet.common.recordio import RecordFile
-from vargfacenet.eval.embed import Embedder
 from vargfacenet.recognition import teach, teacher_store
 from vargfacenet.recognition.hooks import read_history
 from vargfacenet.recognition.teacher import FrozenTeacher

@@ -11,11 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from vargfacenet.common import checkpoint
 from vargfacenet.common.backend import mx
 from vargfacenet.common.console import Parser
+from vargfacenet.common.data.pair_sets import read_pairs, write_pairs
+from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.history import read_history
-from vargfacenet.common.pairset import read_pairs, write_pairs
 from vargfacenet.recognition.config import add_arguments, resolve
 from vargfacenet.recognition.data import FaceRecordIter
 from vargfacenet.recognition.graph import training_module

@@ -36,7 +36,7 @@ def available() -> bool:
     path = build.library()
     if path is None:
         return False
-    from ..backend import mx
+    from ...backend import mx
 
     try:
         mx.library.load(str(path), verbose=False)
@@ -109,7 +109,7 @@ def margin_softmax(embedding, centres, label, s: float, m1: float, m2: float, m3
     -------
     (loss, correct) : symbols (N,); correct is 1 where the target's logit is the largest
     """
-    from ..backend import mx
+    from ...backend import mx
 
     outputs = mx.sym.vg_margin_softmax(embedding, centres, label, s=s, m1=m1, m2=m2, m3=m3)
     return outputs[0], outputs[1]

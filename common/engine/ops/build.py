@@ -1,4 +1,4 @@
-"""Compiles the operators for this machine: `python -m vargfacenet.common.ops.build`.
+"""Compiles the operators for this machine: `python -m vargfacenet.common.engine.ops.build`.
 
 Silent and instant when the library is up to date. The library's name holds a key of everything it
 depends on, so a change of source, MXNet, compiler or CPU leads to a new file, never to a stale one.
@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from ..console import set_up_logging
-from ..files import PathLike, atomic_path
+from ...console import set_up_logging
+from ...files import PathLike, atomic_path
 
 log = logging.getLogger(__spec__.name)  # __name__ is '__main__' under python -m
 

@@ -8,8 +8,8 @@ import re
 from collections import Counter
 from typing import Optional
 
+from ...names import DATA, LABEL, TEACHER
 from ..graph import Node, assemble, flag, parse, reached
-from ..names import DATA, LABEL, TEACHER
 
 ADDITIONS = ('elemwise_add', '_plus', '_Plus', '_add', 'broadcast_add', 'broadcast_plus')
 MODE = 'vg_mode'  # name of the node that tells a fused BatchNorm whether the network trains

@@ -6,7 +6,7 @@
 // what passes. The caller lowers the thresholds by a bound of the kernel's error and computes what
 // was emitted again with `vgs_exact`.
 //
-// Compiled for the machine it runs on (see common/ops/build.py), so the instruction set is chosen by
+// Compiled for the machine it runs on (see common/engine/ops/build.py), so the instruction set is chosen by
 // the compiler's macros; that the operating system lets a process use AMX is asked at run time.
 
 #include <algorithm>

@@ -5,10 +5,10 @@ import cv2
 import numpy as np
 import pytest
 from pictures import decoded, encoded
-from vargfacenet.common.align import FaceDetector, Faces, choose
-from vargfacenet.common.synth_face import landmarks, person, render
-from vargfacenet.common.synth_traits import Variation
-from vargfacenet.common.warp import TEMPLATE
+from vargfacenet.common.data.align import FaceDetector, Faces, choose
+from vargfacenet.common.data.warp import TEMPLATE
+from vargfacenet.common.synth.face import landmarks, person, render
+from vargfacenet.common.synth.traits import Variation
 
 PHOTOS = os.environ.get('VARGFACENET_TEST_PHOTOS')
 

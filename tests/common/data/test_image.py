@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 from pictures import decoded, encoded, jpeg, picture
 from vargfacenet.common.backend import mx
-from vargfacenet.common.errors import InputError
-from vargfacenet.common.image import (
+from vargfacenet.common.data.image import (
     centre_crop,
     decode_bgr,
     decode_rgb,
@@ -12,6 +11,7 @@ from vargfacenet.common.image import (
     jpeg_crop,
     resize_short_side,
 )
+from vargfacenet.common.errors import InputError
 
 
 def test_a_lossless_picture_comes_back_in_rgb_order(rng):

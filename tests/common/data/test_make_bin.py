@@ -2,8 +2,8 @@ import pickle
 
 import pytest
 from pictures import decoded, encoded, picture, write_folder
+from vargfacenet.common.data.make_bin import read_pair_list
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.make_bin import read_pair_list
 
 VIEW_1 = 'abe\t1\t2\nbea\t3\t1\nabe\t1\tbea\t2\ncy\t1\tabe\t3\n'
 

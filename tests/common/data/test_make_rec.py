@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from pictures import decoded, encoded, picture, write_folder
 from vargfacenet.common.backend import mx
-from vargfacenet.common.recordio import RecordFile
+from vargfacenet.common.data.recordio import RecordFile
 
 
 @pytest.fixture

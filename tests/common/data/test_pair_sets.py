@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 from pictures import jpeg
+from vargfacenet.common.data.pair_sets import read_pairs, write_pairs
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.pairset import read_pairs, write_pairs
 
 
 def save(path, content):

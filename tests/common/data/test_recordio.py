@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pictures import jpeg
 from vargfacenet.common.backend import mx
+from vargfacenet.common.data.recordio import RecordFile, read_property, write_face_records
 from vargfacenet.common.errors import InputError, RunError
-from vargfacenet.common.recordio import RecordFile, read_property, write_face_records
 
 MAGIC = struct.pack('<I', 0xCED7230A)
 COUNTS = (3, 1, 2)

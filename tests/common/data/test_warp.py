@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 from conftest import DATA
+from vargfacenet.common.data.warp import TEMPLATE, crop, estimate_similarity
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.warp import TEMPLATE, crop, estimate_similarity
 
 
 @pytest.fixture(scope='module')

@@ -1,8 +1,8 @@
 """Checkpoint files: what is refused and what an error names."""
 
 import pytest
-from vargfacenet.common import checkpoint
 from vargfacenet.common.backend import mx
+from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.errors import InputError
 from vargfacenet.symbol import get_symbol
 

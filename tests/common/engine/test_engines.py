@@ -8,10 +8,10 @@ import onnx
 import pytest
 from pictures import picture
 from tiny_network import calibrated_params, embed_on_stock_graph
+from vargfacenet.common.engine import engines
+from vargfacenet.common.engine.fold import fold_batch_norms
+from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.fold import fold_batch_norms
-from vargfacenet.common.onnx_graph import to_onnx
-from vargfacenet.eval import engines
 
 
 @pytest.fixture(scope='module')

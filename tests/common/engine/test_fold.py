@@ -7,7 +7,7 @@ import pytest
 from pictures import picture
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.backend import mx
-from vargfacenet.common.fold import fold_batch_norms, without_dropout
+from vargfacenet.common.engine.fold import fold_batch_norms, without_dropout
 from vargfacenet.common.names import IMAGE_SHAPE
 from vargfacenet.symbol import get_symbol
 

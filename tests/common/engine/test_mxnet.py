@@ -8,8 +8,8 @@ import pytest
 from conftest import DATA
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.backend import mx
+from vargfacenet.common.engine.mxnet import Embedder, flatten_before_dense
 from vargfacenet.common.errors import InputError
-from vargfacenet.eval.embed import Embedder, flatten_before_dense
 from vargfacenet.symbol import get_symbol
 
 BATCH = 4

@@ -10,9 +10,9 @@ from conftest import DATA
 from pictures import picture
 from tiny_network import calibrated_params, embed_on_stock_graph, reference_params
 from vargfacenet.common.backend import mx
+from vargfacenet.common.engine.fold import fold_batch_norms
+from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.fold import fold_batch_norms
-from vargfacenet.common.onnx_graph import to_onnx
 from vargfacenet.symbol import get_symbol
 from vargfacenet.symbol.options import ACTIVATIONS
 

@@ -2,11 +2,11 @@ import importlib.metadata
 
 import numpy as np
 import pytest
-from vargfacenet.common.image import decode_rgb
-from vargfacenet.common.pairset import read_pairs
-from vargfacenet.common.recordio import RecordFile
-from vargfacenet.common.synth import TEST_START, Task, _painter, draw_pairs
-from vargfacenet.common.synth_face import jpeg_faces, person
+from vargfacenet.common.data.image import decode_rgb
+from vargfacenet.common.data.pair_sets import read_pairs
+from vargfacenet.common.data.recordio import RecordFile
+from vargfacenet.common.synth.dataset import TEST_START, Task, _painter, draw_pairs
+from vargfacenet.common.synth.face import jpeg_faces, person
 
 FILES = ('train.rec', 'train.idx', 'property', 'synth.bin')
 SMALL = ('--identities', 3, '--images', 2, '--pairs', 20, '--size', 64)

@@ -2,14 +2,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from vargfacenet.common.synth_face import circumstances, landmarks, person, render
-from vargfacenet.common.synth_traits import (
+from vargfacenet.common.data.warp import TEMPLATE
+from vargfacenet.common.synth.face import circumstances, landmarks, person, render
+from vargfacenet.common.synth.traits import (
     Identity,
     Variation,
     sample_identity,
     sample_variation,
 )
-from vargfacenet.common.warp import TEMPLATE
 
 NEUTRAL = Variation()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from deploy_models import write_checkpoint
 from tiny_network import embed_on_stock_graph
-from vargfacenet.common.checkpoint import load_embedding
+from vargfacenet.common.engine.checkpoint import load_embedding
 from vargfacenet.deploy.bench import engines
 
 

@@ -6,8 +6,9 @@ import sys
 import time
 
 import pytest
-from vargfacenet.common import measure, ops
+from vargfacenet.common.engine import ops
 from vargfacenet.common.errors import InputError
+from vargfacenet.deploy.bench import measure
 
 
 def test_candidates_take_turns_and_the_short_one_runs_more_often():
@@ -47,7 +48,7 @@ def test_peak_memory_is_of_this_process_alone():
     """A child does not inherit the peak of its parent, and sees its own allocations."""
     held = bytearray(300 << 20)
     code = (
-        'from vargfacenet.common.measure import peak_memory as p; a = p(); '
+        'from vargfacenet.deploy.bench.measure import peak_memory as p; a = p(); '
         'x = bytearray(100 << 20); print(a, p() - a)'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

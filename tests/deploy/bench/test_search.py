@@ -3,7 +3,7 @@
 import pytest
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy.bench.search import PRODUCTS
-from vargfacenet.eval.screen import choose_kernel
+from vargfacenet.eval.search.screen import choose_kernel
 
 
 def runs_here(kernel):

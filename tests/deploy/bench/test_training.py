@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from vargfacenet.common import ops
 from vargfacenet.common.backend import cpu_count, mx
-from vargfacenet.common.recordio import record_paths
+from vargfacenet.common.data.recordio import record_paths
+from vargfacenet.common.engine import ops
 from vargfacenet.deploy.bench import data, steps, train
 from vargfacenet.recognition.losses import class_loss
 from vargfacenet.symbol import get_symbol
@@ -130,9 +130,9 @@ def test_the_stock_head_has_our_numbers(rng):
 
 def test_the_stock_iterator_delivers_the_pictures_of_the_file(tmp_path):
     """Each image of a batch is a record's, mirrored or not."""
-    from vargfacenet.common.image import decode_rgb
-    from vargfacenet.common.recordio import RecordFile, write_face_records
-    from vargfacenet.common.synth_face import jpeg_faces
+    from vargfacenet.common.data.image import decode_rgb
+    from vargfacenet.common.data.recordio import RecordFile, write_face_records
+    from vargfacenet.common.synth.face import jpeg_faces
 
     write_face_records(tmp_path / 'train', (jpeg_faces(0, i, range(4), 112) for i in range(3)))
     records = RecordFile(tmp_path / 'train')

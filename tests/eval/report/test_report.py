@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pair_sets import pair_images, write_bin
 from tiny_network import reference_params, tiny_symbol
-from vargfacenet.common.checkpoint import save_embedding
-from vargfacenet.eval.statistics import held_out_correct
+from vargfacenet.common.engine.checkpoint import save_embedding
+from vargfacenet.eval.report.statistics import held_out_correct
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 FLAGS = (

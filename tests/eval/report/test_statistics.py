@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from vargfacenet.eval.statistics import (
+from vargfacenet.eval.report.statistics import (
     RateAtFar,
     bootstrap,
     bootstrap_weights,

@@ -8,12 +8,12 @@ import sys
 import pytest
 from conftest import ROOT
 from vargfacenet.common.errors import InputError
-from vargfacenet.eval import screen
+from vargfacenet.eval.search import screen
 
 PROGRAM = """
 import numpy as np
 from vargfacenet.common.console import set_up_logging
-from vargfacenet.eval import screen
+from vargfacenet.eval.search import screen
 from vargfacenet.eval.identification import tpr_at_fpr
 set_up_logging()
 random = np.random.RandomState(0)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from vargfacenet.common.ops import build
+from vargfacenet.common.engine.ops import build
 
 COMPILERS = [name for name in build.COMPILERS if shutil.which(name)]
 needs_compiler = pytest.mark.skipif(not COMPILERS, reason='needs a C++ compiler')
@@ -31,7 +31,7 @@ def start(package, **environment):
         **environment,
     }
     return subprocess.Popen(
-        [sys.executable, '-m', 'vargfacenet.common.ops.build'],
+        [sys.executable, '-m', 'vargfacenet.common.engine.ops.build'],
         env=environment,
         cwd=package.parent,
         stdout=subprocess.PIPE,
@@ -48,7 +48,9 @@ def run(package, **environment):
 
 
 def files(package):
-    return sorted(path.name for path in (package / 'common' / 'ops').iterdir() if path.is_file())
+    return sorted(
+        path.name for path in (package / 'common' / 'engine' / 'ops').iterdir() if path.is_file()
+    )
 
 
 def test_without_a_compiler_it_warns_and_succeeds(package):
@@ -83,9 +85,9 @@ def test_it_compiles_once_even_when_two_start_together(package):
         stdout, stderr = process.communicate()
         assert (process.returncode, stdout) == (0, ''), stderr
     (library,) = set(files(package)) - before
-    compiled = (package / 'common' / 'ops' / library).stat()
+    compiled = (package / 'common' / 'engine' / 'ops' / library).stat()
     assert run(package) == (0, '', '')
-    assert (package / 'common' / 'ops' / library).stat().st_mtime == compiled.st_mtime
+    assert (package / 'common' / 'engine' / 'ops' / library).stat().st_mtime == compiled.st_mtime
     # A machine that lost its compiler goes on with what it has.
     assert run(package, PATH='', CXX='') == (0, '', '')
 
@@ -94,7 +96,7 @@ def test_it_compiles_once_even_when_two_start_together(package):
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() == 0, reason='root can write everywhere')
 def test_a_read_only_installation_uses_the_cache(package):
-    folder = package / 'common' / 'ops'
+    folder = package / 'common' / 'engine' / 'ops'
     folder.chmod(0o555)
     try:
         code, _, stderr = run(package)
@@ -104,7 +106,7 @@ def test_a_read_only_installation_uses_the_cache(package):
     assert list((package.parent / 'cache' / 'vargfacenet').glob('vgops-*.so'))
 
 
-KEY = 'from vargfacenet.common.ops import build; print(build._machine_key())'
+KEY = 'from vargfacenet.common.engine.ops import build; print(build._machine_key())'
 
 
 def test_another_source_is_another_library(package):
@@ -117,12 +119,14 @@ def test_another_source_is_another_library(package):
 
     first = key()
     assert key() == first
-    with open(package / 'common' / 'ops' / 'vgops.cc', 'a') as source:
+    with open(package / 'common' / 'engine' / 'ops' / 'vgops.cc', 'a') as source:
         source.write('// changed\n')
     assert key() != first
 
 
-LOAD = 'from vargfacenet.common import ops; assert not ops.available() and not ops.available()'
+LOAD = (
+    'from vargfacenet.common.engine import ops; assert not ops.available() and not ops.available()'
+)
 
 
 @needs_compiler
@@ -130,7 +134,7 @@ def test_a_damaged_library_is_named_and_not_used(package):
     """In a process of its own, since a library that is loaded stays so."""
     environment = {**os.environ, 'PYTHONPATH': str(package.parent), 'PATH': '', 'CXX': ''}
     name = f'vgops-{build._machine_key()}-0.so'
-    (package / 'common' / 'ops' / name).write_bytes(b'not a library')
+    (package / 'common' / 'engine' / 'ops' / name).write_bytes(b'not a library')
     done = subprocess.run(
         [sys.executable, '-c', LOAD],
         env=environment,

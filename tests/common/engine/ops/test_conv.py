@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from vargfacenet.common import ops
 from vargfacenet.common.backend import mx
+from vargfacenet.common.engine import ops
 
 pytestmark = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
 

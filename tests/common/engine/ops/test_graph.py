@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from exact_graph import exact_prelu
 from reference import gradient
-from vargfacenet.common import ops
 from vargfacenet.common.backend import mx
+from vargfacenet.common.engine import ops
+from vargfacenet.common.engine.ops import graph
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.ops import graph
 
 needs_compiler = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
 FORMS = [
@@ -308,7 +308,7 @@ def test_an_input_without_a_shape_is_named():
 
 SWITCHED_OFF = """
 import json, sys
-from vargfacenet.common import ops
+from vargfacenet.common.engine import ops
 from vargfacenet.common.backend import mx
 x = mx.sym.LeakyReLU(mx.sym.Variable('data'), act_type='prelu', name='act')
 fast = [ops.accelerate(x, {'data': (2, 3, 4, 5)}) for _ in range(2)][-1]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from exact_graph import exact_prelu, probed
 from tiny_network import reference_params
-from vargfacenet.common import ops
 from vargfacenet.common.backend import mx
+from vargfacenet.common.engine import ops
+from vargfacenet.common.engine.ops import graph
 from vargfacenet.common.names import IMAGE_SHAPE
-from vargfacenet.common.ops import graph
 from vargfacenet.symbol import get_symbol, list_networks
 
 pytestmark = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
@@ -174,7 +174,7 @@ def difference_along(executor, directions, step=1e-7):
 SPEED = """
 import json, time
 import numpy as np
-from vargfacenet.common import ops
+from vargfacenet.common.engine import ops
 from vargfacenet.common.backend import mx
 from vargfacenet.symbol import get_symbol
 

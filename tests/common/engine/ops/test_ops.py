@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 from reference import gradient
-from vargfacenet.common import ops
 from vargfacenet.common.backend import mx
+from vargfacenet.common.engine import ops
 
 pytestmark = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
 
@@ -273,7 +273,7 @@ def test_other_types_shapes_and_missing_attributes_are_errors():
 
 DIGEST = """
 import hashlib, numpy as np
-from vargfacenet.common import ops
+from vargfacenet.common.engine import ops
 from vargfacenet.common.backend import mx
 assert ops.available()
 random = np.random.RandomState(3)

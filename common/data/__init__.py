@@ -1,0 +1,1 @@
+"""Pictures and records: files of faces in and out, whatever their form."""

@@ -1,0 +1,1 @@
+"""Drawn faces: data to try everything on that shows nobody."""

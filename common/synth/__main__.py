@@ -1,0 +1,37 @@
+"""Make a synthetic face data set: train.rec and its index to train on, synth.bin to verify on.
+
+The pictures show nobody, and the same seed gives the same pictures.
+"""
+
+import argparse
+
+from .. import console
+from .dataset import SynthOptions, make_dataset
+
+HELP = {
+    'identities': 'people to train on',
+    'images': 'pictures of each of them',
+    'pairs': 'pairs in synth.bin',
+    'test_identities': 'people in synth.bin',
+    'seed': 'another seed is another data set',
+    'size': 'height and width',
+    'workers': 'processes that draw',
+}
+
+
+def build_parser(parser: console.Parser) -> None:
+    parser.add_argument('out', metavar='OUT', help='folder for train.rec, its index and synth.bin')
+    for name, default in SynthOptions._field_defaults.items():
+        flag = '--' + name.replace('_', '-')
+        parser.add_argument(flag, type=int, default=default, help=HELP[name])
+
+
+def run(args: argparse.Namespace) -> dict:
+    options = SynthOptions(**{name: getattr(args, name) for name in SynthOptions._fields})
+    return make_dataset(args.out, options)
+
+
+main = console.command('synth', build_parser, run)
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""One page of figures and statistics from results on disk."""
