@@ -19,56 +19,16 @@ from ..common.data.make_bin import read_pair_list
 from ..common.engine.checkpoint import load_embedding, parse_model
 from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
-from ..common.files import input_file
 from .datasets import load_bin
 from .report.statistics import pair_identities
 from .results import VERIFICATION, check_results_path, save_results
 from .roc import check_plot_path, plot_roc
+from .targets import resolve_targets
 from .verification import VerificationResult, verify
 
 log = logging.getLogger(__name__)
 
 _HARDEST = 12  # pairs of each kind that --save keeps as pictures
-
-
-def resolve_targets(texts: list[str], data_dir: Optional[str]) -> dict[str, Path]:
-    """Files of the `--target` values, by the name that results go under.
-
-    Parameters
-    ----------
-    texts : each a .bin path, a name such as `lfw` (data_dir/lfw.bin), or several with commas
-    data_dir : folder of named targets
-
-    Returns
-    -------
-    dict of name -> existing file, in the order given. The name is the file's stem, or the path as
-    given where two files have the same stem.
-
-    Raises
-    ------
-    InputError for a file that does not exist, a name without `data_dir` and a target given twice.
-    """
-    words = []
-    for text in texts:  # a file's own name may have a comma
-        words += [text] if Path(text).is_file() else [word for word in text.split(',') if word]
-    if not words:
-        raise InputError(f'--target {",".join(texts)!r}: expected a .bin file or a name like lfw')
-    paths = {}
-    for word in words:
-        path = Path(word)
-        if path.suffix != '.bin':
-            if data_dir is None:
-                raise InputError(
-                    f'target {word!r} is no .bin file; a name needs --data-dir (DIR/{word}.bin)'
-                )
-            path = Path(data_dir) / f'{word}.bin'
-        if path in paths.values():
-            raise InputError(f'target {path} is given twice')
-        paths[word] = input_file(path, 'target')
-    stems = [path.stem for path in paths.values()]
-    return {
-        path.stem if stems.count(path.stem) == 1 else word: path for word, path in paths.items()
-    }
 
 
 class Verified(NamedTuple):

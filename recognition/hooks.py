@@ -24,8 +24,8 @@ from ..common.errors import InputError, RunError
 from ..common.files import atomic_write
 from ..common.history import HISTORY, read_history
 from ..eval.datasets import load_bin
+from ..eval.targets import resolve_targets
 from ..eval.verification import VerificationResult, check_pairs, verify
-from ..eval.verify import resolve_targets
 from .config import TrainConfig
 from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, TOTAL_LOSS, current_params
 from .run_state import TrainState, checkpoint_numbers, remove_checkpoint, save_state
