@@ -1,12 +1,33 @@
-"""Network builders: embedding symbols by name."""
+"""Network builders: embedding symbols by name.
 
+Every module of this folder that is not named in NO_FAMILY is a family of networks and registers
+itself when it is imported; a new family is one new file. A file anywhere else can do the same with
+`NETWORKS.register(name)(Family(build, defaults))`.
+"""
+
+import importlib
+import pkgutil
 from typing import Any
 
 from ..common.backend import mx
-from . import mobilefacenet, resnet, vargfacenet, vargnet  # noqa: F401  (each registers itself)
-from .options import NETWORKS, parse_options, resolve
+from .options import NETWORKS, Family, LayerOptions, parse_options, resolve
 
-__all__ = ['get_symbol', 'list_networks', 'network_options', 'parse_options']
+__all__ = [
+    'NETWORKS',
+    'Family',
+    'LayerOptions',
+    'get_symbol',
+    'list_networks',
+    'network_options',
+    'parse_options',
+]
+
+# what families are made of, and commands
+NO_FAMILY = ('blocks', 'convert', 'info', 'options')
+
+for _module in pkgutil.iter_modules(__path__):
+    if _module.name not in NO_FAMILY:
+        importlib.import_module(f'.{_module.name}', __name__)
 
 
 def get_symbol(name: str, **options: Any) -> mx.sym.Symbol:
@@ -26,8 +47,8 @@ def get_symbol(name: str, **options: Any) -> mx.sym.Symbol:
     ------
     InputError for an unknown network, an unknown option or a value it cannot have.
     """
-    network = NETWORKS.get(name)
-    return network.build(resolve(name, network, options))
+    family = NETWORKS.get(name)
+    return family.build(resolve(name, family, options))
 
 
 def list_networks() -> list[str]:

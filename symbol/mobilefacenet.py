@@ -5,7 +5,7 @@ from functools import partial
 
 from ..common.backend import mx
 from . import blocks
-from .options import NETWORKS, LayerOptions, Network
+from .options import NETWORKS, Family, LayerOptions
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,5 @@ def mobilefacenet(options: MobileFaceNetOptions, units: tuple[int, ...]) -> mx.s
 
 for _name, _emb_size in {'y1': 128, 'y2': 256}.items():
     NETWORKS.register(_name)(
-        Network(
-            partial(mobilefacenet, units=UNITS[_name]), MobileFaceNetOptions(emb_size=_emb_size)
-        )
+        Family(partial(mobilefacenet, units=UNITS[_name]), MobileFaceNetOptions(emb_size=_emb_size))
     )

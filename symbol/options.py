@@ -2,8 +2,8 @@
 
 import dataclasses
 import numbers
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from ..common.backend import mx
@@ -30,25 +30,12 @@ class LayerOptions:
     bn_mom: float = 0.9
 
 
-@dataclass(frozen=True)
-class Network:
-    """One registered network: `build(options)` returns its embedding symbol."""
-
-    build: Callable[[LayerOptions], mx.sym.Symbol]
-    defaults: LayerOptions
-
-    def options(self) -> dict[str, Any]:
-        """Option -> default."""
-        return dataclasses.asdict(self.defaults)
-
-
-NETWORKS: Registry[Network] = Registry('network')
-
-
 Rule = tuple[Callable[[Any], bool], str]  # test of a value, what it must be
 
 
-def _integer(low: int, high: int) -> Rule:
+def integer(low: int, high: int) -> Rule:
+    """The rule of an option that is a whole number."""
+
     def test(value: Any) -> bool:
         is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         return is_integer and low <= value <= high
@@ -60,49 +47,83 @@ def _real(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _positive(high: float) -> Rule:
+def positive(high: float) -> Rule:
+    """The rule of an option that is a number above 0."""
     return lambda value: _real(value) and 0 < value <= high, f'a number above 0, at most {high:g}'
 
 
-_SHARE = (
+def one_of(choices: tuple[str, ...]) -> Rule:
+    """The rule of an option that is one of some words."""
+    return lambda value: value in choices, f'one of {", ".join(choices)}'
+
+
+SHARE: Rule = (
     lambda value: _real(value) and 0 <= value < 1,
     'a number from 0 up to, not including, 1',
 )
-_FLAG = (lambda value: isinstance(value, bool), 'true or false')
+FLAG: Rule = (lambda value: isinstance(value, bool), 'true or false')
 
+# of options that more than one family has; a family's own stand in its record
 RULES: dict[str, Rule] = {
-    'act_type': (lambda value: value in ACTIVATIONS, f'one of {", ".join(ACTIVATIONS)}'),
-    'bn_eps': _positive(1.0),
-    'bn_mom': _SHARE,
-    'dropout': _SHARE,
-    'emb_size': _integer(1, 65536),
-    'factor': _integer(1, 64),
-    'group_base': _integer(1, 1024),
-    'head_pooling': _FLAG,
-    'multiplier': _positive(64.0),
-    'se_ratio': _integer(1, 1024),
-    'use_se': _FLAG,
-    'width': _positive(64.0),
+    'act_type': one_of(ACTIVATIONS),
+    'bn_eps': positive(1.0),
+    'bn_mom': SHARE,
+    'dropout': SHARE,
+    'emb_size': integer(1, 65536),
+    'factor': integer(1, 64),
+    'group_base': integer(1, 1024),
+    'head_pooling': FLAG,
+    'multiplier': positive(64.0),
+    'se_ratio': integer(1, 1024),
+    'use_se': FLAG,
+    'width': positive(64.0),
 }
 
 
-def resolve(name: str, network: Network, given: dict[str, Any]) -> LayerOptions:
-    """The network's defaults with the `given` options in their place.
+@dataclass(frozen=True)
+class Family:
+    """What builds a registered network: `build(options)` returns its embedding symbol.
+
+    Attributes
+    ----------
+    build : gets the options, an object of the class of `defaults`
+    defaults : every option of the network with its default
+    rules : option -> Rule, for options that RULES does not have or that differ here
+    """
+
+    build: Callable[[Any], mx.sym.Symbol]
+    defaults: Any
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        """Option -> default."""
+        return dataclasses.asdict(self.defaults)
+
+    def rule(self, option: str) -> Rule:
+        """The rule of one of its options."""
+        return self.rules.get(option) or RULES[option]
+
+
+NETWORKS: Registry[Family] = Registry('network')
+
+
+def resolve(name: str, family: Family, given: dict[str, Any]) -> Any:
+    """The family's defaults with the `given` options in their place.
 
     Raises InputError for an option that the network does not have (with the nearest one that it
     has) and for a value of the wrong type or range.
     """
-    defaults = network.options()
+    defaults = family.options()
     values = {}
     for option, value in given.items():
         if option not in defaults:
             raise unknown_name(f'{name} option', option, defaults)
-        is_valid, expected = RULES[option]
+        is_valid, expected = family.rule(option)
         if not is_valid(value):
             raise InputError(f'network {name}: {option} must be {expected}, not {value!r}')
         # multiplier=1 and 1.0, or a NumPy number, must give the same symbol text
         values[option] = type(defaults[option])(value)
-    return dataclasses.replace(network.defaults, **values)
+    return dataclasses.replace(family.defaults, **values)
 
 
 _FLAG_WORDS = {'true': True, 'yes': True, '1': True, 'false': False, 'no': False, '0': False}
@@ -125,7 +146,8 @@ def parse_options(name: str, words: Iterable[str]) -> dict[str, Any]:
     InputError for an unknown network or option, a word without '=', an option given twice or a
     value that cannot be read.
     """
-    defaults = NETWORKS.get(name).options()
+    family = NETWORKS.get(name)
+    defaults = family.options()
     options = {}
     for word in words:
         option, equals, text = word.partition('=')
@@ -140,6 +162,6 @@ def parse_options(name: str, words: Iterable[str]) -> dict[str, Any]:
             options[option] = _FLAG_WORDS[text.lower()] if kind is bool else kind(text)
         except (KeyError, ValueError):
             raise InputError(
-                f'network {name}: {option} must be {RULES[option][1]}, not {text!r}'
+                f'network {name}: {option} must be {family.rule(option)[1]}, not {text!r}'
             ) from None
     return options

@@ -8,7 +8,7 @@ from functools import partial
 
 from ..common.backend import mx
 from . import blocks
-from .options import NETWORKS, LayerOptions, Network
+from .options import NETWORKS, Family, LayerOptions
 
 
 @dataclass(frozen=True)
@@ -84,5 +84,5 @@ def resnet(options: ResNetOptions, units: tuple[int, ...]) -> mx.sym.Symbol:
 for _name, _units in UNITS.items():
     for _suffix, _use_se in {'': False, '_se': True}.items():
         NETWORKS.register(_name + _suffix)(
-            Network(partial(resnet, units=_units), ResNetOptions(use_se=_use_se))
+            Family(partial(resnet, units=_units), ResNetOptions(use_se=_use_se))
         )

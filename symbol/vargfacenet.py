@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..common.backend import mx
 from ..common.errors import InputError
 from . import blocks
-from .options import NETWORKS, LayerOptions, Network
+from .options import NETWORKS, Family, LayerOptions
 
 
 @dataclass(frozen=True)
@@ -156,4 +156,4 @@ def vargfacenet(options: VarGOptions) -> mx.sym.Symbol:
     return blocks.embedding(data, options.emb_size, options.bn_eps, options, fix_gamma=False)
 
 
-NETWORKS.register('vargfacenet')(Network(vargfacenet, VarGOptions()))
+NETWORKS.register('vargfacenet')(Family(vargfacenet, VarGOptions()))

@@ -5,7 +5,7 @@ VarGFaceNet's body; the head averages the last map instead of weighting it with 
 
 from ..common.backend import mx
 from . import blocks
-from .options import NETWORKS, Network
+from .options import NETWORKS, Family
 from .vargfacenet import VarGOptions, body
 
 LAST_CHANNELS = 1024  # times the multiplier; narrow variants keep this many
@@ -21,4 +21,4 @@ def vargnet(options: VarGOptions) -> mx.sym.Symbol:
     return blocks.embedding(data, options.emb_size, options.bn_eps, options, fix_gamma=False)
 
 
-NETWORKS.register('vargnet')(Network(vargnet, VarGOptions()))
+NETWORKS.register('vargnet')(Family(vargnet, VarGOptions()))

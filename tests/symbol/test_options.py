@@ -1,12 +1,13 @@
 """Wrong networks, options and values give one clear InputError."""
 
 import dataclasses
+import runpy
 
 import numpy as np
 import pytest
 from vargfacenet.common.errors import InputError
 from vargfacenet.symbol import get_symbol, list_networks, network_options, parse_options
-from vargfacenet.symbol.options import NETWORKS, RULES
+from vargfacenet.symbol.options import NETWORKS
 
 
 def test_unknown_network_suggests_the_nearest():
@@ -108,7 +109,7 @@ def test_defaults_are_valid_and_complete(name):
     """An option without a rule would be a KeyError for the user."""
     options = network_options(name)
     for option, value in options.items():
-        is_valid, _ = RULES[option]
+        is_valid, _ = NETWORKS.get(name).rule(option)
         assert is_valid(value), option
     assert get_symbol(name, **options).tojson() == get_symbol(name).tojson()
 
@@ -152,3 +153,35 @@ def test_command_line_options_that_cannot_be_read(word, message):
 def test_option_given_twice():
     with pytest.raises(InputError, match='emb_size is given twice'):
         parse_options('y1', ['emb_size=1', 'emb_size=2'])
+
+
+OWN_FAMILY = """
+from dataclasses import dataclass
+from vargfacenet.symbol import NETWORKS, Family, LayerOptions, blocks
+from vargfacenet.symbol.options import integer
+
+@dataclass(frozen=True)
+class Options(LayerOptions):
+    emb_size: int = 64
+    layers: int = 2
+
+def plain(options):
+    data = blocks.normalized_input()
+    for layer in range(options.layers):
+        data = blocks.conv_bn_act(data, f'layer{layer}', 16, options, kernel=3, stride=4)
+    return blocks.embedding(data, options.emb_size, 2e-5, options, fix_gamma=True)
+
+NETWORKS.register('plain')(Family(plain, Options(), rules={'layers': integer(1, 3)}))
+"""
+
+
+def test_a_file_outside_the_project_adds_a_family(tmp_path, monkeypatch):
+    monkeypatch.setattr(NETWORKS, '_items', dict(NETWORKS._items))  # forgets it after the test
+    (tmp_path / 'plain.py').write_text(OWN_FAMILY)
+    runpy.run_path(str(tmp_path / 'plain.py'))
+    assert 'plain' in list_networks()
+    assert get_symbol('plain', layers=1).infer_shape(data=(1, 3, 112, 112))[1] == [(1, 64)]
+    with pytest.raises(InputError, match='layers must be an integer from 1 to 3, not 4'):
+        get_symbol('plain', layers=4)
+    with pytest.raises(InputError, match="layers must be an integer from 1 to 3, not 'x'"):
+        parse_options('plain', ['layers=x'])
