@@ -23,14 +23,13 @@ import os
 import struct
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import numpy as np
 
-from ..backend import mx
 from ..errors import InputError, RunError
 from ..files import PathLike, atomic_path, input_file
 from ..names import IMAGE_SIZE
@@ -72,26 +71,80 @@ class WrittenRecords(NamedTuple):
     paths: RecordPaths
 
 
+class RecordWriter:
+    """Writes a `.rec` and its `.idx`, byte for byte as MXNet's MXIndexedRecordIO does.
+
+    Parameters
+    ----------
+    rec, idx : paths of the two files; what is there is replaced
+    """
+
+    def __init__(self, rec: PathLike, idx: PathLike):
+        self._rec = open(rec, 'wb')  # noqa: SIM115  (closed by `close`)
+        self._idx = open(idx, 'w')  # noqa: SIM115
+
+    def __enter__(self) -> 'RecordWriter':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is buffered; OSError if the disk is full."""
+        with self._idx:
+            self._rec.close()
+
+    def write(self, key: int, label: Union[float, Sequence[float]], content: bytes) -> None:
+        """Append a record: image header, label (a number, or several as float32) and content.
+
+        Raises InputError for a record of 2**29 bytes or more, which the format cannot hold.
+        """
+        if isinstance(label, (int, float)):
+            payload = _HEADER.pack(0, label, key, 0) + content
+        else:
+            numbers = np.array(label, '<f4')
+            payload = _HEADER.pack(numbers.size, 0, key, 0) + numbers.tobytes() + content
+        if len(payload) >= 1 << _LENGTH_BITS:
+            raise InputError(f'record {key} of {len(payload)} bytes: too long for a .rec')
+        self._idx.write(f'{key}\t{self._rec.tell()}\n')
+        starts = [0, *(place + len(_MAGIC_BYTES) for place in _aligned_magic(payload))]
+        for number, start in enumerate(starts):
+            last = number == len(starts) - 1
+            end = len(payload) if last else starts[number + 1] - len(_MAGIC_BYTES)
+            if number == 0:
+                kind = _WHOLE if last else _FIRST
+            else:
+                kind = _LAST if last else _MIDDLE
+            self._rec.write(_PART.pack(_MAGIC, kind << _LENGTH_BITS | end - start))
+            self._rec.write(payload[start:end])
+        self._rec.write(b'\0' * (-len(payload) % 4))
+
+
+def _aligned_magic(payload: bytes) -> list[int]:
+    """Where the magic number stands at a multiple of four."""
+    places = []
+    place = payload.find(_MAGIC_BYTES)
+    while place >= 0:
+        aligned = place % 4 == 0
+        if aligned:
+            places.append(place)
+        place = payload.find(_MAGIC_BYTES, place + (4 if aligned else 1))
+    return places
+
+
 @contextmanager
 def _record_writer(paths: RecordPaths):
-    """An MXNet record writer and a `property` path under temporary names, renamed at the end.
+    """A RecordWriter and a `property` path under temporary names, renamed at the end.
 
     The `.rec` is renamed last, so that whoever sees it finds the other two.
     """
     with ExitStack() as files:
         rec, idx, property_path = (files.enter_context(atomic_path(path)) for path in paths)
-        writer = mx.recordio.MXIndexedRecordIO(str(idx), str(rec), 'w')
         try:
-            yield writer, property_path
-            size = writer.tell()
-        except mx.MXNetError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise RunError(f'{paths.rec}: writing failed ({reason})') from None
-        finally:
-            writer.close()
-        # closing writes the last buffer and does not say when the disk is full
-        if rec.stat().st_size != size:
-            raise RunError(f'{paths.rec}: writing failed, {size} bytes needed; is the disk full?')
+            with RecordWriter(rec, idx) as writer:
+                yield writer, property_path
+        except OSError as error:
+            raise RunError(f'{paths.rec}: writing failed ({error.strerror})') from None
 
 
 def write_face_records(
@@ -118,8 +171,7 @@ def write_face_records(
         for label, images in enumerate(identities):
             start = key
             for encoded in images:
-                header = mx.recordio.IRHeader(0, float(label), key, 0)
-                writer.write_idx(key, mx.recordio.pack(header, encoded))
+                writer.write(key, float(label), encoded)
                 key += 1
             if key == start:
                 raise InputError(f'{paths.rec}: identity {label} has no pictures')
@@ -133,17 +185,11 @@ def write_face_records(
                 f'(labels are float32), so split the data set'
             )
         for key, image_range in enumerate(ranges, first_identity):
-            _write_range(writer, key, image_range)
+            writer.write(key, image_range, b'')
         # record 0 is written last because its numbers are known only now
-        _write_range(writer, 0, (first_identity, end))
+        writer.write(0, (first_identity, end), b'')
         property_path.write_text(f'{len(ranges)},{size},{size}\n')
     return WrittenRecords(len(ranges), first_identity - 1, paths)
-
-
-def _write_range(writer, key: int, bounds: tuple[int, int]) -> None:
-    """A record without a picture whose label is two numbers."""
-    label = np.array(bounds, '<f4')
-    writer.write_idx(key, _HEADER.pack(label.size, 0, key, 0) + label.tobytes())
 
 
 def read_property(path: PathLike, size: int = IMAGE_SIZE) -> int:
@@ -256,13 +302,6 @@ class RecordFile:
         for offset in np.sort(offsets).tolist():
             os.posix_fadvise(self._file, offset, _LONG_RECORD, os.POSIX_FADV_WILLNEED)
 
-    def read_key(self, key: int) -> tuple[np.ndarray, bytes]:
-        """(label float32 (L,), content) of the record at `key`, be it an image or not."""
-        row = int(np.searchsorted(self._keys, key))
-        if row == len(self._keys) or self._keys[row] != key:
-            raise InputError(f'{self.paths.idx}: there is no record {key}')
-        return self._read_row(row)
-
     def name(self, position: int) -> str:
         """How errors call image `position`: file and record key."""
         return self._row_name(self._first_row + position)
@@ -322,8 +361,10 @@ class RecordFile:
             log.warning(
                 '%s lists nothing in the last %d bytes of %s; if it is no subset made on purpose, '
                 'it is cut off',
-                self.paths.idx, size - end, self.paths.rec,
-            )  # fmt: skip
+                self.paths.idx,
+                size - end,
+                self.paths.rec,
+            )
 
     def _find_images(self) -> tuple[bool, int, int]:
         """(grouped?, first row, row behind the last) of the images in key order."""

@@ -9,6 +9,7 @@ from vargfacenet.common.data.image import (
     decode_rgb,
     encode_jpeg,
     jpeg_crop,
+    resize_cubic,
     resize_short_side,
 )
 from vargfacenet.common.errors import InputError
@@ -69,6 +70,18 @@ def test_resizing_equals_mxnets_resize_short(rng, shape):
     rgb = rng.randint(0, 256, (*shape, 3)).astype(np.uint8)
     expected = mx.image.resize_short(mx.nd.array(rgb, dtype='uint8'), 112).asnumpy()
     np.testing.assert_array_equal(resize_short_side(rgb, 112), expected)
+
+
+def test_resizing_is_mxnets_bit_for_bit_at_all_sizes(rng):
+    """Noise and smooth pictures, larger and smaller, rows that are no multiple of a vector."""
+    for round_ in range(200):
+        height, width, new_height, new_width = rng.randint(5, 260, 4)
+        rgb = rng.randint(0, 256, (height, width, 3)).astype(np.uint8)
+        if round_ % 2:
+            rgb = cv2.GaussianBlur(rgb, (0, 0), 3)
+        expected = mx.image.imresize(mx.nd.array(rgb, dtype='uint8'), new_width, new_height, 2)
+        resized = resize_cubic(rgb, int(new_width), int(new_height))
+        np.testing.assert_array_equal(resized, expected.asnumpy(), str(rgb.shape))
 
 
 def test_centre_crop_leaves_equal_borders():
