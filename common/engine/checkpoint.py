@@ -15,8 +15,9 @@ import numpy as np
 
 from ..backend import mx
 from ..errors import InputError, RunError
-from ..files import PathLike, atomic_path, atomic_write, input_file
+from ..files import PathLike, atomic_write, input_file
 from ..names import CLASSIFIER_PREFIX, DATA, EMBEDDING_OUTPUT, IMAGE_SHAPE
+from .params_file import read_arrays, write_arrays
 
 Params = dict  # name -> mx.nd.NDArray
 
@@ -45,40 +46,32 @@ def params_path(prefix: PathLike, epoch: int) -> Path:
 def load_params(path: PathLike) -> tuple[Params, Params]:
     """(arg_params, aux_params) of a `.params` file.
 
-    Raises InputError for a missing, truncated or foreign file.
+    Raises InputError for a missing, truncated, damaged or foreign file.
     """
-    path = input_file(path, 'parameter file')
-    try:
-        stored = mx.nd.load(str(path))
-    except (mx.MXNetError, ValueError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(
-            f'{path} ({path.stat().st_size} bytes) is no whole MXNet parameter file: {reason}'
-        ) from None
-    if not isinstance(stored, dict) or not all(re.match('(arg|aux):', key) for key in stored):
-        raise InputError(f'{path}: names do not start with arg: or aux:; not a Module checkpoint')
-    arg = {key[4:]: value for key, value in stored.items() if key.startswith('arg:')}
-    aux = {key[4:]: value for key, value in stored.items() if key.startswith('aux:')}
+    stored = read_arrays(path)
+    arg, aux = {}, {}
+    for name, value in stored.items():
+        if not name.startswith(('arg:', 'aux:')):
+            raise InputError(
+                f'{path}: names do not start with arg: or aux:; not a Module checkpoint'
+            )
+        part = arg if name.startswith('arg:') else aux
+        part[name[4:]] = mx.nd.array(value, dtype=value.dtype)
     return arg, aux
 
 
 def save_params(path: PathLike, arg_params: Params, aux_params: Params) -> None:
     """Write a `.params` file whole or not at all; RunError where the disk does not take it."""
-    stored = {f'arg:{name}': value for name, value in arg_params.items()}
-    stored.update({f'aux:{name}': value for name, value in aux_params.items()})
-    with atomic_path(path) as temporary:
-        try:
-            mx.nd.save(str(temporary), stored)
-            # MXNet does not look at what closing the file answers, where a full disk shows last
-            whole = mx.nd.load(str(temporary)).keys() == stored.keys()
-        except mx.MXNetError:
-            whole = False
-        if not whole:
-            free = shutil.disk_usage(Path(path).parent).free
-            raise RunError(
-                f'{path} could not be written whole ({free / 1e6:.0f} MB are free there); '
-                'nothing was left behind, the checkpoints before it are as they were'
-            )
+    stored = {f'arg:{name}': value.asnumpy() for name, value in arg_params.items()}
+    stored.update({f'aux:{name}': value.asnumpy() for name, value in aux_params.items()})
+    try:
+        write_arrays(path, stored)
+    except OSError as error:
+        free = shutil.disk_usage(Path(path).parent).free
+        raise RunError(
+            f'{path} could not be written whole ({error.strerror}; {free / 1e6:.0f} MB are free '
+            'there); nothing was left behind, the checkpoints before it are as they were'
+        ) from None
 
 
 def save_symbol(prefix: PathLike, symbol: 'mx.sym.Symbol') -> None:
