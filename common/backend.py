@@ -19,11 +19,6 @@ for _alias, _type in {'bool': bool, 'int': int, 'float': float, 'object': object
         setattr(np, _alias, _type)
 
 
-def cpu_count() -> int:
-    """CPUs this process may run on (affinity, not the machine's total)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-
-
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')  # else a line on stderr at every bind
 
 import mxnet as mx  # noqa: E402  (the lines above must come first)

@@ -1,17 +1,21 @@
-"""Ordered work on several threads with a bounded number of results waiting."""
+"""CPUs, and ordered work on several threads with a bounded number of results waiting."""
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Callable, Optional, TypeVar
 
-from .backend import cpu_count
-
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 
 _WAITING_PER_THREAD = 16
+
+
+def cpu_count() -> int:
+    """CPUs this process may run on (affinity, not the machine's total)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def ordered_map(

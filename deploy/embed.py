@@ -21,12 +21,11 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
-from ..common.backend import cpu_count
 from ..common.data.align import IMAGE_SUFFIXES
 from ..common.errors import InputError
 from ..common.files import atomic_path, input_file, output_folder
 from ..common.names import IMAGE_SIZE
-from ..common.parallel import ordered_map
+from ..common.parallel import cpu_count, ordered_map
 from . import embedder as embedders
 from .embedder import SMALLEST_FACE, FaceFinder, read_photo
 

@@ -312,10 +312,10 @@ def _engine(
     network = load_embedding(model)
     weights = params_path(prefix, epoch)
     if backend == 'mxnet':
-        return engines.MXNetEngine(*network, batch_size=batch_size), weights
+        return engines.MXNetEngine(network, batch_size=batch_size), weights
     from ..common.engine.to_onnx import to_onnx  # needs a package of the extra
 
-    content = to_onnx(*fold_batch_norms(*network), input_type='uint8').SerializeToString()
+    content = to_onnx(fold_batch_norms(network), input_type='uint8').SerializeToString()
     return _onnx_engine(content, backend, precision, batch_size), weights
 
 

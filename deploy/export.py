@@ -89,21 +89,20 @@ class _Export:
             self._faces = quantize.calibration_images(args.calibrate, args.calibrate_images)
             # a set too small to check on is filled up with faces that we draw
             self._images = np.concatenate([self._faces[-_PROBES:], self._images])[:_PROBES]
-        self._expected = Embedder(*self._network, batch_size=_PROBES).embed(self._images)
+        self._expected = Embedder(self._network, batch_size=_PROBES).embed(self._images)
         unit_length(self._expected, args.model)  # without a direction there is nothing to compare
         self._pairs = load_bin(args.pairs) if args.pairs else None
 
     def mxnet(self) -> None:
         """The slim checkpoint and the folded one."""
-        _, arg_params, aux_params = self._network
-        self._folded = fold_batch_norms(*self._network)
+        self._folded = fold_batch_norms(self._network)
         for stem, network, kind in (
-            ('model', (self.symbol, arg_params, aux_params), 'float32'),
+            ('model', self._network._replace(symbol=self.symbol), 'float32'),
             ('model-folded', self._folded, 'folded'),
         ):
             prefix = self._folder / stem
-            checkpoint.save_embedding(prefix, 0, *network)
-            embedder = Embedder(*checkpoint.load_embedding(f'{prefix},0'), batch_size=_PROBES)
+            checkpoint.save_embedding(prefix, 0, network)
+            embedder = Embedder(checkpoint.load_embedding(f'{prefix},0'), batch_size=_PROBES)
             name = checkpoint.params_path(prefix, 0).name
             self._check(name, {'mxnet': embedder.embed}, kind)
             self._add(checkpoint.symbol_path(prefix).name)
@@ -117,9 +116,9 @@ class _Export:
             'input_type': self._args.input_type,
             'l2_normalize': self._args.l2_normalize,
         }
-        self._onnx('model.onnx', to_onnx(*self._folded, **options), 'float32')
+        self._onnx('model.onnx', to_onnx(self._folded, **options), 'float32')
         if self._args.fp16:
-            half = to_onnx(*self._folded, **options, dtype=np.float16)
+            half = to_onnx(self._folded, **options, dtype=np.float16)
             self._onnx('model.fp16.onnx', half, 'float16')
         if self._args.calibrate:
             target = self._folder / 'model.int8.onnx'

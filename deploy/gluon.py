@@ -25,11 +25,11 @@ def load_block(model: str, device: Optional['mx.Context'] = None) -> 'mx.gluon.S
     ------
     InputError for missing, truncated or disagreeing files.
     """
-    symbol, arg_params, aux_params = load_embedding(model)
+    network = load_embedding(model)
     # without it, the second forward pass at batch size 1 fails on the CPU
-    symbol = flatten_before_dense(symbol)
+    symbol = flatten_before_dense(network.symbol)
     block = mx.gluon.SymbolBlock(symbol, mx.sym.Variable(DATA))
-    values = {**arg_params, **aux_params}
+    values = network.params
     for name, parameter in block.collect_params().items():
         parameter._load_init(values[name], device or mx.cpu())
     return block

@@ -77,7 +77,7 @@ def _embed(
     output_folder(arguments.features)
     listed = {name: read_identities(path) for name, path in lists.items()}
     if world.is_first:
-        embedder = Embedder(*load_embedding(arguments.model), devices, arguments.batch_size)
+        embedder = Embedder(load_embedding(arguments.model), devices, arguments.batch_size)
         for name, (paths, _) in listed.items():
             out = arguments.features / f'{name}.bin'
             rows = image_rows(embedder, arguments.root, paths)

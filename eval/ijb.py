@@ -345,7 +345,7 @@ def _features(arguments: argparse.Namespace, meta: Meta) -> tuple[np.ndarray, Op
         parse_model(arguments.model)
         devices = parse_devices(arguments.devices)
         output_folder(arguments.features.parent)
-        embedder = Embedder(*load_embedding(arguments.model), devices, arguments.batch_size)
+        embedder = Embedder(load_embedding(arguments.model), devices, arguments.batch_size)
         names = write_features(embedder, arguments.images, meta, arguments.features)
         report_missing(names, len(meta.names))
         missing = len(names)

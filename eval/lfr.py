@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> dict:
         )
     output_folder(arguments.out.parent)
     network = load_embedding(arguments.model)
-    rule = check_budget(flops.count(network[0]), arguments.budget)
+    rule = check_budget(flops.count(network.symbol), arguments.budget)
     if not rule['within_budget']:
         log.warning(
             '%s: %.4g FLOPs and %.1f MB are more than the %s track allows (%.4g FLOPs%s)',
@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace) -> dict:
     expected = IMAGE_ROWS if arguments.track == 'image' else VIDEO_ROWS
     if len(names) != expected:
         log.info("%d rows; the challenge's own list has %d", len(names), expected)
-    embedder = Embedder(*network, devices, arguments.batch_size)
+    embedder = Embedder(network, devices, arguments.batch_size)
     rows = image_rows if arguments.track == 'image' else video_rows
     started = time.monotonic()
     missing = write_features(

@@ -225,7 +225,7 @@ def _embed(arguments: argparse.Namespace) -> dict:
     roots = {FACESCRUB: arguments.facescrub_root, MEGAFACE: arguments.megaface_root}
     output_folder(arguments.out)
     embedders = [
-        Embedder(*load_embedding(model), devices, arguments.batch_size) for model in arguments.model
+        Embedder(load_embedding(model), devices, arguments.batch_size) for model in arguments.model
     ]
     result = {'out': str(arguments.out), 'algo': arguments.algo}
     for kind, listed in paths.items():

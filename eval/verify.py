@@ -148,7 +148,7 @@ def run(arguments: argparse.Namespace) -> dict:
         check_results_path(arguments.save)
     if arguments.pair_list and (len(targets) > 1 or not arguments.save):
         raise InputError('--pair-list is for --save with one target')
-    embedder = Embedder(*load_embedding(arguments.model), devices, arguments.batch_size)
+    embedder = Embedder(load_embedding(arguments.model), devices, arguments.batch_size)
 
     results, entries, saved = {}, {}, {}
     for name, path in targets.items():

@@ -14,12 +14,13 @@ from typing import Callable, Optional
 import cv2
 import numpy as np
 
-from ..common.backend import cpu_count, mx
+from ..common.backend import mx
 from ..common.data.image import decode_bgr
 from ..common.data.recordio import RecordFile
 from ..common.errors import InputError
 from ..common.files import PathLike
 from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE, LABEL
+from ..common.parallel import cpu_count
 from ..common.registry import unknown_name
 from .augment import AUGMENTATIONS, NUM_DRAWS
 

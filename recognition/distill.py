@@ -63,7 +63,7 @@ def generation_config(config: TrainConfig, number: int, before: str) -> TrainCon
 
 def verify_model(model: str, targets: dict, devices: list) -> dict[str, VerificationResult]:
     """10-fold verification of 'PREFIX,EPOCH' on every loaded target."""
-    embedder = Embedder(*checkpoint.load_embedding(model), devices)
+    embedder = Embedder(checkpoint.load_embedding(model), devices)
     return {name: verify(embedder, *target)[0] for name, target in targets.items()}
 
 
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> dict:
         config = replace(config, name=f'{config.name}-distilled')
 
     student = get_symbol(config.network, **config.network_options)
-    teacher, _, _ = checkpoint.load_embedding(config.teacher)
+    teacher = checkpoint.load_embedding(config.teacher).symbol
     check_sizes(config.teacher, embedding_size(teacher), embedding_size(student))
     targets, devices = load_targets(config), parse_devices(config.devices)
     # what is wrong with the run's folder should not show after hours of teaching

@@ -20,6 +20,7 @@ from ..common import console
 from ..common.data.recordio import RecordFile
 from ..common.engine import checkpoint
 from ..common.engine.engines import fastest
+from ..common.engine.network import Network
 from ..common.errors import InputError
 from ..common.parallel import ordered_map
 from .data import decode_crop
@@ -31,15 +32,15 @@ log = logging.getLogger(__name__)
 BLOCK = 256  # images between two points where a killed run goes on
 
 
-def expected_header(teacher: str, network: tuple, records: RecordFile) -> Header:
+def expected_header(teacher: str, network: Network, records: RecordFile) -> Header:
     """What the store of a teacher ('PREFIX,EPOCH', its loaded network) and a data set must say."""
     return Header(
         teacher=teacher,
-        teacher_hash=teacher_hash(*network),
+        teacher_hash=teacher_hash(network),
         data=str(records.paths.rec),
         data_hash=data_hash(records.paths),
         records=len(records),
-        embedding_size=embedding_size(network[0]),
+        embedding_size=embedding_size(network.symbol),
         engine='',
     )
 
@@ -87,7 +88,7 @@ def teach(teacher: str, data_dir: str, batch_size: int = 32) -> tuple[Path, Head
         if path.is_file():
             log.info('%s is there already', path)
             return path, TeacherStore(path, header).header
-        engine = fastest(*network, batch_size=batch_size)
+        engine = fastest(network, batch_size=batch_size)
         header = Header(**{**vars(header), 'engine': engine.name})
         build(
             path,

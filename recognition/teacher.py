@@ -32,8 +32,7 @@ class FrozenTeacher:
     """
 
     def __init__(self, model: str, student_size: int, devices, batch_size: int):
-        symbol, arg_params, aux_params = checkpoint.load_embedding(model)
-        self._embedder = Embedder(symbol, arg_params, aux_params, devices, batch_size)
+        self._embedder = Embedder(checkpoint.load_embedding(model), devices, batch_size)
         check_sizes(model, self._embedder.embedding_size, student_size)
 
     def __call__(self, images: 'mx.nd.NDArray') -> 'mx.nd.NDArray':

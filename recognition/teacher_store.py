@@ -23,9 +23,9 @@ from typing import Callable
 
 import numpy as np
 
-from ..common.backend import mx
 from ..common.console import ProgressBar
 from ..common.data.recordio import RecordPaths
+from ..common.engine.network import Network
 from ..common.errors import InputError, RunError
 from ..common.files import PathLike, input_file
 
@@ -67,11 +67,12 @@ def _digest(*texts: str) -> str:
     return hashlib.sha256('\0'.join(texts).encode()).hexdigest()
 
 
-def teacher_hash(symbol: 'mx.sym.Symbol', arg_params: dict, aux_params: dict) -> str:
+def teacher_hash(network: Network) -> str:
     """Hash of a network and the weights and running statistics it uses, whatever their order."""
+    symbol = network.symbol
     content = hashlib.sha256(symbol.tojson().encode())
     used = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
-    for name, value in sorted({**arg_params, **aux_params}.items()):
+    for name, value in sorted(network.params.items()):
         if name not in used:
             continue
         content.update(f'{name} {value.shape}'.encode())

@@ -14,6 +14,7 @@ from ..common import console
 from ..common.backend import mx, parse_devices
 from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
+from ..common.engine.network import Network
 from ..common.errors import InputError
 from ..common.files import input_file, output_folder
 from ..eval.verification import VerificationResult
@@ -226,7 +227,7 @@ def _prepare(config: TrainConfig, resume: bool, overwrite: bool, kvstore) -> _Ru
     data.seek(*divmod(state.step, data.batches_per_epoch))
     if rank == 0:
         _clear(config, overwrite)
-    embedder = Embedder(embedding, *module.get_params(), devices)
+    embedder = Embedder(Network(embedding, *module.get_params()), devices)
     return _Run(config, rank, embedding, module, data, teacher, targets, embedder, state, lr_at)
 
 

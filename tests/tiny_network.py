@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 from vargfacenet.common.backend import mx
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.names import IMAGE_SHAPE
 from vargfacenet.symbol import get_symbol
 
@@ -40,7 +41,7 @@ def reference_params(symbol, seed=1):
 
 
 def calibrated_params(name, images, seed=1, **options):
-    """(symbol, arg_params, aux_params) of a network whose BatchNorms hold the images' statistics.
+    """A network whose BatchNorms hold the images' statistics.
 
     With those of the recipe, all images come out nearly the same; with these they differ, as in a
     trained network.
@@ -55,7 +56,7 @@ def calibrated_params(name, images, seed=1, **options):
     executor.backward(mx.nd.zeros(output.shape))
     mx.nd.waitall()
     aux_params = {name: value.copy() for name, value in executor.aux_dict.items()}
-    return get_symbol(name, **options), arg_params, aux_params
+    return Network(get_symbol(name, **options), arg_params, aux_params)
 
 
 def _value(name, shape, seed):

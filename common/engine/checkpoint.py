@@ -17,6 +17,7 @@ from ..backend import mx
 from ..errors import InputError, RunError
 from ..files import PathLike, atomic_write, input_file
 from ..names import CLASSIFIER_PREFIX, DATA, EMBEDDING_OUTPUT, IMAGE_SHAPE
+from .network import Network
 from .params_file import read_arrays, write_arrays
 
 Params = dict  # name -> mx.nd.NDArray
@@ -149,9 +150,7 @@ def _newer_version(path: Path) -> str:
     )
 
 
-def load_embedding(
-    model: str, symbol: Optional['mx.sym.Symbol'] = None
-) -> tuple['mx.sym.Symbol', Params, Params]:
+def load_embedding(model: str, symbol: Optional['mx.sym.Symbol'] = None) -> Network:
     """Load 'PREFIX,EPOCH' as an embedding network.
 
     Parameters
@@ -161,7 +160,7 @@ def load_embedding(
 
     Returns
     -------
-    (symbol, arg_params, aux_params); parameters the symbol does not use (`fc7_weight`) are kept.
+    Network; parameters the symbol does not use (`fc7_weight`) are kept.
 
     Raises
     ------
@@ -182,7 +181,7 @@ def load_embedding(
     used = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
     everything = {**arg_params, **aux_params}
     _check_finite({name: everything[name] for name in everything.keys() & used}, path)
-    return symbol, arg_params, aux_params
+    return Network(symbol, arg_params, aux_params)
 
 
 def _check_finite(params: Params, path: Path) -> None:
@@ -195,15 +194,13 @@ def _check_finite(params: Params, path: Path) -> None:
             )
 
 
-def save_embedding(
-    prefix: PathLike, epoch: int, symbol: 'mx.sym.Symbol', arg_params: Params, aux_params: Params
-) -> None:
+def save_embedding(prefix: PathLike, epoch: int, network: Network) -> None:
     """Write a slim checkpoint: the embedding symbol and only the parameters it uses."""
-    symbol = embedding_symbol(symbol)
+    symbol = embedding_symbol(network.symbol)
     used_args, used_aux = set(symbol.list_arguments()), set(symbol.list_auxiliary_states())
     save_params(
         params_path(prefix, epoch),
-        {name: value for name, value in arg_params.items() if name in used_args},
-        {name: value for name, value in aux_params.items() if name in used_aux},
+        {name: value for name, value in network.arg_params.items() if name in used_args},
+        {name: value for name, value in network.aux_params.items() if name in used_aux},
     )
     save_symbol(prefix, symbol)

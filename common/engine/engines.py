@@ -13,15 +13,16 @@ from typing import Optional, Protocol, Union
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from ..backend import cpu_count, mx
 from ..data.image import decode_rgb
 from ..errors import InputError
 from ..extras import missing, need
 from ..files import input_file
 from ..names import DATA, IMAGE_SHAPE, IMAGE_SIZE
+from ..parallel import cpu_count
 from ..synth.face import jpeg_faces
 from .fold import fold_batch_norms
 from .mxnet import Embedder, check_images
+from .network import Network
 
 log = logging.getLogger(__name__)
 
@@ -55,22 +56,20 @@ class MXNetEngine:
 
     Parameters
     ----------
-    symbol, arg_params, aux_params : as for `Embedder`, folded or not
+    network : folded or not
     batch_size : images per forward pass
     """
 
-    def __init__(
-        self, symbol: 'mx.sym.Symbol', arg_params: dict, aux_params: dict, batch_size: int = 32
-    ):
+    def __init__(self, network: Network, batch_size: int = 32):
         self.name = 'mxnet'
-        self._network = fold_batch_norms(symbol, arg_params, aux_params)
-        self._embedder = Embedder(*self._network, batch_size=batch_size)
+        self._network = fold_batch_norms(network)
+        self._embedder = Embedder(self._network, batch_size=batch_size)
         self.embedding_size = self._embedder.embedding_size
 
     @functools.cached_property
     def _single(self) -> Embedder:
         # a batch is padded to its full size, which one image should not pay for
-        return Embedder(*self._network, batch_size=1)
+        return Embedder(self._network, batch_size=1)
 
     def embed_batch(self, images: np.ndarray) -> np.ndarray:
         return (self._single if len(images) == 1 else self._embedder).embed(images)
@@ -276,9 +275,7 @@ def cosines(embeddings: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def fastest(
-    symbol: 'mx.sym.Symbol',
-    arg_params: dict,
-    aux_params: dict,
+    network: Network,
     batch_size: int = 32,
     min_cosine: float = MIN_COSINE,
 ) -> Engine:
@@ -286,7 +283,7 @@ def fastest(
 
     Parameters
     ----------
-    symbol, arg_params, aux_params : embedding network as for `Embedder`
+    network : that embeds
     batch_size : how many images come at once, usually
     min_cosine : smallest cosine to MXNet's embedding on each probe image. Below about 0.9999 the
         arithmetic may be bfloat16 where the CPU has it, which is twice as fast and more.
@@ -296,7 +293,7 @@ def fastest(
     Engine, in this order of preference: OpenVINO bfloat16, OpenVINO float32, onnxruntime, MXNet.
     One log line names it.
     """
-    engine = MXNetEngine(symbol, arg_params, aux_params, batch_size)
+    engine = MXNetEngine(network, batch_size)
     if missing('onnx'):
         log.info('embedding with MXNet; faster with onnx and openvino (extra %r)', EXTRA)
         return engine
@@ -304,9 +301,7 @@ def fastest(
 
     images = probe_images()
     expected = engine.embed_batch(images)
-    content = to_onnx(
-        *fold_batch_norms(symbol, arg_params, aux_params), input_type='uint8'
-    ).SerializeToString()
+    content = to_onnx(fold_batch_norms(network), input_type='uint8').SerializeToString()
     candidates = (
         lambda: OpenVinoEngine(content, batch_size, 'bfloat16'),
         lambda: OpenVinoEngine(content, batch_size),

@@ -12,6 +12,7 @@ import numpy as np
 from ..backend import mx
 from ..names import DATA, IMAGE_SHAPE
 from .graph import Node, assemble, flag, parse
+from .network import Network
 
 _SEEN_THROUGH = ('Flatten', 'flatten', '_copy', 'identity')  # keep the order of all values
 
@@ -26,27 +27,21 @@ def without_dropout(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
     return assemble([_behind_dropout(entry) for entry in heads], attrs)
 
 
-def fold_batch_norms(
-    symbol: 'mx.sym.Symbol', arg_params: dict, aux_params: dict
-) -> tuple['mx.sym.Symbol', dict, dict]:
+def fold_batch_norms(network: Network) -> Network:
     """Fold BatchNorms into the convolutions and fully connected layers around them.
 
     Parameters
     ----------
-    symbol : network with the input `data` (N, 3, 112, 112)
-    arg_params, aux_params : name -> NDArray; may hold more than the symbol uses
+    network : any, which stays as it is
 
     Returns
     -------
-    (symbol, arg_params, aux_params): the same function with running statistics, without Dropout.
-    Layers keep their weights' names; a folded layer has the BatchNorm's name (so the output is
-    `fc1_output` still) and a bias. The sums are made in float64 and rounded once.
+    Network: the same function with running statistics, without Dropout. Layers keep their weights'
+    names; a folded layer has the BatchNorm's name (so the output is `fc1_output` still) and a bias.
+    The sums are made in float64 and rounded once.
     """
-    folded = without_dropout(symbol)
-    values = {
-        name: value.asnumpy().astype(np.float64)
-        for name, value in {**arg_params, **aux_params}.items()
-    }
+    folded = without_dropout(network.symbol)
+    values = {name: value.asnumpy().astype(np.float64) for name, value in network.params.items()}
     for op, fold in (('BatchNorm', _fold_back), ('FullyConnected', _fold_forward)):
         nodes, heads, attrs = parse(folded, {DATA: (1, *IMAGE_SHAPE)}, {DATA})
         uses = Counter(entry for node in nodes for entry in node.inputs)
@@ -60,7 +55,7 @@ def fold_batch_norms(
         return {name: mx.nd.array(values[name].astype(np.float32)) for name in names}
 
     arguments = [name for name in folded.list_arguments() if name != DATA]
-    return folded, used(arguments), used(folded.list_auxiliary_states())
+    return Network(folded, used(arguments), used(folded.list_auxiliary_states()))
 
 
 def scale_and_shift(node: Node, values: dict) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
 """Images to embeddings: an embedding symbol bound for inference."""
 
 import json
-from collections.abc import Iterable, Iterator
 from typing import Optional
 
 import numpy as np
@@ -12,6 +11,7 @@ from ..errors import InputError
 from ..names import DATA, IMAGE_SHAPE, IMAGE_SIZE
 from . import ops
 from .checkpoint import check_match
+from .network import Network
 
 
 def check_images(images: np.ndarray) -> None:
@@ -55,8 +55,7 @@ class Embedder:
 
     Parameters
     ----------
-    symbol : embedding symbol with input `data` (B, 3, 112, 112) and one output (B, D)
-    arg_params, aux_params : name -> NDArray; may hold more than the symbol uses (fc7_weight)
+    network : with one output (B, D)
     devices : list of mx.Context, by default the CPU; a batch is split over them
     batch_size : images per forward pass. Memory grows with it, not with the number of images.
 
@@ -67,12 +66,11 @@ class Embedder:
 
     def __init__(
         self,
-        symbol: 'mx.sym.Symbol',
-        arg_params: dict,
-        aux_params: dict,
+        network: Network,
         devices: Optional[list] = None,
         batch_size: int = 64,
     ):
+        symbol = network.symbol
         if batch_size < 1:
             raise InputError(f'batch size {batch_size}: expected at least 1')
         devices = devices or [mx.cpu()]
@@ -92,7 +90,7 @@ class Embedder:
             shapes = {DATA: self._input.shape}
             fast = ops.accelerate(symbol, shapes, accumulate=False)
             self._bound_symbol = flatten_before_dense(fast)
-        self.set_params(arg_params, aux_params)
+        self.set_params(network.arg_params, network.aux_params)
 
     def set_params(self, arg_params: dict, aux_params: dict) -> None:
         """Take new parameter values, e.g. of a training run; names the symbol lacks are ignored.
@@ -179,17 +177,3 @@ class Embedder:
             if progress:
                 progress.advance(rows)
         return embeddings
-
-    def embed_stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Embeddings of images that need not fit in memory together.
-
-        Parameters
-        ----------
-        batches : uint8 (n, 112, 112, 3) RGB each, any n; multiples of `batch_size` waste nothing
-
-        Yields
-        ------
-        (n, D) float32, raw rows, one array per batch.
-        """
-        for batch in batches:
-            yield self.embed(batch)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backend import cpu_count
 from ..errors import RunError
 from ..extras import need
 from ..names import DATA
+from ..parallel import cpu_count
 from .engines import cosines
 
 BATCHES = (1, 7, 32)

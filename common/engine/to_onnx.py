@@ -13,19 +13,18 @@ from typing import Optional
 
 import numpy as np
 
-from ..backend import mx
 from ..errors import InputError
 from ..extras import need
 from ..names import DATA, IMAGE_SHAPE
 from ..registry import Registry
 from .graph import Node, flag, parse
+from .network import Network
 
 onnx = need('onnx', 'deploy')
 
 OPSET = 13
 IR_VERSION = 8  # what was current with opset 13 to 17; old run times refuse a newer one
 OUTPUT = 'embedding'
-INPUT_TYPES = ('float32', 'uint8')
 _SMALLEST_NORM = 1e-12  # a zero embedding stays zero
 _PROBE = 2  # batch size at which a dimension that is the batch can be told from one that is 1
 
@@ -65,9 +64,7 @@ class _Writer:
 
 
 def to_onnx(
-    symbol: 'mx.sym.Symbol',
-    arg_params: dict,
-    aux_params: dict,
+    network: Network,
     input_type: str = 'float32',
     l2_normalize: bool = False,
     dtype: type = np.float32,
@@ -76,8 +73,7 @@ def to_onnx(
 
     Parameters
     ----------
-    symbol : one input `data`, one output (N, D)
-    arg_params, aux_params : name -> NDArray; may hold more than the symbol uses
+    network : with one input `data` and one output (N, D)
     input_type : of `data`, 'float32' or 'uint8'; RGB 0..255 either way
     l2_normalize : divide every embedding by its length
     dtype : of the arithmetic and the weights, np.float32 or np.float16; the output is float32
@@ -90,8 +86,8 @@ def to_onnx(
     ------
     InputError for an operator that is not known here, naming the layer.
     """
-    nodes, heads, _ = parse(symbol, {DATA: (_PROBE, *IMAGE_SHAPE)}, {DATA})
-    arrays = {name: value.asnumpy() for name, value in {**arg_params, **aux_params}.items()}
+    nodes, heads, _ = parse(network.symbol, {DATA: (_PROBE, *IMAGE_SHAPE)}, {DATA})
+    arrays = {name: value.asnumpy() for name, value in network.params.items()}
     writer = _Writer(np.dtype(dtype), arrays)
     element = onnx.helper.np_dtype_to_tensor_dtype(writer.dtype)
     values = {}  # (node, output index) -> name in the ONNX graph

@@ -20,13 +20,12 @@ import cv2
 import numpy as np
 
 from .. import console
-from ..backend import cpu_count
 from ..data.pair_sets import write_pairs
 from ..data.recordio import write_face_records
 from ..errors import InputError, RunError
 from ..files import PathLike, output_folder
 from ..names import IMAGE_SIZE
-from ..parallel import ordered_map
+from ..parallel import cpu_count, ordered_map
 from .face import jpeg_faces
 
 log = logging.getLogger(__name__)

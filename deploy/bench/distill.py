@@ -19,6 +19,7 @@ from ...common.backend import mx
 from ...common.engine import ops
 from ...common.engine.engines import fastest, probe_images
 from ...common.engine.mxnet import Embedder, flatten_before_dense
+from ...common.engine.network import Network
 from ...common.errors import InputError
 from ...common.names import DATA, IMAGE_SHAPE
 from ...recognition.graph import embedding_size, training_module
@@ -47,8 +48,8 @@ def build_parser(parser: console.Parser) -> None:
     report.add_out(parser, 'all figures')
 
 
-def random_teacher(name: str) -> tuple:
-    """(symbol, arg_params, aux_params) of a network with random weights that tells faces apart.
+def random_teacher(name: str) -> Network:
+    """A network with random weights that tells faces apart.
 
     BatchNorm's running statistics are those of a few drawn faces. With the initial ones, values
     grow a hundredfold from layer to layer and rounding decides the embedding.
@@ -62,7 +63,8 @@ def random_teacher(name: str) -> tuple:
     module.backward([mx.nd.zeros_like(output) for output in module.get_outputs()])
     mx.nd.waitall()  # MXNet's BatchNorm moves its averages behind the engine's back
     # get_params would hand out the initial averages, since no update was made
-    return get_symbol(name), module.get_params()[0], dict(module._exec_group.execs[0].aux_dict)
+    statistics = dict(module._exec_group.execs[0].aux_dict)
+    return Network(get_symbol(name), module.get_params()[0], statistics)
 
 
 def random_store(folder: Path, size: int) -> TeacherStore:
@@ -121,7 +123,7 @@ class Sides:
 
     def live(self) -> Callable[[], None]:
         """Our step, the embeddings by the teacher in MXNet with our operators."""
-        embedder = Embedder(*self.teacher, batch_size=self._batch_size)
+        embedder = Embedder(self.teacher, batch_size=self._batch_size)
         return self._taught(
             self._module('teacher'), lambda batch: embedder.embed_batch(batch.data[0])
         )
@@ -142,10 +144,10 @@ class Sides:
         return self._taught(module, give)
 
 
-def teaching_rates(teacher: tuple, batch_size: int, seconds: float) -> dict:
+def teaching_rates(teacher: Network, batch_size: int, seconds: float) -> dict:
     """Images a second of the teacher in MXNet and in the engine that fills the store."""
-    engine = fastest(*teacher, batch_size=batch_size)
-    embedder = Embedder(*teacher, batch_size=batch_size)
+    engine = fastest(teacher, batch_size=batch_size)
+    embedder = Embedder(teacher, batch_size=batch_size)
     images = np.random.RandomState(0).randint(0, 256, (batch_size, 112, 112, 3)).astype(np.uint8)
     times = in_turn(
         {

@@ -17,14 +17,16 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 
 from ...common import console, flops
-from ...common.backend import cpu_count, mx
+from ...common.backend import mx
 from ...common.engine import engines, ops
 from ...common.engine.checkpoint import load_embedding
 from ...common.engine.fold import fold_batch_norms
+from ...common.engine.network import Network
 from ...common.errors import InputError
 from ...common.extras import missing, need
 from ...common.files import atomic_path, atomic_write, output_folder
 from ...common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE
+from ...common.parallel import cpu_count
 from ...symbol import get_symbol
 from .. import quantize
 from . import measure
@@ -48,7 +50,7 @@ class Candidate(NamedTuple):
     many: Callable[[np.ndarray], np.ndarray]
 
 
-def original(network: tuple, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+def original(network: Network, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
     """The symbol as it is in MXNet's Module: uint8 (B, 112, 112, 3) -> float32 (B, D)."""
     symbol, arg_params, aux_params = network
     bound = max(batch_size, 2)
@@ -66,9 +68,9 @@ def original(network: tuple, batch_size: int) -> Callable[[np.ndarray], np.ndarr
     return run
 
 
-def candidates(network: tuple, batch_size: int, folder: Path) -> dict[str, Candidate]:
+def candidates(network: Network, batch_size: int, folder: Path) -> dict[str, Candidate]:
     """Name -> how to run it, of everything that is installed and that this CPU can do."""
-    ours = engines.MXNetEngine(*network, batch_size=batch_size)
+    ours = engines.MXNetEngine(network, batch_size=batch_size)
     found = {
         ORIGINAL: Candidate('float32', original(network, 1), original(network, batch_size)),
         OURS: Candidate('float32', ours.embed_batch, ours.embed_batch),
@@ -81,7 +83,7 @@ def candidates(network: tuple, batch_size: int, folder: Path) -> dict[str, Candi
     from ...common.engine.to_onnx import to_onnx
 
     whole, int8 = folder / 'model.onnx', folder / 'model.int8.onnx'
-    content = to_onnx(*fold_batch_norms(*network), input_type='uint8')
+    content = to_onnx(fold_batch_norms(network), input_type='uint8')
     need('onnx', 'deploy').save(content, str(whole))
     log.info('quantising to int8')
     quantize.quantize_int8(whole, int8, engines.probe_images(_CALIBRATION))
@@ -193,7 +195,7 @@ def _time(
     return timings, {name: values[1:] for name, values in every.items()}
 
 
-def _network(args: argparse.Namespace) -> tuple:
+def _network(args: argparse.Namespace) -> Network:
     """The checkpoint, or the published network with weights as before training."""
     if args.model:
         return load_embedding(args.model)
@@ -205,7 +207,7 @@ def _network(args: argparse.Namespace) -> tuple:
         ['.*act.*_gamma|.*relu.*_gamma', '.*'],
         [mx.init.Constant(0.25), mx.init.Xavier('gaussian', 'out', 2)],
     ))  # fmt: skip
-    return (symbol, *module.get_params())
+    return Network(symbol, *module.get_params())
 
 
 def compare(found: dict[str, Candidate], batch_size: int, seconds: float, work: int) -> list[dict]:
@@ -296,7 +298,7 @@ def run(args: argparse.Namespace) -> dict:
         )
     _check_out(args.out)
     network = _network(args)
-    count = flops.count(network[0])
+    count = flops.count(network.symbol)
     with tempfile.TemporaryDirectory() as folder:
         found = candidates(network, args.batch_size, Path(folder))
         rows = compare(found, args.batch_size, args.seconds, count.flops)

@@ -13,10 +13,11 @@ from typing import Callable
 import numpy as np
 
 from ...common import console
-from ...common.backend import cpu_count, mx
+from ...common.backend import mx
 from ...common.engine import ops
 from ...common.errors import InputError
 from ...common.extras import missing
+from ...common.parallel import cpu_count
 from ...eval.search.screen import KERNELS, Searcher, choose_kernel, pack
 from . import report
 from .measure import faster, in_turn, machine

@@ -10,10 +10,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from ...common import console
-from ...common.backend import cpu_count
 from ...common.engine import ops
 from ...common.errors import InputError
 from ...common.flops import count
+from ...common.parallel import cpu_count
 from ...recognition.config import key_value
 from ...symbol import get_symbol
 from . import child, report

@@ -19,6 +19,7 @@ from vargfacenet.common.data.align import FaceDetector, Faces
 from vargfacenet.common.data.image import decode_photo
 from vargfacenet.common.data.warp import TEMPLATE
 from vargfacenet.common.engine.checkpoint import load_embedding, save_embedding
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy import FaceEmbedder
@@ -330,11 +331,11 @@ def test_a_model_without_a_direction(value, tmp_path):
     symbol, arg_params, aux_params = load_embedding(model)
     for name in ('fc1_gamma', 'fc1_beta'):
         arg_params[name] *= value
-    onnx.save(to_onnx(symbol, arg_params, aux_params), str(tmp_path / 'model.onnx'))
+    onnx.save(to_onnx(Network(symbol, arg_params, aux_params)), str(tmp_path / 'model.onnx'))
     with pytest.raises(InputError, match='no usable embedding for 2 of 2 images'):
         FaceEmbedder(tmp_path / 'model.onnx').embed(portraits(2))
     if value != 0:
-        save_embedding(tmp_path / 'model', 3, symbol, arg_params, aux_params)
+        save_embedding(tmp_path / 'model', 3, Network(symbol, arg_params, aux_params))
         with pytest.raises(InputError, match='32 of the 32 values of fc1_'):
             FaceEmbedder(model)
 

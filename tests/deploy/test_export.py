@@ -14,6 +14,7 @@ from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.engine import checkpoint, parity
 from vargfacenet.common.engine.engines import cosines
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.common.files import sha256
 from vargfacenet.deploy import export, quantize
@@ -258,7 +259,7 @@ def test_every_network_exports(network, run_command, tmp_path):
         options['multiplier'] = 0.25
     symbol = get_symbol(network, **options)
     arg_params, aux_params = reference_params(symbol)
-    checkpoint.save_embedding(tmp_path / 'model', 0, symbol, arg_params, aux_params)
+    checkpoint.save_embedding(tmp_path / 'model', 0, Network(symbol, arg_params, aux_params))
     code, result, errors = run_command(
         'export', '--model', f'{tmp_path}/model,0', '--out', tmp_path / 'out'
     )
@@ -276,7 +277,7 @@ def test_the_full_network_fits(run_command, tmp_path):
     golden = json.loads((DATA / 'net_vargfacenet.json').read_text())
     symbol = get_symbol('vargfacenet')
     arg_params, aux_params = reference_params(symbol, golden['seed'])
-    checkpoint.save_embedding(tmp_path / 'model', 0, symbol, arg_params, aux_params)
+    checkpoint.save_embedding(tmp_path / 'model', 0, Network(symbol, arg_params, aux_params))
     code, result, errors = run_command(
         'export', '--model', f'{tmp_path}/model,0', '--out', tmp_path / 'out',
         '--calibrate', DATA / 'tiny_verif.bin',
@@ -310,14 +311,14 @@ def squeeze_network():
     symbol = mx.sym.FullyConnected(x, num_hidden=12, name='fc1')
     arg_params, aux_params = reference_params(symbol)
     arg_params['relu1_gamma'] = mx.nd.array(np.linspace(-1, 1, 24))
-    return symbol, arg_params, aux_params
+    return Network(symbol, arg_params, aux_params)
 
 
 def test_int8_of_one_image_and_of_several(tmp_path):
     """OpenVINO's mistake with a PReLU over 1x1 maps (see quantize._flatten_prelus) shows at one."""
     images = portraits(7)
     whole, int8 = tmp_path / 'model.onnx', tmp_path / 'model.int8.onnx'
-    onnx.save(to_onnx(*squeeze_network()), str(whole))
+    onnx.save(to_onnx(squeeze_network()), str(whole))
     quantize.quantize_int8(whole, int8, images)
     expected = parity.onnx_engines(whole)['onnxruntime'](images)
     for run in parity.onnx_engines(int8).values():
@@ -336,7 +337,7 @@ def test_other_prelus_stay_as_they_are(tmp_path):
     x = mx.sym.LeakyReLU(x, slope, act_type='prelu', name='relu2')
     symbol = mx.sym.FullyConnected(x, num_hidden=12, name='fc1')
     whole, int8 = tmp_path / 'model.onnx', tmp_path / 'model.int8.onnx'
-    onnx.save(to_onnx(symbol, *reference_params(symbol)), str(whole))
+    onnx.save(to_onnx(Network(symbol, *reference_params(symbol))), str(whole))
     images = portraits(4)
     quantize.quantize_int8(whole, int8, images)
     expected = parity.onnx_engines(whole)['onnxruntime'](images)
@@ -348,7 +349,7 @@ def test_other_prelus_stay_as_they_are(tmp_path):
 
 def test_nothing_is_quantised_between_a_layer_and_its_prelu(tmp_path):
     whole, int8 = tmp_path / 'model.onnx', tmp_path / 'model.int8.onnx'
-    onnx.save(to_onnx(*squeeze_network()), str(whole))
+    onnx.save(to_onnx(squeeze_network()), str(whole))
     quantize.quantize_int8(whole, int8, portraits(3))
     nodes = onnx.load(str(int8)).graph.node
     makers = {name: node for node in nodes for name in node.output}

@@ -14,6 +14,7 @@ from deploy_models import export_folder, portrait, portraits
 from tiny_network import embed_on_stock_graph
 from vargfacenet.common.backend import mx
 from vargfacenet.common.engine.checkpoint import load_embedding
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.deploy import FaceEmbedder
 from vargfacenet.deploy.gluon import load_block
@@ -95,7 +96,7 @@ def test_cpp_says_what_is_wrong(case, program, model, tmp_path):
         symbol, arg_params, aux_params = load_embedding(f'{model}/model,0')
         zero = {name: value * (not name.startswith('fc1_')) for name, value in arg_params.items()}
         path = tmp_path / 'zero.onnx'
-        onnx.save(to_onnx(symbol, zero, aux_params), str(path))
+        onnx.save(to_onnx(Network(symbol, zero, aux_params)), str(path))
     done = run(program) if case == 'no argument' else run(program, path, face)
     message = {
         'no model': 'none.onnx', 'no picture': 'binary PPM', 'other size': '112x10 pixels',

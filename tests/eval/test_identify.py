@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 from tiny_network import reference_params, tiny_symbol
 from vargfacenet.common.engine.checkpoint import save_embedding
+from vargfacenet.common.engine.network import Network
 from vargfacenet.eval.identification import tpr_at_fpr
 from vargfacenet.eval.matrix_file import read_matrix, write_matrix
 from vargfacenet.eval.ranking import open_set, rank_rates
@@ -91,7 +92,7 @@ def test_open_set(folder, data, run_command):
 
 def test_images_of_a_model(folder, run_command, rng):
     symbol = tiny_symbol()
-    save_embedding(folder / 'model', 1, symbol, *reference_params(symbol))
+    save_embedding(folder / 'model', 1, Network(symbol, *reference_params(symbol)))
     for name, count, per in (('p', 12, 3), ('d', 20, 1)):
         lines = []
         for index in range(count):

@@ -9,6 +9,7 @@ from conftest import DATA
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.data.warp import TEMPLATE
 from vargfacenet.common.engine.checkpoint import save_embedding
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError
 from vargfacenet.eval import ijb, template
 from vargfacenet.eval.ijb import FARS, one_to_one, pair_scores, search_open_set, search_pooled
@@ -132,7 +133,7 @@ def test_pictures_are_warped_and_embedded(tmp_path, run_command, rng):
     names = write_lists(tmp_path)
     symbol = tiny_symbol()
     params = reference_params(symbol)
-    save_embedding(tmp_path / 'model', 1, symbol, *params)
+    save_embedding(tmp_path / 'model', 1, Network(symbol, *params))
     pictures = tmp_path / 'loose_crop'
     pictures.mkdir()
     images = rng.randint(0, 256, (len(names), 150, 140, 3), np.uint8)

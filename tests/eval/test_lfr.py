@@ -6,6 +6,7 @@ import pytest
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common import flops
 from vargfacenet.common.engine.checkpoint import save_embedding
+from vargfacenet.common.engine.network import Network
 from vargfacenet.eval.lfr import check_budget
 from vargfacenet.eval.matrix_file import read_matrix
 from vargfacenet.symbol import get_symbol
@@ -16,7 +17,7 @@ IMAGES = 7
 @pytest.fixture
 def folder(tmp_path, rng):
     symbol = tiny_symbol()
-    save_embedding(tmp_path / 'model', 1, symbol, *reference_params(symbol))
+    save_embedding(tmp_path / 'model', 1, Network(symbol, *reference_params(symbol)))
     for index in range(IMAGES):
         path = tmp_path / 'images' / f'v{index // 3}' / f'{index}.jpg'
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import pytest
 from conftest import DATA
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.engine.checkpoint import save_embedding
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError
 from vargfacenet.eval.matrix_file import read_megaface
 from vargfacenet.eval.megaface import (
@@ -61,7 +62,7 @@ def test_lists(tmp_path):
 def folder(tmp_path, rng):
     """Crops, lists and noise lists of two people and three distractors, and a checkpoint."""
     symbol = tiny_symbol()
-    save_embedding(tmp_path / 'model', 1, symbol, *reference_params(symbol))
+    save_embedding(tmp_path / 'model', 1, Network(symbol, *reference_params(symbol)))
     probes = [f'crops/{who}/{who}_{i}.png' for who, n in PERSONS.items() for i in range(n)]
     distractors = [f'crops/1/{i}/a.png' for i in range(3)]
     for name, paths in (('facescrub', probes), ('megaface', distractors)):

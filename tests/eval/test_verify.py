@@ -12,6 +12,7 @@ from conftest import ROOT
 from pair_sets import PAIRS, pair_images, write_bin
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.engine.checkpoint import save_embedding
+from vargfacenet.common.engine.network import Network
 from vargfacenet.eval.datasets import load_bin
 from vargfacenet.eval.report.statistics import held_out_correct
 from vargfacenet.eval.results import load_results
@@ -23,7 +24,7 @@ def folder(tmp_path_factory):
     """Checkpoint model-0003 and the pair sets lfw.bin and cfp_fp.bin."""
     path = tmp_path_factory.mktemp('verify')
     symbol = tiny_symbol()
-    save_embedding(path / 'model', 3, symbol, *reference_params(symbol))
+    save_embedding(path / 'model', 3, Network(symbol, *reference_params(symbol)))
     random = np.random.RandomState(7)
     for name in ('lfw', 'cfp_fp'):
         write_bin(path / f'{name}.bin', *pair_images(random))

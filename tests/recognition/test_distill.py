@@ -31,7 +31,7 @@ def cosine_to_teacher(model: str, teacher: str, patterns) -> float:
     records = RecordFile(patterns / 'train')
     images = np.stack([decode_rgb(records.read(number)[1]) for number in range(len(records))])
     one, other = (
-        Embedder(*checkpoint.load_embedding(spec)).embed(images) for spec in (model, teacher)
+        Embedder(checkpoint.load_embedding(spec)).embed(images) for spec in (model, teacher)
     )
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     return float(((one * other).sum(axis=1) / lengths).mean())

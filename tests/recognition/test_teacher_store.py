@@ -12,6 +12,7 @@ from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.data.recordio import RecordFile
 from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.mxnet import Embedder
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.recognition import teach, teacher_store
 from vargfacenet.recognition.hooks import read_history
@@ -28,7 +29,7 @@ def make_teacher(folder, seed):
     module.bind([('data', (1, 3, 112, 112))], for_training=False)
     mx.random.seed(seed)
     module.init_params(mx.initializer.Xavier())
-    checkpoint.save_embedding(folder / 'model', 1, symbol, *module.get_params())
+    checkpoint.save_embedding(folder / 'model', 1, Network(symbol, *module.get_params()))
     return f'{folder}/model,1'
 
 
@@ -61,7 +62,7 @@ def test_it_holds_the_teachers_directions_of_image_and_mirror_image(
     store = teacher_store.TeacherStore(result['store'], header_of(teachers[0], data))
     with contextlib.closing(RecordFile(data / 'train.rec')) as records:
         images = np.stack([decode_rgb(records.read(n)[1]) for n in range(48)])
-    embedder = Embedder(*checkpoint.load_embedding(teachers[0]))
+    embedder = Embedder(checkpoint.load_embedding(teachers[0]))
     positions = np.random.RandomState(0).permutation(48)
     for mirrored in (False, True):
         expected = embedder.embed(images[:, :, ::-1] if mirrored else images)[positions]
@@ -209,8 +210,8 @@ def test_store_and_live_teacher_differ_by_float16_alone(
 ):
     """A live teacher whose embeddings are rounded as the store's gives the store's curve."""
 
-    def same_engine(*network, batch_size):
-        embed = Embedder(*network, batch_size=8).embed
+    def same_engine(network, batch_size):
+        embed = Embedder(network, batch_size=8).embed
         return types.SimpleNamespace(name='as in training', embed_batch=embed)
 
     monkeypatch.setattr(teach, 'fastest', same_engine)

@@ -25,12 +25,12 @@ def case():
 
 @pytest.fixture(scope='module')
 def model(case):
-    return to_onnx(*fold_batch_norms(*case[0]))
+    return to_onnx(fold_batch_norms(case[0]))
 
 
 def make(name, case, model):
     if name == 'mxnet':
-        return engines.MXNetEngine(*case[0], batch_size=4)
+        return engines.MXNetEngine(case[0], batch_size=4)
     if name == 'onnxruntime':
         return engines.OnnxRuntimeEngine(model.SerializeToString(), batch_size=4)
     return engines.OpenVinoEngine(model.SerializeToString(), batch_size=4)
@@ -55,7 +55,7 @@ def test_an_engine_gives_mxnets_embeddings(name, case, model):
 
 def test_uint8_models_run_the_same(case):
     network, images, expected = case
-    content = to_onnx(*fold_batch_norms(*network), input_type='uint8').SerializeToString()
+    content = to_onnx(fold_batch_norms(network), input_type='uint8').SerializeToString()
     for engine in (engines.OnnxRuntimeEngine(content), engines.OpenVinoEngine(content)):
         np.testing.assert_allclose(engine.embed_batch(images), expected, atol=2e-4)
 
@@ -87,22 +87,22 @@ def test_fastest_agrees_with_mxnet_or_is_mxnet(case, caplog, monkeypatch):
     network, images, expected = case
     monkeypatch.setattr(logging.getLogger('vargfacenet'), 'propagate', True)
     with caplog.at_level(logging.INFO):
-        engine = engines.fastest(*network, batch_size=8)
+        engine = engines.fastest(network, batch_size=8)
     assert engines.cosines(engine.embed_batch(images), expected).min() > 0.999
     assert f'embedding with {engine.name}' in caplog.text
     # nothing agrees better than perfectly
-    assert engines.fastest(*network, batch_size=8, min_cosine=1.1).name == 'mxnet'
+    assert engines.fastest(network, batch_size=8, min_cosine=1.1).name == 'mxnet'
 
 
 def test_fastest_runs_without_the_extra(case, monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger('vargfacenet'), 'propagate', True)
     monkeypatch.setitem(sys.modules, 'openvino', None)  # what import does not find
-    assert engines.fastest(*case[0], min_cosine=0.999).name == 'onnxruntime'
+    assert engines.fastest(case[0], min_cosine=0.999).name == 'onnxruntime'
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    assert engines.fastest(*case[0]).name == 'mxnet'
+    assert engines.fastest(case[0]).name == 'mxnet'
     monkeypatch.setitem(sys.modules, 'onnx', None)
     with caplog.at_level(logging.INFO):
-        assert engines.fastest(*case[0]).name == 'mxnet'
+        assert engines.fastest(case[0]).name == 'mxnet'
     assert "extra 'deploy'" in caplog.text
 
 

@@ -8,6 +8,7 @@ from pictures import picture
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.backend import mx
 from vargfacenet.common.engine.fold import fold_batch_norms, without_dropout
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.names import IMAGE_SHAPE
 from vargfacenet.symbol import get_symbol
 
@@ -37,7 +38,7 @@ def test_a_folded_network_gives_the_same_embeddings(network, options, left, rng)
     symbol = get_symbol(network, **options)
     arg_params, aux_params = reference_params(symbol)
     expected = embed_on_stock_graph(symbol, arg_params, aux_params, pixels)
-    folded = fold_batch_norms(symbol, arg_params, aux_params)
+    folded = fold_batch_norms(Network(symbol, arg_params, aux_params))
     assert folded[0].list_outputs() == ['fc1_output']
     assert operators(folded[0]).count('BatchNorm') == left
     assert 'Dropout' not in operators(folded[0])
@@ -50,7 +51,7 @@ def test_a_folded_network_gives_the_same_embeddings(network, options, left, rng)
 
 def test_parameters_keep_their_names(rng):
     symbol = get_symbol('vargfacenet', multiplier=0.25)
-    folded, arg_params, aux_params = fold_batch_norms(symbol, *reference_params(symbol))
+    folded, arg_params, aux_params = fold_batch_norms(Network(symbol, *reference_params(symbol)))
     weights = {name for name in symbol.list_arguments() if name.endswith('_weight')}
     assert weights == {name for name in arg_params if name.endswith('_weight')}
     assert aux_params == {}
@@ -68,7 +69,7 @@ def test_scale_and_shift_by_the_definition(rng):
     }  # fmt: skip
     arrays = {name: mx.nd.array(value) for name, value in arrays.items()}
     aux = {'fc1_moving_mean': mx.nd.array([4.0, 5.0]), 'fc1_moving_var': mx.nd.array([0.5, 3.5])}
-    _, folded, _ = fold_batch_norms(symbol, arrays, aux)
+    _, folded, _ = fold_batch_norms(Network(symbol, arrays, aux))
     # 2 / sqrt(0.5 + 0.5) = 2 and -3 / sqrt(3.5 + 0.5) = -1.5
     weight = arrays['c_weight'].asnumpy().astype(np.float64)
     np.testing.assert_allclose(
@@ -94,7 +95,7 @@ def test_what_cannot_be_folded_stays(case, rng):
         x = mx.sym.Convolution(x, pad=(1, 1), name='c', **options)
     symbol = mx.sym.FullyConnected(x, num_hidden=4, name='fc1')
     arg_params, aux_params = reference_params(symbol)
-    folded = fold_batch_norms(symbol, arg_params, aux_params)
+    folded = fold_batch_norms(Network(symbol, arg_params, aux_params))
     assert operators(folded[0]).count('BatchNorm') == 1
     pixels = images(rng, 2)
     expected = embed_on_stock_graph(symbol, arg_params, aux_params, pixels)

@@ -9,6 +9,7 @@ from conftest import DATA
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.backend import mx
 from vargfacenet.common.engine.mxnet import Embedder, flatten_before_dense
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError
 from vargfacenet.symbol import get_symbol
 
@@ -28,7 +29,7 @@ def params(symbol):
 
 @pytest.fixture
 def embedder(symbol, params):
-    return Embedder(symbol, *params, batch_size=BATCH)
+    return Embedder(Network(symbol, *params), batch_size=BATCH)
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_any_number_equals_one_by_one(embedder, images, count):
 
 @pytest.mark.parametrize('batch_size', [1, 2, 3, 64])
 def test_batch_size_changes_nothing(symbol, params, embedder, images, batch_size):
-    other = Embedder(symbol, *params, batch_size=batch_size)
+    other = Embedder(Network(symbol, *params), batch_size=batch_size)
     np.testing.assert_allclose(other.embed(images), embedder.embed(images), **CLOSE)
 
 
@@ -68,7 +69,9 @@ def test_golden_embeddings_in_every_pass(name, batch_size):
     images = np.random.RandomState(golden['seed']).randint(0, 256, (len(expected), 3, 112, 112))
     images = np.tile(images.transpose(0, 2, 3, 1).astype(np.uint8), (4, 1, 1, 1))
     network = get_symbol(name)
-    embedder = Embedder(network, *reference_params(network, golden['seed']), batch_size=batch_size)
+    embedder = Embedder(
+        Network(network, *reference_params(network, golden['seed'])), batch_size=batch_size
+    )
     assert embedder.embedding_size == expected.shape[1]
     got = embedder.embed(images).reshape(4, *expected.shape)
     for each in got:
@@ -98,22 +101,6 @@ def test_flatten_keeps_names_and_shapes(symbol):
         network.get_internals().list_outputs()
     )
     assert added == {'pre_fc1_flatten_output'}
-
-
-def test_stream_is_lazy_and_equals_embed(embedder, images):
-    taken = []
-
-    def batches():
-        for start, stop in ((0, 3), (3, 3), (3, 9)):
-            taken.append(stop)
-            yield images[start:stop]
-
-    stream = embedder.embed_stream(batches())
-    first = next(stream)
-    assert taken == [3]
-    rows = [first, *stream]
-    assert [len(row) for row in rows] == [3, 0, 6]
-    np.testing.assert_allclose(np.concatenate(rows), embedder.embed(images), **CLOSE)
 
 
 @pytest.mark.parametrize('count', [1, BATCH, 2 * BATCH + 1])
@@ -151,7 +138,7 @@ def test_reshaped_parameter_is_named(symbol, params):
     arg, aux = params
     arg = {**arg, 'pre_fc1_bias': mx.nd.zeros(5)}
     with pytest.raises(InputError, match=r'pre_fc1_bias \(\(5,\)'):
-        Embedder(symbol, arg, aux)
+        Embedder(Network(symbol, arg, aux))
 
 
 @pytest.mark.parametrize(
@@ -171,10 +158,10 @@ def test_other_images_are_refused(embedder, bad):
 
 def test_batch_size_must_be_positive(symbol, params):
     with pytest.raises(InputError, match='batch size 0'):
-        Embedder(symbol, *params, batch_size=0)
+        Embedder(Network(symbol, *params), batch_size=0)
 
 
 def test_symbol_must_be_one_embedding(symbol, params):
     both = mx.sym.Group([symbol, symbol.get_internals()['pool1_output']])
     with pytest.raises(InputError, match=r'fc1_output.*pool1_output'):
-        Embedder(both, *params)
+        Embedder(Network(both, *params))

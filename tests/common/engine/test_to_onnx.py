@@ -11,6 +11,7 @@ from pictures import picture
 from tiny_network import calibrated_params, embed_on_stock_graph, reference_params
 from vargfacenet.common.backend import mx
 from vargfacenet.common.engine.fold import fold_batch_norms
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.common.errors import InputError
 from vargfacenet.symbol import get_symbol
@@ -37,7 +38,7 @@ def images(rng, count=8):
 
 def check_against_mxnet(symbol, rng, batches=(1, 3)):
     arg_params, aux_params = reference_params(symbol)
-    model = to_onnx(symbol, arg_params, aux_params)
+    model = to_onnx(Network(symbol, arg_params, aux_params))
     for batch in batches:
         pixels = images(rng, batch)
         # a second row keeps MXNet from its fault with fully connected layers at batch size 1
@@ -57,7 +58,7 @@ def test_the_published_embedding_comes_out_of_onnx(rng):
     expected = np.array(golden['embedding'], np.float32)
     random = np.random.RandomState(golden['seed'])
     data = random.randint(0, 256, (len(expected), 3, 112, 112)).astype(np.float32)
-    result = run(to_onnx(*fold_batch_norms(symbol, *params)), data)
+    result = run(to_onnx(fold_batch_norms(Network(symbol, *params))), data)
     assert np.abs(result - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
@@ -132,7 +133,7 @@ def test_input_type_and_unit_length(rng):
     network = calibrated_params('vargfacenet', pixels, multiplier=0.25, emb_size=32)
     expected = embed_on_stock_graph(*network, pixels).astype(np.float64)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    result = run(to_onnx(*network, input_type='uint8', l2_normalize=True), nchw(pixels, np.uint8))
+    result = run(to_onnx(network, input_type='uint8', l2_normalize=True), nchw(pixels, np.uint8))
     # calibrated to so few images, random weights magnify rounding
     np.testing.assert_allclose(result, expected, atol=1e-4)
 
@@ -140,7 +141,7 @@ def test_input_type_and_unit_length(rng):
 def test_a_zero_embedding_stays_zero(rng):
     symbol = mx.sym.FullyConnected(mx.sym.Variable('data'), num_hidden=4, name='fc1')
     zeros = {'fc1_weight': mx.nd.zeros((4, 37632)), 'fc1_bias': mx.nd.zeros((4,))}
-    result = run(to_onnx(symbol, zeros, {}, l2_normalize=True), nchw(images(rng, 2)))
+    result = run(to_onnx(Network(symbol, zeros, {}), l2_normalize=True), nchw(images(rng, 2)))
     np.testing.assert_array_equal(result, np.zeros((2, 4)))
 
 
@@ -148,9 +149,9 @@ def test_a_zero_embedding_stays_zero(rng):
 def test_float16_halves_the_file_and_keeps_the_direction(l2_normalize, rng):
     pixels = images(rng)
     network = calibrated_params('vargfacenet', pixels, multiplier=0.25, emb_size=32)
-    folded = fold_batch_norms(*network)
-    half = to_onnx(*folded, dtype=np.float16, l2_normalize=l2_normalize)
-    whole = to_onnx(*folded)
+    folded = fold_batch_norms(network)
+    half = to_onnx(folded, dtype=np.float16, l2_normalize=l2_normalize)
+    whole = to_onnx(folded)
     assert half.ByteSize() < 0.55 * whole.ByteSize()
     result, expected = run(half, nchw(pixels)), run(whole, nchw(pixels))
     assert result.dtype == np.float32
@@ -162,7 +163,7 @@ def test_float16_halves_the_file_and_keeps_the_direction(l2_normalize, rng):
 def test_only_data_is_an_input_and_no_node_is_stray():
     """MXNet's exporter lists parameters as inputs and adds reshapes around the last layer."""
     symbol = get_symbol('vargfacenet')
-    model = to_onnx(*fold_batch_norms(symbol, *reference_params(symbol)))
+    model = to_onnx(fold_batch_norms(Network(symbol, *reference_params(symbol))))
     assert [value.name for value in model.graph.input] == ['data']
     counts = {}
     for node in model.graph.node:
@@ -183,4 +184,4 @@ def test_an_unknown_operator_is_named():
         mx.sym.arctan(mx.sym.Variable('data'), name='bend'), num_hidden=4, name='fc1'
     )
     with pytest.raises(InputError, match="layer 'bend' is a arctan, which has no ONNX form"):
-        to_onnx(symbol, *reference_params(symbol))
+        to_onnx(Network(symbol, *reference_params(symbol)))

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from vargfacenet.common.backend import cpu_count, mx
+from vargfacenet.common.backend import mx
 from vargfacenet.common.data.recordio import record_paths
 from vargfacenet.common.engine import ops
+from vargfacenet.common.parallel import cpu_count
 from vargfacenet.deploy.bench import data, steps, train
 from vargfacenet.recognition.losses import class_loss
 from vargfacenet.symbol import get_symbol

@@ -10,6 +10,7 @@ import pytest
 from pair_sets import pair_images, write_bin
 from tiny_network import reference_params, tiny_symbol
 from vargfacenet.common.engine.checkpoint import save_embedding
+from vargfacenet.common.engine.network import Network
 from vargfacenet.eval.report.statistics import held_out_correct
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
@@ -40,7 +41,7 @@ def folder(tmp_path_factory):
     for seed, name in enumerate(('teacher', 'student'), 1):
         run = root / name
         run.mkdir()
-        save_embedding(run / 'model', 1, symbol, *reference_params(symbol, seed))
+        save_embedding(run / 'model', 1, Network(symbol, *reference_params(symbol, seed)))
         rows = [{'step': s, 'loss': 9 / s, 'accuracy': s / 99, 'learning_rate': 0.1 / s,
                  'images_per_second': 30.0} for s in range(1, 60)]  # fmt: skip
         rows += [{'step': s, 'set_accuracy': 0.5 + s / 200} for s in (20, 40, 59)]
