@@ -21,6 +21,7 @@ from ..common.errors import InputError
 from ..common.extras import missing
 from ..common.files import PathLike, input_file, sha256
 from ..common.registry import unknown_name
+from ..common.vectors import unit_rows
 
 log = logging.getLogger(__name__)
 
@@ -178,14 +179,14 @@ def unit_length(embeddings: np.ndarray, model: str) -> np.ndarray:
     """(N, D) float32 rows divided by their lengths; InputError naming `model` for rows that have
     no direction.
     """
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    bad = np.count_nonzero(~((lengths > 0) & np.isfinite(lengths)))
-    if bad:
-        raise InputError(
-            f'model {model} gives no usable embedding for {bad} of {len(embeddings)} images (all '
-            f'zero, or not finite); export it anew from a checkpoint that verifies'
+
+    def refusal(bad: np.ndarray) -> InputError:
+        return InputError(
+            f'model {model} gives no usable embedding for {len(bad)} of {len(embeddings)} images '
+            f'(all zero, or not finite); export it anew from a checkpoint that verifies'
         )
-    return embeddings / lengths
+
+    return unit_rows(embeddings, refusal).astype(np.float32)
 
 
 def add_options(parser: Parser) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..common.errors import InputError
+from ..eval.rates import allowed, threshold_at
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -33,24 +34,18 @@ def threshold_at_far(cosine: np.ndarray, issame: np.ndarray, far: float) -> floa
     different = np.sort(np.asarray(cosine)[~np.asarray(issame, bool)])[::-1]
     if not 0 < far < 1:
         raise InputError(f'FAR {far:g}: expected a share between 0 and 1')
-    if len(different) * far < 1:
+    count = allowed(far, len(different))
+    if count < 1:
         raise InputError(
             f'{len(different)} different pairs cannot tell a FAR of {far:g}; at least '
             f'{int(np.ceil(1 / far))} are needed, or take a FAR of {1 / max(len(different), 1):g}'
         )
-    # with the rounding of far * n, 0.1 * 30 would be 2.999...
-    accepted = int(np.floor(len(different) * far + 1e-9))
-    return float(different[accepted])
+    return threshold_at(different, count)
 
 
 def thresholds(cosine: np.ndarray, issame: np.ndarray) -> dict[str, float]:
     """Thresholds at those of FARs that the pairs can tell, by the rate as text ('0.01')."""
     different = int(np.count_nonzero(~np.asarray(issame, bool)))
     return {
-        f'{far:g}': threshold_at_far(cosine, issame, far) for far in FARS if different * far >= 1
+        f'{far:g}': threshold_at_far(cosine, issame, far) for far in FARS if allowed(far, different)
     }
-
-
-def accept_rate(cosine: np.ndarray, issame: np.ndarray, threshold: float) -> float:
-    """Share of the same pairs that a threshold accepts."""
-    return float((np.asarray(cosine)[np.asarray(issame, bool)] > threshold).mean())

@@ -68,8 +68,8 @@ def _embed(
     from ..common.backend import parse_devices
     from ..common.engine.checkpoint import load_embedding, parse_model
     from ..common.engine.mxnet import Embedder
+    from .features import image_rows, write_features
     from .image_list import report_missing
-    from .lfr import image_rows, write_features
     from .matrix_file import read_matrix
 
     parse_model(arguments.model)

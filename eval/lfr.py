@@ -8,11 +8,8 @@ mirroring, of unit length. Rows are in the order of the list; a missing one is z
 import argparse
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional
-
-import numpy as np
 
 from ..common import console, flops
 from ..common.backend import parse_devices
@@ -20,21 +17,12 @@ from ..common.engine.checkpoint import load_embedding, parse_model
 from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
 from ..common.files import output_folder
-from .image_list import embed_images, read_list, report_missing
-from .matrix_file import new_matrix
-from .verification import add_flips
+from .features import image_rows, video_rows, write_features
+from .image_list import read_list, report_missing
 
 log = logging.getLogger(__name__)
 
 _FLOAT32_BYTES = 4
-
-
-class Rows(NamedTuple):
-    """Consecutive rows of the feature file."""
-
-    start: int
-    values: np.ndarray  # (n, D) float64, unit length; zero where missing
-    missing: np.ndarray  # (n,) bool
 
 
 class Budget(NamedTuple):
@@ -67,49 +55,6 @@ def check_budget(count: flops.Count, budget: str) -> dict:
         'megabytes_limit': rule.megabytes,
         'within_budget': fits,
     }
-
-
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """(N, D) float -> float64 rows of unit length; a zero row stays zero."""
-    rows = np.asarray(rows, np.float64)
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norm == 0, 1, norm)
-
-
-def image_rows(embedder: Embedder, root: Path, names: list[str]) -> Iterator[Rows]:
-    """Image track: one row a name, a batch at a time."""
-    for block in embed_images(embedder, [root / name for name in names]):
-        rows, _ = add_flips(block.plain, block.flipped)
-        yield Rows(block.start, rows, block.missing)
-
-
-def video_rows(embedder: Embedder, root: Path, names: list[str]) -> Iterator[Rows]:
-    """Video track: one row a folder of frames (*.jpg); missing is one without any picture."""
-    for row, name in enumerate(names):
-        total = np.zeros(embedder.embedding_size)
-        for block in embed_images(embedder, sorted((root / name).glob('*.jpg')), flip=False):
-            total += unit_rows(block.plain).sum(axis=0)
-        yield Rows(row, unit_rows(total[None]), np.array([not total.any()]))
-
-
-def write_features(out: Path, rows: Iterator[Rows], names: list[str], columns: int) -> list[str]:
-    """Write the feature file as its rows come; returns the names of missing rows.
-
-    Raises InputError, without a file, when all of them are missing.
-    """
-    missing: list[str] = []
-    total = len(names)
-    with console.progress(total, out.name, 'rows') as bar, new_matrix(out, total, columns) as file:
-        for start, values, gone in rows:
-            file[start : start + len(values)] = values
-            missing += [names[start + index] for index in np.flatnonzero(gone)]
-            bar.advance(len(values))
-        if len(missing) == total:
-            raise InputError(
-                f'none of the {total} names of the list has a picture, e.g. {names[0]}; '
-                f'is --root right?'
-            )
-    return missing
 
 
 def build_parser(parser: console.Parser) -> None:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..common.vectors import unit_rows
+
 _ROWS_PER_BLOCK = 1 << 14
 
 
@@ -67,8 +69,7 @@ def pool_templates(
         x = np.asarray(features[rows], np.float64)
         x = x[:, :size] + x[:, size:] if mode.flip else x[:, :size]
         if not mode.norm:
-            norm = np.linalg.norm(x, axis=1, keepdims=True)
-            x = x / np.where(norm == 0, 1, norm)
+            x = unit_rows(x)
         if mode.detector:
             x = x * scores[rows, None]
         template, media = templates[block], medias[block]
@@ -80,5 +81,4 @@ def pool_templates(
         at = np.searchsorted(known, template[0])
         sums = np.add.reduceat(means, template_starts, axis=0)
         pooled[at : at + len(sums)] = sums
-    norm = np.linalg.norm(pooled, axis=1, keepdims=True)
-    return known, pooled / np.where(norm == 0, 1, norm)
+    return known, unit_rows(pooled)

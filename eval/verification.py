@@ -8,6 +8,7 @@ import numpy as np
 
 from ..common.console import ProgressBar
 from ..common.errors import InputError
+from ..common.vectors import unit_rows
 from .metrics import k_fold_accuracy, squared_distances, val_at_far
 
 if TYPE_CHECKING:
@@ -156,10 +157,7 @@ def add_flips(plain: np.ndarray, flipped: np.ndarray) -> tuple[np.ndarray, float
     plain, flipped = np.asarray(plain, np.float64), np.asarray(flipped, np.float64)
     norms = [np.linalg.norm(rows, axis=1) for rows in (plain, flipped)]
     xnorm = float(np.mean(norms))
-    total = plain + flipped
-    norm = np.linalg.norm(total, axis=1, keepdims=True)
-    with np.errstate(invalid='ignore'):  # infinite rows become NaN, which `evaluate` names
-        return total / np.where(norm == 0, 1, norm), xnorm
+    return unit_rows(plain + flipped), xnorm  # infinite rows become NaN, which `evaluate` names
 
 
 def verify(

@@ -28,6 +28,7 @@ from ..common.data.recordio import RecordPaths
 from ..common.engine.network import Network
 from ..common.errors import InputError, RunError
 from ..common.files import PathLike, input_file
+from ..common.vectors import unit_rows
 
 log = logging.getLogger(__name__)
 
@@ -186,14 +187,14 @@ class TeacherStore:
 
 def _unit_rows(embeddings: np.ndarray, first: int, data: str) -> np.ndarray:
     """(n, D) float32 -> float16 rows of unit length; RunError naming the first that has none."""
-    lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
-    if bad.size:
-        raise RunError(
-            f'the teacher gives no direction for image {first + bad[0]} of '
-            f'{data}: its embedding has length {lengths[bad[0], 0]}'
+
+    def refusal(bad: np.ndarray) -> RunError:
+        return RunError(
+            f'the teacher gives no direction for image {first + bad[0]} of {data}: its embedding '
+            f'has length {np.linalg.norm(embeddings[bad[0]])}'
         )
-    return (embeddings / lengths).astype('<f2')
+
+    return unit_rows(embeddings, refusal).astype('<f2')
 
 
 @contextlib.contextmanager

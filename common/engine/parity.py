@@ -14,6 +14,7 @@ from ..errors import RunError
 from ..extras import need
 from ..names import DATA
 from ..parallel import cpu_count
+from ..vectors import unit_rows
 from .engines import cosines
 
 BATCHES = (1, 7, 32)
@@ -56,7 +57,7 @@ def compare(file: str, engine: str, run: Run, images: np.ndarray, expected: np.n
                 f'{np.isfinite(result).all()}; expected {wanted.shape} finite numbers'
             )
         if np.allclose(np.linalg.norm(result, axis=1), 1, atol=1e-3):
-            wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+            wanted = unit_rows(wanted)
         differences.append(np.abs(result - wanted).max() / np.abs(wanted).max())
         cosine.append(cosines(result, wanted))
     cosine = np.concatenate(cosine)

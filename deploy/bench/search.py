@@ -18,6 +18,7 @@ from ...common.engine import ops
 from ...common.errors import InputError
 from ...common.extras import missing
 from ...common.parallel import cpu_count
+from ...common.vectors import unit_rows
 from ...eval.search.screen import KERNELS, Searcher, choose_kernel, pack
 from . import report
 from .measure import faster, in_turn, machine
@@ -29,8 +30,7 @@ PRODUCTS = ('MXNet FullyConnected', 'NumPy product', 'OpenVINO MatMul')
 
 
 def _unit(random: np.random.RandomState, rows: int, size: int) -> np.ndarray:
-    x = random.standard_normal((rows, size)).astype(np.float32)
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+    return unit_rows(random.standard_normal((rows, size))).astype(np.float32)
 
 
 def _kernel(name: str, a: np.ndarray, b: np.ndarray) -> Callable[[], object]:

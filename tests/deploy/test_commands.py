@@ -14,7 +14,7 @@ from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy import FaceEmbedder, gallery
 from vargfacenet.deploy.compare import default_far, stored_thresholds
-from vargfacenet.deploy.thresholds import accept_rate, pair_cosines, threshold_at_far, thresholds
+from vargfacenet.deploy.thresholds import pair_cosines, threshold_at_far, thresholds
 
 
 @pytest.fixture(scope='module')
@@ -245,7 +245,6 @@ def test_a_threshold_accepts_no_more_than_its_share(rng):
         below = max(value for value in different if value < threshold)
         assert sum(value >= threshold for value in different) > far * len(different) - 1e-9
         assert below < threshold
-    assert accept_rate(cosine, issame, 2.0) == 0 and accept_rate(cosine, issame, -2.0) == 1
 
 
 def test_thresholds_say_only_what_the_pairs_can_tell():

@@ -6,6 +6,7 @@ import pytest
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common import flops
 from vargfacenet.common.engine.checkpoint import save_embedding
+from vargfacenet.common.engine.mxnet import Embedder
 from vargfacenet.common.engine.network import Network
 from vargfacenet.eval.lfr import check_budget
 from vargfacenet.eval.matrix_file import read_matrix
@@ -64,6 +65,34 @@ def test_video_track(folder, run_command):
     frames = unit(stock_embeddings(folder, False))
     expected = unit([frames[start : start + 3].sum(axis=0) for start in (0, 3, 6)])
     assert np.abs(read_matrix(folder / 'features.bin') - expected).max() < 1e-5
+
+
+def test_batches_go_over_the_ends_of_videos(folder, run_command, monkeypatch):
+    batches = []
+    forward = Embedder._forward
+
+    def counted(self, data, rows):
+        batches.append(rows)
+        return forward(self, data, rows)
+
+    monkeypatch.setattr(Embedder, '_forward', counted)
+    code, _, err = run(folder, run_command, 'videos.txt', '--track', 'video')
+    assert code == 0, err
+    assert batches == [2, 2, 2, 1]  # 3 + 3 + 1 frames, two a batch
+
+
+def test_videos_without_a_picture_and_frames_that_are_none(folder, run_command, monkeypatch):
+    frames = unit(stock_embeddings(folder, False))
+    (folder / 'images' / 'v1' / '4.jpg').write_bytes(b'no picture')
+    (folder / 'images' / 'v2' / '6.jpg').unlink()
+    monkeypatch.setattr('vargfacenet.eval.features._BATCHES_A_PART', 1)  # parts of 3, 3, 0 frames
+    code, result, err = run(folder, run_command, 'videos.txt', '--track', 'video')
+    assert code == 0, err
+    assert result['missing_names'] == ['v2']
+    assert '1 of 6 frames are no pictures' in err
+    expected = unit([frames[:3].sum(axis=0), frames[3] + frames[5]])
+    features = read_matrix(folder / 'features.bin')
+    assert np.abs(features[:2] - expected).max() < 1e-5 and not features[2].any()
 
 
 def test_missing_images_are_zero_and_counted(folder, run_command):

@@ -1,0 +1,90 @@
+"""Embeddings of image lists as a feature file: of crops with their mirror images, or of videos."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..common import console
+from ..common.engine.mxnet import Embedder
+from ..common.errors import InputError
+from ..common.vectors import unit_rows
+from .image_list import embed_images
+from .matrix_file import new_matrix
+from .verification import add_flips
+
+log = logging.getLogger(__name__)
+
+_BATCHES_A_PART = 64  # of videos' frames, whose last batch alone is not full
+
+
+class Rows(NamedTuple):
+    """Consecutive rows of the feature file."""
+
+    start: int
+    values: np.ndarray  # (n, D) float64, unit length; zero where missing
+    missing: np.ndarray  # (n,) bool
+
+
+def image_rows(embedder: Embedder, root: Path, names: list[str]) -> Iterator[Rows]:
+    """g(image) + g(mirror image) of unit length: one row a name, a batch at a time."""
+    for block in embed_images(embedder, [root / name for name in names]):
+        rows, _ = add_flips(block.plain, block.flipped)
+        yield Rows(block.start, rows, block.missing)
+
+
+def video_rows(embedder: Embedder, root: Path, names: list[str]) -> Iterator[Rows]:
+    """The sum of the unit-length embeddings of a folder's frames (*.jpg), of unit length.
+
+    One row a name; missing is one without any picture. Batches go over the folders' ends, since
+    most videos have fewer frames than a batch. Frames that are no pictures are left out, and
+    counted in one warning at the end.
+    """
+    total, unreadable = 0, 0
+    for start, folders in _parts(root, names, _BATCHES_A_PART * embedder.batch_size):
+        frames = [frame for folder in folders for frame in folder]
+        owner = np.repeat(np.arange(len(folders)), [len(folder) for folder in folders])
+        sums = np.zeros((len(folders), embedder.embedding_size))
+        for block in embed_images(embedder, frames, flip=False):
+            rows = slice(block.start, block.start + len(block.plain))
+            np.add.at(sums, owner[rows], unit_rows(block.plain))
+            unreadable += int(block.missing.sum())
+        total += len(frames)
+        yield Rows(start, unit_rows(sums), ~sums.any(axis=1))
+    if unreadable:
+        log.warning('%d of %d frames are no pictures and are left out', unreadable, total)
+
+
+def _parts(root: Path, names: list[str], frames: int) -> Iterator[tuple[int, list[list[Path]]]]:
+    """Consecutive folders with `frames` frames or a little more together: (first, their frames)."""
+    start, folders, held = 0, [], 0
+    for name in names:
+        folders.append(sorted((root / name).glob('*.jpg')))
+        held += len(folders[-1])
+        if held >= frames:
+            yield start, folders
+            start, folders, held = start + len(folders), [], 0
+    if folders:
+        yield start, folders
+
+
+def write_features(out: Path, rows: Iterator[Rows], names: list[str], columns: int) -> list[str]:
+    """Write the feature file as its rows come; returns the names of missing rows.
+
+    Raises InputError, without a file, when all of them are missing.
+    """
+    missing: list[str] = []
+    total = len(names)
+    with console.progress(total, out.name, 'rows') as bar, new_matrix(out, total, columns) as file:
+        for start, values, gone in rows:
+            file[start : start + len(values)] = values
+            missing += [names[start + index] for index in np.flatnonzero(gone)]
+            bar.advance(len(values))
+        if len(missing) == total:
+            raise InputError(
+                f'none of the {total} names of the list has a picture, e.g. {names[0]}; '
+                f'is --root right?'
+            )
+    return missing
