@@ -21,7 +21,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
-from ..common.data.align import IMAGE_SUFFIXES
+from ..common.data.image import IMAGE_SUFFIXES
 from ..common.errors import InputError
 from ..common.files import atomic_path, input_file, output_folder
 from ..common.names import IMAGE_SIZE

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Union
 
-import cv2
 import numpy as np
 
 from ..common.console import Parser
-from ..common.data.align import FaceDetector
-from ..common.data.image import decode_photo
+from ..common.data.detect import FaceDetector
+from ..common.data.image import decode_rgb
 from ..common.data.warp import crop
 from ..common.engine import engines
 from ..common.engine.checkpoint import load_embedding, params_path, parse_model
@@ -29,7 +28,6 @@ BACKENDS = ('openvino', 'onnxruntime', 'mxnet')  # as 'auto' tries them; the fir
 WHICH = ('largest', 'all')
 RECORD = 'export.json'  # what an export's folder says of itself
 SMALLEST_FACE = 12  # pixels: what the detector's first network looks at
-_DETECTION_SIDE = 1600  # larger photographs are made smaller to find faces, not to cut them out
 
 Photo = Union[np.ndarray, bytes, PathLike]
 
@@ -60,16 +58,11 @@ class FaceFinder:
 
     def find(self, image: np.ndarray, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(boxes, scores, crops), as in Faces, of a (H, W, 3) uint8 RGB photograph."""
-        scale = min(1, _DETECTION_SIDE / max(image.shape[:2]))
-        small = image
-        if scale < 1:
-            size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
-            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        faces = self._detector.detect(small)
+        faces = self._detector.detect(image)
         count = len(faces.scores) if which == 'all' else min(1, len(faces.scores))
-        crops = [crop(image, landmarks / scale) for landmarks in faces.landmarks[:count]]
+        crops = [crop(image, landmarks) for landmarks in faces.landmarks[:count]]
         return (
-            faces.boxes[:count] / scale,
+            faces.boxes[:count],
             faces.scores[:count],
             np.array(crops, np.uint8).reshape(-1, 112, 112, 3),
         )
@@ -221,10 +214,10 @@ def read_photo(photo: Photo) -> np.ndarray:
             )
         return photo
     if isinstance(photo, bytes):
-        return decode_photo(photo)
+        return decode_rgb(photo)
     path = input_file(photo, 'photograph')
     try:
-        return decode_photo(path.read_bytes())
+        return decode_rgb(path.read_bytes())
     except InputError as error:
         raise InputError(f'{path}: {error}') from None
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
-from ..common.data.image import decode_photo, encode_jpeg
+from ..common.data.image import decode_rgb, encode_jpeg
 from ..common.errors import InputError
 from ..common.extras import need
 from . import embedder as embedders
@@ -139,7 +139,7 @@ class Service:
             raise RequestError(f'the {what} is missing; choose a picture file')
         with self._lock:
             try:
-                return find_face(self._embedder, decode_photo(content))
+                return find_face(self._embedder, decode_rgb(content))
             except InputError as error:
                 status = 422 if isinstance(error, NoFace) else 400
                 raise RequestError(f'{what}: {error}', status) from None

@@ -6,7 +6,9 @@ several threads; its own thread pool is left as it is (112x112 is too small for 
 Importing this module turns OpenCV's own log off: what it could not decode is in our errors.
 """
 
+import functools
 import io
+import re
 import struct
 import warnings
 from typing import NamedTuple
@@ -22,13 +24,49 @@ cv2.setLogLevel(0)
 # what counts of its warnings (sizes, damaged EXIF) is told in our own words, or of no matter
 warnings.filterwarnings('ignore', module=r'PIL\.')
 
-_JPEG_START = b'\xff\xd8'
-_JPEG_SCAN = b'\xff\xda'
-_JPEG_END = b'\xff\xd9'
-_PNG_START = b'\x89PNG'
-_PNG_END = b'IEND'
+MAX_PIXELS = 100_000_000  # of a picture: 300 MB once decoded
 
-_KINDS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'BMP', 'TIFF')
+# kinds as Pillow calls them; OpenCV decodes the first ones, Pillow the others
+_BY_OPENCV = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'TIFF', 'PPM', 'JPEG2000')
+_BY_PILLOW = ('WEBP', 'GIF', 'AVIF', 'HEIF')
+_KIND_WORDS = 'JPEG, PNG, WebP, BMP, TIFF, GIF, PNM, JPEG 2000 or AVIF'
+
+_SUFFIXES = {
+    'JPEG': ('.jpg', '.jpeg', '.jpe', '.jfif', '.jif'),
+    'PNM': ('.pbm', '.pgm', '.ppm', '.pnm'),
+    'BMP': ('.bmp', '.dib'),
+    'TIFF': ('.tif', '.tiff'),
+    'JPEG 2000': ('.jp2', '.j2k'),
+    'HEIF': ('.heic', '.heif'),
+    'others': ('.png', '.webp', '.gif', '.avif'),
+}
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+# cameras' raw files, many of them TIFF by their first bytes, and what nothing here decodes
+_RAW_SUFFIXES = ('.cr2', '.cr3', '.nef', '.arw', '.dng', '.raf', '.orf', '.rw2')
+_UNREADABLE_SUFFIXES = (*_RAW_SUFFIXES, '.jxl', '.psd', '.svg')
+
+_STARTS = (
+    b'\xff\xd8\xff',
+    b'\x89PNG\r\n\x1a\n',
+    b'GIF87a',
+    b'GIF89a',
+    b'II*\0',
+    b'MM\0*',
+    b'\0\0\0\x0cjP  \r\n',
+    b'\xff\x4f\xff\x51',
+)
+_HEIF_BRANDS = (b'heic', b'heix', b'heif', b'mif1', b'msf1')
+
+_JPEG_START = b'\xff\xd8'
+_JPEG_END = 0xD9
+_JPEG_SCAN = 0xDA
+_JPEG_ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+# in the data of a scan 0xff is followed by zero or a restart marker; filling bytes are more 0xff
+_MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
+_EXIF = b'Exif\0'
+_EXIF_PLACE = 1 << 16  # it stands in one of the first segments
+_PNG_END = b'IEND'
 _TIFF_STARTS = (b'II*\0', b'MM\0*')
 _UNSIGNED = 1  # sample format of a TIFF
 _BROKEN = (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error)  # Pillow's
@@ -42,49 +80,38 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # of an EXIF orientation
 
-MAX_PIXELS = 100_000_000  # of a photograph: 300 MB once decoded
+
+@functools.lru_cache(maxsize=1)
+def _heif_is_read() -> bool:
+    """Whether the optional package is there; it adds HEIC to what Pillow opens."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def is_unreadable_kind(suffix: str) -> bool:
+    """Whether files with this suffix (lower case) are pictures that nothing here decodes."""
+    return suffix in _UNREADABLE_SUFFIXES or (suffix in _SUFFIXES['HEIF'] and not _heif_is_read())
+
+
+def has_picture_start(start: bytes) -> bool:
+    """Whether a file that starts so (32 bytes tell) is a picture that can be read here."""
+    if start.startswith(_STARTS) or (start[:4] == b'RIFF' and start[8:12] == b'WEBP'):
+        return True
+    if start[4:8] == b'ftyp':
+        return start[8:12] in (b'avif', b'avis') or (
+            start[8:12] in _HEIF_BRANDS and _heif_is_read()
+        )
+    if start[:2] == b'BM':  # words start so as well; the length of the second header is at byte 14
+        return len(start) > 17 and struct.unpack_from('<I', start, 14)[0] in (12, 40, 52, 108, 124)
+    return re.match(rb'P[1-6]\s+(#|\d)', start) is not None
 
 
 def is_jpeg(encoded: bytes) -> bool:
     return encoded[:2] == _JPEG_START
-
-
-def _decode(encoded: bytes, flags: int) -> np.ndarray:
-    """cv2.imdecode (channels BGR) with InputError for whatever it cannot decode in full."""
-    # OpenCV fills the missing part of a cut-off JPEG with grey and reports nothing. 0xff inside
-    # the scan data is escaped, so the end marker must follow the last start-of-scan marker.
-    if is_jpeg(encoded) and encoded.rfind(_JPEG_END) < max(encoded.rfind(_JPEG_SCAN), 0):
-        raise InputError(f'JPEG of {len(encoded)} bytes is cut off')
-    if encoded[:4] == _PNG_START and _PNG_END not in encoded:
-        raise InputError(f'PNG of {len(encoded)} bytes is cut off')  # libpng would print a line
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:  # no bytes at all, or a header that announces an absurd size
-        image = None
-    if image is None:
-        raise InputError(f'{len(encoded)} bytes are no picture that OpenCV can decode')
-    return image
-
-
-def decode_bgr(encoded: bytes) -> np.ndarray:
-    """`decode_rgb` in OpenCV's own channel order, for callers that convert later anyway."""
-    return _decode(encoded, cv2.IMREAD_COLOR)
-
-
-def decode_rgb(encoded: bytes) -> np.ndarray:
-    """Decode a picture file's bytes (JPEG, PNG, BMP, WebP ...).
-
-    Returns
-    -------
-    uint8 (H, W, 3), RGB; grey pictures get three equal channels, transparency is dropped, an EXIF
-    orientation is applied.
-
-    Raises
-    ------
-    InputError if the bytes are no picture or a cut-off JPEG or PNG. Damage inside a JPEG's scan
-    data cannot be told from an ugly picture and passes.
-    """
-    return cv2.cvtColor(decode_bgr(encoded), cv2.COLOR_BGR2RGB)
 
 
 class _Header(NamedTuple):
@@ -93,14 +120,45 @@ class _Header(NamedTuple):
     kind: str  # as Pillow calls it
     width: int
     height: int
-    usual: bool  # unsigned numbers of at most 16 bits
+    usual: bool = True  # unsigned numbers of at most 16 bits
+    channels: int = 0  # of a JPEG
+
+
+def _read_jpeg(encoded: bytes) -> _Header:
+    """Walk a JPEG's segments and scans up to its end marker.
+
+    What follows the end is of no matter: telephones put a video there. OpenCV fills the missing
+    part of a cut-off file with grey and reports nothing, so InputError is raised for it here.
+    """
+    header, scanned, place = None, False, 2
+    while True:
+        match = _MARKER.search(encoded, place)
+        if match is None:
+            raise InputError(f'JPEG of {len(encoded)} bytes is cut off')
+        marker, place = encoded[match.end() - 1], match.end()
+        if marker == _JPEG_END and scanned:
+            return header
+        if marker in _JPEG_ALONE:
+            continue
+        segment = encoded[place : place + 8]
+        if len(segment) < 8 or marker == _JPEG_END:
+            raise InputError(f'JPEG of {len(encoded)} bytes is cut off')
+        length = int.from_bytes(segment[:2], 'big')
+        if marker in _JPEG_FRAMES:
+            _, _, height, width, channels = struct.unpack('>HBHHB', segment)
+            header = _Header('JPEG', width, height, channels=channels)
+        scanned |= marker == _JPEG_SCAN and header is not None
+        place += length
 
 
 def _read_header(encoded: bytes) -> _Header:
     """InputError for what is none of our kinds of picture; nothing is decoded."""
+    if is_jpeg(encoded):
+        return _read_jpeg(encoded)
+    _heif_is_read()
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            if image.format not in _KINDS:
+            if image.format not in _BY_OPENCV + _BY_PILLOW:
                 raise _no_picture(encoded)
             return _Header(image.format, *image.size, image.mode != 'F')
     except Image.DecompressionBombError:
@@ -122,20 +180,50 @@ def _read_header(encoded: bytes) -> _Header:
     return _Header('TIFF', width, height, usual)
 
 
-def decode_photo(encoded: bytes) -> np.ndarray:
-    """`decode_rgb` for pictures of unknown origin: JPEG, PNG, WebP, BMP or TIFF, of at most
-    MAX_PIXELS, and none of floating-point or signed numbers, whose range nobody tells. InputError
-    for others.
-
-    The header tells, so that a small file that unpacks to gigabytes costs nothing. An EXIF
-    orientation is applied in WebP as well, where OpenCV leaves it out.
-    """
+def _decode(encoded: bytes) -> tuple[np.ndarray, _Header]:
+    """(uint8 (H, W, 3) BGR, what the file says of itself); see `decode_rgb`."""
     header = _read_header(encoded)
     if header.width * header.height > MAX_PIXELS:
         raise _too_large(f' of {header.width}x{header.height}')
     if not header.usual:
         raise InputError('the picture holds numbers of an unknown range; save it with 8 bits')
-    return _decode_webp(encoded) if header.kind == 'WEBP' else decode_rgb(encoded)
+    if header.kind == 'PNG' and _PNG_END not in encoded:
+        raise InputError(f'PNG of {len(encoded)} bytes is cut off')  # libpng would print a line
+    if header.kind in _BY_PILLOW:
+        return _decode_by_pillow(encoded, header.kind), header
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # a damaged header
+        image = None
+    if image is None:
+        raise InputError(f'{len(encoded)} bytes of {header.kind} are damaged or cut off')
+    return image, header
+
+
+def decode_bgr(encoded: bytes) -> np.ndarray:
+    """`decode_rgb` in OpenCV's own channel order, for callers that convert later anyway."""
+    return _decode(encoded)[0]
+
+
+def decode_rgb(encoded: bytes) -> np.ndarray:
+    """Decode a picture file's bytes: JPEG, PNG, WebP, BMP, TIFF, GIF (its first picture), PNM,
+    JPEG 2000, AVIF, and HEIC where pillow-heif is installed.
+
+    The header tells the size, so that a small file that unpacks to gigabytes costs nothing.
+
+    Returns
+    -------
+    uint8 (H, W, 3), RGB; grey pictures get three equal channels, transparency is dropped, an EXIF
+    orientation is applied.
+
+    Raises
+    ------
+    InputError if the bytes are no picture, a cut-off one, one of more than MAX_PIXELS, or one of
+    floating-point or signed numbers, whose range nobody tells. Damage inside a JPEG's scan data
+    cannot be told from an ugly picture and passes; what follows its end is left alone.
+    """
+    bgr = decode_bgr(encoded)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, bgr)
 
 
 def _too_large(size: str) -> InputError:
@@ -145,21 +233,26 @@ def _too_large(size: str) -> InputError:
 
 
 def _no_picture(encoded: bytes) -> InputError:
-    return InputError(f'{len(encoded)} bytes are no picture (JPEG, PNG, WebP, BMP or TIFF)')
+    return InputError(f'{len(encoded)} bytes are no picture ({_KIND_WORDS})')
 
 
-def _decode_webp(encoded: bytes) -> np.ndarray:
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN:  # damage there is none of the picture
+        return 1
+
+
+def _decode_by_pillow(encoded: bytes, kind: str) -> np.ndarray:
+    """BGR; OpenCV knows the kind not at all, or leaves its EXIF orientation out."""
     with Image.open(io.BytesIO(encoded)) as image:
         try:
             pixels = image.convert('RGB')
         except _BROKEN as error:
-            raise InputError(f'WebP of {len(encoded)} bytes cannot be decoded: {error}') from None
-        try:
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-        except _BROKEN:  # damage there is none of the picture
-            orientation = None
-    turn = _TURNS.get(orientation)
-    return np.array(pixels if turn is None else pixels.transpose(turn))
+            raise InputError(f'{kind} of {len(encoded)} bytes cannot be decoded: {error}') from None
+        turn = _TURNS.get(_orientation(image))
+    bgr = np.array(pixels if turn is None else pixels.transpose(turn))
+    return cv2.cvtColor(bgr, cv2.COLOR_RGB2BGR, bgr)
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95) -> bytes:
@@ -262,11 +355,18 @@ def jpeg_crop(encoded: bytes, size: int = IMAGE_SIZE, quality: int = 95) -> tupl
     ------
     InputError as in `decode_rgb`.
     """
-    image = _decode(encoded, cv2.IMREAD_ANYCOLOR)  # leaves a grey picture in one channel
-    if is_jpeg(encoded) and image.shape == (size, size, 3):
+    bgr, header = _decode(encoded)
+    if (
+        header[:3] == ('JPEG', size, size)
+        and header.channels == 3
+        and not (_EXIF in encoded[:_EXIF_PLACE] and _is_turned(encoded))
+    ):
         return encoded, True
-    if image.ndim == 2:
-        rgb = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    else:
-        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     return encode_jpeg(centre_crop(resize_short_side(rgb, size), size), quality), False
+
+
+def _is_turned(encoded: bytes) -> bool:
+    """Whether an EXIF orientation says so; readers of records differ in whether they look."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        return _orientation(image) != 1

