@@ -1,5 +1,6 @@
 """Writing files whole or not at all."""
 
+import codecs
 import contextlib
 import hashlib
 import os
@@ -11,6 +12,8 @@ from typing import Union
 from .errors import InputError
 
 PathLike = Union[str, Path]
+
+_BYTE_ORDER_MARK = '\ufeff'
 
 
 @contextlib.contextmanager
@@ -44,9 +47,48 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
 
 
 def atomic_write(path: PathLike, content: Union[bytes, str]) -> None:
-    """Write `content` to `path` through a temporary name (text as UTF-8)."""
+    """Write `content` to `path` through a temporary name.
+
+    Text is written as UTF-8; file names in it that are none keep their bytes.
+    """
+    if isinstance(content, str):
+        content = content.encode('utf-8', 'surrogateescape')
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content)
+
+
+def read_lines(path: PathLike, what: str) -> list[str]:
+    """Lines of a text file that people or other programs wrote, without their ends.
+
+    UTF-8 or UTF-16 with or without a byte-order mark (of UTF-16 with one). Bytes that are no UTF-8
+    come back as `os.fsdecode` gives them, so that they still name the file they name.
+
+    Parameters
+    ----------
+    path : the file
+    what : its role, for errors
+
+    Raises
+    ------
+    InputError for a file that is missing, cannot be read or is no text.
+    """
+    content = input_file(path, what).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode('utf-16', 'replace')
+    else:
+        text = content.decode('utf-8', 'surrogateescape').lstrip(_BYTE_ORDER_MARK)
+    if '\0' in text:
+        raise InputError(f'{what} {path} is no text; expected lines of text')
+    # not str.splitlines, which takes characters for ends that may stand in file names
+    return [line.rstrip('\r') for line in text.rstrip('\n').split('\n')] if text else []
+
+
+def free_to_write(path: PathLike, overwrite: bool) -> Path:
+    """`path` as a Path if nothing is there or `overwrite`; otherwise InputError naming it."""
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise InputError(f'{path} is there already; choose another place, or say --overwrite')
+    return path
 
 
 def output_folder(path: PathLike) -> Path:

@@ -2,6 +2,8 @@
 
 import cv2
 import numpy as np
+from vargfacenet.common.synth.face import person, render
+from vargfacenet.common.synth.traits import Variation
 
 
 def picture(rng, height=112, width=112):
@@ -30,3 +32,19 @@ def write_folder(folder, rng, counts):
         for number in range(1, count + 1):
             (folder / name / f'{name}_{number:04d}.jpg').write_bytes(jpeg(rng))
     return folder
+
+
+def with_border(face):
+    """A face continued on all sides, by less than would show a second one in the mirror."""
+    border = 3 * len(face) // 8
+    return cv2.copyMakeBorder(face, *[border] * 4, cv2.BORDER_REFLECT_101), border
+
+
+def scene(*people, size=160):
+    """A photograph: synthetic faces side by side."""
+    faces = [render(person(0, identity), Variation(), size) for identity in people]
+    return np.hstack([with_border(face)[0] for face in faces])
+
+
+def blank():
+    return np.full((120, 160, 3), 128, np.uint8)

@@ -57,8 +57,6 @@ PENDING: set[tuple[str, str]] = {
     ('common.engine.to_onnx', 'common.engine.graph'),
     ('deploy.bench.child', 'deploy.bench.head'),
     ('deploy.bench.head', 'deploy.bench.child'),
-    ('deploy.embed', 'common.data.align'),
-    ('deploy.embedder', 'common.data.align'),
     ('deploy.embedder', 'common.engine.checkpoint'),
     ('deploy.embedder', 'common.engine.fold'),
     ('deploy.export', 'common.engine.checkpoint'),

