@@ -51,7 +51,7 @@ setup(
     packages=['vargfacenet'] + [f'vargfacenet.{folder}' for folder in FOLDERS],
     package_dir={'vargfacenet': '.'},
     package_data={
-        'vargfacenet.common': ['*.sh'],
+        'vargfacenet.common': ['*.sh', 'cpp/*.h'],
         'vargfacenet.common.engine.ops': ['*.cc', '*.h'],
         'vargfacenet.recognition': ['*.sh'],
         'vargfacenet.eval': ['*.sh'],

@@ -1,27 +1,24 @@
-"""Compiles the operators for this machine: `python -m vargfacenet.common.engine.ops.build`.
+"""C++ of the project, compiled for this machine at set-up and whenever it is missing.
 
-Silent and instant when the library is up to date. The library's name holds a key of everything it
-depends on, so a change of source, MXNet, compiler or CPU leads to a new file, never to a stale one.
+Silent and instant when a library is up to date. Its name holds a key of everything it depends on,
+so a change of source, headers, compiler or CPU leads to a new file, never to a stale one.
 """
 
 import hashlib
-import importlib.util
 import logging
 import os
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
-from ...console import set_up_logging
-from ...files import PathLike, atomic_path
+from .files import PathLike, atomic_path
 
-log = logging.getLogger(__spec__.name)  # __name__ is '__main__' under python -m
+log = logging.getLogger(__name__)
 
-FOLDER = Path(__file__).resolve().parent
+HEADERS = Path(__file__).resolve().parent / 'cpp'  # what all libraries share
 COMPILERS = ('g++', 'c++', 'clang++')  # after $CXX
 FLAGS = (
     '-O3',
@@ -35,31 +32,33 @@ FLAGS = (
 )
 
 
+class Outside(NamedTuple):
+    """What a library takes from an installed package."""
+
+    headers: Path  # folder
+    compiled: tuple[Path, ...]  # source files that go into the library
+    key: tuple[Path, ...]  # files that change whenever the interface does
+
+
 class Sources(NamedTuple):
     """What a library is compiled from: the `*.cc` of a folder, where it goes as well."""
 
     name: str  # the library's name begins with it
+    what: str  # in words, for messages
     folder: Path
-    uses_mxnet: bool  # compiled with MXNet's interface for operators
-    flags: tuple[str, ...]  # of the compiler, after FLAGS
     without: str  # what happens where there is no library, for warnings
     until: str = ''  # what helps until there is one
+    outside: Optional[Callable[[], Outside]] = None
 
 
-OPERATORS = Sources(
-    'vgops', FOLDER, True, (), 'networks run on stock operators, several times slower',
-    ' Until then DNNL_MAX_CPU_ISA=AVX2 in the environment makes it up to 3 times faster',
-)  # fmt: skip
-
-
-def library(sources: Sources = OPERATORS) -> Optional[Path]:
+def library(sources: Sources) -> Optional[Path]:
     """Path of the compiled library for this machine, compiled now if it is not there yet.
 
-    Without a compiler, a library that an earlier one made for the same sources, MXNet and CPU will
-    do. Returns None, with a warning that says what to install, when there is none or when the
-    compiler fails. Several processes may call this at once: each gets a whole library.
+    Without a compiler, a library that an earlier one made for the same sources and CPU will do.
+    Returns None, with a warning that says what to install, when there is none or when the compiler
+    fails. Several processes may call this at once: each gets a whole library.
     """
-    key, compiler = _machine_key(sources), _compiler()
+    key, compiler = machine_key(sources), _compiler()
     folders = _folders(sources)
     if compiler is None:
         pattern = f'{sources.name}-{key}-*.so'
@@ -85,32 +84,28 @@ def _compile(sources: Sources, compiler: str, name: str) -> Optional[Path]:
     try:
         folder = _writable_folder(sources)
         with atomic_path(folder / name) as temporary:
-            command = [compiler, *FLAGS, *sources.flags, *_compiled_files(sources)]
-            if sources.uses_mxnet:
-                mxnet = _mxnet_folder()
-                command += [f'-I{mxnet / "include"}', str(mxnet / 'src' / 'lib_api.cc')]
-            command += ['-o', str(temporary)]
+            headers, compiled = [HEADERS], sorted(sources.folder.glob('*.cc'))
+            if sources.outside is not None:
+                outside = sources.outside()
+                headers.append(outside.headers)
+                compiled += outside.compiled
+            command = [compiler, *FLAGS, *(f'-I{folder}' for folder in headers)]
+            command += [*map(str, compiled), '-o', str(temporary)]
             subprocess.run(command, check=True, capture_output=True, text=True)
             temporary.chmod(0o755)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, 'stderr', None) or str(error)).strip().splitlines()
         log.warning(
-            'the operators could not be compiled with %s; %s (%s)',
+            'the %s could not be compiled with %s; %s (%s)',
+            sources.what,
             compiler,
             sources.without,
             next((line for line in reason if 'error' in line), reason[-1]),
         )
         return None
-    log.info('compiled the operators in %.0f s: %s', time.monotonic() - started, folder / name)
+    seconds = time.monotonic() - started
+    log.info('compiled the %s in %.0f s: %s', sources.what, seconds, folder / name)
     return folder / name
-
-
-def _files(sources: Sources) -> list[Path]:
-    return sorted([*sources.folder.glob('*.cc'), *sources.folder.glob('*.h')])
-
-
-def _compiled_files(sources: Sources) -> list[str]:
-    return [str(path) for path in _files(sources) if path.suffix == '.cc']
 
 
 def _folders(sources: Sources) -> list[Path]:
@@ -128,19 +123,13 @@ def _writable_folder(sources: Sources) -> Path:
     return folder
 
 
-def _machine_key(sources: Sources = OPERATORS) -> str:
-    """Key of the sources, the build flags, the installed MXNet and the CPU's instruction sets."""
-    files = _files(sources)
-    if sources.uses_mxnet:
-        mxnet = _mxnet_folder()
-        files += [mxnet / 'libinfo.py', mxnet / 'include' / 'mxnet' / 'lib_api.h']
-    return _digest(*(path.read_text() for path in files), *FLAGS, *sources.flags, _cpu())
-
-
-def _mxnet_folder() -> Path:
-    """Folder of the installed MXNet, found without the seconds that importing it takes."""
-    spec = importlib.util.find_spec('mxnet')
-    return Path(spec.submodule_search_locations[0])
+def machine_key(sources: Sources) -> str:
+    """Key of the sources, the build flags, what lies outside and the CPU's instruction sets."""
+    patterns = ((sources.folder, '*.cc'), (sources.folder, '*.h'), (HEADERS, '*.h'))
+    files = [path for folder, pattern in patterns for path in sorted(folder.glob(pattern))]
+    if sources.outside is not None:
+        files += sources.outside().key
+    return _digest(*(path.read_text() for path in files), *FLAGS, _cpu())
 
 
 def _cpu() -> str:
@@ -166,9 +155,3 @@ def _version(compiler: PathLike) -> str:
 
 def _digest(*texts: str) -> str:
     return hashlib.sha256('\0'.join(texts).encode()).hexdigest()[:12]
-
-
-if __name__ == '__main__':
-    set_up_logging()
-    library()
-    sys.exit(0)

@@ -2,6 +2,16 @@
 //
 // Written with the compilers' vector types; what they lack (a fused multiply-add that does not
 // depend on -ffp-contract) comes from intrinsics.
+//
+// How all C++ of the project is written; clang-format with the .clang-format at the root agrees:
+// - Google's format at 100 columns; braces around the body of every loop that has a line of its
+// own.
+// - Types in CamelCase, functions and variables in snake_case, members with an underscore behind,
+//   constants, enumerators and template values as kName; nothing in capitals but macros.
+// - Everything in namespace vargfacenet, what one file alone uses in a nameless one within; only
+//   what Python calls is extern "C", and begins with the library's letters.
+// - A comment above a function gives the arrays' shapes in the order of memory, (rows, depth);
+//   sizes are int64_t.
 
 #ifndef VARGFACENET_SIMD_H_
 #define VARGFACENET_SIMD_H_
@@ -12,8 +22,10 @@
 #include <memory>
 #include <utility>
 
-#if defined(__AVX2__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace vargfacenet {
@@ -22,7 +34,7 @@ namespace vargfacenet {
 // one row of operands.
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kRows = 8;
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(__AVX__)
 constexpr int kLanes = 8, kRows = 4;
 #else
 constexpr int kLanes = 4, kRows = 4;
@@ -42,10 +54,15 @@ inline Vec splat(float value) { return (Vec)_mm512_set1_ps(value); }
 inline Vec multiply_add(Vec a, Vec b, Vec sum) {
   return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
 }
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(__AVX__) && defined(__FMA__)
 inline Vec splat(float value) { return (Vec)_mm256_set1_ps(value); }
 inline Vec multiply_add(Vec a, Vec b, Vec sum) {
   return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+}
+#elif defined(__aarch64__)
+inline Vec splat(float value) { return (Vec)vdupq_n_f32(value); }
+inline Vec multiply_add(Vec a, Vec b, Vec sum) {
+  return (Vec)vfmaq_f32((float32x4_t)sum, (float32x4_t)a, (float32x4_t)b);
 }
 #else
 inline Vec splat(float value) { return Vec{} + value; }
@@ -227,10 +244,13 @@ inline Vec exponential(Vec x) {
   return x < floor_value ? Vec{} : value;
 }
 
+// Below this many elements starting the threads costs more than it saves.
+constexpr int64_t kParallelSize = 65536;
+
 inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-// Memory of the calling thread that stays from call to call; `slot` tells one buffer from another.
-template <int slot>
+// Memory of the calling thread that stays from call to call; `kSlot` tells one buffer from another.
+template <int kSlot>
 float* scratch(int64_t size) {
   struct Free {
     void operator()(float* memory) const { std::free(memory); }

@@ -17,8 +17,8 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ...common.console import set_up_logging
-from ...common.engine.ops.build import Sources, library
 from ...common.errors import InputError
+from ...common.native import Sources, library
 
 log = logging.getLogger(__spec__.name)  # __name__ is '__main__' under python -m
 
@@ -28,10 +28,11 @@ CAPACITY = 1 << 22  # pairs that a search may find at once
 ROW_STEP = 96  # a slice of packed rows begins at a multiple of it, whatever the kernel
 
 SOURCES = Sources(
-    'vgscreen', Path(__file__).resolve().parent / 'kernels', False,
-    ('-ffp-contract=fast',),  # the products need fused multiply-adds
-    'identification runs on NumPy, several times slower',
-)  # fmt: skip
+    'vgscreen',
+    what='identification kernels',
+    folder=Path(__file__).resolve().parent / 'kernels',
+    without='identification runs on NumPy, several times slower',
+)
 
 _TILE_ROWS, _TILE_DEPTH = 16, 32
 _EXACT_PER_BLOCK = 1 << 14
@@ -184,10 +185,8 @@ class Searcher:
         padded[: rows.count] = lowered
         native = _native()
         screen = native.vgs_screen_bf16 if self.kernel == 'bf16' else native.vgs_screen_f32
-        found = screen(
-            rows.data, rows.count, columns.data, columns.count, rows.size, padded,
-            self._found[0], self._found[1], self.capacity,
-        )  # fmt: skip
+        sides = rows.data, rows.count, columns.data, columns.count
+        found = screen(*sides, rows.size, padded, *self._found, self.capacity)
         if found > self.capacity:
             return None
         return self._found[0, :found].astype(np.int64), self._found[1, :found].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Compiling the operators: once, atomically, and without a compiler."""
+"""Compiling a library: once, atomically, without a compiler and without MXNet."""
 
 import os
 import shutil
@@ -7,9 +7,10 @@ import sys
 
 import pytest
 from conftest import ROOT
-from vargfacenet.common.engine.ops import build
+from vargfacenet.common import native
+from vargfacenet.common.engine.ops.build import OPERATORS
 
-COMPILERS = [name for name in build.COMPILERS if shutil.which(name)]
+COMPILERS = [name for name in native.COMPILERS if shutil.which(name)]
 needs_compiler = pytest.mark.skipif(not COMPILERS, reason='needs a C++ compiler')
 
 
@@ -106,10 +107,41 @@ def test_a_read_only_installation_uses_the_cache(package):
     assert list((package.parent / 'cache' / 'vargfacenet').glob('vgops-*.so'))
 
 
-KEY = 'from vargfacenet.common.engine.ops import build; print(build._machine_key())'
+WITHOUT_MXNET = """
+import runpy, sys
+sys.modules['mxnet'] = None  # importing it fails, as where it is not installed
+sys.argv = ['build']
+runpy.run_module(MODULE, run_name='__main__')
+"""
 
 
-def test_another_source_is_another_library(package):
+@needs_compiler
+def test_without_mxnet_the_kernels_compile_and_the_operators_are_left_alone(package):
+    shutil.copytree(
+        ROOT / 'eval', package / 'eval', ignore=shutil.ignore_patterns('*.so', '__pycache__')
+    )
+    environment = {**os.environ, 'PYTHONPATH': str(package.parent)}
+    for module in ('common.engine.ops.build', 'eval.search.screen'):
+        program = f"MODULE = 'vargfacenet.{module}'\n{WITHOUT_MXNET}"
+        done = subprocess.run(
+            [sys.executable, '-c', program],
+            env=environment,
+            cwd=package.parent,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert [path.name.split('-')[0] for path in package.rglob('*.so')] == ['vgscreen']
+
+
+KEY = (
+    'from vargfacenet.common.native import machine_key; '
+    'from vargfacenet.common.engine.ops.build import OPERATORS; print(machine_key(OPERATORS))'
+)
+
+
+@pytest.mark.parametrize('changed', ['engine/ops/vgops.cc', 'cpp/simd.h'])
+def test_another_source_is_another_library(package, changed):
     def key():
         environment = {**os.environ, 'PYTHONPATH': str(package.parent)}
         command = [sys.executable, '-c', KEY]
@@ -119,7 +151,7 @@ def test_another_source_is_another_library(package):
 
     first = key()
     assert key() == first
-    with open(package / 'common' / 'engine' / 'ops' / 'vgops.cc', 'a') as source:
+    with open(package / 'common' / changed, 'a') as source:
         source.write('// changed\n')
     assert key() != first
 
@@ -133,7 +165,7 @@ LOAD = (
 def test_a_damaged_library_is_named_and_not_used(package):
     """In a process of its own, since a library that is loaded stays so."""
     environment = {**os.environ, 'PYTHONPATH': str(package.parent), 'PATH': '', 'CXX': ''}
-    name = f'vgops-{build._machine_key()}-0.so'
+    name = f'vgops-{native.machine_key(OPERATORS)}-0.so'
     (package / 'common' / 'engine' / 'ops' / name).write_bytes(b'not a library')
     done = subprocess.run(
         [sys.executable, '-c', LOAD],

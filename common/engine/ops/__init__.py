@@ -33,7 +33,7 @@ def available() -> bool:
         return False
     from . import build  # here, or `python -m` would find it imported already
 
-    path = build.library()
+    path = build.library(build.OPERATORS)
     if path is None:
         return False
     from ...backend import mx
@@ -122,7 +122,7 @@ def peak_gflops(threads: int, seconds: float = 0.5) -> Optional[float]:
     """
     from . import build
 
-    path = build.library()
+    path = build.library(build.OPERATORS)
     if path is None:
         return None
     function = ctypes.CDLL(str(path)).vg_peak_gflops

@@ -81,7 +81,7 @@ void multiply(const Strided& a, const float* bias, const Layout& x_layout, const
   const int64_t depth = x_layout.channels, positions = x_layout.positions;
   const int64_t full = rows / kRows * kRows;  // behind them a block with zeros at its end
   float* rest = scratch<4>(depth * kRows);
-  if (full < rows) pack_block(a.data, full, rows, depth, a.row, a.step, rest);
+  if (full < rows) pack_block<kRows>(a.data, full, rows, depth, a.row, a.step, rest);
   const int64_t columns = x_layout.batch * positions;
   const int64_t panels = (columns + kPanel - 1) / kPanel;
 #pragma omp parallel for schedule(static) if (rows * depth * columns > 16 * kParallelSize)
@@ -105,8 +105,8 @@ void multiply(const Strided& a, const float* bias, const Layout& x_layout, const
     });
     for (int64_t row = 0; row < rows; row += kRows) {
       float block[kRows * kPanel];
-      const Strided tile = row < full ? Strided{a.data + row * a.row, a.row, a.step}
-                                      : Strided{rest, 1, kRows};
+      const Strided tile =
+          row < full ? Strided{a.data + row * a.row, a.row, a.step} : Strided{rest, 1, kRows};
       product_block<false>(depth, tile.data, tile.row, tile.step, b, kPanel, block, kPanel);
       const int64_t valid = std::min<int64_t>(kRows, rows - row);
       for_pieces(first, count, positions, [&](int64_t n, int64_t p, int64_t at, int64_t length) {
@@ -124,12 +124,11 @@ void multiply(const Strided& a, const float* bias, const Layout& x_layout, const
 void gather_columns(const Layout& layout, const float* x, int64_t first, int64_t count,
                     int64_t rows, int64_t pitch, float* gathered) {
   if (count < pitch || rows > layout.channels) std::fill(gathered, gathered + rows * pitch, 0.f);
-  for_pieces(first, count, layout.positions,
-             [&](int64_t n, int64_t p, int64_t at, int64_t length) {
-               for (int64_t k = 0; k < layout.channels; ++k) {
-                 copy_row(x + layout.row(n, k) + p, length, gathered + k * pitch + at);
-               }
-             });
+  for_pieces(first, count, layout.positions, [&](int64_t n, int64_t p, int64_t at, int64_t length) {
+    for (int64_t k = 0; k < layout.channels; ++k) {
+      copy_row(x + layout.row(n, k) + p, length, gathered + k * pitch + at);
+    }
+  });
 }
 
 // dweight (O, K) = sum over the images of dy (O, P) times x (K, P) transposed.
@@ -156,13 +155,13 @@ void multiply_transposed(const Layout& dy_layout, const float* dy, const Layout&
       for (int64_t k = 0; k < width; k += kPanel) {
         for (int64_t p = 0; p < kChunk; p += kLanes) {
           for (int v = 0; v < kVectors; ++v) {
-            transpose(gathered + (k + v * kLanes) * kChunk + p, kChunk,
-                      b + p * kPanel + v * kLanes, kPanel);
+            transpose(gathered + (k + v * kLanes) * kChunk + p, kChunk, b + p * kPanel + v * kLanes,
+                      kPanel);
           }
         }
         for (int64_t row = 0; row < rows; row += kRows) {
-          product_block<true>(kChunk, a + row * kChunk, kChunk, 1, b, kPanel,
-                              sum + row * width + k, width);
+          product_block<true>(kChunk, a + row * kChunk, kChunk, 1, b, kPanel, sum + row * width + k,
+                              width);
         }
       }
     }
@@ -297,17 +296,8 @@ void sum_shifted(int64_t depth, const float* weights, const float* planes, const
                  int64_t positions, float* out, int64_t out_pitch) {
   for (int64_t at = 0; at < positions; at += kPanel) {
     Vec sums[kRows][kVectors] = {};
-    for (int64_t k = 0; k < depth; ++k) {
-      const float* from = planes + offsets[k] + at;
-      Vec columns[kVectors];
-      for (int v = 0; v < kVectors; ++v) columns[v] = load(from + v * kLanes);
-      for (int r = 0; r < kRows; ++r) {
-        const Vec factor = splat(weights[k * kRows + r]);
-        for (int v = 0; v < kVectors; ++v) {
-          sums[r][v] = multiply_add(factor, columns[v], sums[r][v]);
-        }
-      }
-    }
+    const auto shifted = [&](int64_t k) { return planes + offsets[k] + at; };
+    add_products(depth, weights, 1, kRows, shifted, sums);
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVectors; ++v) store(out + r * out_pitch + at + v * kLanes, sums[r][v]);
     }
@@ -373,8 +363,8 @@ MXReturnValue grouped_forward(const Attributes& attributes, Tensors* inputs, Ten
   const int64_t packed_rows = round_up(g.out_channels, kRows);
   float* packed = scratch<3>(g.groups * packed_rows * depth);
   for (int64_t group = 0; group < g.groups; ++group) {
-    pack_rows(weight + group * g.out_channels * depth, g.out_channels, depth, depth, 1,
-              packed + group * packed_rows * depth);
+    pack_rows<kRows>(weight + group * g.out_channels * depth, g.out_channels, depth, depth, 1,
+                     packed + group * packed_rows * depth);
   }
   std::vector<int64_t> offsets(depth);
   for (int64_t k = 0; k < depth; ++k) {
@@ -508,7 +498,7 @@ inline void correlate(int64_t positions, const float* gradients, int64_t pitch,
 // sums of one group (blocks, in_channels * 3, kRows, 3, kLanes) += one plane of images.
 void weight_gradient(const Geometry& g, const float* planes, const float* gradients, int64_t plane,
                      int64_t images, float* sums) {
-  constexpr int64_t kChunk = 32 * kLanes;  // positions at a time: their rows fit the first cache
+  constexpr int64_t kChunk = 32 * kLanes;     // positions at a time: their rows fit the first cache
   const int64_t triples = g.in_channels * 3;  // a channel and a row of taps
   const float* origin = gradients + g.pitch + 1;
   const int64_t positions = round_up(g.positions(images) - g.pitch - 1, kLanes);
@@ -520,8 +510,8 @@ void weight_gradient(const Geometry& g, const float* planes, const float* gradie
         const float* inputs[3];
         for (int t = 0; t < 3; ++t) {
           const int tap = triple % 3 * 3 + t;
-          inputs[t] = planes + (triple / 3 * g.phases() + g.phase(tap)) * plane +
-                      tap_distance(g, tap) + at;
+          inputs[t] =
+              planes + (triple / 3 * g.phases() + g.phase(tap)) * plane + tap_distance(g, tap) + at;
         }
         correlate(count, origin + o * plane + at, plane, inputs, sum);
       }
@@ -529,7 +519,8 @@ void weight_gradient(const Geometry& g, const float* planes, const float* gradie
   }
 }
 
-// Output channel by output channel, the sums over the lanes: dweight (out_channels, in_channels, 9).
+// Output channel by output channel, the sums over the lanes: dweight (out_channels, in_channels,
+// 9).
 void finish_weight_gradient(const Geometry& g, const float* sums, float* dweight) {
   const int64_t triples = g.in_channels * 3;
   for (int64_t o = 0; o < g.out_channels; ++o) {
@@ -561,8 +552,7 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
       float* packed = scratch<1>(round_up(g.in_channels, kRows) * g.out_channels * kTaps);
       float* planes = scratch<2>(g.in_channels * g.phases() * plane);
       float* gradients = scratch<3>(round_up(g.out_channels, kRows) * plane);
-      const int64_t sums_size =
-          round_up(g.out_channels, kRows) * g.in_channels * kTaps * kLanes;
+      const int64_t sums_size = round_up(g.out_channels, kRows) * g.in_channels * kTaps * kLanes;
       float* sums = scratch<5>(sums_size);
       std::fill(sums, sums + sums_size, 0.f);
       pack_for_data_gradient(g, phases, weight + group * size, packed);

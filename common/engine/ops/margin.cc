@@ -113,8 +113,8 @@ void unit_rows(const float* rows, int64_t count, int64_t size, const float* fact
 }
 
 // Cosines and factors of classes first..first+count-1, count <= kPanel.
-void panel_cosines(const Head& head, const float* unit, int64_t first, int64_t count,
-                   float* cosine, float* factor) {
+void panel_cosines(const Head& head, const float* unit, int64_t first, int64_t count, float* cosine,
+                   float* factor) {
   const int64_t depth = round_up(head.size, kLanes), width = round_up(head.size, kPanel);
   float* rows = scratch<0>(kPanel * depth);  // the panel's centres, zeros behind them
   float* panel = scratch<1>(depth * kPanel);

@@ -20,6 +20,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "simd.h"
+
 namespace vargfacenet {
 
 using mxnet::ext::MX_FAIL;
@@ -32,9 +34,6 @@ using Attributes = std::unordered_map<std::string, std::string>;
 using Tensors = std::vector<MXTensor>;
 using Types = std::vector<int>;
 using Shapes = std::vector<std::vector<unsigned int>>;
-
-// Below this many elements starting the threads costs more than it saves.
-constexpr int64_t kParallelSize = 65536;
 
 // An array seen as (batch, channels, positions).
 struct Layout {

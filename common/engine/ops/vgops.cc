@@ -114,7 +114,8 @@ MXReturnValue prelu_backward(const Attributes&, Tensors* inputs, Tensors* output
 
 // -------------------------------------------------------------------------------- global pool
 // y = mean of x over its positions; input x (N, C, H, W), output (N, C, 1, 1). In
-// training MXNet's own takes as long as all convolutions together, nearly all of it in the gradient.
+// training MXNet's own takes as long as all convolutions together, nearly all of it in the
+// gradient.
 
 MXReturnValue pool_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
   if (!shape_known(*inputs)) return MX_SUCCESS;
@@ -231,8 +232,7 @@ struct NormOptions {
   float momentum;
 
   explicit NormOptions(const Attributes& attributes)
-      : epsilon(number(attributes.at("eps"))),
-        momentum(number(attributes.at("momentum"))) {}
+      : epsilon(number(attributes.at("eps"))), momentum(number(attributes.at("momentum"))) {}
 };
 
 template <bool kPrelu>

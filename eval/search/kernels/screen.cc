@@ -1,12 +1,12 @@
 // All pairs of two sets of vectors whose dot product may exceed a threshold, without ever writing
 // the matrix of products.
 //
-// Rows (probes) and columns (distractors) are packed into panels first. A kernel computes a block of
-// products in registers or tiles, compares it with the rows' thresholds and emits the indices of
+// Rows (probes) and columns (distractors) are packed into panels first. A kernel computes a block
+// of products in registers or tiles, compares it with the rows' thresholds and emits the indices of
 // what passes. The caller lowers the thresholds by a bound of the kernel's error and computes what
 // was emitted again with `vgs_exact`.
 //
-// Compiled for the machine it runs on (see common/engine/ops/build.py), so the instruction set is chosen by
+// Compiled for the machine it runs on (see common/native.py), so the instruction set is chosen by
 // the compiler's macros; that the operating system lets a process use AMX is asked at run time.
 
 #include <algorithm>
@@ -15,35 +15,35 @@
 #include <cstdint>
 #include <cstring>
 
+#include "product.h"
+#include "simd.h"
+
 #if defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512F__) && defined(__linux__)
-#define VGS_AMX 1
-#include <immintrin.h>
+#define VARGFACENET_AMX 1
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
+namespace vargfacenet {
 namespace {
 
-// --- float32 block: ROWS x (2 x LANES) products in registers
-
+// A float32 block is kScreenRows x kScreenColumns products in registers. Two vectors wide and not
+// kVectors, so that a whole number of columns fills kCachedColumns.
+constexpr int kScreenVectors = 2;
 #if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 12;
-#elif defined(__AVX__)
-constexpr int LANES = 8, ROWS = 6;
+constexpr int kScreenRows = 12;
 #else
-constexpr int LANES = 4, ROWS = 6;
+constexpr int kScreenRows = 6;
 #endif
-constexpr int COLUMNS = 2 * LANES;
+constexpr int kScreenColumns = kScreenVectors * kLanes;
 
-typedef float Vector __attribute__((vector_size(sizeof(float) * LANES)));
-typedef int Mask __attribute__((vector_size(sizeof(float) * LANES)));
-typedef double Doubles __attribute__((vector_size(64)));
-typedef float Floats __attribute__((vector_size(32)));
+typedef double Doubles __attribute__((vector_size(8 * sizeof(double))));
+typedef float Floats __attribute__((vector_size(8 * sizeof(float))));
 
-constexpr int64_t CACHED_COLUMNS = 512;   // 1 MB of float32 at 512 dimensions: stays in L2
-constexpr int64_t CACHED_TILES = 64;      // 64 x 16 columns: 1 MB of bfloat16
-constexpr int64_t ROW_CHUNK = 960;        // rows of one task; a multiple of ROWS and 32
-constexpr int TILE = 16;
+constexpr int64_t kCachedColumns = 512;  // 1 MB of float32 at 512 dimensions: stays in L2
+constexpr int64_t kCachedTiles = 64;     // 64 x 16 columns: 1 MB of bfloat16
+constexpr int64_t kRowChunk = 960;       // rows of one task; a multiple of kScreenRows and 32
+constexpr int kTile = 16;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -57,16 +57,16 @@ struct Output {
 
 class Collector {
  public:
-  explicit Collector(Output &output) : output_(output) {}
+  explicit Collector(Output& output) : output_(output) {}
   ~Collector() { flush(); }
   void add(int64_t row, int64_t column) {
     rows_[count_] = static_cast<uint32_t>(row);
     columns_[count_] = static_cast<uint32_t>(column);
-    if (++count_ == SIZE) flush();
+    if (++count_ == kSize) flush();
   }
 
  private:
-  static constexpr int SIZE = 1024;
+  static constexpr int kSize = 1024;
   void flush() {
     const int64_t place = output_.total.fetch_add(count_);
     const int64_t room = std::min<int64_t>(count_, output_.capacity - place);
@@ -76,28 +76,39 @@ class Collector {
     }
     count_ = 0;
   }
-  Output &output_;
+  Output& output_;
   int count_ = 0;
-  uint32_t rows_[SIZE], columns_[SIZE];
+  uint32_t rows_[kSize], columns_[kSize];
 };
 
-bool any(Mask mask) {
+// One block of products; `rows` is a panel (d, kScreenRows), `columns` one (d, kScreenColumns).
+inline void block_f32(const float* rows, const float* columns, int64_t d,
+                      Vec (&sums)[kScreenRows][kScreenVectors]) {
+  for (auto& row : sums) {
+    for (Vec& sum : row) sum = Vec{};
+  }
+  const auto row_of = [&](int64_t k) { return columns + k * kScreenColumns; };
+  add_products(d, rows, 1, kScreenRows, row_of, sums);
+}
+
+// Whether any product reaches the threshold of its row.
+inline bool any_passes(const Vec (&sums)[kScreenRows][kScreenVectors], const float* thresholds) {
+  Indices hit{};
+  for (int r = 0; r < kScreenRows; ++r) {
+    const Vec threshold = splat(thresholds[r]);
+    for (int v = 0; v < kScreenVectors; ++v) hit |= sums[r][v] >= threshold;
+  }
   int found = 0;
-  for (int lane = 0; lane < LANES; ++lane) found |= mask[lane];
+  for (int lane = 0; lane < kLanes; ++lane) found |= hit[lane];
   return found;
 }
 
-// One block of products; `rows` is a panel [d][ROWS], `columns` a panel [d][COLUMNS] that begins at a
-// multiple of 64 bytes.
-inline void block_f32(const float *rows, const float *columns, int64_t d, Vector (&sum)[ROWS][2]) {
-  for (int r = 0; r < ROWS; ++r) sum[r][0] = sum[r][1] = Vector{};
-  for (int64_t k = 0; k < d; ++k) {
-    const Vector low = *reinterpret_cast<const Vector *>(columns + k * COLUMNS);
-    const Vector high = *reinterpret_cast<const Vector *>(columns + k * COLUMNS + LANES);
-#pragma GCC unroll 12
-    for (int r = 0; r < ROWS; ++r) {
-      sum[r][0] += rows[k * ROWS + r] * low;
-      sum[r][1] += rows[k * ROWS + r] * high;
+// Collects what passes of a block that begins at (row, column) and may reach beyond (na, nb).
+inline void emit_block(const Vec (&sums)[kScreenRows][kScreenVectors], const float* thresholds,
+                       int64_t row, int64_t column, int64_t na, int64_t nb, Collector& collector) {
+  for (int r = 0; r < kScreenRows && row + r < na; ++r) {
+    for (int c = 0; c < kScreenColumns && column + c < nb; ++c) {
+      if (sums[r][c / kLanes][c % kLanes] >= thresholds[r]) collector.add(row + r, column + c);
     }
   }
 }
@@ -117,46 +128,34 @@ float from_bfloat16(uint16_t half) {
 
 // Place of element k of row i in a bfloat16 tile [d/32][16 x 32]: as the left operand row by row,
 // as the right one in pairs of k.
-template <bool RIGHT>
+template <bool kRight>
 int64_t tile_place(int64_t i, int64_t k) {
   const int64_t within = k % 32;
-  return (k / 32) * 512 + (RIGHT ? (within / 2) * 32 + i * 2 + within % 2 : i * 32 + within);
+  return (k / 32) * 512 + (kRight ? (within / 2) * 32 + i * 2 + within % 2 : i * 32 + within);
 }
 
-template <bool RIGHT>
-void pack_bf16(const float *x, int64_t n, int64_t d, uint16_t *packed, float *error) {
-  const int64_t padded = ceil_div(d, 32) * 32;
+template <bool kRight>
+void pack_bf16(const float* x, int64_t n, int64_t d, uint16_t* packed, float* error) {
+  const int64_t padded = round_up(d, 32);
 #pragma omp parallel for schedule(static)
-  for (int64_t tile = 0; tile < ceil_div(n, TILE); ++tile) {
-    uint16_t *out = packed + tile * TILE * padded;
-    std::memset(out, 0, sizeof(uint16_t) * TILE * padded);
-    for (int64_t i = 0; i < TILE && tile * TILE + i < n; ++i) {
-      const float *row = x + (tile * TILE + i) * d;
+  for (int64_t tile = 0; tile < ceil_div(n, kTile); ++tile) {
+    uint16_t* out = packed + tile * kTile * padded;
+    std::memset(out, 0, sizeof(uint16_t) * kTile * padded);
+    for (int64_t i = 0; i < kTile && tile * kTile + i < n; ++i) {
+      const float* row = x + (tile * kTile + i) * d;
       double squares = 0;
       for (int64_t k = 0; k < d; ++k) {
         const uint16_t half = to_bfloat16(row[k]);
         const double lost = static_cast<double>(row[k]) - from_bfloat16(half);
         squares += lost * lost;
-        out[tile_place<RIGHT>(i, k)] = half;
+        out[tile_place<kRight>(i, k)] = half;
       }
-      error[tile * TILE + i] = static_cast<float>(std::sqrt(squares));
+      error[tile * kTile + i] = static_cast<float>(std::sqrt(squares));
     }
   }
 }
 
-template <int WIDTH>
-void pack_f32(const float *x, int64_t n, int64_t d, float *packed) {
-#pragma omp parallel for schedule(static)
-  for (int64_t panel = 0; panel < ceil_div(n, WIDTH); ++panel) {
-    float *out = packed + panel * WIDTH * d;
-    for (int64_t i = 0; i < WIDTH; ++i) {
-      const int64_t row = panel * WIDTH + i;
-      for (int64_t k = 0; k < d; ++k) out[k * WIDTH + i] = row < n ? x[row * d + k] : 0.0f;
-    }
-  }
-}
-
-#ifdef VGS_AMX
+#ifdef VARGFACENET_AMX
 struct __attribute__((packed)) TileConfig {
   uint8_t palette, start_row, reserved[14];
   uint16_t bytes[16];
@@ -169,14 +168,14 @@ void configure_tiles() {
   config.palette = 1;
   for (int tile = 0; tile < 8; ++tile) {
     config.bytes[tile] = 64;
-    config.rows[tile] = TILE;
+    config.rows[tile] = kTile;
   }
   _tile_loadconfig(&config);
 }
 
 // 32 x 32 products: two row tiles and two column tiles, each [d/32][512].
-inline void block_bf16(const uint16_t *a0, const uint16_t *a1, const uint16_t *b0,
-                       const uint16_t *b1, int64_t depth, float (*products)[TILE * TILE]) {
+inline void block_bf16(const uint16_t* a0, const uint16_t* a1, const uint16_t* b0,
+                       const uint16_t* b1, int64_t depth, float (*products)[kTile * kTile]) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -197,21 +196,22 @@ inline void block_bf16(const uint16_t *a0, const uint16_t *a1, const uint16_t *b
   _tile_stored(3, products[3], 64);
 }
 
-inline void emit_tile(const float *products, const float *thresholds, int64_t row, int64_t column,
-                      int64_t na, int64_t nb, Collector &collector) {
+inline void emit_tile(const float* products, const float* thresholds, int64_t row, int64_t column,
+                      int64_t na, int64_t nb, Collector& collector) {
   uint32_t some = 0;
-  __mmask16 passed[TILE];
-  for (int r = 0; r < TILE; ++r) {
-    passed[r] = _mm512_cmp_ps_mask(_mm512_load_ps(products + r * TILE),
+  __mmask16 passed[kTile];
+  for (int r = 0; r < kTile; ++r) {
+    passed[r] = _mm512_cmp_ps_mask(_mm512_load_ps(products + r * kTile),
                                    _mm512_set1_ps(thresholds[r]), _CMP_GE_OQ);
     some |= passed[r];
   }
   if (!some) return;
-  for (int r = 0; r < TILE && row + r < na; ++r)
+  for (int r = 0; r < kTile && row + r < na; ++r) {
     for (uint32_t mask = passed[r]; mask; mask &= mask - 1) {
       const int64_t at = column + __builtin_ctz(mask);
       if (at < nb) collector.add(row + r, at);
     }
+  }
 }
 #endif
 
@@ -219,89 +219,84 @@ inline void emit_tile(const float *products, const float *thresholds, int64_t ro
 
 extern "C" {
 
-int vgs_panel_rows() { return ROWS; }
-int vgs_panel_columns() { return COLUMNS; }
+int vgs_panel_rows() { return kScreenRows; }
+int vgs_panel_columns() { return kScreenColumns; }
 
 // 1 if the bfloat16 kernel can run: compiled for AMX, and the operating system grants its state.
 int vgs_has_bf16() {
-#ifdef VGS_AMX
-  constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM
-  return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#ifdef VARGFACENET_AMX
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return 0;
 #endif
 }
 
 // x (n, d) -> panels of vgs_panel_rows() or vgs_panel_columns() rows, the last padded with zeros
-void vgs_pack_rows_f32(const float *x, int64_t n, int64_t d, float *packed) {
-  pack_f32<ROWS>(x, n, d, packed);
+void vgs_pack_rows_f32(const float* x, int64_t n, int64_t d, float* packed) {
+  pack_rows<kScreenRows>(x, n, d, d, 1, packed);
 }
-void vgs_pack_columns_f32(const float *x, int64_t n, int64_t d, float *packed) {
-  pack_f32<COLUMNS>(x, n, d, packed);
+void vgs_pack_columns_f32(const float* x, int64_t n, int64_t d, float* packed) {
+  pack_rows<kScreenColumns>(x, n, d, d, 1, packed);
 }
 
 // x (n, d) -> tiles of 16 rows, d padded to a multiple of 32; error[i] = |x_i - bfloat16(x_i)|
-void vgs_pack_rows_bf16(const float *x, int64_t n, int64_t d, uint16_t *packed, float *error) {
+void vgs_pack_rows_bf16(const float* x, int64_t n, int64_t d, uint16_t* packed, float* error) {
   pack_bf16<false>(x, n, d, packed, error);
 }
-void vgs_pack_columns_bf16(const float *x, int64_t n, int64_t d, uint16_t *packed, float *error) {
+void vgs_pack_columns_bf16(const float* x, int64_t n, int64_t d, uint16_t* packed, float* error) {
   pack_bf16<true>(x, n, d, packed, error);
 }
 
 // Emits every (i, j) with product >= thresholds[i]. Returns how many there are; more than
 // `capacity` means that the output is incomplete and the search was broken off.
 // thresholds: one a row, padded to the panel with any value.
-int64_t vgs_screen_f32(const float *rows, int64_t na, const float *columns, int64_t nb, int64_t d,
-                       const float *thresholds, uint32_t *out_rows, uint32_t *out_columns,
+int64_t vgs_screen_f32(const float* rows, int64_t na, const float* columns, int64_t nb, int64_t d,
+                       const float* thresholds, uint32_t* out_rows, uint32_t* out_columns,
                        int64_t capacity) {
   Output output{out_rows, out_columns, capacity};
 #pragma omp parallel
   {
     Collector collector(output);
 #pragma omp for schedule(dynamic) collapse(2)
-    for (int64_t j0 = 0; j0 < nb; j0 += CACHED_COLUMNS)
-      for (int64_t i0 = 0; i0 < na; i0 += ROW_CHUNK) {
+    for (int64_t j0 = 0; j0 < nb; j0 += kCachedColumns) {
+      for (int64_t i0 = 0; i0 < na; i0 += kRowChunk) {
         if (output.full()) continue;
-        const int64_t j1 = std::min(j0 + CACHED_COLUMNS, nb), i1 = std::min(i0 + ROW_CHUNK, na);
-        for (int64_t i = i0; i < i1; i += ROWS)
-          for (int64_t j = j0; j < j1; j += COLUMNS) {
-            Vector sum[ROWS][2];
-            block_f32(rows + i * d, columns + j * d, d, sum);
-            Mask hit{};
-            for (int r = 0; r < ROWS; ++r) {
-              const Vector threshold = Vector{} + thresholds[i + r];
-              hit |= (sum[r][0] >= threshold) | (sum[r][1] >= threshold);
-            }
-            if (!any(hit)) continue;
-            for (int r = 0; r < ROWS && i + r < na; ++r)
-              for (int c = 0; c < COLUMNS && j + c < nb; ++c)
-                if (sum[r][c / LANES][c % LANES] >= thresholds[i + r]) collector.add(i + r, j + c);
+        const int64_t j1 = std::min(j0 + kCachedColumns, nb), i1 = std::min(i0 + kRowChunk, na);
+        for (int64_t i = i0; i < i1; i += kScreenRows) {
+          for (int64_t j = j0; j < j1; j += kScreenColumns) {
+            Vec sums[kScreenRows][kScreenVectors];
+            block_f32(rows + i * d, columns + j * d, d, sums);
+            if (!any_passes(sums, thresholds + i)) continue;
+            emit_block(sums, thresholds + i, i, j, na, nb, collector);
           }
+        }
       }
+    }
   }
   return output.total;
 }
 
-int64_t vgs_screen_bf16(const uint16_t *rows, int64_t na, const uint16_t *columns, int64_t nb,
-                        int64_t d, const float *thresholds, uint32_t *out_rows,
-                        uint32_t *out_columns, int64_t capacity) {
-#ifdef VGS_AMX
+int64_t vgs_screen_bf16(const uint16_t* rows, int64_t na, const uint16_t* columns, int64_t nb,
+                        int64_t d, const float* thresholds, uint32_t* out_rows,
+                        uint32_t* out_columns, int64_t capacity) {
+#ifdef VARGFACENET_AMX
   Output output{out_rows, out_columns, capacity};
   const int64_t depth = ceil_div(d, 32), size = depth * 512;
-  const int64_t row_tiles = ceil_div(na, TILE), column_tiles = ceil_div(nb, TILE);
-  const int64_t row_chunk = ROW_CHUNK / TILE;
+  const int64_t row_tiles = ceil_div(na, kTile), column_tiles = ceil_div(nb, kTile);
+  const int64_t row_chunk = kRowChunk / kTile;
 #pragma omp parallel
   {
     Collector collector(output);
     configure_tiles();
-    alignas(64) float products[4][TILE * TILE];
+    alignas(64) float products[4][kTile * kTile];
 #pragma omp for schedule(dynamic) collapse(2)
-    for (int64_t j0 = 0; j0 < column_tiles; j0 += CACHED_TILES)
+    for (int64_t j0 = 0; j0 < column_tiles; j0 += kCachedTiles) {
       for (int64_t i0 = 0; i0 < row_tiles; i0 += row_chunk) {
         if (output.full()) continue;
-        const int64_t j1 = std::min(j0 + CACHED_TILES, column_tiles);
+        const int64_t j1 = std::min(j0 + kCachedTiles, column_tiles);
         const int64_t i1 = std::min(i0 + row_chunk, row_tiles);
-        for (int64_t i = i0; i < i1; i += 2)
+        for (int64_t i = i0; i < i1; i += 2) {
           for (int64_t j = j0; j < j1; j += 2) {
             const bool second_row = i + 1 < i1, second_column = j + 1 < j1;
             const uint16_t *a = rows + i * size, *b = columns + j * size;
@@ -309,11 +304,13 @@ int64_t vgs_screen_bf16(const uint16_t *rows, int64_t na, const uint16_t *column
                        products);
             for (int q = 0; q < 4; ++q) {
               if ((q > 1 && !second_row) || (q % 2 && !second_column)) continue;
-              const int64_t row = (i + q / 2) * TILE, column = (j + q % 2) * TILE;
+              const int64_t row = (i + q / 2) * kTile, column = (j + q % 2) * kTile;
               emit_tile(products[q], thresholds + row, row, column, na, nb, collector);
             }
           }
+        }
       }
+    }
     _tile_release();
   }
   return output.total;
@@ -323,24 +320,27 @@ int64_t vgs_screen_bf16(const uint16_t *rows, int64_t na, const uint16_t *column
 }
 
 // Dot products in float64, in one fixed order, rounded to float32: the score of pairs (i, j).
-void vgs_exact(const float *a, const float *b, int64_t d, const int64_t *rows,
-               const int64_t *columns, int64_t n, float *out) {
-  constexpr int WIDE = 8;
+void vgs_exact(const float* a, const float* b, int64_t d, const int64_t* rows,
+               const int64_t* columns, int64_t n, float* out) {
+  constexpr int kWide = 8;
 #pragma omp parallel for schedule(static)
   for (int64_t p = 0; p < n; ++p) {
     const float *x = a + rows[p] * d, *y = b + columns[p] * d;
     Doubles sum{};
     int64_t k = 0;
-    for (; k + WIDE <= d; k += WIDE) {
+    for (; k + kWide <= d; k += kWide) {
       Floats left, right;
       std::memcpy(&left, x + k, sizeof left);
       std::memcpy(&right, y + k, sizeof right);
       sum += __builtin_convertvector(left, Doubles) * __builtin_convertvector(right, Doubles);
     }
     double total = 0;
-    for (int lane = 0; lane < WIDE; ++lane) total += sum[lane];
+    for (int lane = 0; lane < kWide; ++lane) total += sum[lane];
     for (; k < d; ++k) total += static_cast<double>(x[k]) * y[k];
     out[p] = static_cast<float>(total);
   }
 }
-}
+
+}  // extern "C"
+
+}  // namespace vargfacenet
