@@ -75,7 +75,6 @@ PENDING: set[tuple[str, str]] = {
     ('eval.megaface', 'common.backend'),
     ('eval.megaface', 'common.engine.checkpoint'),
     ('eval.megaface', 'common.engine.mxnet'),
-    ('eval.search.screen', 'common.engine.ops.build'),
     ('eval.verify', 'common.backend'),
     ('eval.verify', 'common.data.make_bin'),
     ('eval.verify', 'common.engine.checkpoint'),
