@@ -5,7 +5,6 @@ and no loss, so that InsightFace's tools load it. Its parameters may hold the cl
 (`fc7_weight`), which those tools skip.
 """
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -15,10 +14,11 @@ import numpy as np
 
 from ..backend import mx
 from ..errors import InputError, RunError
-from ..files import PathLike, atomic_write, input_file
+from ..files import PathLike, atomic_write
 from ..names import CLASSIFIER_PREFIX, DATA, EMBEDDING_OUTPUT, IMAGE_SHAPE
 from .network import Network
 from .params_file import read_arrays, write_arrays
+from .symbol_file import read_symbol
 
 Params = dict  # name -> mx.nd.NDArray
 
@@ -134,22 +134,6 @@ def check_match(
         raise InputError(f'{source} is a checkpoint of another network; ' + '; '.join(problems))
 
 
-def _newer_version(path: Path) -> str:
-    """What to say of a symbol file that a later MXNet wrote; '' of any other."""
-    try:
-        _, version = json.loads(path.read_bytes())['attrs']['mxnet_version']
-        numbers = [version // 10000, version // 100 % 100, version % 100]
-    except (ValueError, KeyError, TypeError):
-        return ''
-    if numbers <= [int(word) for word in mx.__version__.split('.')]:
-        return ''
-    return (
-        f'it was written by MXNet {".".join(map(str, numbers))} and this is {mx.__version__}; save '
-        f'it again with MXNet 1.x, or build the network with `vargfacenet train --network` and '
-        f'load the parameters'
-    )
-
-
 def load_embedding(model: str, symbol: Optional['mx.sym.Symbol'] = None) -> Network:
     """Load 'PREFIX,EPOCH' as an embedding network.
 
@@ -168,13 +152,7 @@ def load_embedding(model: str, symbol: Optional['mx.sym.Symbol'] = None) -> Netw
     """
     prefix, epoch = parse_model(model)
     if symbol is None:
-        path = input_file(symbol_path(prefix), 'symbol file')
-        try:
-            symbol = mx.sym.load(str(path))
-        except (mx.MXNetError, UnicodeDecodeError) as error:
-            reason = _newer_version(path) or str(error).strip().splitlines()[-1]
-            raise InputError(f'{path} is no symbol that MXNet reads: {reason}') from None
-        symbol = embedding_symbol(symbol, str(path))
+        symbol = mx.sym.load_json(read_symbol(symbol_path(prefix)).tojson())
     path = params_path(prefix, epoch)
     arg_params, aux_params = load_params(path)
     check_match(symbol, arg_params, aux_params, str(path))
