@@ -7,6 +7,7 @@ FOLDERS = (
     'common.data',
     'common.synth',
     'common.engine',
+    'common.engine.engines',
     'common.engine.ops',
     'symbol',
     'eval',

@@ -22,11 +22,12 @@ import numpy as np
 
 from ..common import console
 from ..common.data.image import IMAGE_SUFFIXES
+from ..common.engine.options import add_options
 from ..common.errors import InputError
 from ..common.files import atomic_path, input_file, output_folder
 from ..common.names import IMAGE_SIZE
 from ..common.parallel import cpu_count, ordered_map
-from . import embedder as embedders
+from .decide import embedder_from
 from .embedder import SMALLEST_FACE, FaceFinder, read_photo
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def write_features(path: Path, rows: io.BufferedIOBase, size: int, columns: dict
 
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('source', type=Path, metavar='FOLDER|LIST', help='pictures')
-    embedders.add_options(parser)
+    add_options(parser)
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='.npz to write')
     parser.add_argument(
         '--faces', choices=FACES, default='auto',
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> dict:
         raise InputError(f'--out {args.out}: expected a name that ends in .npz')
     paths = find_pictures(args.source)
     output_folder(args.out.parent)
-    embedder = embedders.from_options(args)
+    embedder = embedder_from(args)
     kept, without = [], []
     reader = _Reader(args.faces, args.min_face, args.skip_broken)
     with tempfile.TemporaryFile(dir=args.out.parent) as rows:
@@ -182,6 +183,7 @@ def run(args: argparse.Namespace) -> dict:
         'images_per_second': rate,
         'backend': embedder.backend,
         'model': args.model,
+        'input': embedder.preprocessing,
     }
 
 

@@ -22,17 +22,20 @@ import numpy as np
 from .. import __version__
 from ..common import console, flops
 from ..common.engine import checkpoint, parity
-from ..common.engine.engines import OUTPUT, OnnxRuntimeEngine, OpenVinoEngine, probe_images
+from ..common.engine.contract import OUTPUT, Contract
+from ..common.engine.engines import by_rank
+from ..common.engine.export_record import RECORD
 from ..common.engine.fold import fold_batch_norms, without_dropout
 from ..common.engine.mxnet import Embedder
+from ..common.engine.open_model import open_model
 from ..common.errors import InputError
 from ..common.extras import missing, need
 from ..common.files import atomic_write, input_file, output_folder, sha256
 from ..common.names import DATA, IMAGE_SHAPE
 from ..eval.datasets import load_bin
-from ..eval.verification import add_flips, evaluate
+from ..eval.verification import embed_both, verify_rows
 from . import quantize
-from .embedder import RECORD, unit_length
+from .embedder import unit_length
 from .thresholds import FARS, pair_cosines, thresholds
 
 log = logging.getLogger(__name__)
@@ -84,7 +87,7 @@ class _Export:
         self.files: dict[str, dict] = {}
         self.parities: list[parity.Parity] = []
         self.verification: list[dict] = []
-        self._images = probe_images(_PROBES)
+        self._images = parity.probe_images(_PROBES)
         if args.calibrate:
             self._faces = quantize.calibration_images(args.calibrate, args.calibrate_images)
             # a set too small to check on is filled up with faces that we draw
@@ -95,10 +98,9 @@ class _Export:
 
     def mxnet(self) -> None:
         """The slim checkpoint and the folded one."""
-        self._folded = fold_batch_norms(self._network)
         for stem, network, kind in (
             ('model', self._network._replace(symbol=self.symbol), 'float32'),
-            ('model-folded', self._folded, 'folded'),
+            ('model-folded', fold_batch_norms(self._network), 'folded'),
         ):
             prefix = self._folder / stem
             checkpoint.save_embedding(prefix, 0, network)
@@ -110,15 +112,15 @@ class _Export:
 
     def onnx(self) -> None:
         """The ONNX files that were asked for."""
-        from ..common.engine.to_onnx import to_onnx  # needs a package of the extra
+        from ..common.engine.to_onnx import inference_model  # needs a package of the extra
 
         options = {
             'input_type': self._args.input_type,
             'l2_normalize': self._args.l2_normalize,
         }
-        self._onnx('model.onnx', to_onnx(self._folded, **options), 'float32')
+        self._onnx('model.onnx', inference_model(self._network, **options), 'float32')
         if self._args.fp16:
-            half = to_onnx(self._folded, **options, dtype=np.float16)
+            half = inference_model(self._network, **options, dtype=np.float16)
             self._onnx('model.fp16.onnx', half, 'float16')
         if self._args.calibrate:
             target = self._folder / 'model.int8.onnx'
@@ -145,24 +147,12 @@ class _Export:
 
     def verify(self) -> None:
         """Accuracy of the float32 and int8 files on the pairs, and thresholds for decisions."""
-        images, issame = self._pairs
+        _, issame = self._pairs
         for name in ('model.onnx', 'model.int8.onnx'):
             if name not in self.files:
                 continue
-            for kind in (OpenVinoEngine, OnnxRuntimeEngine):
-                engine = kind(self._folder / name)
-                with console.progress(2 * len(images), f'{name} in {engine.name}') as bar:
-                    plain = engine.embed_batch(images)
-                    bar.advance(len(images))
-                    flipped = engine.embed_batch(images[:, :, ::-1])
-                    bar.advance(len(images))
-                result = evaluate(add_flips(plain, flipped)[0], issame)
-                cosine = pair_cosines(unit_length(plain, name))
-                self.verification.append({
-                    'file': name, 'engine': engine.name, 'pairs': len(issame),
-                    'accuracy': result.accuracy, 'accuracy_std': result.accuracy_std,
-                    'thresholds': thresholds(cosine, issame),
-                })  # fmt: skip
+            for kind in by_rank(Contract):
+                self.verification.append(self._verified(name, kind.name))
         if not self.verification[0]['thresholds']:
             log.warning(
                 'no thresholds are stored: %d different pairs tell no false-accept rate, not even '
@@ -176,6 +166,23 @@ class _Export:
                     '%s loses %.2f points of accuracy in %s; calibrate on more or other faces',
                     name, 100 * loss, engine,
                 )  # fmt: skip
+
+    def _verified(self, name: str, engine: str) -> dict:
+        """A row of the record: one file in one engine."""
+        images, issame = self._pairs
+        model = open_model(self._folder / name, engine)
+        with console.progress(2 * len(images), f'{name} in {engine}') as bar:
+            plain, flipped = embed_both(model, images, bar)
+        result, _ = verify_rows(plain, flipped, issame)
+        cosine = pair_cosines(unit_length(plain, name))
+        return {
+            'file': name,
+            'engine': engine,
+            'pairs': len(issame),
+            'accuracy': result.accuracy,
+            'accuracy_std': result.accuracy_std,
+            'thresholds': thresholds(cosine, issame),
+        }
 
     def record(self) -> dict:
         """What export.json holds."""

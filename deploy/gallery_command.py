@@ -13,9 +13,9 @@ import numpy as np
 
 from ..common import console
 from ..common.data.image import encode_jpeg
+from ..common.engine.options import add_options
 from ..common.errors import InputError
-from . import embedder as embedders
-from .compare import DEFAULT_FAR, choose_threshold, face_of
+from .decide import add_threshold_options, choose_threshold, embedder_from, face_of
 from .embedder import FaceEmbedder
 from .gallery import Gallery, check_exists, checked_name
 
@@ -31,7 +31,7 @@ def build_parser(parser: console.Parser) -> None:
         part = actions.add_parser(action, help=text)
         part.add_argument('--gallery', required=True, type=Path, metavar='DIR', help='its folder')
         if action in ('enrol', 'identify'):
-            embedders.add_options(part)
+            add_options(part)
         if action in ('enrol', 'remove'):
             part.add_argument('name', metavar='NAME', help='of the person')
         if action == 'enrol':
@@ -39,13 +39,10 @@ def build_parser(parser: console.Parser) -> None:
         if action == 'identify':
             part.add_argument('photograph', metavar='PHOTO')
             part.add_argument('--top', type=int, default=5, help='how many people to list')
-            part.add_argument(
-                '--far', type=float,
-                help=f'false-accept rate of one comparison, by default {DEFAULT_FAR:g} or the '
-                'lowest that is stored; among N people a false match is about N times as likely',
-            )  # fmt: skip
-            part.add_argument('--pairs', metavar='BIN', help='verification .bin to measure it on')
-            part.add_argument('--threshold', type=float, help='cosine above which it is a match')
+            add_threshold_options(
+                part,
+                of_what=' of one comparison (among N people about N times as likely)',
+            )
 
 
 def _opened(
@@ -57,7 +54,7 @@ def _opened(
 
 def _enrol(args: argparse.Namespace) -> dict:
     checked_name(args.name)
-    embedder = embedders.from_options(args)
+    embedder = embedder_from(args)
     faces = [face_of(embedder, path) for path in args.photographs]
     # opened last: a new gallery is made only when there is something to put into it
     with _opened(args, embedder) as gallery:
@@ -74,7 +71,7 @@ def _identify(args: argparse.Namespace) -> dict:
     check_exists(args.gallery)
     if not 1 <= args.top <= 1000:
         raise InputError(f'--top {args.top}: must be 1..1000')
-    embedder = embedders.from_options(args)
+    embedder = embedder_from(args)
     threshold = choose_threshold(args, embedder).threshold
     with _opened(args, embedder) as gallery:
         face = face_of(embedder, args.photograph)
@@ -85,9 +82,11 @@ def _identify(args: argparse.Namespace) -> dict:
     console.table(
         f'{args.photograph} among {faces} faces',
         ('name', 'cosine', '' if threshold is None else f'above {threshold:.4f}?'),
-        [(match.identity, f'{match.cosine:.4f}', words[is_same])
-         for match, is_same in zip(matches, same)],
-    )  # fmt: skip
+        [
+            (match.identity, f'{match.cosine:.4f}', words[is_same])
+            for match, is_same in zip(matches, same)
+        ],
+    )
     return {
         'faces': faces,
         'threshold': threshold,

@@ -22,10 +22,10 @@ import numpy as np
 
 from ..common import console
 from ..common.data.image import decode_rgb, encode_jpeg
+from ..common.engine.options import add_options
 from ..common.errors import InputError
 from ..common.extras import need
-from . import embedder as embedders
-from .compare import Face, NoFace, default_far, find_face, stored_thresholds
+from .decide import Face, NoFace, default_far, embedder_from, find_face, stored_thresholds
 from .embedder import FaceEmbedder
 from .gallery import Gallery, GalleryBusy, UnknownIdentity
 
@@ -279,7 +279,7 @@ def _add_errors(app, request) -> None:
 
 
 def build_parser(parser: console.Parser) -> None:
-    embedders.add_options(parser)
+    add_options(parser)
     parser.add_argument(
         '--gallery', type=Path, default=Path('gallery'), metavar='DIR', help='made if needed'
     )
@@ -336,7 +336,7 @@ def run(args: argparse.Namespace) -> dict:
     with contextlib.ExitStack() as stack:
         # what can fail comes before the gallery, which is made if needed
         listener = stack.enter_context(listen(args.host, args.port))
-        embedder = embedders.from_options(args)
+        embedder = embedder_from(args)
         if not stored_thresholds(embedder):
             log.warning(
                 '%s has no thresholds, so the page shows cosines and no decisions; export it with '

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..common import console
-from ..common.engine.mxnet import Embedder
+from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
 from ..common.vectors import unit_rows
 from .image_list import embed_images
@@ -28,14 +28,14 @@ class Rows(NamedTuple):
     missing: np.ndarray  # (n,) bool
 
 
-def image_rows(embedder: Embedder, root: Path, names: list[str]) -> Iterator[Rows]:
+def image_rows(embedder: OpenModel, root: Path, names: list[str]) -> Iterator[Rows]:
     """g(image) + g(mirror image) of unit length: one row a name, a batch at a time."""
     for block in embed_images(embedder, [root / name for name in names]):
         rows, _ = add_flips(block.plain, block.flipped)
         yield Rows(block.start, rows, block.missing)
 
 
-def video_rows(embedder: Embedder, root: Path, names: list[str]) -> Iterator[Rows]:
+def video_rows(embedder: OpenModel, root: Path, names: list[str]) -> Iterator[Rows]:
     """The sum of the unit-length embeddings of a folder's frames (*.jpg), of unit length.
 
     One row a name; missing is one without any picture. Batches go over the folders' ends, since

@@ -14,6 +14,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
+from ..common.engine.options import HELP, add_options, open_from
 from ..common.errors import InputError
 from ..common.files import output_folder
 from .embeddings import (
@@ -64,20 +65,15 @@ def _embed(
     arguments: argparse.Namespace, lists: dict[str, Path], world: World
 ) -> dict[str, Embeddings]:
     """Embed image lists into feature files, in the first process; the others wait for them."""
-    # here, since a run on stored embeddings needs no MXNet
-    from ..common.backend import parse_devices
-    from ..common.engine.checkpoint import load_embedding, parse_model
-    from ..common.engine.mxnet import Embedder
+    # here, since a run on stored embeddings needs none of it
     from .features import image_rows, write_features
     from .image_list import report_missing
     from .matrix_file import read_matrix
 
-    parse_model(arguments.model)
-    devices = parse_devices(arguments.devices)
     output_folder(arguments.features)
     listed = {name: read_identities(path) for name, path in lists.items()}
     if world.is_first:
-        embedder = Embedder(load_embedding(arguments.model), devices, arguments.batch_size)
+        embedder = open_from(arguments, arguments.batch_size, 'mxnet')
         for name, (paths, _) in listed.items():
             out = arguments.features / f'{name}.bin'
             rows = image_rows(embedder, arguments.root, paths)
@@ -305,13 +301,12 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--kernel', choices=KERNELS, default='auto', help='all give one result')
     parser.add_argument('--resume', metavar='NPZ', help='keep the state here, and go on from it')
     parser.add_argument('--save', metavar='NPZ', help='results for vargfacenet report')
-    parser.add_argument('--model', metavar='PREFIX,EPOCH', help='checkpoint, for image lists')
+    add_options(parser, required=False, help=f'{HELP}; for image lists')
     parser.add_argument('--root', type=Path, default=Path('.'), help='folder of listed images')
     parser.add_argument(
         '--features', type=Path, default=Path('features'), help='folder for their embeddings'
     )
     parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
-    parser.add_argument('--devices', default='cpu', help="'cpu' or 'gpu:0,1,...'")
 
 
 def _check(arguments: argparse.Namespace) -> None:

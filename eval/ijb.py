@@ -14,11 +14,10 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
-from ..common.backend import parse_devices
 from ..common.data.image import decode_rgb
 from ..common.data.warp import crop
-from ..common.engine.checkpoint import load_embedding, parse_model
-from ..common.engine.mxnet import Embedder
+from ..common.engine.open_model import OpenModel
+from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file, output_folder
 from .image_list import embed_images, report_missing
@@ -136,7 +135,7 @@ def read_subjects(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     return templates, rows[first, 1]
 
 
-def write_features(embedder: Embedder, images: Path, meta: Meta, out: Path) -> list[str]:
+def write_features(embedder: OpenModel, images: Path, meta: Meta, out: Path) -> list[str]:
     """Write [g(image) | g(mirror image)], raw, as as a file (N, 2D); returns what is missing."""
 
     def load(index: int) -> Optional[np.ndarray]:
@@ -326,14 +325,13 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--set', choices=sorted(GALLERIES), default='ijbc', help='which one')
     parser.add_argument('--meta', required=True, type=Path, metavar='DIR', help="the set's lists")
     parser.add_argument('--images', type=Path, metavar='DIR', help="the set's loose_crop folder")
-    parser.add_argument('--model', metavar='PREFIX,EPOCH', help='checkpoint')
+    add_options(parser, required=False)
     parser.add_argument(
         '--features', required=True, type=Path, metavar='FILE',
         help='embeddings [g | g of the mirror image], a feature file; written with --model, '
         'read without',
     )  # fmt: skip
     parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
-    parser.add_argument('--devices', default='cpu', help="'cpu' or 'gpu:0,1,...'")
 
 
 def _features(arguments: argparse.Namespace, meta: Meta) -> tuple[np.ndarray, Optional[int]]:
@@ -342,10 +340,8 @@ def _features(arguments: argparse.Namespace, meta: Meta) -> tuple[np.ndarray, Op
     if arguments.model:
         if arguments.images is None or not arguments.images.is_dir():
             raise InputError(f'--images {arguments.images}: --model needs the folder of pictures')
-        parse_model(arguments.model)
-        devices = parse_devices(arguments.devices)
         output_folder(arguments.features.parent)
-        embedder = Embedder(load_embedding(arguments.model), devices, arguments.batch_size)
+        embedder = open_from(arguments, arguments.batch_size, 'mxnet')
         names = write_features(embedder, arguments.images, meta, arguments.features)
         report_missing(names, len(meta.names))
         missing = len(names)

@@ -9,7 +9,7 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 
 from ..common.data.image import decode_rgb
-from ..common.engine.mxnet import Embedder
+from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file
 from ..common.names import IMAGE_SIZE
@@ -60,7 +60,7 @@ def load_crop(path: Path) -> Optional[np.ndarray]:
 
 
 def embed_images(
-    embedder: Embedder,
+    embedder: OpenModel,
     items: Sequence,
     load: Callable[[object], Optional[np.ndarray]] = load_crop,
     flip: bool = True,

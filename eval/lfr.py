@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from ..common import console, flops
-from ..common.backend import parse_devices
-from ..common.engine.checkpoint import load_embedding, parse_model
-from ..common.engine.mxnet import Embedder
+from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
 from ..common.files import output_folder
 from .features import image_rows, video_rows, write_features
@@ -58,7 +56,7 @@ def check_budget(count: flops.Count, budget: str) -> dict:
 
 
 def build_parser(parser: console.Parser) -> None:
-    parser.add_argument('--model', required=True, metavar='PREFIX,EPOCH', help='checkpoint')
+    add_options(parser)
     parser.add_argument(
         '--list', required=True, metavar='FILE', help="the challenge's filelist.txt"
     )
@@ -67,20 +65,17 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--track', choices=('image', 'video'), default='image', help='kind of list')
     parser.add_argument('--budget', choices=sorted(BUDGETS), default='light', help='rule to check')
     parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
-    parser.add_argument('--devices', default='cpu', help="'cpu' or 'gpu:0,1,...'")
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    parse_model(arguments.model)
-    devices = parse_devices(arguments.devices)
     names = read_list(arguments.list)
     if not arguments.root.is_dir():
         raise InputError(
             f'--root {arguments.root} is no folder; {arguments.list} names what is in it'
         )
     output_folder(arguments.out.parent)
-    network = load_embedding(arguments.model)
-    rule = check_budget(flops.count(network.symbol), arguments.budget)
+    embedder = open_from(arguments, arguments.batch_size, 'mxnet')
+    rule = check_budget(embedder.count(), arguments.budget)
     if not rule['within_budget']:
         log.warning(
             '%s: %.4g FLOPs and %.1f MB are more than the %s track allows (%.4g FLOPs%s)',
@@ -91,7 +86,6 @@ def run(arguments: argparse.Namespace) -> dict:
     expected = IMAGE_ROWS if arguments.track == 'image' else VIDEO_ROWS
     if len(names) != expected:
         log.info("%d rows; the challenge's own list has %d", len(names), expected)
-    embedder = Embedder(network, devices, arguments.batch_size)
     rows = image_rows if arguments.track == 'image' else video_rows
     started = time.monotonic()
     missing = write_features(

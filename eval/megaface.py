@@ -16,9 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..common import console
-from ..common.backend import parse_devices
-from ..common.engine.checkpoint import load_embedding, parse_model
-from ..common.engine.mxnet import Embedder
+from ..common.engine.open_model import OpenModel
+from ..common.engine.options import HELP, add_options, open_from
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file, output_folder
 from .image_list import embed_images, read_list, report_missing
@@ -64,7 +63,7 @@ def feature_path(folder: Path, kind: str, name: str, algo: str) -> Path:
 
 
 def write_embeddings(
-    embedders: Sequence[Embedder], root: Path, paths: list[str], kind: str, out: Path, algo: str
+    embedders: Sequence[OpenModel], root: Path, paths: list[str], kind: str, out: Path, algo: str
 ) -> list[str]:
     """Write one feature file an image: g(image) + g(mirror image) of unit length.
 
@@ -198,14 +197,10 @@ def build_parser(parser: console.Parser) -> None:
     lists.add_argument('--out', required=True, type=Path, metavar='DIR', help='feature files')
 
     embed = commands.add_parser('embed', parents=[lists], help='crops -> feature files')
-    embed.add_argument(
-        '--model', required=True, action='append', metavar='PREFIX,EPOCH',
-        help='checkpoint; embeddings of several are concatenated',
-    )  # fmt: skip
+    add_options(embed, action='append', help=f'{HELP}; embeddings of several are concatenated')
     embed.add_argument('--facescrub-root', type=Path, default=Path('.'), metavar='DIR')
     embed.add_argument('--megaface-root', type=Path, default=Path('.'), metavar='DIR')
     embed.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
-    embed.add_argument('--devices', default='cpu', help="'cpu' or 'gpu:0,1,...'")
 
     noise = commands.add_parser('clean', parents=[lists], help='take noisy images out')
     noise.add_argument('--features', required=True, type=Path, metavar='DIR', help='of embed')
@@ -218,14 +213,11 @@ def build_parser(parser: console.Parser) -> None:
 
 
 def _embed(arguments: argparse.Namespace) -> dict:
-    for model in arguments.model:
-        parse_model(model)
-    devices = parse_devices(arguments.devices)
     paths = {kind: read_list(getattr(arguments, kind)) for kind in _DEPTH}
     roots = {FACESCRUB: arguments.facescrub_root, MEGAFACE: arguments.megaface_root}
     output_folder(arguments.out)
     embedders = [
-        Embedder(load_embedding(model), devices, arguments.batch_size) for model in arguments.model
+        open_from(arguments, arguments.batch_size, 'mxnet', model) for model in arguments.model
     ]
     result = {'out': str(arguments.out), 'algo': arguments.algo}
     for kind, listed in paths.items():

@@ -12,7 +12,7 @@ from ..common.vectors import unit_rows
 from .metrics import k_fold_accuracy, squared_distances, val_at_far
 
 if TYPE_CHECKING:
-    from ..common.engine.mxnet import Embedder
+    from ..common.engine.engines import Engine
 
 log = logging.getLogger(__name__)
 
@@ -160,8 +160,23 @@ def add_flips(plain: np.ndarray, flipped: np.ndarray) -> tuple[np.ndarray, float
     return unit_rows(plain + flipped), xnorm  # infinite rows become NaN, which `evaluate` names
 
 
+def embed_both(
+    embedder: 'Engine', images: np.ndarray, progress: Optional[ProgressBar] = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raw embeddings (N, D) float32 of images (N, 112, 112, 3) uint8 and of their mirror images."""
+    return embedder.embed(images, progress), embedder.embed(images[:, :, ::-1], progress)
+
+
+def verify_rows(
+    plain: np.ndarray, flipped: np.ndarray, issame: np.ndarray, folds: int = 10
+) -> tuple[VerificationResult, float]:
+    """`verify` of what `embed_both` gave."""
+    embeddings, xnorm = add_flips(plain, flipped)
+    return evaluate(embeddings, issame, folds), xnorm
+
+
 def verify(
-    embedder: 'Embedder',
+    embedder: 'Engine',
     images: np.ndarray,
     issame: np.ndarray,
     folds: int = 10,
@@ -186,7 +201,4 @@ def verify(
     InputError as `evaluate`; what needs no embedding is checked before embedding starts.
     """
     issame = check_pairs(len(images), issame, folds)
-    plain = embedder.embed(images, progress)
-    flipped = embedder.embed(images[:, :, ::-1], progress)
-    embeddings, xnorm = add_flips(plain, flipped)
-    return evaluate(embeddings, issame, folds), xnorm
+    return verify_rows(*embed_both(embedder, images, progress), issame, folds)

@@ -14,10 +14,9 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
-from ..common.backend import parse_devices
 from ..common.data.make_bin import read_pair_list
-from ..common.engine.checkpoint import load_embedding, parse_model
-from ..common.engine.mxnet import Embedder
+from ..common.engine.open_model import OpenModel
+from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
 from .datasets import load_bin
 from .report.statistics import pair_identities
@@ -40,7 +39,7 @@ class Verified(NamedTuple):
     images: np.ndarray  # (2P, 112, 112, 3) uint8
 
 
-def verify_target(embedder: Embedder, name: str, path: Path, folds: int) -> Verified:
+def verify_target(embedder: OpenModel, name: str, path: Path, folds: int) -> Verified:
     """Verify one .bin file."""
     images, issame = load_bin(path)
     with console.progress(2 * len(images), name) as bar:
@@ -117,7 +116,7 @@ def _row(name: str, target: dict) -> tuple:
 
 
 def build_parser(parser: console.Parser) -> None:
-    parser.add_argument('--model', required=True, metavar='PREFIX,EPOCH', help='checkpoint')
+    add_options(parser)
     parser.add_argument(
         '--target',
         required=True,
@@ -127,7 +126,6 @@ def build_parser(parser: console.Parser) -> None:
     )
     parser.add_argument('--data-dir', metavar='DIR', help='folder of targets given by name')
     parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
-    parser.add_argument('--devices', default='cpu', help="'cpu' or 'gpu:0,1,...'")
     parser.add_argument('--folds', type=int, default=10, help='folds of the pairs')
     parser.add_argument('--save', metavar='NPZ', help='results for vargfacenet report')
     parser.add_argument(
@@ -140,15 +138,13 @@ def build_parser(parser: console.Parser) -> None:
 def run(arguments: argparse.Namespace) -> dict:
     # everything that can be wrong with the options is found before the model is loaded
     targets = resolve_targets(arguments.target, arguments.data_dir)
-    parse_model(arguments.model)
-    devices = parse_devices(arguments.devices)
     if arguments.plot:
         check_plot_path(arguments.plot)
     if arguments.save:
         check_results_path(arguments.save)
     if arguments.pair_list and (len(targets) > 1 or not arguments.save):
         raise InputError('--pair-list is for --save with one target')
-    embedder = Embedder(load_embedding(arguments.model), devices, arguments.batch_size)
+    embedder = open_from(arguments, arguments.batch_size, 'mxnet')
 
     results, entries, saved = {}, {}, {}
     for name, path in targets.items():

@@ -94,7 +94,7 @@ def teach(teacher: str, data_dir: str, batch_size: int = 32) -> tuple[Path, Head
             path,
             header,
             functools.partial(_blocks, records),
-            engine.embed_batch,
+            engine.embed,
             lambda done: console.progress(len(records), f'teaching {path.name}', start=done),
         )
     return path, TeacherStore(path, header).header

@@ -5,7 +5,6 @@ and no loss, so that InsightFace's tools load it. Its parameters may hold the cl
 (`fc7_weight`), which those tools skip.
 """
 
-import re
 import shutil
 from pathlib import Path
 from typing import Optional
@@ -16,6 +15,7 @@ from ..backend import mx
 from ..errors import InputError, RunError
 from ..files import PathLike, atomic_write
 from ..names import CLASSIFIER_PREFIX, DATA, EMBEDDING_OUTPUT, IMAGE_SHAPE
+from .model_name import params_path, parse_model, symbol_path
 from .network import Network
 from .params_file import read_arrays, write_arrays
 from .symbol_file import read_symbol
@@ -23,25 +23,6 @@ from .symbol_file import read_symbol
 Params = dict  # name -> mx.nd.NDArray
 
 _SHOWN_NAMES = 3  # how many differing names an error lists
-
-
-def parse_model(text: str) -> tuple[str, int]:
-    """'PREFIX,EPOCH' -> (prefix, epoch); raises InputError for any other form."""
-    match = re.fullmatch(r'(.+),(\d{1,9})', text.strip())
-    if not match:
-        raise InputError(
-            f'model {text!r}: expected PREFIX,EPOCH, e.g. models/run/model,1 '
-            f'for models/run/model-symbol.json and models/run/model-0001.params'
-        )
-    return match.group(1), int(match.group(2))
-
-
-def symbol_path(prefix: PathLike) -> Path:
-    return Path(f'{prefix}-symbol.json')
-
-
-def params_path(prefix: PathLike, epoch: int) -> Path:
-    return Path(f'{prefix}-{epoch:04d}.params')
 
 
 def load_params(path: PathLike) -> tuple[Params, Params]:

@@ -8,20 +8,11 @@ import numpy as np
 from ..backend import mx
 from ..console import ProgressBar
 from ..errors import InputError
-from ..names import DATA, IMAGE_SHAPE, IMAGE_SIZE
+from ..names import DATA, IMAGE_SHAPE
 from . import ops
 from .checkpoint import check_match
+from .contract import check_images
 from .network import Network
-
-
-def check_images(images: np.ndarray) -> None:
-    """Raise InputError unless `images` is uint8 (N, 112, 112, 3)."""
-    shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
-        raise InputError(
-            f'images are {images.dtype} {images.shape}; expected uint8 (N, {IMAGE_SIZE}, '
-            f'{IMAGE_SIZE}, 3), aligned RGB crops'
-        )
 
 
 def flatten_before_dense(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
@@ -76,12 +67,7 @@ class Embedder:
         devices = devices or [mx.cpu()]
         self.batch_size = max(batch_size, len(devices))  # a batch is split over them
         self._symbol = symbol
-        _, output_shapes, _ = symbol.infer_shape(**{DATA: (1, *IMAGE_SHAPE)})
-        if len(output_shapes) != 1 or len(output_shapes[0]) != 2:
-            raise InputError(
-                f'symbol with outputs {symbol.list_outputs()}: expected one embedding (N, D)'
-            )
-        self.embedding_size = output_shapes[0][1]
+        self.embedding_size = network.embedding_size
         self._devices = devices
         self._input = np.zeros((self.batch_size, *IMAGE_SHAPE), np.float32)
         self._module = None

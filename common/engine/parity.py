@@ -10,18 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.image import decode_rgb
 from ..errors import RunError
 from ..extras import need
-from ..names import DATA
+from ..names import DATA, IMAGE_SIZE
 from ..parallel import cpu_count
+from ..synth.face import jpeg_faces
 from ..vectors import unit_rows
-from .engines import cosines
 
 BATCHES = (1, 7, 32)
 MAX_DIFFERENCE = 1e-5  # float32: of the largest value
 MIN_COSINE = 0.9999  # folded: of every image
 MIN_COSINE_HALF = 0.999  # float16: of every image
 MEAN_COSINE_INT8 = 0.99  # int8: mean over the images
+
+_PROBES = 4
+_PROBE_SEED = 20191011
 
 Run = Callable[[np.ndarray], np.ndarray]  # uint8 (N, 112, 112, 3) -> float32 (N, D)
 
@@ -38,6 +42,19 @@ class Parity:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+
+def probe_images(count: int = _PROBES) -> np.ndarray:
+    """uint8 (count, 112, 112, 3) RGB: synthetic faces of different people, always the same."""
+    faces = [jpeg_faces(_PROBE_SEED, person, [0], IMAGE_SIZE)[0] for person in range(count)]
+    return np.stack([decode_rgb(face) for face in faces])
+
+
+def cosines(embeddings: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Cosine of every row to the same row of `others`: (N, D), (N, D) -> (N,) float64."""
+    embeddings, others = np.asarray(embeddings, np.float64), np.asarray(others, np.float64)
+    lengths = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(others, axis=1)
+    return np.einsum('nd,nd->n', embeddings, others) / np.maximum(lengths, 1e-300)
 
 
 def compare(file: str, engine: str, run: Run, images: np.ndarray, expected: np.ndarray) -> Parity:

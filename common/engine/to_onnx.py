@@ -17,6 +17,8 @@ from ..errors import InputError
 from ..extras import need
 from ..names import DATA, IMAGE_SHAPE
 from ..registry import Registry
+from .contract import OUTPUT
+from .fold import fold_batch_norms
 from .graph import Node, flag, parse
 from .network import Network
 
@@ -24,7 +26,6 @@ onnx = need('onnx', 'deploy')
 
 OPSET = 13
 IR_VERSION = 8  # what was current with opset 13 to 17; old run times refuse a newer one
-OUTPUT = 'embedding'
 _SMALLEST_NORM = 1e-12  # a zero embedding stays zero
 _PROBE = 2  # batch size at which a dimension that is the batch can be told from one that is 1
 
@@ -104,6 +105,11 @@ def to_onnx(
         name = _unit_length(writer, name)
     _name_output(writer, name)
     return _model(writer, heads[0][0].shape[1], input_type)
+
+
+def inference_model(network: Network, **options) -> 'onnx.ModelProto':
+    """`to_onnx` of the network with its BatchNorms folded: what all run times get."""
+    return to_onnx(fold_batch_norms(network), **options)
 
 
 def _convert(writer: _Writer, node: Node, values: dict) -> list[str]:

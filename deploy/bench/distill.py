@@ -17,9 +17,10 @@ import numpy as np
 from ...common import console
 from ...common.backend import mx
 from ...common.engine import ops
-from ...common.engine.engines import fastest, probe_images
+from ...common.engine.engines import fastest
 from ...common.engine.mxnet import Embedder, flatten_before_dense
 from ...common.engine.network import Network
+from ...common.engine.parity import probe_images
 from ...common.errors import InputError
 from ...common.names import DATA, IMAGE_SHAPE
 from ...recognition.graph import embedding_size, training_module
@@ -152,7 +153,7 @@ def teaching_rates(teacher: Network, batch_size: int, seconds: float) -> dict:
     times = in_turn(
         {
             'mxnet': lambda: embedder.embed(images),
-            'store': lambda: engine.embed_batch(images),
+            'store': lambda: engine.embed(images),
         },
         seconds,
     )

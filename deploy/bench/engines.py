@@ -18,10 +18,12 @@ import numpy as np
 
 from ...common import console, flops
 from ...common.backend import mx
-from ...common.engine import engines, ops
-from ...common.engine.checkpoint import load_embedding
-from ...common.engine.fold import fold_batch_norms
+from ...common.engine import ops
+from ...common.engine.contract import Contract, read_contract
+from ...common.engine.engines import PRECISIONS, by_rank, open_network
 from ...common.engine.network import Network
+from ...common.engine.open_model import open_model
+from ...common.engine.parity import probe_images
 from ...common.errors import InputError
 from ...common.extras import missing, need
 from ...common.files import atomic_path, atomic_write, output_folder
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 ORIGINAL = 'original, MXNet Module'
 OURS = 'ours, MXNet'
 _CALIBRATION = 64  # drawn faces; the speed of int8 does not depend on what it is calibrated on
+_SHORT = {'bfloat16': 'bf16'}
 _PEAK_SIDE = 2048  # of the matrices whose product gives the machine's peak
 _SLICE_SECONDS = 0.5
 _MIN_ROUNDS = 3
@@ -70,37 +73,37 @@ def original(network: Network, batch_size: int) -> Callable[[np.ndarray], np.nda
 
 def candidates(network: Network, batch_size: int, folder: Path) -> dict[str, Candidate]:
     """Name -> how to run it, of everything that is installed and that this CPU can do."""
-    ours = engines.MXNetEngine(network, batch_size=batch_size)
+    (ours,) = (open_network(kind, network, batch_size=batch_size) for kind in by_rank(Network))
     found = {
         ORIGINAL: Candidate('float32', original(network, 1), original(network, batch_size)),
-        OURS: Candidate('float32', ours.embed_batch, ours.embed_batch),
+        OURS: Candidate('float32', ours.embed, ours.embed),
     }
     if missing('onnx') or missing('onnxruntime'):
         log.warning(
             "onnxruntime and OpenVINO are left out: pip install -c requirements.lock '.[deploy]'"
         )
         return found
-    from ...common.engine.to_onnx import to_onnx
+    from ...common.engine.to_onnx import inference_model
 
     whole, int8 = folder / 'model.onnx', folder / 'model.int8.onnx'
-    content = to_onnx(fold_batch_norms(network), input_type='uint8')
-    need('onnx', 'deploy').save(content, str(whole))
+    need('onnx', 'deploy').save(inference_model(network, input_type='uint8'), str(whole))
     log.info('quantising to int8')
-    quantize.quantize_int8(whole, int8, engines.probe_images(_CALIBRATION))
-
-    def add(name: str, precision: str, make: Callable[[], engines.Engine]) -> None:
+    quantize.quantize_int8(whole, int8, probe_images(_CALIBRATION))
+    ways = [
+        (kind, path, precision, 'int8' if path == int8 else precision)
+        for kind in reversed(by_rank(Contract))
+        if kind.available()
+        for path, precisions in ((whole, kind.precisions), (int8, PRECISIONS[:1]))
+        for precision in precisions
+    ]
+    for kind, path, precision, told in ways:
+        name = f'{kind.title} {_SHORT.get(told, told)}'
         try:
-            engine = make()
+            engine = kind(path, read_contract(path), precision, batch_size=batch_size)
         except InputError as error:
             log.warning('%s is left out: %s', name, error)
-            return
-        found[name] = Candidate(precision, engine.embed_batch, engine.embed_batch)
-
-    add('onnxruntime float32', 'float32', lambda: engines.OnnxRuntimeEngine(whole, batch_size))
-    add('onnxruntime int8', 'int8', lambda: engines.OnnxRuntimeEngine(int8, batch_size))
-    add('OpenVINO float32', 'float32', lambda: engines.OpenVinoEngine(whole, batch_size))
-    add('OpenVINO bf16', 'bfloat16', lambda: engines.OpenVinoEngine(whole, batch_size, 'bfloat16'))
-    add('OpenVINO int8', 'int8', lambda: engines.OpenVinoEngine(int8, batch_size))
+            continue
+        found[name] = Candidate(told, engine.embed, engine.embed)
     return found
 
 
@@ -198,7 +201,7 @@ def _time(
 def _network(args: argparse.Namespace) -> Network:
     """The checkpoint, or the published network with weights as before training."""
     if args.model:
-        return load_embedding(args.model)
+        return open_model(args.model, 'mxnet').network
     symbol = get_symbol('vargfacenet')
     module = mx.mod.Module(symbol, data_names=(DATA,), label_names=None, context=mx.cpu())
     module.bind([(DATA, (2, *IMAGE_SHAPE))], for_training=False)

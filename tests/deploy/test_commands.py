@@ -13,7 +13,7 @@ from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy import FaceEmbedder, gallery
-from vargfacenet.deploy.compare import default_far, stored_thresholds
+from vargfacenet.deploy.decide import default_far, stored_thresholds
 from vargfacenet.deploy.thresholds import pair_cosines, threshold_at_far, thresholds
 
 

@@ -70,7 +70,7 @@ def test_automatic_choice_takes_what_is_there(models, monkeypatch):
 
 
 def test_bfloat16_is_near_and_only_openvinos(models, expected):
-    with pytest.raises(InputError, match='needs backend openvino'):
+    with pytest.raises(InputError, match='needs engine openvino'):
         FaceEmbedder(models[0], 'onnxruntime', precision='bfloat16')
     try:
         faces = FaceEmbedder(models[0], precision='bfloat16')
@@ -83,7 +83,7 @@ def test_bfloat16_is_near_and_only_openvinos(models, expected):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'backend': 'tensorrt'}, "unknown backend 'tensorrt'"),
+        ({'backend': 'tensorrt'}, "unknown engine 'tensorrt'"),
         ({'precision': 'float64'}, "unknown precision 'float64'"),
         ({'batch_size': 0}, 'batch size 0'),
     ],

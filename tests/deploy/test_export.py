@@ -13,8 +13,8 @@ from vargfacenet.common.backend import mx
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.engine import checkpoint, parity
-from vargfacenet.common.engine.engines import cosines
 from vargfacenet.common.engine.network import Network
+from vargfacenet.common.engine.parity import cosines
 from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.common.files import sha256
 from vargfacenet.deploy import export, quantize

@@ -121,7 +121,13 @@ BAD = {
     'no batch': ('--target', 'FOLDER/lfw.bin', '--batch-size', '0', 'batch size 0'),
     'device': ('--target', 'FOLDER/lfw.bin', '--devices', 'tpu', "--devices 'tpu'"),
     'plot': ('--target', 'FOLDER/lfw.bin', '--plot', 'roc.doc', 'roc.doc: expected'),
-    'model form': ('--target', 'FOLDER/lfw.bin', '--model', 'm', 'expected PREFIX,EPOCH'),
+    'model form': (
+        '--target',
+        'FOLDER/lfw.bin',
+        '--model',
+        'm',
+        'an .onnx file, or a checkpoint PREFIX,EPOCH',
+    ),
     'no model': ('--target', 'FOLDER/lfw.bin', '--model', 'FOLDER/none,1', 'none-symbol.json'),
     'no epoch': ('--target', 'FOLDER/lfw.bin', '--model', 'FOLDER/model,4', 'model-0004.params'),
 }

@@ -212,7 +212,7 @@ def test_store_and_live_teacher_differ_by_float16_alone(
 
     def same_engine(network, batch_size):
         embed = Embedder(network, batch_size=8).embed
-        return types.SimpleNamespace(name='as in training', embed_batch=embed)
+        return types.SimpleNamespace(name='as in training', embed=embed)
 
     monkeypatch.setattr(teach, 'fastest', same_engine)
 

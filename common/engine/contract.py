@@ -1,0 +1,279 @@
+"""What an ONNX model takes and gives: found out of its graph, so that foreign files run as well.
+
+Callers always give uint8 (N, 112, 112, 3) RGB crops; the contract says what becomes of them.
+"""
+
+from pathlib import Path
+from typing import NamedTuple, Optional, Union
+
+import numpy as np
+
+from ..errors import InputError
+from ..extras import need
+from ..names import DATA, IMAGE_SIZE
+
+Model = Union[bytes, str, Path]  # a serialised ONNX model, or the path of one
+
+OUTPUT = 'embedding'  # of the files that we write
+EXTRA = 'deploy'
+COLOURS = ('rgb', 'bgr')
+DTYPES = ('float32', 'float16', 'uint8')
+_CENTRE = 127.5  # (x - 127.5) / 127.5 is what networks of this field take, if not 0..255
+# A network whose first arithmetic takes 255 to less than this, or shifts by more, takes 0..255.
+_LARGE = 16
+_TRANSPARENT = ('Identity', 'Cast', 'Transpose', 'QuantizeLinear', 'DequantizeLinear')
+_SIGNS = {'Add': 1, 'Sub': -1}
+
+
+class Contract(NamedTuple):
+    """Input and output of a model. Pixels go in as (value - mean) / std of 0..255."""
+
+    name: str = DATA
+    layout: str = 'NCHW'  # or 'NHWC'
+    dtype: str = 'float32'
+    batch: Optional[int] = None  # the only number of images that it takes; None for any
+    mean: float = 0.0
+    std: float = 1.0
+    colour: str = 'rgb'
+    output: str = OUTPUT
+    embedding_size: int = 0
+
+    @property
+    def preprocessing(self) -> str:
+        """'mean=127.5,std=128,colour=rgb': as an --input option says it."""
+        return f'mean={self.mean:g},std={self.std:g},colour={self.colour}'
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (N, 112, 112, 3) RGB as the model's input tensor, contiguous."""
+        if self.colour == 'bgr':
+            images = images[..., ::-1]
+        if self.layout == 'NCHW':
+            images = images.transpose(0, 3, 1, 2)
+        if self.dtype == 'uint8':
+            return np.ascontiguousarray(images)
+        data = np.ascontiguousarray(images, np.float32)
+        if (self.mean, self.std) != (0, 1):
+            data -= np.float32(self.mean)
+            data /= np.float32(self.std)
+        return data.astype(self.dtype, copy=False)
+
+
+def check_images(images: np.ndarray) -> None:
+    """Raise InputError unless `images` is uint8 (N, 112, 112, 3)."""
+    shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+        raise InputError(
+            f'images are {images.dtype} {images.shape}; expected uint8 (N, {IMAGE_SIZE}, '
+            f'{IMAGE_SIZE}, 3), aligned RGB crops'
+        )
+
+
+def padded(images: np.ndarray, size: int) -> np.ndarray:
+    """At most `size` images, filled up to that number with black ones."""
+    if len(images) == size:
+        return images
+    rest = np.zeros((size - len(images), *images.shape[1:]), images.dtype)
+    return np.concatenate([images, rest])
+
+
+def shown(model: Model) -> str:
+    """A model's name for messages."""
+    return f'a model of {len(model)} bytes' if isinstance(model, bytes) else str(model)
+
+
+def unreadable(model: Model, error: Exception) -> InputError:
+    """The error for a model that a library does not load."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return InputError(f'{shown(model)} does not load as an ONNX model: {reason}')
+
+
+def load_graph(model: Model, whole: bool = False) -> 'onnx.ModelProto':  # noqa: F821
+    """An ONNX model's protobuf; with `whole` also the weights that lie in files beside it.
+
+    Raises InputError for what is no ONNX model, and without the package.
+    """
+    onnx = need('onnx', EXTRA)
+    try:
+        if isinstance(model, bytes):
+            loaded = onnx.load_model_from_string(model)
+        else:
+            loaded = onnx.load(str(model), load_external_data=whole)
+    except Exception as error:  # protobuf's DecodeError, whose module differs by version
+        raise unreadable(model, error) from None
+    if not loaded.graph.node:
+        raise unreadable(model, ValueError('its graph is empty'))
+    return loaded
+
+
+def read_contract(model: Model, raw_pixels: bool = False) -> Contract:
+    """Find out what an ONNX model takes.
+
+    Parameters
+    ----------
+    model : the file, or its content
+    raw_pixels : known to take 0..255, as our own exports; otherwise its first layers tell
+
+    Raises
+    ------
+    InputError for a model that takes no 112x112 pictures or gives no embedding (N, D), for a file
+    that does not load, and without the package `onnx`.
+    """
+    loaded = load_graph(model)
+    graph = loaded.graph
+    initial = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in initial]
+    outputs = [value for value in graph.output if _embedding_size(value)]
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise _another_contract(model, inputs, graph.output)
+    (data,), (embedding,) = inputs, outputs
+    layout, dtype = _layout(_shape(data)), _dtype(data)
+    if layout is None or dtype not in DTYPES:
+        raise _another_contract(model, inputs, graph.output)
+    mean, std = 0.0, 1.0
+    if dtype != 'uint8' and not raw_pixels and not _takes_raw_pixels(graph, data.name):
+        mean = std = _CENTRE
+    return Contract(
+        data.name,
+        layout,
+        dtype,
+        _shape(data)[0],
+        mean,
+        std,
+        output=embedding.name,
+        embedding_size=_embedding_size(embedding),
+    )
+
+
+def override(contract: Contract, text: str) -> Contract:
+    """A contract changed by an --input option, 'mean=127.5,std=128,colour=bgr'.
+
+    Raises InputError for other names and values, and for a mean of a model that takes uint8.
+    """
+    changes = {}
+    for word in filter(None, text.split(',')):
+        key, _, value = word.partition('=')
+        if key == 'colour' and value in COLOURS:
+            changes[key] = value
+            continue
+        try:
+            number = float(value)
+            good = np.isfinite(number) and (key == 'mean' or (key == 'std' and number > 0))
+        except ValueError:
+            good = False
+        if not good:
+            raise InputError(
+                f'--input {text!r}: {word!r} is none of mean=NUMBER, std=NUMBER above 0, '
+                f'colour=rgb, colour=bgr; e.g. mean=127.5,std=128,colour=bgr'
+            )
+        changes[key] = number
+    if contract.dtype == 'uint8' and {'mean', 'std'} & changes.keys():
+        raise InputError(f'--input {text!r}: the model takes uint8 pixels as they are, no mean')
+    return contract._replace(**changes)
+
+
+def _shape(value) -> list[Optional[int]]:
+    """Lengths of a graph's input or output, None where they are open."""
+    lengths = value.type.tensor_type.shape.dim
+    return [
+        length.dim_value if length.WhichOneof('value') == 'dim_value' and length.dim_value > 0
+        else None
+        for length in lengths
+    ]  # fmt: skip
+
+
+def _dtype(value) -> str:
+    onnx = need('onnx', EXTRA)
+    return onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+
+
+def _embedding_size(value) -> int:
+    """D of an output (N, D); 0 for any other. The batch may be stated wrongly, as [1, 512]."""
+    shape = _shape(value)
+    return shape[1] if len(shape) == 2 and shape[1] and shape[1] > 1 else 0
+
+
+def _layout(shape: list[Optional[int]]) -> Optional[str]:
+    """'NCHW' or 'NHWC' of what holds 112x112 pictures; None for another shape."""
+    if len(shape) != 4:
+        return None
+    wanted = {'NCHW': (3, IMAGE_SIZE, IMAGE_SIZE), 'NHWC': (IMAGE_SIZE, IMAGE_SIZE, 3)}
+    for layout, sides in wanted.items():
+        if all(length in (None, side) for length, side in zip(shape[1:], sides)):
+            return layout
+    return None
+
+
+def _another_contract(model: Model, inputs: list, outputs: list) -> InputError:
+    def told(values) -> str:
+        return ', '.join(
+            f'{value.name} {_dtype(value)} [{", ".join(str(n or "N") for n in _shape(value))}]'
+            for value in values
+        )
+
+    return InputError(
+        f'{shown(model)} has another contract ({told(inputs)} -> {told(outputs)}); expected one '
+        f'picture tensor [N, 3, {IMAGE_SIZE}, {IMAGE_SIZE}] or [N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3] '
+        f'-> one embedding [N, D]'
+    )
+
+
+def _takes_raw_pixels(graph, name: str) -> bool:
+    """Whether the first layers bring 0..255 to the range of a network.
+
+    They are followed from the input on as long as they are arithmetic with constants: x becomes
+    scale * x + shift.
+    """
+    values = _Constants(graph)
+    readers: dict[str, list] = {}
+    for node in graph.node:
+        for source in node.input:
+            readers.setdefault(source, []).append(node)
+    scale, shift = np.float64(1), np.float64(0)
+    while len(readers.get(name, ())) == 1:
+        node = readers[name][0]
+        if node.op_type not in _TRANSPARENT:
+            step = _affine(node, name, values)
+            if step is None:
+                break
+            scale, shift = scale * step[0], shift * step[0] + step[1]
+        name = node.output[0]
+    largest = np.max(np.abs(scale))
+    return bool(255 * largest < _LARGE or (largest <= 1 and np.max(np.abs(shift)) > _LARGE))
+
+
+class _Constants:
+    """Values of a graph's initialisers and Constant nodes, read when they are asked for."""
+
+    def __init__(self, graph):
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == 'Constant' and node.attribute[0].name == 'value':
+                self._tensors[node.output[0]] = node.attribute[0].t
+
+    def get(self, name: str) -> Optional[np.ndarray]:
+        """float64, or None for what is no constant of at most a value a channel."""
+        tensor = self._tensors.get(name)
+        if tensor is None or np.prod(tensor.dims) > 3:
+            return None
+        return need('onnx', EXTRA).numpy_helper.to_array(tensor).astype(np.float64).ravel()
+
+
+def _affine(node, name: str, values: _Constants) -> Optional[tuple]:
+    """(scale, shift) of a node that does scale * x + shift; None of any other node."""
+    if node.op_type == 'BatchNormalization' and len(node.input) == 5:
+        parts = [values.get(source) for source in node.input[1:]]
+        if any(part is None for part in parts):
+            return None
+        gamma, beta, mean, variance = parts
+        scale = gamma / np.sqrt(variance + 1e-5)
+        return scale, beta - scale * mean
+    if node.op_type not in ('Add', 'Sub', 'Mul', 'Div') or node.input[0] != name:
+        swapped = node.op_type in ('Add', 'Mul') and node.input[1] == name
+        if not swapped:
+            return None
+    other = values.get(next((source for source in node.input if source != name), ''))
+    if other is None:
+        return None
+    if node.op_type in _SIGNS:
+        return np.float64(1), _SIGNS[node.op_type] * other
+    return (other if node.op_type == 'Mul' else 1 / other), np.float64(0)
