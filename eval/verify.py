@@ -14,7 +14,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
-from ..common.data.make_bin import read_pair_list
+from ..common.data.pair_lists import read_pair_list
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError

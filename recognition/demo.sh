@@ -12,7 +12,7 @@ json() { python -c 'import json, sys; print(json.loads(sys.stdin.read())[sys.arg
 
 if [ ! -f "$out/data/synth.bin" ]; then
   step "synthetic faces -> $out/data"
-  vargfacenet synth "$out/data" --identities 100 --images 24 --pairs 400 >/dev/null
+  vargfacenet synth "$out/data" --overwrite --identities 100 --images 24 --pairs 400 >/dev/null
 fi
 # A small scale and margin: with a few thousand images ArcFace at s 64, m 0.5 learns slowly.
 common=(--data-dir "$out/data" --target synth --models-root "$out" --resume --epochs 5

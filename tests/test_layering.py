@@ -56,7 +56,6 @@ MXNET_PACKAGES = {'mxnet', 'gluoncv', 'mxboard'}  # the last two import the firs
 PENDING: set[tuple[str, str]] = {
     ('deploy.bench.child', 'deploy.bench.head'),
     ('deploy.bench.head', 'deploy.bench.child'),
-    ('eval.verify', 'common.data.make_bin'),
     ('recognition.distill', 'recognition.teach'),
     ('recognition.distill', 'recognition.train'),
     ('recognition.trainer', 'recognition.teach'),

@@ -1,40 +1,36 @@
-"""Turn a folder of identity folders with aligned face crops into a training record file.
+"""Turn identity folders with aligned face crops into a training record file.
 
 FOLDER/<identity>/<picture> becomes OUT/train.rec, OUT/train.idx and OUT/property in InsightFace's
-layout (see recordio.py). Identities are numbered in the order of their sorted names, pictures are
-stored in the order of theirs; deeper folders, hidden files and files that are no pictures by name
-are left alone.
+layout (see recordio.py), and OUT/classes.txt, the name of each class. Identities are numbered in
+the order of their sorted names, pictures are stored in the order of theirs. A list with labels
+serves in place of the folder (see label_lists.py).
 """
 
 import argparse
 import logging
+import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Optional
 
 import numpy as np
 
 from .. import console
 from ..errors import InputError
-from ..files import input_file, output_folder
+from ..files import atomic_write, free_to_write, output_folder, read_lines
 from ..parallel import ordered_map
+from .detect import warn_if_unaligned
+from .folders import Identity, find_identities, identity_folders
 from .image import jpeg_crop
-from .recordio import write_face_records
+from .label_lists import read_label_list
+from .recordio import CLASSES, write_face_records
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp'}
-
 _SHOWN_NAMES = 3
-
-
-class Identity(NamedTuple):
-    """One class: the folder's name and the pictures to take from it, sorted."""
-
-    name: str
-    paths: tuple[Path, ...]
 
 
 class Crop(NamedTuple):
@@ -42,34 +38,6 @@ class Crop(NamedTuple):
 
     encoded: Optional[bytes]
     kept: bool  # the file's own bytes
-
-
-def find_identities(folder: Path, exclude: Sequence[str] = ()) -> list[Identity]:
-    """The identity folders of `folder` in sorted order, without the names in `exclude`.
-
-    Raises InputError if there are none, or for an identity without pictures.
-    """
-    if not folder.is_dir():
-        raise InputError(f'{folder} is no folder; expected FOLDER/<identity>/<picture>')
-    left_out = set(exclude)
-    identities = []
-    for entry in sorted(folder.iterdir()):
-        if not entry.is_dir() or entry.name.startswith('.') or entry.name in left_out:
-            continue
-        paths = tuple(
-            path
-            for path in sorted(entry.iterdir())
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.')
-        )
-        if not paths:
-            raise InputError(
-                f'{entry} holds no pictures ({" ".join(sorted(IMAGE_SUFFIXES))}); '
-                f'remove the folder or name it in the --exclude file'
-            )
-        identities.append(Identity(entry.name, paths))
-    if not identities:
-        raise InputError(f'{folder}: no identity folders; expected FOLDER/<identity>/<picture>')
-    return identities
 
 
 def choose_images(
@@ -92,19 +60,64 @@ def choose_images(
     return chosen
 
 
-def read_exclude(path: Optional[str], folder: Path) -> list[str]:
-    """Names in the --exclude file, one a line; warns of names that `folder` does not have."""
+def _spellings(line: str) -> Iterator[str]:
+    """Names that a line of an --exclude file may mean, the likeliest first."""
+    text = line.strip().strip('"')
+    yield text
+    yield text.split(',')[0]
+    words = text.rsplit(None, 1)
+    if len(words) == 2 and words[1].isdigit():  # NAME COUNT
+        yield words[0]
+
+
+def _folder_of(name: str, folder: Path, known: Mapping[str, Path]) -> Optional[Path]:
+    """The identity folder that a name, or a path to the folder or into it, means."""
+    path = PurePosixPath(name.replace('\\', '/'))
+    tried = [path.parts]
+    # as the shell sees it, with links as they are written and followed
+    for absolute in (os.path.abspath, os.path.realpath):
+        inside = os.path.relpath(absolute(path), absolute(folder))
+        tried.append(PurePosixPath(inside).parts)
+    if path.parts[:1] == (folder.name,):
+        tried.append(path.parts[1:])
+    for parts in tried:
+        if parts and (entry := known.get(unicodedata.normalize('NFC', parts[0]))):
+            return entry
+    return None
+
+
+def read_exclude(path: Optional[str], folder: Path, allow_unknown: bool = False) -> list[Path]:
+    """Identity folders that the --exclude file names, one a line.
+
+    A line is a name, a path to the folder or to a picture in it, or a line of LFW's lists (`name
+    count`, `name i j`, `name i name j`); Unicode's normal forms are one.
+
+    Raises InputError for a line that names no folder, unless `allow_unknown`: test people would
+    stay in training.
+    """
     if path is None:
         return []
-    lines = input_file(path, '--exclude file').read_text('utf-8', 'replace').splitlines()
-    names = [line.strip() for line in lines if line.strip()]
-    unknown = [name for name in names if not (folder / name).is_dir()]
+    folders = identity_folders(folder)
+    known = {unicodedata.normalize('NFC', entry.name): entry for entry in folders}
+    named, unknown = [], []
+    for number, line in enumerate(read_lines(path, '--exclude file')):
+        fields = [field.strip() for field in line.split('\t') if field.strip()]
+        words = [field for field in fields if not field.isdigit()]
+        if not fields or (number == 0 and len(fields) == 2 and not words):  # FOLDS PAIRS
+            continue
+        for word in words or fields[:1]:
+            found = (_folder_of(name, folder, known) for name in _spellings(word))
+            entry = next(filter(None, found), None)
+            (unknown if entry is None else named).append(entry or word)
     if unknown:
-        log.warning(
-            '%s: %d of %d names have no folder in %s (%s ...)',
-            path, len(unknown), len(names), folder, ', '.join(unknown[:_SHOWN_NAMES]),
-        )  # fmt: skip
-    return names
+        what = f'{path}: {len(unknown)} names have no folder in {folder} '
+        what += f'({", ".join(unknown[:_SHOWN_NAMES])}{" ..." * (len(unknown) > _SHOWN_NAMES)})'
+        if not allow_unknown:
+            raise InputError(
+                f'{what}; correct them, or say --allow-unknown if these people are not here'
+            )
+        log.warning('%s', what)
+    return named
 
 
 def load_crop(path: Path, quality: int, skip_broken: bool) -> Crop:
@@ -120,16 +133,16 @@ def load_crop(path: Path, quality: int, skip_broken: bool) -> Crop:
 
 
 def _usable_identities(
-    identities: Sequence[Identity], args: argparse.Namespace, counts: Counter
+    identities: Sequence[Identity], args: argparse.Namespace, counts: Counter, names: list[str]
 ) -> Iterator[list[bytes]]:
-    """Encoded pictures per identity, decoded ahead on several threads; fills `counts`.
+    """Encoded pictures per identity, decoded ahead on several threads; fills `counts`, `names`.
 
     An identity that broken pictures push below --min-images is left out as a whole.
     """
     work = [(label, path) for label, identity in enumerate(identities) for path in identity.paths]
     crops = ordered_map(lambda item: load_crop(item[1], args.quality, args.skip_broken), work)
     with console.progress(len(work), 'make-rec') as bar:
-        for _, group in groupby(zip(work, crops), key=lambda pair: pair[0][0]):
+        for label, group in groupby(zip(work, crops), key=lambda pair: pair[0][0]):
             images = []
             for _, crop in group:
                 bar.advance()
@@ -140,23 +153,36 @@ def _usable_identities(
                 counts['identities_lost'] += 1
                 continue
             counts['kept'] += sum(crop.kept for crop in usable)
+            names.append(identities[label].name)
             yield [crop.encoded for crop in usable]
 
 
 def build_parser(parser: console.Parser) -> None:
-    parser.add_argument('folder', type=Path, metavar='FOLDER', help='identity folders of crops')
+    parser.add_argument(
+        'source',
+        type=Path,
+        metavar='FOLDER|LIST',
+        help='identity folders of crops, or a list with labels (.lst, or lines PATH LABEL)',
+    )
     parser.add_argument('out', metavar='OUT', help='folder for train.rec, train.idx, property')
     parser.add_argument('--min-images', type=int, default=1, help='leave out smaller identities')
     parser.add_argument(
         '--max-images', type=int, default=0, help='take at most this many per identity; 0: all'
     )
     parser.add_argument('--exclude', metavar='FILE', help='names of identities to leave out')
+    parser.add_argument(
+        '--allow-unknown', action='store_true', help='--exclude may name people who are not here'
+    )
+    parser.add_argument('--root', default='', help="folder that a LIST's paths are relative to")
     parser.add_argument('--seed', type=int, default=0, help='draws the pictures of --max-images')
     parser.add_argument(
         '--quality', type=int, default=95, help='JPEG quality of pictures that are no 112x112 JPEG'
     )
     parser.add_argument(
         '--skip-broken', action='store_true', help='leave out pictures that cannot be decoded'
+    )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace the data set that is in OUT'
     )
 
 
@@ -173,23 +199,46 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f'--seed {args.seed}: must be 0..{2**32 - 1}')
 
 
+def _identities(args: argparse.Namespace) -> list[Identity]:
+    if not args.source.is_file():
+        excluded = read_exclude(args.exclude, args.source, args.allow_unknown)
+        return find_identities(args.source, excluded)
+    if args.exclude:
+        raise InputError('--exclude: goes with a FOLDER; take the lines out of the list')
+    return read_label_list(args.source, args.root)
+
+
 def run(args: argparse.Namespace) -> dict:
     _check(args)
-    found = find_identities(args.folder, read_exclude(args.exclude, args.folder))
+    free_to_write(Path(args.out) / 'train.rec', args.overwrite)
+    found = _identities(args)
     chosen = choose_images(found, args.min_images, args.max_images, args.seed)
     if not chosen:
         raise InputError(
-            f'{args.folder}: none of {len(found)} identities has {args.min_images} pictures; '
+            f'{args.source}: none of {len(found)} identities has {args.min_images} pictures; '
             f'lower --min-images'
         )
     out = output_folder(args.out)
-    counts = Counter()
-    written = write_face_records(out / 'train', _usable_identities(chosen, args, counts))
+    warn_if_unaligned(args.source, [path for identity in chosen for path in identity.paths])
+    counts, names = Counter(), []
+    written = write_face_records(out / 'train', _usable_identities(chosen, args, counts, names))
+    atomic_write(out / CLASSES, ''.join(f'{name}\n' for name in names))
+    if written.num_classes == 1:
+        log.warning(
+            '%s: all pictures are of one identity, %s, which teaches a network nothing; expected '
+            'FOLDER/<identity>/<picture>',
+            args.source,
+            names[0],
+        )
     reencoded = written.num_images - counts['kept']
     log.info(
         '%s: %d identities, %d pictures (%d encoded anew, %d broken)',
-        written.paths.rec, written.num_classes, written.num_images, reencoded, counts['skipped'],
-    )  # fmt: skip
+        written.paths.rec,
+        written.num_classes,
+        written.num_images,
+        reencoded,
+        counts['skipped'],
+    )
     return {
         'identities': written.num_classes,
         'images': written.num_images,
@@ -200,6 +249,7 @@ def run(args: argparse.Namespace) -> dict:
         'rec': str(written.paths.rec),
         'idx': str(written.paths.idx),
         'property': str(written.paths.property),
+        'classes': str(out / CLASSES),
     }
 
 

@@ -8,8 +8,8 @@ the magic number between two parts is not stored. The payload of all our records
 24 bytes of MXNet's image header (uint32 flag, float32 label, uint64 id, uint64 id2); with flag > 0
 that many float32 follow and are the label. The rest is a JPEG.
 
-`.idx` is text, one `key TAB byte offset` per record. `property` lies beside them and is one line:
-`number of classes,112,112`.
+`.idx` is text, one `key TAB byte offset` per record. `property` lies beside them and its first line
+is `number of classes,112,112`; `classes.txt`, which `make-rec` writes, names the classes.
 
 Two layouts of keys exist. *Plain* (MXNet's im2rec): every record is an image. *Grouped*
 (InsightFace): images at keys 1..N sorted by identity, then one identity record per class without
@@ -18,6 +18,8 @@ and last in the file, at key 0, a record whose label is (first identity key, end
 A label is float32: whole numbers up to 2**24 only.
 """
 
+import codecs
+import hashlib
 import logging
 import os
 import struct
@@ -31,7 +33,7 @@ from typing import NamedTuple, Union
 import numpy as np
 
 from ..errors import InputError, RunError
-from ..files import PathLike, atomic_path, input_file
+from ..files import PathLike, atomic_path, input_file, read_lines
 from ..names import IMAGE_SIZE
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ _LENGTH_BITS = 29
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 
 _LONG_RECORD = 1 << 15  # bytes that hold nearly every crop's record
+_SAMPLES, _SAMPLE_BYTES = 1024, 4096  # that a digest reads
+CLASSES = 'classes.txt'  # beside the .rec: names of the classes, one a line
 _FLOAT32_INTEGERS = 1 << 24  # a float32 label counts no further
 
 
@@ -193,13 +197,16 @@ def write_face_records(
 
 
 def read_property(path: PathLike, size: int = IMAGE_SIZE) -> int:
-    """Number of classes in a `property` file.
+    """Number of classes in a `property` file: the first number of its first line.
+
+    InsightFace's packers write more lines behind it (the number of images, 'shuffled', a date).
 
     Raises InputError if the file is missing, is not `classes,height,width`, or if the picture size
     is not `size`.
     """
-    path = input_file(path, 'property file (number of classes, height, width)')
-    text = path.read_bytes()[:100].decode('utf-8', 'replace').strip()
+    role = 'property file (number of classes, height, width)'
+    lines = read_lines(path, role)
+    text = lines[0].strip()[:100] if lines else ''
     try:
         num_classes, height, width = (int(word) for word in text.split(','))
     except ValueError:
@@ -213,10 +220,12 @@ def read_property(path: PathLike, size: int = IMAGE_SIZE) -> int:
 
 def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(keys, offsets) of an `.idx` file, int64, sorted by key."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), open(path, 'rb') as handle:
+        if handle.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            handle.seek(0)
         warnings.simplefilter('error', DeprecationWarning)  # how NumPy reports unreadable text
         try:
-            numbers = np.fromfile(path, np.int64, sep=' ')
+            numbers = np.fromfile(handle, np.int64, sep=' ')
         except (DeprecationWarning, ValueError):
             raise InputError(
                 f'{path}: expected lines of two whole numbers, KEY TAB OFFSET'
@@ -235,17 +244,58 @@ def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return keys, offsets
 
 
+def scan_index(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """(keys, offsets) of the pictures of a `.rec` without its `.idx`, read off the file itself.
+
+    Keys count the pictures in the order of the file; records without a picture, such as the
+    identity records of the grouped layout, are left out.
+
+    Raises InputError for a file that is no row of records, or cut off.
+    """
+    offsets = []
+    size = os.path.getsize(path)
+    place = 0
+    head_bytes = _PART.size + _HEADER.size
+    with open(path, 'rb', buffering=0) as handle:
+        while place < size:
+            head = os.pread(handle.fileno(), head_bytes, place)
+            if len(head) < _PART.size or head[: len(_MAGIC_BYTES)] != _MAGIC_BYTES:
+                raise InputError(f'{path}: no record starts at byte {place}; copy it again')
+            _, word = _PART.unpack_from(head)
+            kind, length = word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
+            if kind in (_WHOLE, _FIRST) and length >= _HEADER.size and len(head) == head_bytes:
+                flag = _HEADER.unpack_from(head, _PART.size)[0]
+                if kind == _FIRST or length > _HEADER.size + 4 * flag:
+                    offsets.append(place)
+            place += _PART.size + (length + 3) // 4 * 4
+    if place > size or not offsets:
+        state = 'is cut off' if offsets else 'holds no pictures'
+        raise InputError(f'{path} {state}; copy it again')
+    return np.arange(len(offsets)), np.array(offsets, np.int64)
+
+
+def read_class_names(path: PathLike, num_classes: int) -> tuple[str, ...]:
+    """Names of the classes, one a line, or () for a file that is missing or of another set."""
+    if not Path(path).is_file():
+        return ()
+    names = tuple(read_lines(path, 'class names'))
+    return names if len(names) == num_classes else ()
+
+
 class RecordFile:
     """Random access to the images of a `.rec`, from any number of threads.
 
     Parameters
     ----------
-    path : PREFIX.rec (or PREFIX), with PREFIX.idx and `property` beside it, either layout
+    path : PREFIX.rec (or PREFIX), with `property` beside it, either layout; PREFIX.idx as well,
+        or the file is scanned once for where its records start
     size : picture size that `property` must state
 
     Attributes
     ----------
     num_images, num_classes : int
+    class_names : tuple of str, of classes.txt beside the file; () without one
+    source : Path of the `.rec`
     grouped : bool, InsightFace's layout
 
     Raises
@@ -257,12 +307,18 @@ class RecordFile:
     def __init__(self, path: PathLike, size: int = IMAGE_SIZE):
         self.paths = record_paths(path)
         input_file(self.paths.rec, 'record file')
-        input_file(self.paths.idx, 'index of the record file,')
+        self.source = self.paths.rec
         self.num_classes = read_property(self.paths.property, size)
-        self._keys, self._offsets = _read_index(self.paths.idx)
+        self.class_names = read_class_names(self.source.with_name(CLASSES), self.num_classes)
+        if self.paths.idx.exists():
+            self._keys, self._offsets = _read_index(self.paths.idx)
+        else:
+            log.info('%s does not exist: reading %s through', self.paths.idx, self.source)
+            self._keys, self._offsets = scan_index(self.source)
         self._file = os.open(self.paths.rec, os.O_RDONLY | getattr(os, 'O_CLOEXEC', 0))
         self._closer = weakref.finalize(self, os.close, self._file)
-        self._check_end()
+        if self.paths.idx.exists():
+            self._check_end()
         self.grouped, self._first_row, end_row = self._find_images()
         self.num_images = end_row - self._first_row
 
@@ -301,6 +357,25 @@ class RecordFile:
         # index in another order lie all over the file.
         for offset in np.sort(offsets).tolist():
             os.posix_fadvise(self._file, offset, _LONG_RECORD, os.POSIX_FADV_WILLNEED)
+
+    def digest(self) -> str:
+        """Hash of the whole index, `property`, the file's size, and 1,024 samples of it.
+
+        Reading a data set of 40 GB for a hash would take minutes. A data set that was made anew
+        has another index; samples spread over the file find one whose index alone was kept.
+        """
+        indexed = self.paths.idx.exists()
+        content = hashlib.sha256(self.paths.idx.read_bytes() if indexed else self._offsets)
+        content.update(self.paths.property.read_bytes())
+        size = self.source.stat().st_size
+        content.update(str(size).encode())
+        for start in np.linspace(0, max(0, size - _SAMPLE_BYTES), _SAMPLES).astype(int).tolist():
+            content.update(os.pread(self._file, _SAMPLE_BYTES, start))
+        return content.hexdigest()
+
+    def side_file(self, suffix: str) -> Path:
+        """Where a file that belongs to this set lies: beside it, its name with `suffix`."""
+        return self.source.with_name(self.source.stem + suffix)
 
     def name(self, position: int) -> str:
         """How errors call image `position`: file and record key."""

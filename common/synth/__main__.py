@@ -4,9 +4,13 @@ The pictures show nobody, and the same seed gives the same pictures.
 """
 
 import argparse
+from pathlib import Path
 
 from .. import console
+from ..files import free_to_write
 from .dataset import SynthOptions, make_dataset
+
+FILES = ('train.rec', 'synth.bin')
 
 HELP = {
     'identities': 'people to train on',
@@ -24,9 +28,14 @@ def build_parser(parser: console.Parser) -> None:
     for name, default in SynthOptions._field_defaults.items():
         flag = '--' + name.replace('_', '-')
         parser.add_argument(flag, type=int, default=default, help=HELP[name])
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace the data set that is in OUT'
+    )
 
 
 def run(args: argparse.Namespace) -> dict:
+    for name in FILES:
+        free_to_write(Path(args.out) / name, args.overwrite)
     options = SynthOptions(**{name: getattr(args, name) for name in SynthOptions._fields})
     return make_dataset(args.out, options)
 

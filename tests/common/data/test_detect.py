@@ -1,8 +1,14 @@
 import cv2
 import numpy as np
 import pytest
-from pictures import decoded, scene, with_border
-from vargfacenet.common.data.detect import FaceDetector, Faces, choose, count_unaligned
+from pictures import decoded, encoded, scene, with_border
+from vargfacenet.common.data.detect import (
+    FaceDetector,
+    Faces,
+    choose,
+    looks_aligned,
+    warn_if_unaligned,
+)
 from vargfacenet.common.synth.face import jpeg_faces, landmarks, person, render
 from vargfacenet.common.synth.traits import Variation
 
@@ -77,11 +83,29 @@ def test_a_large_photograph_is_searched_made_smaller(detector):
     np.testing.assert_allclose(enlarged.boxes, 3 * found.boxes, atol=90)
 
 
-def test_aligned_crops_are_told_from_other_pictures_of_faces():
+def test_aligned_crops_are_told_from_other_pictures_of_faces(detector):
     crops = [decoded(jpeg_faces(0, identity, (0,), 112)[0]) for identity in range(16)]
-    unaligned, faces = count_unaligned(crops)
-    assert faces >= 12 and unaligned <= 1
-    smaller = [cv2.resize(with_border(crop)[0], (112, 112)) for crop in crops]
-    unaligned, faces = count_unaligned(smaller)
-    assert faces >= 12 and unaligned == faces
-    assert count_unaligned([np.zeros((112, 112, 3), np.uint8)]) == (0, 0)
+    photographs = [with_border(crop)[0] for crop in crops]
+    for pictures, expected in (
+        (crops, True),
+        ([cv2.resize(crop, (224, 224)) for crop in crops], True),
+        (photographs, False),
+        ([cv2.resize(photograph, (112, 112)) for photograph in photographs], False),
+        ([np.hstack([np.zeros_like(p), p, np.zeros_like(p)]) for p in photographs], False),
+    ):
+        told = [looks_aligned(encoded(picture, '.png'), detector) for picture in pictures]
+        assert told.count(expected) >= 12 and told.count(not expected) <= 3
+    assert looks_aligned(encoded(np.zeros((112, 112, 3), np.uint8)), detector) is None
+
+
+def test_photographs_among_crops_are_warned_of(tmp_path, caplog):
+    crops = [decoded(jpeg_faces(0, identity, (0,), 112)[0]) for identity in range(10)]
+    paths = [tmp_path / f'{number}.jpg' for number in range(11)]
+    for path, crop in zip(paths, crops):
+        path.write_bytes(encoded(crop))
+    paths[10].write_bytes(b'broken')
+    assert warn_if_unaligned('faces', paths) <= 1 and caplog.text == ''
+    for path, crop in list(zip(paths, crops))[:5]:
+        path.write_bytes(encoded(with_border(crop)[0]))
+    assert warn_if_unaligned('faces', paths) >= 4
+    assert 'faces: ' in caplog.text and 'vargfacenet align' in caplog.text

@@ -1,3 +1,6 @@
+import unicodedata
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -35,7 +38,9 @@ def test_sorted_identities_keep_their_bytes(folder, tmp_path, run_command):
         'rec': str(tmp_path / 'out/train.rec'),
         'idx': str(tmp_path / 'out/train.idx'),
         'property': str(tmp_path / 'out/property'),
+        'classes': str(tmp_path / 'out/classes.txt'),
     }
+    assert (tmp_path / 'out/classes.txt').read_text() == 'Abe\nbea\ncy\ndee\n'
     assert RecordFile(tmp_path / 'out/train.rec').num_classes == 4
 
 
@@ -45,8 +50,12 @@ def test_small_and_excluded_identities_are_left_out(folder, tmp_path, run_comman
     code, result, err = run_command(
         'make-rec', folder, tmp_path / 'out', '--min-images', 2, '--exclude', exclude
     )
+    assert code == 2 and '1 names have no folder' in err and '(zoe)' in err
+    assert not (tmp_path / 'out').exists()
+    options = ('--min-images', 2, '--exclude', exclude, '--allow-unknown')
+    code, result, err = run_command('make-rec', folder, tmp_path / 'out', *options)
     assert (code, result['identities'], result['images']) == (0, 2, 5)
-    assert '1 of 2 names have no folder' in err and 'zoe' in err
+    assert '1 names have no folder' in err and 'zoe' in err
     pictures = {path.read_bytes() for name in ('bea', 'dee') for path in (folder / name).iterdir()}
     assert {content for _, content in stored(tmp_path / 'out')} == pictures
 
@@ -54,7 +63,9 @@ def test_small_and_excluded_identities_are_left_out(folder, tmp_path, run_comman
 def test_max_images_draws_by_seed_and_independently_of_others(folder, tmp_path, run_command):
     def drawn(seed, *more):
         out = tmp_path / 'out'
-        code, _, _ = run_command('make-rec', folder, out, '--max-images', 2, '--seed', seed, *more)
+        code, _, _ = run_command(
+            'make-rec', folder, out, '--max-images', 2, '--seed', seed, '--overwrite', *more
+        )
         assert code == 0
         return [content for _, content in stored(out)]
 
@@ -88,9 +99,131 @@ def test_the_quality_matters(folder, tmp_path, rng, run_command):
     (folder / 'Abe' / 'b.png').write_bytes(encoded(picture(rng), '.png'))
     sizes = []
     for quality in (30, 95):
-        run_command('make-rec', folder, tmp_path / 'out', '--quality', quality)
+        run_command('make-rec', folder, tmp_path / 'out', '--quality', quality, '--overwrite')
         sizes.append(len(stored(tmp_path / 'out')[1][1]))
     assert sizes[0] < sizes[1] / 2
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        'cy/',
+        './cy',
+        'faces/cy',
+        '../faces/cy/cy_0001.jpg',
+        '{folder}/cy',
+        '{folder}/../faces/cy/',
+        'cy/cy_0001.jpg',
+        '"cy"',
+        'cy\t5',
+        'cy 5',
+        'cy,5',
+        'cy\t1\t2',
+        'cy\t1\tAbe\t2',
+        'cy\\cy_0001.jpg',
+    ],
+)
+def test_a_person_is_excluded_however_the_folder_is_spelt(
+    folder, tmp_path, run_command, line, monkeypatch
+):
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here' if line[0] == '.' else tmp_path)
+    Path('exclude.txt').write_text(line.format(folder=folder) + '\n')
+    code, result, _ = run_command('make-rec', folder, 'out', '--exclude', 'exclude.txt')
+    expected = ['bea', 'dee'] if 'Abe' in line else ['Abe', 'bea', 'dee']
+    assert code == 0 and result['identities'] == len(expected)
+    assert Path('out/classes.txt').read_text().split() == expected
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'utf-8'])
+def test_excluded_names_in_other_encodings_and_normal_forms(
+    folder, tmp_path, run_command, encoding
+):
+    (folder / 'cy').rename(folder / unicodedata.normalize('NFD', 'Zo\xe9'))
+    exclude = tmp_path / 'exclude.txt'
+    exclude.write_bytes('Zo\xe9\r\nbea\r\n'.encode(encoding))
+    _, result, _ = run_command('make-rec', folder, tmp_path / 'out', '--exclude', exclude)
+    assert result['identities'] == 2
+    assert (tmp_path / 'out/classes.txt').read_text() == 'Abe\ndee\n'
+
+
+def test_a_link_to_an_excluded_person_is_that_person(folder, tmp_path, run_command):
+    (folder / 'same').symlink_to(folder / 'cy')
+    (tmp_path / 'exclude.txt').write_text('cy\n')
+    _, result, _ = run_command(
+        'make-rec', folder, tmp_path / 'out', '--exclude', tmp_path / 'exclude.txt'
+    )
+    assert result['identities'] == 3
+
+
+def test_an_existing_data_set_is_not_replaced_unasked(folder, tmp_path, run_command):
+    assert run_command('make-rec', folder, tmp_path / 'out')[0] == 0
+    before = (tmp_path / 'out/train.rec').read_bytes()
+    code, _, err = run_command('make-rec', folder, tmp_path / 'out', '--min-images', 3)
+    assert code == 2 and 'train.rec is there already' in err and '--overwrite' in err
+    assert (tmp_path / 'out/train.rec').read_bytes() == before
+
+
+def test_what_is_left_out_is_said(folder, tmp_path, run_command):
+    (folder / 'bea' / 'deep').mkdir()
+    (folder / 'bea' / 'notes.txt').write_text('no picture')
+    (folder / 'alone.jpg').write_bytes((folder / 'Abe' / 'Abe_0001.jpg').read_bytes())
+    (folder / '__MACOSX').mkdir()
+    (folder / 'bea' / '._bea_0001.jpg').write_text('no picture')
+    (folder / 'bea' / 'no_suffix').write_bytes(encoded(picture(np.random), '.jpg'))
+    code, result, err = run_command('make-rec', folder, tmp_path / 'out')
+    assert (code, result['identities'], result['images']) == (0, 4, 12)
+    assert '1 files are no pictures' in err and '.txt 1' in err
+    assert 'folders inside 1 identity folders' in err and '1 pictures in no identity folder' in err
+
+
+def test_one_identity_is_warned_of(folder, tmp_path, run_command):
+    code, _, err = run_command('make-rec', folder, tmp_path / 'out', '--min-images', 4)
+    assert code == 0 and 'one identity, cy' in err
+
+
+@pytest.mark.parametrize(
+    'form',
+    [
+        '{n}\t{label}.000000\t{path}',
+        '1\t{path}\t{label}',
+        '{path} {label}',
+        '{label} {path}',
+        '{path},{label}',
+    ],
+)
+def test_lists_with_labels_make_the_same_records(folder, tmp_path, run_command, form):
+    """im2rec's and InsightFace's .lst, and lines of path and label; labels need not be 0, 1, 2."""
+    lines = []
+    for label, name in ((11, 'dee'), (5, 'bea'), (2, 'Abe')):
+        for path in sorted((folder / name).iterdir()):
+            line = form.format(n=len(lines), label=label, path=path.relative_to(folder))
+            lines.append(line + '\n')
+    (tmp_path / 'x.lst').write_text(''.join(lines))
+    code, result, _ = run_command(
+        'make-rec', tmp_path / 'x.lst', tmp_path / 'out', '--root', folder
+    )
+    assert (code, result['identities'], result['images']) == (0, 3, 6)
+    expected = [
+        (label, path.read_bytes())
+        for label, name in enumerate(('Abe', 'bea', 'dee'))
+        for path in sorted((folder / name).iterdir())
+    ]
+    assert stored(tmp_path / 'out') == expected
+    assert (tmp_path / 'out/classes.txt').read_text() == '2\n5\n11\n'
+    assert (tmp_path / 'out/property').read_text() == '3,112,112\n'
+
+
+def test_bad_lists_name_the_line(folder, tmp_path, run_command):
+    path = tmp_path / 'x.lst'
+    for text, reason in (
+        ('Abe/Abe_0001.jpg 0\nbea/missing.jpg 1\n', 'x.lst line 2: there is no picture'),
+        ('Abe/Abe_0001.jpg\n', "x.lst line 1: 'Abe/Abe_0001.jpg'; expected PATH LABEL"),
+        ('\n', 'x.lst is empty'),
+    ):
+        path.write_text(text)
+        code, _, err = run_command('make-rec', path, tmp_path / 'out', '--root', folder)
+        assert code == 2 and reason in err
 
 
 # --- bad input

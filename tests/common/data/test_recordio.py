@@ -224,11 +224,52 @@ def test_a_disk_that_is_full_is_reported_and_leaves_nothing_behind(tmp_path, siz
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('name', ['train.rec', 'train.idx', 'property'])
+@pytest.mark.parametrize('name', ['train.rec', 'property'])
 def test_each_file_is_needed(rec, name):
     rec.with_name(name).unlink()
     with pytest.raises(InputError, match=f'{name} does not exist'):
         RecordFile(rec)
+
+
+def test_a_file_without_its_index_is_read_through(tmp_path, rec, images, rng):
+    """InsightFace's rec2shufrec writes none, and four lines of property."""
+    expected = [RecordFile(rec).read(position) for position in range(6)]
+    rec.with_suffix('.idx').unlink()
+    rec.with_name('property').write_text('3,112,112\n6\nshuffled\n2020-01-01 00:00:00\n')
+    records = RecordFile(rec)
+    assert [records.read(position) for position in range(len(records))] == expected
+    (tmp_path / 'shuffled').mkdir()
+    content = [b'12' + MAGIC * 3, *(image for group in images for image in group)]
+    writer = mx.recordio.MXRecordIO(str(tmp_path / 'shuffled' / 'train.rec'), 'w')
+    for number, image in enumerate(content):
+        writer.write(mx.recordio.pack(mx.recordio.IRHeader(0, number % 3, number, 0), image))
+    writer.close()
+    (tmp_path / 'shuffled' / 'property').write_text('3,112,112')
+    records = RecordFile(tmp_path / 'shuffled' / 'train.rec')
+    read = [records.read(position) for position in range(len(records))]
+    assert read == [(number % 3, image) for number, image in enumerate(content)]
+
+
+@pytest.mark.parametrize('lost', [1, 20, 3000])
+def test_a_cut_off_file_without_its_index_is_noticed(rec, lost):
+    rec.with_suffix('.idx').unlink()
+    os.truncate(rec, rec.stat().st_size - lost)
+    with pytest.raises(InputError, match=r'train\.rec.*(is cut off|no record starts)'):
+        RecordFile(rec)
+
+
+def test_byte_order_marks_are_no_part_of_the_text(rec):
+    for path in (rec.with_suffix('.idx'), rec.with_name('property')):
+        path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes().replace(b'\n', b'\r\n'))
+    records = RecordFile(rec)
+    assert (len(records), records.num_classes) == (6, 3)
+
+
+def test_the_digest_follows_the_data(rec, images):
+    before = RecordFile(rec).digest()
+    assert RecordFile(rec).digest() == before
+    write_face_records(rec, [images[2], images[1], images[0]])
+    assert RecordFile(rec).digest() != before
 
 
 @pytest.mark.parametrize('lost', [1, 20, 3000])

@@ -165,3 +165,11 @@ def test_an_output_that_cannot_be_a_folder_gives_one_line(tmp_path, run_command)
     (tmp_path / 'file').write_text('in the way')
     code, _, errors = run_command('synth', tmp_path / 'file', *SMALL)
     assert code == 2 and errors.count('\n') == 1 and 'file' in errors
+
+
+def test_an_existing_data_set_is_not_replaced_unasked(tmp_path, run_command):
+    (tmp_path / 'train.rec').write_bytes(b'days of work')
+    code, _, errors = run_command('synth', tmp_path, *SMALL)
+    assert code == 2 and 'train.rec is there already' in errors and '--overwrite' in errors
+    assert (tmp_path / 'train.rec').read_bytes() == b'days of work'
+    assert run_command('synth', tmp_path, *SMALL, '--overwrite')[0] == 0

@@ -1,0 +1,191 @@
+"""The one way to a training set: a `.rec`, or a folder of identity folders with crops.
+
+`open_records` alone knows how either lies in a folder. What it returns has the interface of
+`Records`, and everything that trains, teaches, distils or calibrates goes through it.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import InputError
+from ..files import PathLike
+from ..names import IMAGE_SIZE
+from .folders import find_identities, find_pictures, identity_folders, warn_of_others
+from .recordio import RecordFile
+
+TRAIN_REC = 'train.rec'
+UNLABELLED = -1  # label of every picture of a set without identities
+_SAMPLES = 1024  # pictures that a digest reads
+
+
+class Records(Protocol):
+    """Random access to the pictures of a training set, from any number of threads.
+
+    Attributes
+    ----------
+    num_images : int
+    num_classes : int, 0 for a set without labels
+    class_names : names of the classes in order, () where nothing tells them
+    source : the file or folder, for messages
+    """
+
+    num_images: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    source: Path
+
+    def __len__(self) -> int: ...
+
+    def read(self, position: int) -> tuple[int, bytes]:
+        """(class label, encoded picture) of picture `position`; label UNLABELLED without classes.
+
+        Raises InputError naming a damaged one.
+        """
+
+    def name(self, position: int) -> str:
+        """How errors call picture `position`."""
+
+    def will_need(self, start: int, end: int) -> None:
+        """Have the system read pictures `start` to `end` - 1 in the background; only a hint."""
+
+    def digest(self) -> str:
+        """Hash that another data set, or a changed one, does not have."""
+
+    def side_file(self, suffix: str) -> Path:
+        """Where a file that belongs to this set lies: beside it, its name with `suffix`."""
+
+    def close(self) -> None:
+        """Close the files; no thread may be reading."""
+
+
+class FolderRecords:
+    """FOLDER/<identity>/<crop>: identities numbered by their sorted names, pictures by theirs.
+
+    A folder of crops without identity folders is one set without labels. Pictures are 112x112, in
+    any form that `decode_rgb` reads.
+
+    Parameters
+    ----------
+    folder : the folder
+
+    Raises
+    ------
+    InputError if there are no pictures, or for an identity folder without any.
+    """
+
+    def __init__(self, folder: PathLike):
+        self.source = Path(folder)
+        if identity_folders(self.source):
+            identities = find_identities(self.source)
+            self.class_names = tuple(identity.name for identity in identities)
+            self._paths = [path for identity in identities for path in identity.paths]
+            counts = [len(identity.paths) for identity in identities]
+            self._labels = np.repeat(np.arange(len(identities)), counts)
+        else:
+            found = find_pictures(self.source)
+            if not found.pictures:
+                raise InputError(
+                    f'{self.source} holds neither {TRAIN_REC} nor crops; expected a record file, '
+                    f'or FOLDER/<identity>/<picture>'
+                )
+            warn_of_others(self.source, found.others)
+            self.class_names = ()
+            self._paths = found.pictures
+            self._labels = np.full(len(self._paths), UNLABELLED)
+        self.num_classes = len(self.class_names)
+        self.num_images = len(self._paths)
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def read(self, position: int) -> tuple[int, bytes]:
+        """See `Records`."""
+        if not 0 <= position < self.num_images:
+            raise IndexError(f'image {position} of {self.num_images}')
+        try:
+            return int(self._labels[position]), self._paths[position].read_bytes()
+        except OSError as error:
+            raise InputError(
+                f'{self.name(position)} cannot be read any more ({error.strerror})'
+            ) from None
+
+    def name(self, position: int) -> str:
+        """See `Records`."""
+        return str(self._paths[position])
+
+    def will_need(self, start: int, end: int) -> None:
+        """See `Records`."""
+        if not hasattr(os, 'posix_fadvise'):
+            return
+        for path in self._paths[start:end]:
+            with open(path, 'rb') as handle:
+                os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def digest(self) -> str:
+        """Hash of all names and sizes, and of the content of 1,024 pictures spread over the set."""
+        content = hashlib.sha256()
+        for path in self._paths:
+            name = os.fsencode(path.relative_to(self.source))
+            content.update(name + b'\0%d\0' % path.stat().st_size)
+        last = self.num_images - 1
+        for position in np.unique(np.linspace(0, last, _SAMPLES).astype(int)).tolist():
+            content.update(self._paths[position].read_bytes())
+        return content.hexdigest()
+
+    def side_file(self, suffix: str) -> Path:
+        """See `Records`."""
+        return self.source / f'train{suffix}'
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def record_file(folder: Path) -> Path:
+    """The `.rec` in a folder: train.rec, or the only one; train.rec if there is none.
+
+    Raises InputError if there are several and none is train.rec.
+    """
+    if (folder / TRAIN_REC).is_file() or not folder.is_dir():
+        return folder / TRAIN_REC
+    found = sorted(folder.glob('*.rec'))
+    if len(found) > 1:
+        names = ', '.join(path.name for path in found)
+        raise InputError(f'{folder} holds {names} and no {TRAIN_REC}; name the file itself')
+    return found[0] if found else folder / TRAIN_REC
+
+
+def has_records(folder: PathLike) -> bool:
+    """Whether `open_records` would find a record file or pictures there."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return False
+    return record_file(folder).is_file() or bool(find_pictures(folder).pictures)
+
+
+def open_records(data_dir: PathLike, size: int = IMAGE_SIZE) -> Records:
+    """Open a training set.
+
+    Parameters
+    ----------
+    data_dir : a folder with a `.rec` (and its `property`), the `.rec` itself, or a folder of
+        identity folders with crops; a folder of crops alone is a set without labels
+    size : picture size that `property` must state
+
+    Raises
+    ------
+    InputError for what is none of these, and as RecordFile and FolderRecords do.
+    """
+    path = Path(data_dir)
+    if path.suffix == '.rec' and not path.is_dir():
+        return RecordFile(path, size)
+    if not path.is_dir():
+        raise InputError(
+            f'training data {path} does not exist; expected a folder with {TRAIN_REC}, or of '
+            f'identity folders with crops'
+        )
+    rec = record_file(path)
+    return RecordFile(rec, size) if rec.is_file() else FolderRecords(path)

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from pictures import decoded, encoded, jpeg, picture, write_folder
+from vargfacenet.common.data.image import decode_rgb
+from vargfacenet.common.data.recordio import write_face_records
+from vargfacenet.common.data.records import UNLABELLED, has_records, open_records
+from vargfacenet.common.errors import InputError
+
+COUNTS = {'bea': 3, 'Abe': 1, 'cy': 2}
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    return write_folder(tmp_path / 'faces', rng, COUNTS)
+
+
+def everything(records):
+    return [records.read(position) for position in range(len(records))]
+
+
+def test_a_folder_and_the_record_file_made_of_it_are_the_same_set(folder, tmp_path, run_command):
+    (folder / 'cy' / 'cy_0003.png').write_bytes(encoded(decoded(jpeg(np.random)), '.png'))
+    assert run_command('make-rec', folder, tmp_path / 'rec')[0] == 0
+    from_folder, from_file = open_records(folder), open_records(tmp_path / 'rec')
+    assert len(from_folder) == len(from_file) == 7
+    assert from_folder.num_classes == from_file.num_classes == 3
+    assert from_folder.class_names == from_file.class_names == ('Abe', 'bea', 'cy')
+    assert everything(from_folder)[:6] == everything(from_file)[:6]
+    assert from_folder.read(6)[0] == from_file.read(6)[0] == 2
+    assert from_folder.name(6) == str(folder / 'cy' / 'cy_0003.png')
+    for records in (from_folder, from_file):
+        records.will_need(0, 7)
+        assert records.side_file('.teacher').parent == records.side_file('.x').parent
+        assert records.side_file('.teacher').name == 'train.teacher'
+        with pytest.raises(IndexError):
+            records.read(7)
+        records.close()
+
+
+def test_crops_without_identity_folders_are_a_set_without_labels(tmp_path, rng):
+    contents = [jpeg(rng) for _ in range(3)]
+    for number, content in enumerate(contents):
+        (tmp_path / f'{number}.jpg').write_bytes(content)
+    (tmp_path / 'notes.txt').write_text('no picture')
+    records = open_records(tmp_path)
+    assert (len(records), records.num_classes, records.class_names) == (3, 0, ())
+    assert everything(records) == [(UNLABELLED, content) for content in contents]
+
+
+def test_the_digest_of_a_folder_follows_names_and_pictures(folder, rng):
+    digests = [open_records(folder).digest() for _ in range(2)]
+    (folder / 'bea' / 'bea_0001.jpg').rename(folder / 'bea' / 'bea_0009.jpg')
+    digests.append(open_records(folder).digest())
+    content = (folder / 'cy' / 'cy_0001.jpg').read_bytes()
+    (folder / 'cy' / 'cy_0001.jpg').write_bytes(content[:-3] + b'\0' + content[-2:])
+    digests.append(open_records(folder).digest())
+    assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+def test_a_record_file_of_any_name_is_found_if_it_is_the_only_one(tmp_path, rng):
+    write_face_records(tmp_path / 'mine', [[jpeg(rng)], [jpeg(rng)]])
+    for place in (tmp_path, tmp_path / 'mine.rec'):
+        assert open_records(place).source == tmp_path / 'mine.rec'
+    write_face_records(tmp_path / 'other', [[jpeg(rng)]])
+    with pytest.raises(InputError, match=r'mine\.rec, other\.rec and no train\.rec'):
+        open_records(tmp_path)
+    write_face_records(tmp_path / 'train', [[jpeg(rng)]])
+    assert open_records(tmp_path).source == tmp_path / 'train.rec'
+
+
+def test_class_names_of_another_set_are_not_taken(tmp_path, rng):
+    write_face_records(tmp_path / 'train', [[jpeg(rng)], [jpeg(rng)]])
+    (tmp_path / 'classes.txt').write_text('anna\n')
+    assert open_records(tmp_path).class_names == ()
+    (tmp_path / 'classes.txt').write_text('anna\nbea\n')
+    assert open_records(tmp_path).class_names == ('anna', 'bea')
+
+
+def test_what_is_no_training_set(tmp_path, folder):
+    with pytest.raises(InputError, match='missing does not exist'):
+        open_records(tmp_path / 'missing')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(InputError, match=r'empty holds neither train\.rec nor crops'):
+        open_records(tmp_path / 'empty')
+    places = (tmp_path / 'missing', tmp_path / 'empty', folder)
+    assert [has_records(place) for place in places] == [False, False, True]
+    records = open_records(folder)
+    (folder / 'cy' / 'cy_0002.jpg').unlink()
+    with pytest.raises(InputError, match=r'cy_0002\.jpg cannot be read any more'):
+        records.read(5)
+
+
+def test_what_is_decoded_is_the_picture(folder, rng):
+    rgb = picture(rng)
+    (folder / 'Abe' / 'Abe_0001.jpg').write_bytes(encoded(rgb, '.png'))  # whatever its name says
+    np.testing.assert_array_equal(decode_rgb(open_records(folder).read(0)[1]), rgb)
