@@ -58,6 +58,17 @@ class History:
         self._board.close()
 
 
+def momenta(module) -> dict:
+    """The optimizer's state by the number of the parameter, as arrays, tuples of them or None."""
+
+    def plain(state):
+        if isinstance(state, (tuple, list)):
+            return tuple(plain(part) for part in state)
+        return None if state is None else state.asnumpy()
+
+    return {number: plain(state) for number, state in module._updater.states.items()}
+
+
 def last_checkpoint(config: TrainConfig, state: TrainState) -> str:
     """'PREFIX,EPOCH' of the newest checkpoint, or that there is none."""
     return f'{config.prefix},{state.number}' if state.number else 'none was saved yet'
@@ -225,7 +236,7 @@ class SaveHook:
             state.best_number, state.best_score = state.number, score
         path = checkpoint.params_path(config.prefix, state.number)
         checkpoint.save_params(path, arg_params, aux_params)
-        save_state(config.prefix, config, state, self._module._updater.get_states())
+        save_state(config.prefix, config, state, momenta(self._module))
         log.info('step %d  saved %s,%d', state.step, config.prefix, state.number)
         keep = {1: {state.number}, 3: {state.number, state.best_number}}.get(config.ckpt)
         for number in checkpoint_numbers(config.prefix) if keep else ():

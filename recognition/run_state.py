@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
+from ..common.engine.optimizer_states import write_states
 from ..common.errors import InputError
-from ..common.files import PathLike, atomic_path, atomic_write
+from ..common.files import PathLike, atomic_write
 from .config import TrainConfig
 
 
@@ -41,10 +42,10 @@ def optimizer_path(prefix: PathLike, number: int) -> Path:
     return Path(f'{prefix}-{number:04d}.states')
 
 
-def save_state(prefix: PathLike, config: TrainConfig, state: TrainState, momenta: bytes) -> None:
-    """Write momenta, then the JSON that completes checkpoint `state.number`."""
-    with atomic_path(optimizer_path(prefix, state.number)) as temporary:
-        temporary.write_bytes(momenta)
+def save_state(prefix: PathLike, config: TrainConfig, state: TrainState, momenta: dict) -> None:
+    """Write momenta (as `write_states` takes them), then the JSON that completes checkpoint
+    `state.number`."""
+    write_states(optimizer_path(prefix, state.number), momenta)
     content = {'config': json.loads(config.to_json()), 'state': asdict(state)}
     atomic_write(state_path(prefix, state.number), json.dumps(content, indent=1, sort_keys=True))
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from ..common.backend import mx, parse_devices
 from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
 from ..common.engine.network import Network
+from ..common.engine.optimizer_states import read_states
 from ..common.errors import InputError
-from ..common.files import input_file, output_folder
+from ..common.files import output_folder
 from ..eval.verification import VerificationResult
 from ..symbol import get_symbol
 from .config import TrainConfig
@@ -110,13 +110,30 @@ def _start_optimizer(module, config: TrainConfig, state: TrainState, lr_at, kvst
         },
     )
     if state.number:
-        path = input_file(optimizer_path(config.prefix, state.number), 'optimizer state')
-        try:
-            module._updater.set_states(path.read_bytes())
-        except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError) as error:
-            raise InputError(
-                f'{path} ({path.stat().st_size} bytes) is no whole optimizer state: {error}'
-            ) from None
+        _load_momenta(module, optimizer_path(config.prefix, state.number))
+
+
+def _load_momenta(module, path: Path) -> None:
+    """Give the optimizer the state that a checkpoint holds; InputError where it is another's."""
+    states = read_states(path)
+    names, weights = module._optimizer.idx2name, module.get_params()[0]
+    for number, state in states.items():
+        for part in state if isinstance(state, tuple) else (state,):
+            wanted = weights[names[number]].shape if number in names else 'no such parameter'
+            if part is not None and part.shape != wanted:
+                raise InputError(
+                    f'{path}: the momentum of parameter {number} has the shape {part.shape}, in '
+                    f'this network {wanted}; it is of another run'
+                )
+
+    def on_device(state):
+        if isinstance(state, tuple):
+            return tuple(on_device(part) for part in state)
+        return None if state is None else mx.nd.array(state, dtype=state.dtype)
+
+    updater = module._updater
+    updater.states = {number: on_device(state) for number, state in states.items()}
+    updater.states_synced = dict.fromkeys(states, False)  # moved to the parameter's device
 
 
 def _batches(data: FaceRecordIter, teacher: Teacher) -> Iterator:

@@ -10,12 +10,13 @@ Reading is therefore limited to what the format needs; every other name in the p
 
 import pickle
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
 from ..files import PathLike, atomic_path, input_file
+from ..unpickle import Budget, Functions, unpickle
 
 _PROTOCOL = 4  # the newest that every Python 3 in use with MXNet reads
 
@@ -42,11 +43,10 @@ def read_pairs(path: PathLike) -> tuple[list[bytes], np.ndarray]:
     else than lists, tuples, bytes, numbers and uint8 or bool arrays (the message names what).
     """
     path = input_file(path, 'pair set')
-    with open(path, 'rb') as handle:
-        content = _load(path, handle)
+    content = unpickle(path, _allowed, 'which no pair set needs')
     if not isinstance(content, (tuple, list)) or len(content) != 2:
         raise InputError(f'{path}: expected a pickled pair (images, issame)')
-    images, same = (list(part) if isinstance(part, _Array) else part for part in content)
+    images, same = (list(part.elements) if isinstance(part, _Array) else part for part in content)
     if not isinstance(images, (tuple, list)) or not isinstance(same, (tuple, list)):
         raise InputError(f'{path}: images and issame must be lists')
     _check_counts(path, len(images), len(same))
@@ -66,15 +66,19 @@ def _check_counts(path: PathLike, num_images: int, num_pairs: int) -> None:
 
 
 def _encoded(path: PathLike, index: int, image: Any) -> bytes:
-    if isinstance(image, (bytes, bytearray, _Array)):
-        return bytes(image)
+    if isinstance(image, _Array):
+        return image.elements
+    if isinstance(image, bytes):
+        return image
     raise InputError(f'{path}: image {index} is {type(image).__name__}, not encoded bytes')
 
 
 def _boolean(path: PathLike, index: int, value: Any) -> bool:
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
-    raise InputError(f'{path}: issame of pair {index} is {value!r}, not true or false')
+    # of a nested value, repr could fill the memory
+    shown = repr(value) if isinstance(value, (int, float, type(None))) else type(value).__name__
+    raise InputError(f'{path}: issame of pair {index} is {shown}, not true or false')
 
 
 # --- stand-ins: what the allowed names in a pickle are replaced by; none runs foreign code
@@ -85,80 +89,65 @@ class _Dtype:
 
     def __init__(self, code: Any, *_):
         code = code.decode('latin-1') if isinstance(code, bytes) else code
-        if code not in ('u1', 'b1'):
-            raise InputError(f'holds an array of type {code!r}; only uint8 and bool are expected')
+        if not isinstance(code, str) or code not in ('u1', 'b1'):
+            shown = repr(code)[:20] if isinstance(code, str) else type(code).__name__
+            raise InputError(f'holds an array of type {shown}; only uint8 and bool are expected')
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         """Byte order and the like: nothing that one-byte elements need."""
 
 
-class _Array(bytearray):
+class _Array:
     """numpy.ndarray: its elements as bytes, in memory order."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __init__(self, budget: Budget):
+        self.elements = b''
+        self._budget = budget
+
+    def set_state(self, state: Any) -> None:
         _version, _shape, dtype, _fortran, elements = state
-        self[:] = _elements(dtype, elements)
+        self.elements = _elements(self._budget, dtype, elements)
 
 
-def _elements(dtype: Any, elements: Any) -> bytes:
-    if not isinstance(dtype, _Dtype) or not isinstance(elements, (bytes, bytearray)):
+def _elements(budget: Budget, dtype: Any, elements: Any) -> bytes:
+    if not isinstance(dtype, _Dtype):
         raise InputError('holds an array whose content is not plain bytes')
-    return bytes(elements)
+    return budget.take(elements)
 
 
-def _reconstruct(_kind: Any, _shape: Any, _code: Any) -> _Array:
-    return _Array()
+def _allowed(budget: Budget) -> Functions:
+    """Stand-ins by the names that the versions of Python and NumPy give them."""
 
+    def reconstruct(_kind: Any, _shape: Any, _code: Any) -> _Array:
+        return _Array(budget)
 
-def _from_buffer(elements: Any, dtype: Any, _shape: Any, _order: Any) -> _Array:
-    return _Array(_elements(dtype, elements))
+    def from_buffer(elements: Any, dtype: Any, _shape: Any, _order: Any) -> _Array:
+        array = _Array(budget)
+        array.elements = _elements(budget, dtype, elements)
+        return array
 
+    def scalar(dtype: Any, element: Any) -> int:
+        return _elements(budget, dtype, element)[0]
 
-def _scalar(dtype: Any, element: Any) -> int:
-    return _elements(dtype, element)[0]
+    def encode(text: str, encoding: str) -> bytes:
+        """Python 3 writes bytes as text for protocols that know no bytes."""
+        if encoding != 'latin1':
+            shown = repr(encoding)[:20] if isinstance(encoding, str) else type(encoding).__name__
+            raise InputError(f'asks for the codec {shown}')
+        return budget.take(text.encode('latin-1'))
 
+    def no_bytes() -> bytes:
+        return b''  # in those protocols; takes no argument
 
-def _encode(text: str, encoding: str) -> bytes:
-    """Python 3 writes bytes as text for protocols that know no bytes."""
-    if encoding != 'latin1':
-        raise InputError(f'asks for the codec {encoding!r}')
-    return text.encode('latin-1')
+    def kind(*_) -> None:
+        raise InputError('makes an array of its own')  # pickles only name numpy.ndarray
 
-
-def _no_bytes() -> bytes:
-    return b''
-
-
-_ALLOWED = {('_codecs', 'encode'): _encode}
-for _module in ('builtins', '__builtin__'):
-    _ALLOWED[_module, 'bytes'] = _no_bytes  # b'' in those protocols; takes no argument here
-for _package in ('numpy.core', 'numpy._core'):
-    _ALLOWED[f'{_package}.multiarray', '_reconstruct'] = _reconstruct
-    _ALLOWED[f'{_package}.multiarray', 'scalar'] = _scalar
-    _ALLOWED[f'{_package}.numeric', '_frombuffer'] = _from_buffer
-_ALLOWED['numpy', 'ndarray'] = _Array
-_ALLOWED['numpy', 'dtype'] = _Dtype
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows the names in `_ALLOWED` and no other."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise InputError(
-                f'its pickle asks for {module}.{name}, which no pair set needs; '
-                f'refused, since it could run any code'
-            )
-        return _ALLOWED[module, name]
-
-
-def _load(path: PathLike, handle: BinaryIO) -> Any:
-    try:
-        return _Unpickler(handle, encoding='bytes').load()
-    except InputError as error:
-        raise InputError(f'{path}: {error}') from None
-    except Exception as error:
-        # a damaged pickle fails in any of a dozen ways, none of which is of use to the reader
-        raise InputError(
-            f'{path} is no whole pickle ({type(error).__name__}: {error}); copy it again'
-        ) from None
+    functions = {('_codecs', 'encode'): encode, ('numpy', 'dtype'): _Dtype}
+    functions['numpy', 'ndarray'] = kind
+    for module in ('builtins', '__builtin__'):
+        functions[module, 'bytes'] = no_bytes
+    for package in ('numpy.core', 'numpy._core'):
+        functions[f'{package}.multiarray', '_reconstruct'] = reconstruct
+        functions[f'{package}.multiarray', 'scalar'] = scalar
+        functions[f'{package}.numeric', '_frombuffer'] = from_buffer
+    return functions

@@ -19,6 +19,7 @@ What we write has a trailer, 'VGFNCRC1' and the CRC-32 of all before it; MXNet r
 the names. A file without a trailer is read unchecked: MXNet wrote it.
 """
 
+import io
 import math
 import os
 import struct
@@ -33,6 +34,7 @@ from ..errors import InputError
 from ..files import PathLike, atomic_path, input_file
 
 _FILE_MAGIC = 0x112
+FILE_START = struct.pack('<QQ', _FILE_MAGIC, 0)
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 _DENSE = 0
 _CPU = 1
@@ -45,11 +47,11 @@ _TRAILER_MAGIC = b'VGFNCRC1'
 
 
 class _Reader:
-    """Numbers and arrays of an open file, with the bytes that are left."""
+    """Numbers and arrays of `size` bytes, with what is left of them."""
 
-    def __init__(self, handle: BinaryIO):
+    def __init__(self, handle: BinaryIO, size: int):
         self._handle = handle
-        self.left = os.fstat(handle.fileno()).st_size
+        self.left = size
         self._sum = 0
 
     def take(self, size: int) -> bytes:
@@ -104,11 +106,20 @@ def read_arrays(path: PathLike) -> dict[str, np.ndarray]:
     path = input_file(path, 'parameter file')
     with open(path, 'rb') as handle:
         try:
-            return _read(_Reader(handle))
+            return _read(_Reader(handle, os.fstat(handle.fileno()).st_size))
         except (InputError, UnicodeDecodeError) as error:
             raise InputError(
                 f'{path} ({path.stat().st_size} bytes) is no whole MXNet parameter file: {error}'
             ) from None
+
+
+def array_of_bytes(content: bytes) -> np.ndarray:
+    """One array as a file holds it, which is how MXNet pickles it; InputError for other bytes."""
+    reader = _Reader(io.BytesIO(content), len(content))
+    array = _read_array(reader)
+    if reader.left:
+        raise InputError('something else follows an array')
+    return array
 
 
 def _read(reader: _Reader) -> dict[str, np.ndarray]:
