@@ -1,30 +1,33 @@
-"""What a benchmark measures in a process of its own, for its memory or its environment.
+"""Measurements in processes of their own: memory, environment and libraries loaded are theirs.
 
-`run(what, **options)` starts the process and returns what it measured.
+`run` calls a function once; a `Worker` keeps what it makes and calls it again and again. The
+functions are those of modules that the new process imports, and their arguments travel as JSON.
 """
 
-import gc
+import importlib
 import json
 import os
 import subprocess
 import sys
-import time
-from collections import Counter
-from pathlib import Path
-from tempfile import TemporaryDirectory
+import tempfile
+from collections.abc import Callable
 from typing import Optional
 
-from ...common.backend import mx
-from ...common.errors import RunError
-from .measure import peak_memory
+from ...common.errors import InputError, RunError
+from .measure import repeated
+
+Environment = Optional[dict[str, str]]
+
+_ONCE, _AGAIN = 'once', 'again'
+_WRONG_INPUT = 2
 
 
-def command(*words: str, environment: Optional[dict] = None) -> dict:
+def command(*words: str, environment: Environment = None) -> dict:
     """Run `python -m WORDS` to its end; the JSON object of its last line.
 
     Raises
     ------
-    RunError if it fails, with its last line.
+    RunError if it fails, InputError if it exits with 2; both with its last line.
     """
     done = subprocess.run(
         [sys.executable, '-m', *words],
@@ -33,102 +36,103 @@ def command(*words: str, environment: Optional[dict] = None) -> dict:
         env={**os.environ, **(environment or {})},
     )
     if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or [f'exit code {done.returncode}']
-        raise RunError(f'{" ".join(words)}: {reason[0]}')
+        raise _failure(words[0], done.returncode, done.stderr)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def run(what: str, environment: Optional[dict] = None, **options) -> dict:
-    """Result of MEASUREMENTS[what](**options) in a new process; RunError if it fails."""
-    return command(__name__, what, json.dumps(options), environment=environment)
+def _failure(what: str, code: int, errors: str) -> Exception:
+    reason = (errors.strip().splitlines() or [f'exit code {code}'])[-1]
+    return InputError(reason) if code == _WRONG_INPUT else RunError(f'{what}: {reason}')
 
 
-def _timed(step, rounds: int) -> list[float]:
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - started)
-    return seconds
+def _words(how: str, function: Callable, options: dict) -> list[str]:
+    return [__name__, how, function.__module__, function.__name__, json.dumps(options)]
 
 
-def measure_step(
-    network: str, options: dict, batch_size: int, classes: int, stock: bool, rounds: int
-) -> dict:
-    """Seconds of a training step and the bytes that the process needs for it."""
-    from .steps import training_step
-
-    before = _resident()
-    step = training_step(network, options, batch_size, classes, stock)
-    step()
-    return {'seconds': _timed(step, rounds), 'bytes': peak_memory() - before}
+def run(function: Callable, environment: Environment = None, **options) -> dict:
+    """Result of function(**options) in a new process; errors as of `command`."""
+    return command(*_words(_ONCE, function, options), environment=environment)
 
 
-def profile_step(network: str, options: dict, batch_size: int, classes: int, rounds: int) -> dict:
-    """Milliseconds of a step by operator. Needs MXNET_EXEC_BULK_EXEC_TRAIN=0, or operators that
-    follow each other are counted as one."""
-    from .steps import training_step
+class Worker:
+    """A process that has made something to call, and calls it whenever it is told to.
 
-    step = training_step(network, options, batch_size, classes, stock=False)
-    step()
-    with TemporaryDirectory() as folder:
-        mx.profiler.set_config(
-            profile_symbolic=True, profile_imperative=True, aggregate_stats=True,
-            filename=str(Path(folder) / 'profile.json'),
-        )  # fmt: skip
-        mx.profiler.set_state('run')
-        seconds = _timed(step, rounds)
-        mx.profiler.set_state('stop')
-        statistics = json.loads(mx.profiler.dumps(format='json'))
-    milliseconds, calls = Counter(), Counter()
-    for name, row in statistics['Time'].get('operator', {}).items():
-        milliseconds[name] += row['Total'] / rounds
-        calls[name] += row['Count'] / rounds
-    return {
-        'seconds': seconds,
-        'operators': {name: [ms, calls[name]] for name, ms in milliseconds.most_common()},
-    }
+    Parameters
+    ----------
+    make : its make(**options) returns a function without arguments; that is called once at first,
+        which does not count
+    environment : of the process, beside what is there; an empty text is like a variable not set
+
+    Raises
+    ------
+    RunError where making or the first call fails, InputError where one is raised.
+    """
+
+    def __init__(self, make: Callable, environment: Environment = None, **options):
+        self._name = f'{make.__name__} {options}'
+        self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115 (closed with the process)
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', *_words(_AGAIN, make, options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> 'Worker':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __call__(self, seconds: float) -> list[float]:
+        """Call for some seconds, at least once: the seconds of each call."""
+        self._process.stdin.write(f'{seconds}\n')
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> list[float]:
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            self._errors.seek(0)
+            raise _failure(self._name, code, self._errors.read())
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
 
 
-def measure_head(classes: int, batch_size: int, size: int, stock: bool, rounds: int) -> dict:
-    """Seconds of forward, backward and update of a margin head, and the bytes it needs."""
-    from .head import head_step
+def _main(how: str, module: str, name: str, options: str) -> None:
+    # whatever libraries print must not get between the answers
+    answers = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)
+    try:
+        result = getattr(importlib.import_module(module), name)(**json.loads(options))
+        if how == _ONCE:
+            answers.write(json.dumps(result) + '\n')
+            answers.close()
+            return
+        result()
+    except InputError as error:
+        sys.stderr.write(f'{error}\n')
+        raise SystemExit(_WRONG_INPUT) from None
+    call = repeated(result)
+    answers.write('[]\n')
+    answers.flush()
+    for line in sys.stdin:
+        answers.write(json.dumps(call(float(line))) + '\n')
+        answers.flush()
 
-    before = _resident()
-    step = head_step(classes, batch_size, size, stock)
-    step()
-    return {'seconds': _timed(step, rounds), 'bytes': peak_memory() - before}
-
-
-def measure_index(rec: str) -> dict:
-    """Seconds to open a record file, the bytes that stay, and the most it took meanwhile."""
-    from ...common.data.recordio import RecordFile
-
-    held = _resident()
-    started = time.perf_counter()
-    records = RecordFile(rec)
-    return {
-        'seconds': time.perf_counter() - started,
-        'bytes': _resident() - held,
-        'peak_bytes': peak_memory() - held,
-        'images': len(records),
-    }
-
-
-def _resident() -> int:
-    """Bytes of memory that the process holds now."""
-    gc.collect()
-    pages = int(Path('/proc/self/statm').read_text().split()[1])
-    return pages * os.sysconf('SC_PAGE_SIZE')
-
-
-MEASUREMENTS = {
-    'step': measure_step,
-    'profile': profile_step,
-    'head': measure_head,
-    'index': measure_index,
-}
 
 if __name__ == '__main__':
-    result = MEASUREMENTS[sys.argv[1]](**json.loads(sys.argv[2]))
-    sys.stdout.write(json.dumps(result) + '\n')
+    _main(*sys.argv[1:])

@@ -9,27 +9,27 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from ...common import console
-from ...common.backend import mx
 from ...common.data.recordio import RecordPaths, record_paths, write_face_records
 from ...common.errors import InputError
 from ...common.files import input_file
-from ...common.names import IMAGE_SHAPE, IMAGE_SIZE
+from ...common.names import IMAGE_SIZE
 from ...common.synth.face import jpeg_faces
 from ...recognition.data import FaceRecordIter
 from . import child, report
-from .measure import Timing, check_numbers, faster, in_turn, machine
+from .iterators import BATCHES_A_CALL, taking
+from .measure import Timing, check_numbers, faster, in_turn, machine, slices_in_turn
+from .measured import measure_index
 from .steps import training_step
 
 log = logging.getLogger(__name__)
 
 PEOPLE, FACES, COPIES = 50, 8, 200  # of the record file made here: 80,000 records
-BATCHES_A_CALL = 8
 INSIGHTFACE_RECORDS = 5_800_000  # as many as MS1M has
 
 
@@ -51,55 +51,19 @@ def make_records(folder: Path) -> Path:
     return folder / 'train.rec'
 
 
-def stock_batches(paths: RecordPaths, batch_size: int) -> Iterator['mx.nd.NDArray']:
-    """InsightFace's Python iterator, rebuilt: one thread, an NDArray per image, shuffled."""
-    records = mx.recordio.MXIndexedRecordIO(str(paths.idx), str(paths.rec), 'r')
-    header, _ = mx.recordio.unpack(records.read_idx(0))
-    grouped = header.flag > 0
-    keys = list(range(1, int(header.label[0]))) if grouped else list(records.keys)
-    random = np.random.RandomState(0)
-    while True:
-        random.shuffle(keys)
-        for start in range(0, len(keys) - batch_size + 1, batch_size):
-            batch = mx.nd.empty((batch_size, *IMAGE_SHAPE))
-            labels = mx.nd.empty((batch_size,))
-            for row, key in enumerate(keys[start : start + batch_size]):
-                header, encoded = mx.recordio.unpack(records.read_idx(key))
-                image = mx.image.imdecode(encoded)  # RGB
-                if random.rand() < 0.5:
-                    image = mx.nd.flip(image, axis=1)
-                batch[row][:] = mx.nd.transpose(image.astype('float32'), axes=(2, 0, 1))
-                labels[row][:] = header.label
-            yield batch
+def compare(rec: Path, args: argparse.Namespace, threads: list[int]) -> dict:
+    """Stock and ours by threads, everything in memory, a process each.
 
-
-def our_batches(paths: RecordPaths, batch_size: int, **options) -> Iterator['mx.io.DataBatch']:
-    """Batches of our iterator without end."""
-    batches = FaceRecordIter(paths.rec, batch_size, **options)
-    while True:
-        try:
-            yield batches.next()
-        except StopIteration:
-            batches.reset()
-
-
-def taking(batches: Iterator) -> Callable[[], None]:
-    """A call that takes some batches and waits until the last is whole."""
-
-    def take() -> None:
-        for _ in range(BATCHES_A_CALL):
-            next(batches)
-        mx.nd.waitall()
-
-    return take
-
-
-def compare(paths: RecordPaths, args: argparse.Namespace, threads: list[int]) -> dict:
-    """Stock and ours by threads, everything in memory."""
-    calls = {'stock': taking(stock_batches(paths, args.batch_size))}
-    for number in threads:
-        calls[f'threads {number}'] = taking(our_batches(paths, args.batch_size, threads=number))
-    times = in_turn(calls, args.seconds)
+    A turn is long beside the few batches that our iterator holds ready when it begins.
+    """
+    sides = {'stock': 0, **{f'threads {number}': number for number in threads}}
+    options = {'rec': str(rec), 'batch_size': args.batch_size}
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(child.Worker(taking, **options, threads=number))
+            for name, number in sides.items()
+        }
+        times = slices_in_turn(workers, args.seconds, slice_seconds=min(3, args.seconds))
     images = BATCHES_A_CALL * args.batch_size
     rows = {name: timing.summary(images) for name, timing in times.items()}
     for name, timing in times.items():
@@ -157,12 +121,11 @@ def measure_start(paths: RecordPaths, records: int, folder: Path) -> dict:
     """Seconds from command to the end of the first step, and the memory of the index."""
     write_long_index(paths, folder, records)
     rec = str(folder / 'train.rec')
-    found = child.run('index', rec=rec)
+    found = child.run(measure_index, rec=rec)
     started = time.perf_counter()
-    child.command(
-        'vargfacenet', 'train', '--data-dir', str(folder), '--models-root', str(folder / 'models'),
-        '--steps', '1', '--per-batch-size', '16', '--ckpt', '0', '--target', '',
-    )  # fmt: skip
+    words = ['--data-dir', str(folder), '--models-root', str(folder / 'models'), '--target', '']
+    words += ['--steps', '1', '--per-batch-size', '16', '--ckpt', '0']
+    child.command('vargfacenet', 'train', *words)
     return {'records': records, 'seconds_to_first_step': time.perf_counter() - started, **found}
 
 
@@ -193,9 +156,12 @@ def show(result: dict) -> None:
     log.info(
         'start-up with %d records: %.1f s to the end of the first step; index %.0f MB, opened in '
         '%.1f s (peak while reading %.0f MB)',
-        start['records'], start['seconds_to_first_step'], start['bytes'] / 1e6,
-        start['seconds'], start['peak_bytes'] / 1e6,
-    )  # fmt: skip
+        start['records'],
+        start['seconds_to_first_step'],
+        start['bytes'] / 1e6,
+        start['seconds'],
+        start['peak_bytes'] / 1e6,
+    )
 
 
 def panels(result: dict) -> list:
@@ -227,7 +193,7 @@ def run(args: argparse.Namespace) -> dict:
             'machine': machine(),
             'batch_size': args.batch_size,
             'training_images_per_second': 32 / training.median,
-            'warm': compare(paths, args, threads),
+            'warm': compare(rec, args, threads),
             'cold': cold_epochs(paths, args.batch_size),
         }
         folder = Path(temporary) / 'long'

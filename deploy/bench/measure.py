@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -22,9 +23,10 @@ from ...common.files import atomic_path
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call, one number a round."""
+    """Seconds of one call."""
 
-    seconds: tuple[float, ...]
+    seconds: tuple[float, ...]  # one number a round, the mean of its calls
+    calls: tuple[float, ...] = ()  # every call, where they were kept
 
     @property
     def median(self) -> float:
@@ -59,6 +61,51 @@ def faster(slow: Timing, fast: Timing, slow_items: int = 1, fast_items: int = 1)
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
+def repeated(call: Callable[[], object]) -> Callable[[float], list[float]]:
+    """A function that makes a call again and again for some seconds, at least once: the seconds of
+    each call."""
+
+    def for_seconds(seconds: float) -> list[float]:
+        times, spent = [], 0.0
+        while not times or spent < seconds:
+            started = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - started)
+            spent += times[-1]
+        return times
+
+    return for_seconds
+
+
+def slices_in_turn(
+    slices: Mapping[str, Callable[[float], list[float]]],
+    seconds: float,
+    slice_seconds: float = 0.5,
+    min_rounds: int = 3,
+    progress: Optional[ProgressBar] = None,
+) -> dict[str, Timing]:
+    """Time candidates that time themselves, such as `child.Worker`, in turn.
+
+    Parameters
+    ----------
+    slices : name -> function of seconds as `repeated` makes it
+    seconds, slice_seconds, min_rounds, progress : as of `in_turn`
+    """
+    rounds: dict[str, list[list[float]]] = {name: [] for name in slices}
+    end = time.perf_counter() + seconds
+    done = 0
+    while done < min_rounds or time.perf_counter() < end:
+        for name, run in slices.items():
+            rounds[name].append(run(slice_seconds))
+        done += 1
+        if progress:
+            progress.advance()
+    return {
+        name: Timing(tuple(map(statistics.mean, times)), tuple(chain(*times)))
+        for name, times in rounds.items()
+    }
+
+
 def in_turn(
     calls: Mapping[str, Callable[[], object]],
     seconds: float,
@@ -73,26 +120,14 @@ def in_turn(
     calls : name -> function without arguments that returns when its work is done
     seconds : about how long to measure in all; at least `min_rounds` rounds are run
     slice_seconds : in each round a candidate is called again until this has passed
+    min_rounds : whatever `seconds` says
     progress : advanced by 1 per round; how many there will be is not known
     """
     for call in calls.values():
         call()
-    rounds: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds
-    done = 0
     gc.collect()
-    while done < min_rounds or time.perf_counter() < end:
-        for name, call in calls.items():
-            started, count, spent = time.perf_counter(), 0, 0.0
-            while not count or spent < slice_seconds:
-                call()
-                count += 1
-                spent = time.perf_counter() - started
-            rounds[name].append(spent / count)
-        done += 1
-        if progress:
-            progress.advance()
-    return {name: Timing(tuple(values)) for name, values in rounds.items()}
+    slices = {name: repeated(call) for name, call in calls.items()}
+    return slices_in_turn(slices, seconds, slice_seconds, min_rounds, progress)
 
 
 def peak_memory() -> int:

@@ -6,13 +6,15 @@ from typing import Optional
 import numpy as np
 
 from ...common.backend import mx
+from ...common.engine import ops
 from ...common.names import CLASSIFIER_PREFIX, CLASSIFIER_WEIGHT, DATA, IMAGE_SHAPE, LABEL, TEACHER
 from ...recognition.config import TrainConfig
 from ...recognition.graph import embedding_size, training_module
-from ...recognition.losses import angular_distillation
+from ...recognition.losses import angular_distillation, class_loss
 from ...recognition.trainer import initializer
 from ...symbol import get_symbol
 
+EMBEDDING = 'embedding'
 ARCFACE = {'s': 64.0, 'm1': 1.0, 'm2': 0.5, 'm3': 0.0}
 OPTIMIZER = {'learning_rate': 0.01, 'momentum': 0.9, 'wd': 5e-4}
 
@@ -108,4 +110,27 @@ def training_step(
         module = training_module(embedding, config, [mx.cpu()])
     start(module, batch_size)
     batch = random_batch(batch_size, classes)
+    return lambda: update(module, batch)
+
+
+def head_step(classes: int, batch_size: int, size: int, stock: bool) -> Callable[[], None]:
+    """A function that makes one step of a head alone on embeddings that are in memory."""
+    embedding, label = mx.sym.Variable(EMBEDDING), mx.sym.Variable(LABEL)
+    if stock:
+        symbol = mx.sym.SoftmaxOutput(one_hot_logits(embedding, label, classes, size), label)
+    else:
+        loss, correct = class_loss(
+            'margin', embedding, label, classes, size, ARCFACE, compiled=ops.available()
+        )
+        symbol = mx.sym.Group([mx.sym.MakeLoss(loss), mx.sym.BlockGrad(correct)])
+    module = mx.mod.Module(symbol, [EMBEDDING], [LABEL], context=mx.cpu())
+    shapes = [(EMBEDDING, (batch_size, size))], [(LABEL, (batch_size,))]
+    module.bind(*shapes, for_training=True, inputs_need_grad=True)
+    start(module, batch_size)
+    random = np.random.RandomState(0)
+    batch = mx.io.DataBatch(
+        [mx.nd.array(random.randn(batch_size, size))],
+        [mx.nd.array(random.randint(0, classes, batch_size))],
+    )
+
     return lambda: update(module, batch)

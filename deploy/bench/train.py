@@ -1,13 +1,15 @@
 """Measure the training step: stock operators against ours, memory, growth, and where time goes.
 
-Noise images that are already in memory, ArcFace, SGD with momentum; both sides in turn in one
-process, memory and profile in processes of their own.
+Noise images that are already in memory, ArcFace, SGD with momentum; every side in a process of its
+own, a stock side and ours in turn. The stock way is measured under every setting of `stock.py`:
+what MXNet does as it is imported, and what suits it best.
 """
 
 import argparse
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from ...common import console
 from ...common.engine import ops
@@ -16,8 +18,9 @@ from ...common.flops import count
 from ...common.parallel import cpu_count
 from ...recognition.config import key_value
 from ...symbol import get_symbol
-from . import child, report
-from .measure import Timing, check_numbers, faster, in_turn, machine
+from . import child, report, stock
+from .measure import Timing, check_numbers, faster, machine, slices_in_turn
+from .measured import measure_step, profile_step
 from .steps import training_step
 
 log = logging.getLogger(__name__)
@@ -49,67 +52,116 @@ def build_parser(parser: console.Parser) -> None:
     report.add_out(parser, 'all figures')
 
 
-def compare(network: str, options: dict, batch: int, classes: int, seconds: float) -> dict:
-    """Both sides at one batch size, in turn."""
-    steps = {
-        'stock': training_step(network, options, batch, classes, stock=True),
-        'ours': training_step(network, options, batch, classes, stock=False),
-    }
-    times = in_turn(steps, seconds, slice_seconds=2)
-    ratio = faster(times['stock'], times['ours'])
-    log.info('batch %d: %s as fast as stock operators', batch, ratio)
-    return {
-        **{side: timing.summary(batch) for side, timing in times.items()},
-        'ratio': vars(ratio),
-    }
+class Step(NamedTuple):
+    """What is trained."""
+
+    network: str
+    options: dict
+    classes: int
+
+    def worker(
+        self, batch_size: int, stock: bool, environment: child.Environment = None
+    ) -> child.Worker:
+        """A process that makes training steps."""
+        return child.Worker(
+            training_step, environment, **self._asdict(), batch_size=batch_size, stock=stock
+        )
 
 
-def compare_best(network: str, options: dict, best: dict, classes: int, seconds: float) -> dict:
-    """Each side at the batch size that suits it best, in turn."""
-    steps = {
-        side: training_step(network, options, best[side], classes, stock=side == 'stock')
-        for side in ('stock', 'ours')
-    }
-    times = in_turn(steps, seconds, slice_seconds=2)
-    ratio = faster(times['stock'], times['ours'], best['stock'], best['ours'])
-    rates = {side: best[side] / timing.median for side, timing in times.items()}
-    return {'batches': best, 'images_per_second': rates, 'ratio': vars(ratio)}
+def in_turn(
+    step: Step, setting: str, batch: int, our_batch: int, seconds: float
+) -> tuple[Timing, Timing]:
+    """Stock operators under a setting, and ours, in turn."""
+    environment = stock.environments()[setting]
+    with step.worker(batch, True, environment) as theirs, step.worker(our_batch, False) as ours:
+        times = slices_in_turn({'stock': theirs, 'ours': ours}, seconds, slice_seconds=2)
+    return times['stock'], times['ours']
 
 
-def grow(network: str, options: dict, batches: list, classes: int) -> list[dict]:
+def compare(step: Step, batch: int, seconds: float) -> dict:
+    """Both sides at one batch size, the stock one under each of its settings."""
+    rows = {}
+    for setting in stock.environments():
+        theirs, ours = in_turn(step, setting, batch, batch, seconds)
+        ratio = faster(theirs, ours)
+        log.info('batch %d: %s as fast as stock operators %s', batch, ratio, setting)
+        rows[setting] = {
+            'stock': theirs.summary(batch),
+            'ours': ours.summary(batch),
+            'ratio': vars(ratio),
+        }
+    return rows
+
+
+def compare_best(step: Step, compared: dict, seconds: float) -> dict:
+    """Each side at the batch size that suits it best, stock also under the best setting, in turn.
+
+    Returns
+    -------
+    dict of 'default' (stock as it is imported) and 'best' (under its best setting): setting,
+    batches, images_per_second, ratio
+    """
+
+    def rate(key: tuple[int, str], side: str) -> float:
+        batch, setting = key
+        return compared[batch][setting][side]['per_second']
+
+    keys = [(batch, setting) for batch, rows in compared.items() for setting in rows]
+    our_batch, _ = max(keys, key=lambda key: rate(key, 'ours'))
+    rows = {}
+    for name, known in (('default', (stock.DEFAULT,)), ('best', stock.environments())):
+        batch, setting = max(
+            (key for key in keys if key[1] in known), key=lambda key: rate(key, 'stock')
+        )
+        theirs, ours = in_turn(step, setting, batch, our_batch, seconds)
+        rows[name] = {
+            'setting': setting,
+            'batches': {'stock': batch, 'ours': our_batch},
+            'images_per_second': {
+                'stock': batch / theirs.median,
+                'ours': our_batch / ours.median,
+            },
+            'ratio': vars(faster(theirs, ours, batch, our_batch)),
+        }
+    return rows
+
+
+def grow(step: Step, batches: list, setting: str) -> list[dict]:
     """Speed and memory of both sides at every batch size, a process each."""
     rows = []
     for batch in batches:
-        row = {'batch': batch, **options}
-        for side in ('stock', 'ours'):
-            rounds = 2 if side == 'stock' else 5
+        row = {'batch': batch, **step.options}
+        for side, environment, rounds in (
+            ('stock', stock.environments()[setting], 2),
+            ('ours', None, 5),
+        ):
             found = child.run(
-                'step', network=network, options=options, batch_size=batch, classes=classes,
-                stock=side == 'stock', rounds=rounds,
-            )  # fmt: skip
+                measure_step,
+                environment,
+                **step._asdict(),
+                batch_size=batch,
+                stock=side == 'stock',
+                rounds=rounds,
+            )
             row[side] = {
                 'images_per_second': batch / Timing(tuple(found['seconds'])).median,
                 'bytes': found['bytes'],
             }
         rows.append(row)
-        log.info(
-            'batch %d %s: %.2f GB, stock %.2f GB',
-            batch, options or '', row['ours']['bytes'] / 1e9, row['stock']['bytes'] / 1e9,
-        )  # fmt: skip
+        memory = [row[side]['bytes'] / 1e9 for side in ('ours', 'stock')]
+        log.info('batch %d %s: %.2f GB, stock %.2f GB', batch, step.options or '', *memory)
     return rows
 
 
-def try_settings(network: str, options: dict, batch: int, classes: int, rounds: int) -> dict:
+def try_settings(step: Step, batch: int, rounds: int) -> dict:
     """Our step under every one of SETTINGS, a process each, all in turn, against the default."""
     settings = {'default': {}, **SETTINGS, 'one thread': {'OMP_NUM_THREADS': '1'}}
     seconds: dict[str, list] = {name: [] for name in settings}
     memory = {}
+    options = {**step._asdict(), 'batch_size': batch, 'stock': False, 'rounds': 5}
     for _ in range(rounds):
         for name, environment in settings.items():
-            found = child.run(
-                'step', environment, network=network, options=options, batch_size=batch,
-                classes=classes, stock=False, rounds=5,
-            )  # fmt: skip
+            found = child.run(measure_step, environment, **options)
             seconds[name].append(Timing(tuple(found['seconds'])).median)
             memory[name] = found['bytes']
     default = Timing(tuple(seconds['default']))
@@ -123,86 +175,105 @@ def try_settings(network: str, options: dict, batch: int, classes: int, rounds: 
     }
 
 
-def in_processes(network: str, options: dict, batch: int, classes: int) -> dict:
+def in_processes(step: Step, batch: int) -> dict:
     """A process with one thread for each CPU, all at the same time: what they make together."""
     count = cpu_count()
+    options = {**step._asdict(), 'batch_size': batch, 'stock': False, 'rounds': 12}
     with ThreadPoolExecutor(count) as pool:
         started = [
-            pool.submit(
-                child.run, 'step', {'OMP_NUM_THREADS': '1'}, network=network, options=options,
-                batch_size=batch, classes=classes, stock=False, rounds=12,
-            )
+            pool.submit(child.run, measure_step, {'OMP_NUM_THREADS': '1'}, **options)
             for _ in range(count)
-        ]  # fmt: skip
+        ]
         times = [Timing(tuple(process.result()['seconds'])) for process in started]
     return {'count': count, 'images_per_second': sum(batch / timing.median for timing in times)}
 
 
-def show(result: dict) -> None:
-    rows = []
-    for batch, row in result['batches'].items():
-        rows.append(
-            [
-                batch,
-                f'{row["stock"]["per_second"]:.2f}',
-                f'{row["ours"]["per_second"]:.1f}',
-                report.shown(row['ratio']),
-            ]
+def show_speed(batches: dict, best: dict) -> None:
+    rows = [
+        (
+            batch,
+            setting,
+            f'{row["stock"]["per_second"]:.2f}',
+            f'{row["ours"]["per_second"]:.1f}',
+            report.shown(row['ratio']),
         )
-    best = result['best']
-    rows.append(
-        [
-            'best of each',
-            f'{best["images_per_second"]["stock"]:.2f}',
-            f'{best["images_per_second"]["ours"]:.1f}',
-            report.shown(best['ratio']),
-        ]
-    )
-    console.table(
-        'training step', ['batch', 'stock images/s', 'ours images/s', 'times as fast'], rows
+        for batch, settings in batches.items()
+        for setting, row in settings.items()
+    ]
+    for title, row in (('best batches', best['default']), ('best of all', best['best'])):
+        rates, sizes = row['images_per_second'], row['batches']
+        rows.append(
+            (
+                f'{title} ({sizes["stock"]}, {sizes["ours"]})',
+                row['setting'],
+                f'{rates["stock"]:.2f}',
+                f'{rates["ours"]:.1f}',
+                report.shown(row['ratio']),
+            )
+        )
+    columns = ('batch', 'stock MXNet', 'stock images/s', 'ours images/s', 'times as fast')
+    console.table('training step, each side in a process of its own', columns, rows)
+
+
+def show_growth(growth: list[dict]) -> None:
+    columns = (
+        'batch',
+        'stock images/s',
+        'ours images/s',
+        'stock GB',
+        'ours GB',
+        'ours MB an image',
     )
     rows = [
-        [
+        (
             f'{row["batch"]} x{row.get("multiplier", "")}'.rstrip('x').rstrip(),
             *(f'{row[side]["images_per_second"]:.1f}' for side in ('stock', 'ours')),
             *(f'{row[side]["bytes"] / 1e9:.2f}' for side in ('stock', 'ours')),
             f'{row["ours"]["bytes"] / row["batch"] / 1e6:.0f}',
-        ]
-        for row in result['growth']
+        )
+        for row in growth
     ]
+    console.table('growth with batch and width, a process each', columns, rows)
+
+
+def show_settings(result: dict) -> None:
+    batch, processes = result['settings_batch'], result['processes']
     console.table(
-        'growth with batch and width, a process each',
-        ['batch', 'stock images/s', 'ours images/s', 'stock GB', 'ours GB', 'ours MB an image'],
-        rows,
-    )
-    console.table(
-        f'settings of the process, batch {result["settings_batch"]}',
-        ['setting', 'times the speed', 'GB'],
+        f'settings of the process, batch {batch}',
+        ('setting', 'times the speed', 'GB'),
         [
-            [name, report.shown(row['ratio']), f'{row["bytes"] / 1e9:.2f}']
+            (name, report.shown(row['ratio']), f'{row["bytes"] / 1e9:.2f}')
             for name, row in result['settings'].items()
         ],
     )
+    count, rate = processes['count'], processes['images_per_second']
     log.info(
-        '%d processes with a thread each, batch %d: %.1f images/s together',
-        result['processes']['count'], result['settings_batch'],
-        result['processes']['images_per_second'],
-    )  # fmt: skip
-    profile = result['profile']
+        '%d processes with a thread each, batch %d: %.1f images/s together', count, batch, rate
+    )
+
+
+def show_profile(profile: dict) -> None:
     total = sum(ms for ms, _ in profile['operators'].values())
     console.table(
         f'where a step of {profile["batch"]} goes: {total:.0f} ms',
-        ['operator', 'ms', '%', 'calls'],
+        ('operator', 'ms', '%', 'calls'),
         [
-            [name, f'{ms:.1f}', f'{100 * ms / total:.1f}', f'{calls:.0f}']
+            (name, f'{ms:.1f}', f'{100 * ms / total:.1f}', f'{calls:.0f}')
             for name, (ms, calls) in list(profile['operators'].items())[:PROFILE_ROWS]
         ],
     )
-    if result['peak_gflops']:
-        log.info(
-            '%.0f GFLOPS of %.0f, %.0f %% of the float32 peak of this machine',
-            result['gflops'], result['peak_gflops'], 100 * result['gflops'] / result['peak_gflops'],
-        )  # fmt: skip
+
+
+def show(result: dict) -> None:
+    show_speed(result['batches'], result['best'])
+    show_growth(result['growth'])
+    show_settings(result)
+    show_profile(result['profile'])
+    reached, peak = result['gflops'], result['peak_gflops']
+    if peak:
+        share = 100 * reached / peak
+        text = '%.0f GFLOPS of %.0f, %.0f %% of the float32 peak of this machine'
+        log.info(text, reached, peak, share)
 
 
 def panels(result: dict) -> list:
@@ -231,36 +302,26 @@ def run(args: argparse.Namespace) -> dict:
     for option in ('classes', 'seconds', 'rounds'):
         if getattr(args, option) <= 0:
             raise InputError(f'--{option} {getattr(args, option)}: must be above 0')
-    options = dict(args.network_option)
-    symbol = get_symbol(args.network, **options)
-    compared = {
-        batch: compare(args.network, options, batch, args.classes, args.seconds)
-        for batch in batches
-    }
-    best = {
-        side: max(batches, key=lambda batch: compared[batch][side]['per_second'])
-        for side in ('stock', 'ours')
-    }
-    best = compare_best(args.network, options, best, args.classes, args.seconds)
-    growth = [
-        {'series': 'batch', **row} for row in grow(args.network, options, batches, args.classes)
-    ]
+    step = Step(args.network, dict(args.network_option), args.classes)
+    symbol = get_symbol(step.network, **step.options)
+    compared = {batch: compare(step, batch, args.seconds) for batch in batches}
+    best = compare_best(step, compared, args.seconds)
+    setting = best['best']['setting']
+    growth = [{'series': 'batch', **row} for row in grow(step, batches, setting)]
     if args.network == 'vargfacenet':
         for multiplier in multipliers:
-            wider = {**options, 'multiplier': multiplier}
-            rows = grow(args.network, wider, batches[:1], args.classes)
+            wider = step._replace(options={**step.options, 'multiplier': multiplier})
+            rows = grow(wider, batches[:1], setting)
             growth += [{'series': 'width', **row} for row in rows]
-    settings = try_settings(args.network, options, batches[0], args.classes, args.rounds)
-    processes = in_processes(args.network, options, batches[0], args.classes)
-    profile = child.run(
-        'profile', {'MXNET_EXEC_BULK_EXEC_TRAIN': '0'}, network=args.network, options=options,
-        batch_size=batches[-1], classes=args.classes, rounds=3,
-    )  # fmt: skip
-    rate = best['images_per_second']['ours']
+    settings = try_settings(step, batches[0], args.rounds)
+    processes = in_processes(step, batches[0])
+    operators = {'MXNET_EXEC_BULK_EXEC_TRAIN': '0'}
+    profile = child.run(profile_step, operators, **step._asdict(), batch_size=batches[-1], rounds=3)
+    rate = best['best']['images_per_second']['ours']
     result = {
         'machine': machine(),
         'network': args.network,
-        'options': options,
+        'options': step.options,
         'classes': args.classes,
         'batches': compared,
         'best': best,

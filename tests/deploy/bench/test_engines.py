@@ -6,9 +6,13 @@ import cv2
 import numpy as np
 import pytest
 from deploy_models import write_checkpoint
-from tiny_network import embed_on_stock_graph
-from vargfacenet.common.engine.checkpoint import load_embedding
-from vargfacenet.deploy.bench import engines
+from tiny_network import embed_on_stock_graph, reference_params
+from vargfacenet.common.engine.checkpoint import load_embedding, save_embedding
+from vargfacenet.common.engine.network import Network
+from vargfacenet.common.errors import InputError, RunError
+from vargfacenet.deploy.bench import engines, stock, ways
+from vargfacenet.deploy.bench.child import Worker
+from vargfacenet.symbol import get_symbol
 
 
 @pytest.fixture(scope='module')
@@ -20,24 +24,56 @@ def checkpoint(tmp_path_factory):
 def test_the_original_is_mxnets_own_module(checkpoint, batch_size, rng):
     network = load_embedding(checkpoint)
     images = rng.randint(0, 256, (max(2, batch_size), 112, 112, 3)).astype(np.uint8)
-    run = engines.original(network, batch_size)
+    expected = embed_on_stock_graph(*network, images)[:batch_size]
+    run = ways.original(checkpoint, batch_size, flatten=True)
     for _ in range(2):  # MXNet fails in the second pass if in any
-        result = run(images[:batch_size])
-        expected = embed_on_stock_graph(*network, images)[:batch_size]
-        np.testing.assert_allclose(result, expected, atol=1e-5)
+        np.testing.assert_allclose(run(images[:batch_size]), expected, atol=1e-5)
 
 
-def test_every_engine_is_measured(checkpoint, run_command, tmp_path):
+def test_the_original_of_mobilefacenet_runs_with_a_flatten(tmp_path):
+    """Without one MXNet fails in the second pass on CPUs with AVX-512."""
+    symbol = get_symbol('y2', emb_size=32)
+    save_embedding(tmp_path / 'y', 0, Network(symbol, *reference_params(symbol)))
+    options = {'way': 'original', 'batch_size': 1, 'model': f'{tmp_path / "y"},0'}
+    environment = {'OMP_NUM_THREADS': '2'}
+    with Worker(ways.embedding_call, environment, **options, flatten=True) as worker:
+        assert all(0 < seconds < 60 for seconds in worker(0.1))
+    assert sum('Flatten' in name for name in engines.original_variants(options['model'])) >= 2
+
+
+def test_the_fastest_variant_is_chosen_and_what_fails_is_not(checkpoint, caplog):
+    def variant(way, batch_size):
+        options = {'way': way, 'batch_size': batch_size, 'model': checkpoint, 'flatten': True}
+        return stock.Variant({}, options)
+
+    caplog.set_level('INFO')
+    broken = variant('by hand', 1)
+    variants = {'more': variant('original', 64), 'broken': broken, 'one': variant('original', 1)}
+    name, worker = stock.fastest(ways.embedding_call, variants)
+    with worker:
+        assert name == 'one' and len(worker(0.05)) > 1
+    assert 'broken fails' in caplog.text
+    with pytest.raises(RunError, match='under every one of broken'):
+        stock.fastest(ways.embedding_call, {'broken': broken})
+    with pytest.raises(InputError, match='nowhere'):
+        Worker(ways.embedding_call, way='original', batch_size=1, model='nowhere,1', flatten=True)
+
+
+def test_every_engine_is_measured(checkpoint, run_command, tmp_path, monkeypatch):
+    one = {'one thread': {'OMP_NUM_THREADS': '1'}}  # fewer processes to start
+    monkeypatch.setattr(engines, 'environments', lambda: one)
     code, result, errors = run_command(
         'bench', 'engines', '--model', checkpoint, '--batch-size', 4, '--seconds', 0.1,
         '--out', tmp_path / 'b.json',
     )  # fmt: skip
     assert code == 0, errors
     rows = {row['engine']: row for row in result['engines']}
-    assert {engines.ORIGINAL, engines.OURS, 'onnxruntime float32', 'onnxruntime int8',
-            'OpenVINO float32', 'OpenVINO int8'} <= set(rows)  # fmt: skip
+    names = ('onnxruntime float32', 'onnxruntime int8', 'OpenVINO float32', 'OpenVINO int8')
+    assert {engines.ORIGINAL, engines.OURS, *names} <= set(rows)
     first = rows[engines.ORIGINAL]
     assert first['times_original_batch_1'] == {'median': 1, 'low': 1, 'high': 1}
+    tried = engines.original_variants(checkpoint)
+    assert first['settings_batch_1'] in tried and first['settings_batch'] in tried
     for row in rows.values():
         assert 0 < row['latency_ms_median'] <= row['latency_ms_p95']
         share = row['images_per_second'] * result['flops'] / (1e9 * row['peak_gflops'])

@@ -8,7 +8,7 @@ from vargfacenet.common.backend import mx
 from vargfacenet.common.data.recordio import record_paths
 from vargfacenet.common.engine import ops
 from vargfacenet.common.parallel import cpu_count
-from vargfacenet.deploy.bench import data, steps, train
+from vargfacenet.deploy.bench import data, iterators, steps, stock, train
 from vargfacenet.recognition.losses import class_loss
 from vargfacenet.symbol import get_symbol
 
@@ -32,8 +32,10 @@ def test_train(run_command, tmp_path, monkeypatch):
     assert result['processes']['count'] == cpu_count()
     check_files(result, out)
     assert set(result['batches']) == {'4'}
-    for row in (*result['batches'].values(), result['best']):
+    for row in (*result['batches']['4'].values(), *result['best'].values()):
         assert row['ratio']['low'] <= row['ratio']['median'] <= row['ratio']['high']
+    assert set(result['batches']['4']) == set(stock.environments())
+    assert result['best']['default']['setting'] == stock.DEFAULT
     assert [row['series'] for row in result['growth']] == ['batch', 'width']
     for row in result['growth']:
         assert row['ours']['bytes'] > 5e6 and row['stock']['images_per_second'] > 0
@@ -138,7 +140,7 @@ def test_the_stock_iterator_delivers_the_pictures_of_the_file(tmp_path):
     write_face_records(tmp_path / 'train', (jpeg_faces(0, i, range(4), 112) for i in range(3)))
     records = RecordFile(tmp_path / 'train')
     pictures = [decode_rgb(records.read(i)[1]).transpose(2, 0, 1) for i in range(12)]
-    batch = next(data.stock_batches(record_paths(tmp_path / 'train'), 12)).asnumpy()
+    batch = next(iterators.stock_batches(record_paths(tmp_path / 'train'), 12)).asnumpy()
     left = list(range(12))
     for image in batch:
         found = [
