@@ -1,6 +1,10 @@
-"""FLOPs and parameters of a symbol, as the organisers of the LFR challenge count them.
+"""FLOPs and parameters of a symbol, by two conventions.
 
-Only convolutions and fully connected layers count, a multiplication and an addition each as one.
+`flops` is the count of the LFR challenge's organisers: only convolutions and fully connected layers
+count, a multiplication and an addition each as one. `flops_all` is the count of MixFaceNet's
+authors (arXiv:2107.13046, reproduced to the unit from their published figures): twice the products
+of convolutions and fully connected layers, 1 a bias added, 2 a value that a batch norm reads, 1 a
+value that an activation or a pooling reads; sums and products of maps cost nothing.
 """
 
 import json
@@ -26,6 +30,7 @@ class Layer:
     output_shape: tuple[int, ...]
     params: int
     flops: int
+    flops_all: int
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,19 @@ def _operator_flops(
     groups = int(attributes.get('num_group', 1))
     inputs = math.prod(weight_shape[1:]) * groups
     return (2 * inputs - no_bias) * math.prod(output_shape[1:]) // groups
+
+
+# operations a value that the operator reads, in `flops_all`
+_PER_INPUT = {'Activation': 1, 'BatchNorm': 2, 'LeakyReLU': 1, 'Pooling': 1}
+
+
+def _all_flops(node: dict, shapes: list[tuple[int, ...]], output_shape: tuple[int, ...]) -> int:
+    """`flops_all` of one node; `shapes` are those of its inputs."""
+    if node['op'] not in ('Convolution', 'FullyConnected'):
+        return _PER_INPUT.get(node['op'], 0) * math.prod(shapes[0])
+    products = math.prod(shapes[1][1:]) * math.prod(output_shape)
+    no_bias = node['attrs'].get('no_bias', 'False') in ('True', '1')
+    return 2 * products + (0 if no_bias else math.prod(output_shape))
 
 
 def _shapes(symbol: Symbol, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -112,12 +130,13 @@ def layers(symbol: Symbol, image_shape: tuple[int, ...] = names.IMAGE_SHAPE) -> 
         own = parameters.intersection(source['name'] for source in inputs)
         parameters -= own
         output_shape = _shape(node, shapes)
+        input_shapes = [_shape(source, shapes) for source in inputs]
+        flops = 0
         if node['op'] in ('Convolution', 'FullyConnected'):
-            flops = _operator_flops(node, _shape(inputs[1], shapes), output_shape)
-        else:
-            flops = 0
+            flops = _operator_flops(node, input_shapes[1], output_shape)
+        flops_all = _all_flops(node, input_shapes, output_shape)
         params = sum(math.prod(shapes[name]) for name in own)
-        rows.append(Layer(node['name'], node['op'], output_shape, params, flops))
+        rows.append(Layer(node['name'], node['op'], output_shape, params, flops, flops_all))
     return rows
 
 

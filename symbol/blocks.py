@@ -4,6 +4,8 @@ Every operator gets its name from the caller and none from MXNet's counters, bec
 parameters are the keys of checkpoints and two builds in one process must agree.
 """
 
+from collections.abc import Callable, Sequence
+
 from ..common import names
 from ..common.backend import mx
 from .options import LayerOptions
@@ -14,14 +16,14 @@ _LEAKY_FAMILY = ('elu', 'gelu', 'leaky', 'prelu', 'selu')
 _SUFFIXES = ('', '_bn', '_act')
 
 
-def normalized_input() -> mx.sym.Symbol:
-    """The input `data`, (N, 3, H, W) float32 RGB 0..255, scaled to -1..0.996.
+def normalized_input(scale: float = 1 / 128) -> mx.sym.Symbol:
+    """The input `data`, (N, 3, H, W) float32 RGB 0..255, minus 127.5 and times `scale`.
 
     InsightFace's run-time code recognises a model that normalises its input by these node names.
     """
     data = mx.sym.identity(mx.sym.Variable(names.DATA), name='id')
     data = mx.sym._internal._minus_scalar(data, scalar=127.5, name='_minusscalar0')
-    return mx.sym._internal._mul_scalar(data, scalar=0.0078125, name='_mulscalar0')
+    return mx.sym._internal._mul_scalar(data, scalar=scale, name='_mulscalar0')
 
 
 def convolution(
@@ -61,6 +63,15 @@ def activation(data: mx.sym.Symbol, name: str, layer: LayerOptions) -> mx.sym.Sy
     if layer.act_type in _LEAKY_FAMILY:
         return mx.sym.LeakyReLU(data, act_type=layer.act_type, name=name)
     return mx.sym.Activation(data, act_type=layer.act_type, name=name)
+
+
+def swish(data: mx.sym.Symbol, name: str, layer: LayerOptions) -> mx.sym.Symbol:
+    """x * sigmoid(x) (arXiv:1710.05941), of operators that every run time has.
+
+    It has no options; `layer` makes it stand where an `activation` can.
+    """
+    gate = mx.sym.Activation(data, act_type='sigmoid', name=f'{name}_sigmoid')
+    return mx.sym.elemwise_mul(data, gate, name=name)
 
 
 def conv_bn_act(
@@ -118,15 +129,17 @@ def squeeze_excitation(
     ratio: int,
     layer: LayerOptions,
     act_name: str = 'act1',
+    act: Callable[..., mx.sym.Symbol] = activation,
 ) -> mx.sym.Symbol:
     """Squeeze and excitation (arXiv:1709.01507): scales each channel of (N, channels, H, W) by a
-    gate in 0..1 computed from all channels' means through channels // ratio hidden units.
+    gate in 0..1 computed from all channels' means through channels // ratio hidden units, whose
+    activation is `act`.
     """
     gate = mx.sym.Pooling(
         data, global_pool=True, kernel=(1, 1), pool_type='avg', name=f'{name}_pool1'
     )
     gate = convolution(gate, f'{name}_conv1', max(1, channels // ratio), no_bias=False)
-    gate = activation(gate, f'{name}_{act_name}', layer)
+    gate = act(gate, f'{name}_{act_name}', layer)
     gate = convolution(gate, f'{name}_conv2', channels, no_bias=False)
     gate = mx.sym.Activation(gate, act_type='sigmoid', name=f'{name}_sigmoid')
     return mx.sym.broadcast_mul(data, gate, name=f'{name}_scale')
@@ -137,14 +150,40 @@ def add(data: mx.sym.Symbol, other: mx.sym.Symbol, name: str) -> mx.sym.Symbol:
     return mx.sym.elemwise_add(data, other, name=name)
 
 
-def embedding(
-    data: mx.sym.Symbol, size: int, eps: float, layer: LayerOptions, fix_gamma: bool
+def concatenate(
+    parts: Sequence[mx.sym.Symbol], channels: Sequence[int], name: str
 ) -> mx.sym.Symbol:
-    """Fully connected layer with bias and the batch norm `fc1`: (N, ...) -> (N, size), not unit
-    length. The fully connected layer flattens: BatchNorm on a flattened view of a convolution's
-    output crashes MXNet 1.9.1 on the CPU.
+    """Maps (N, channels[i], H, W) as one, (N, sum(channels), H, W).
+
+    The backward pass of MXNet 1.9.1's oneDNN concatenation fails or crashes where a part does not
+    fill whole blocks of 16 channels (8 without AVX-512). Arrays of five axes go another way.
     """
-    data = mx.sym.FullyConnected(data, num_hidden=size, name=f'pre_{names.EMBEDDING}')
+    if all(count % 16 == 0 for count in channels):
+        return mx.sym.Concat(*parts, dim=1, name=name)
+    parts = [
+        mx.sym.expand_dims(part, axis=4, name=f'{name}_part{index}')
+        for index, part in enumerate(parts)
+    ]
+    data = mx.sym.Concat(*parts, dim=1, name=f'{name}_parts')
+    return mx.sym.reshape(data, shape=(0, 0, 0, -3), name=name)
+
+
+def embedding(
+    data: mx.sym.Symbol,
+    size: int,
+    eps: float,
+    layer: LayerOptions,
+    fix_gamma: bool,
+    no_bias: bool = False,
+) -> mx.sym.Symbol:
+    """Fully connected layer and the batch norm `fc1`: (N, ...) -> (N, size), not unit length.
+
+    The fully connected layer flattens: BatchNorm on a flattened view of a convolution's output
+    crashes MXNet 1.9.1 on the CPU.
+    """
+    data = mx.sym.FullyConnected(
+        data, num_hidden=size, no_bias=no_bias, name=f'pre_{names.EMBEDDING}'
+    )
     return mx.sym.BatchNorm(
         data, fix_gamma=fix_gamma, eps=eps, momentum=layer.bn_mom, name=names.EMBEDDING
     )

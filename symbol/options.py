@@ -9,6 +9,7 @@ from typing import Any, Callable
 from ..common.backend import mx
 from ..common.errors import InputError
 from ..common.registry import Registry, unknown_name
+from .torch_layout import TorchLayout
 
 # PReLU has its own operator with a learned slope a channel; the others are fixed functions
 ACTIVATIONS = ('elu', 'gelu', 'leaky', 'prelu', 'relu', 'selu', 'softrelu')
@@ -89,11 +90,13 @@ class Family:
     build : gets the options, an object of the class of `defaults`
     defaults : every option of the network with its default
     rules : option -> Rule, for options that RULES does not have or that differ here
+    torch : names of its parameters in PyTorch files
     """
 
     build: Callable[[Any], mx.sym.Symbol]
     defaults: Any
     rules: Mapping[str, Rule] = field(default_factory=dict)
+    torch: TorchLayout = field(default_factory=TorchLayout)
 
     def options(self) -> dict[str, Any]:
         """Option -> default."""

@@ -3,6 +3,8 @@
 import json
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..backend import mx
 from ..errors import InputError
 
@@ -73,6 +75,16 @@ def parse(symbol: 'mx.sym.Symbol', shapes: dict, fixed: set) -> tuple[list[Node]
             )
     heads = [(nodes[index], output) for index, output, *_ in graph['heads']]
     return nodes, heads, graph['attrs']
+
+
+def constant_value(symbol: 'mx.sym.Symbol', node: Node, arrays: dict) -> np.ndarray:
+    """The value of an operator that does not depend on the inputs of the network.
+
+    `arrays` has the parameters by name, as NumPy arrays.
+    """
+    output = symbol.get_internals()[f'{node.name}_output']
+    arguments = {name: mx.nd.array(arrays[name]) for name in output.list_arguments()}
+    return output.bind(mx.cpu(), arguments).forward()[0].asnumpy()
 
 
 def reached(heads: list) -> list[Node]:

@@ -7,6 +7,7 @@ belong to the initialisers alone, not to the inputs.
 
 import ast
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Optional
@@ -19,7 +20,7 @@ from ..names import DATA, IMAGE_SHAPE
 from ..registry import Registry
 from .contract import OUTPUT
 from .fold import fold_batch_norms
-from .graph import Node, flag, parse
+from .graph import Node, constant_value, flag, parse, reached
 from .network import Network
 
 onnx = need('onnx', 'deploy')
@@ -88,6 +89,7 @@ def to_onnx(
     InputError for an operator that is not known here, naming the layer.
     """
     nodes, heads, _ = parse(network.symbol, {DATA: (_PROBE, *IMAGE_SHAPE)}, {DATA})
+    nodes = _with_plain_concatenations(nodes, heads)
     arrays = {name: value.asnumpy() for name, value in network.params.items()}
     writer = _Writer(np.dtype(dtype), arrays)
     element = onnx.helper.np_dtype_to_tensor_dtype(writer.dtype)
@@ -97,6 +99,9 @@ def to_onnx(
             cast = input_type != writer.dtype.name
             first = writer.add('Cast', 'data_cast', [DATA], to=element)[0] if cast else DATA
             values[node, 0] = first
+        elif node.op != 'null' and not node.batched:
+            # what uses it takes it for a parameter
+            arrays[node.name] = constant_value(network.symbol, node, arrays)
         elif node.op != 'null':
             names = _convert(writer, node, values)
             values.update({(node, index): name for index, name in enumerate(names)})
@@ -110,6 +115,25 @@ def to_onnx(
 def inference_model(network: Network, **options) -> 'onnx.ModelProto':
     """`to_onnx` of the network with its BatchNorms folded: what all run times get."""
     return to_onnx(fold_batch_norms(network), **options)
+
+
+def _with_plain_concatenations(nodes: list[Node], heads: list) -> list[Node]:
+    """Maps that `symbol.blocks.concatenate` joins as arrays of five axes are joined as they are:
+    what it avoids is a fault of MXNet's.
+    """
+    readers = Counter(entry for node in nodes for entry in node.inputs)
+    for node in nodes:
+        if node.op != 'Reshape' or node.attrs.get('shape') != '(0, 0, 0, -3)':
+            continue
+        (joined, _), *_ = node.inputs
+        parts = [part for part, _ in joined.inputs]
+        if (
+            joined.op == 'Concat'
+            and readers[joined, 0] == 1
+            and all(part.op == 'expand_dims' and part.attrs['axis'] == '4' for part in parts)
+        ):
+            node.become('Concat', [part.inputs[0] for part in parts], dim='1')
+    return reached(heads)
 
 
 def _convert(writer: _Writer, node: Node, values: dict) -> list[str]:
@@ -322,6 +346,7 @@ _same(('sigmoid',), 'Sigmoid')
 _same(('tanh',), 'Tanh')
 _same(('exp',), 'Exp')
 _same(('sqrt',), 'Sqrt')
+_same(('floor',), 'Floor')
 
 
 def _scalar(names: tuple, operator: str, reversed_: bool = False) -> None:
@@ -426,6 +451,25 @@ def _slice_axis(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
         for key, value in bounds.items()
     ]
     return writer.add('Slice', node.name, [inputs[0], *names])
+
+
+@OPERATORS.register('expand_dims')
+def _expand_dims(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
+    axes = writer.constant(f'{node.name}_axes', np.array([int(node.attrs['axis'])], np.int64))
+    return writer.add('Unsqueeze', node.name, [inputs[0], axes])
+
+
+@OPERATORS.register('take')
+def _take(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
+    indices, _ = node.inputs[1]
+    if indices.batched:
+        raise _unsupported(node, 'indices that depend on the images')
+    axis = int(node.attrs.get('axis', 0))
+    source, output = node.inputs[0]
+    # out of range means the nearest in MXNet, an error in ONNX
+    inside = np.clip(writer.arrays[indices.name], 0, source.shapes[output][axis] - 1)
+    name = writer.constant(f'{node.name}_indices', inside.astype(np.int64))
+    return writer.add('Gather', node.name, [inputs[0], name], axis=axis)
 
 
 @OPERATORS.register('mean')

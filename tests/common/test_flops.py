@@ -26,6 +26,7 @@ def test_convolution(no_bias):
         output_shape=(1, 5, 4, 5),
         params=5 * 4 * 3 * 2 + (0 if no_bias else 5),
         flops=operations * 5 * 4 * 5,
+        flops_all=(2 * 4 * 3 * 2 + (0 if no_bias else 1)) * 5 * 4 * 5,
     )
 
 
@@ -58,10 +59,10 @@ def test_other_layers_cost_nothing_and_running_statistics_are_no_parameters():
     symbol = mx.sym.LeakyReLU(symbol, act_type='prelu', name='act')
     symbol = mx.sym.SliceChannel(symbol, num_outputs=2, name='split')[1]
     rows = flops.layers(symbol, (6, 4, 4))
-    assert [(row.name, row.params, row.flops) for row in rows] == [
-        ('bn', 12, 0),
-        ('act', 6, 0),
-        ('split', 0, 0),
+    assert [(row.name, row.params, row.flops, row.flops_all) for row in rows] == [
+        ('bn', 12, 0, 2 * 6 * 4 * 4),
+        ('act', 6, 0, 6 * 4 * 4),
+        ('split', 0, 0, 0),
     ]
     assert rows[-1].output_shape == (1, 3, 4, 4)
 
@@ -94,7 +95,10 @@ def test_image_shape_changes_operations_and_not_the_convolution_weights():
 
 
 def test_total_adds_up():
-    rows = [flops.Layer('a', 'Convolution', (1,), 3, 50), flops.Layer('b', 'Copy', (1,), 4, 6)]
+    rows = [
+        flops.Layer('a', 'FullyConnected', (1,), 3, 50, 5),
+        flops.Layer('b', 'Copy', (1,), 4, 6, 0),
+    ]
     assert flops.total(iter(rows)) == flops.Count(flops=56, params=7)
 
 

@@ -26,7 +26,14 @@ ALL_FILES = {
 }  # fmt: skip
 
 
-FAST = ('vargfacenet', 'vargnet', 'y1', 'r18_se', 'r50')  # one of each family and size
+FAST = (
+    'vargfacenet',
+    'vargnet',
+    'y1',
+    'r18_se',
+    'r50',
+    'shufflemixfacenet_xs',
+)  # one of each family and size
 
 
 @pytest.fixture
@@ -257,6 +264,8 @@ def test_every_network_exports(network, run_command, tmp_path):
         options['width'] = 0.125
     elif network.startswith('varg'):
         options['multiplier'] = 0.25
+    elif 'mixfacenet' in network:
+        options.update(width=0.5, gdw_size=32)
     symbol = get_symbol(network, **options)
     arg_params, aux_params = reference_params(symbol)
     checkpoint.save_embedding(tmp_path / 'model', 0, Network(symbol, arg_params, aux_params))

@@ -19,6 +19,16 @@ def test_table_of_all_networks(run_command):
         assert row['embedding_size'] == len(expected['embedding'][0])
         assert row['megabytes'] == pytest.approx(4e-6 * expected['num_params'], abs=0.005)
         assert f'{expected["flops"]:,}' in errors
+    # published as 161.9, 451.7 and 626.1 MFLOPs: cut off, not rounded
+    published = {
+        'xs': (161_988_532, '161.9'),
+        's': (451_720_268, '451.7'),
+        'm': (626_139_948, '626.1'),
+    }
+    for size, (count, text) in published.items():
+        assert result['networks'][f'mixfacenet_{size}']['flops_all'] == count
+        assert result['networks'][f'shufflemixfacenet_{size}']['flops_all'] == count
+        assert text in errors
 
 
 def test_layers_of_one_network(run_command):
@@ -35,6 +45,7 @@ def test_layers_of_one_network(run_command):
         'output_shape': [1, 40, 112, 112],
         'params': 3 * 9 * 40,
         'flops': 53 * 40 * 112 * 112,
+        'flops_all': 54 * 40 * 112 * 112,
     }
     for name in by_name:
         assert name in errors  # on one line: a folded name cannot be searched for

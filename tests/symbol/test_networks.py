@@ -18,6 +18,8 @@ from vargfacenet.symbol import get_symbol, list_networks, network_options
 from vargfacenet.symbol.options import ACTIVATIONS
 
 ALL = (
+    'mixfacenet_m', 'mixfacenet_s', 'mixfacenet_xs',
+    'shufflemixfacenet_m', 'shufflemixfacenet_s', 'shufflemixfacenet_xs',
     'r100', 'r100_se', 'r18', 'r18_se', 'r34', 'r34_se', 'r50', 'r50_se',
     'vargfacenet', 'vargnet', 'y1', 'y2',
 )  # fmt: skip
@@ -121,7 +123,12 @@ def test_building_twice_gives_the_same_text(name):
 
 
 # A stock PReLU step of the deep networks takes many seconds; widths keep the others quick.
-TRAINED = {'r18': {'width': 0.25}, 'r18_se': {'width': 0.25}, 'y1': {}}
+TRAINED = {
+    'r18': {'width': 0.25},
+    'r18_se': {'width': 0.25},
+    'y1': {},
+    'shufflemixfacenet_xs': {},
+}
 
 
 @pytest.mark.parametrize('name', marked(list_networks(), set(list_networks()) - set(TRAINED)))

@@ -14,7 +14,7 @@ from vargfacenet.common.engine.fold import fold_batch_norms
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.common.errors import InputError
-from vargfacenet.symbol import get_symbol
+from vargfacenet.symbol import blocks, get_symbol
 from vargfacenet.symbol.options import ACTIVATIONS
 
 TOLERANCE = 1e-5  # of the largest value
@@ -113,6 +113,17 @@ OPERATORS = {
     ),
     'transpose': lambda x: mx.sym.transpose(x, axes=(0, 2, 3, 1)),
     'clip': lambda x: mx.sym.clip(x, a_min=-0.3, a_max=0.4),
+    'rounding down': lambda x: mx.sym.floor(x * 8),
+    'a new axis': lambda x: mx.sym.expand_dims(x, axis=2),
+    'parts that do not fill blocks': lambda x: blocks.concatenate(
+        [mx.sym.slice_axis(x, axis=1, begin=3, end=8), mx.sym.tanh(x)], (5, 8), 'joined'
+    ),
+    'columns by computed numbers': lambda x: mx.sym.take(
+        x, mx.sym.floor(mx.sym.arange(start=-1, stop=9) * 0.9, name='columns'), axis=3
+    ),
+    'a computed factor': lambda x: mx.sym.broadcast_mul(
+        x, mx.sym.reshape(mx.sym.arange(8, name='numbers') / 3, shape=(1, 8, 1, 1))
+    ),
     'nothing': lambda x: mx.sym.BlockGrad(mx.sym.Dropout(mx.sym.identity(x), p=0.5)),
 }
 
@@ -177,6 +188,16 @@ def test_only_data_is_an_input_and_no_node_is_stray():
     slopes = {node.input[1] for node in model.graph.node if node.op_type == 'PRelu'}
     axes = {len(tensor.dims) for tensor in model.graph.initializer if tensor.name in slopes}
     assert axes == {4}
+
+
+def test_maps_are_joined_without_the_detour():
+    """One Concat, as `blocks.concatenate` would write it if MXNet had no fault."""
+    x = OPERATORS['parts that do not fill blocks'](small(mx.sym.Variable('data')))
+    symbol = mx.sym.Flatten(x, name='fc1')
+    model = to_onnx(Network(symbol, *reference_params(symbol)))
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count('Concat') == 1
+    assert not {'Unsqueeze', 'Reshape'} & set(operators)
 
 
 def test_an_unknown_operator_is_named():
