@@ -9,7 +9,7 @@ import argparse
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from ...common import console
 from ...common.engine import ops
@@ -60,7 +60,7 @@ class Step(NamedTuple):
     classes: int
 
     def worker(
-        self, batch_size: int, stock: bool, environment: child.Environment = None
+        self, batch_size: int, stock: bool, environment: Optional[child.Environment] = None
     ) -> child.Worker:
         """A process that makes training steps."""
         return child.Worker(
