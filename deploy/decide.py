@@ -13,7 +13,6 @@ import numpy as np
 from ..common.console import Parser
 from ..common.engine.options import open_from
 from ..common.errors import InputError
-from ..common.names import IMAGE_SIZE
 from ..eval.datasets import load_bin
 from .embedder import FaceEmbedder, read_photo
 from .thresholds import pair_cosines, threshold_at_far
@@ -114,8 +113,11 @@ class NoFace(InputError):
 
 
 def find_face(embedder: FaceEmbedder, image: np.ndarray) -> Face:
-    """The largest face of a (H, W, 3) uint8 RGB picture; NoFace if there is none."""
-    if image.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE):
+    """The largest face of a (H, W, 3) uint8 RGB picture; NoFace if there is none.
+
+    An aligned crop is taken as it is; a 112x112 photograph is none.
+    """
+    if embedder.is_crop(image):
         return Face(embedder.embed(image[None])[0], image, 1)
     faces = embedder.embed_photos([image], which='all')[0]
     if not len(faces.scores):

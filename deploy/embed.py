@@ -1,9 +1,10 @@
 """Embed a folder or a list of pictures: FOLDER|LIST -> feats.npz.
 
-Pictures of 112x112 are aligned crops and are taken as they are; in all others the largest face is
-found and aligned first. Decoding and detecting go on in threads while the network runs. The .npz
-holds `embeddings` float32 (N, D) of unit length, `paths` (N,), `boxes` (N, 4) and `scores` (N,);
-pictures without a face are left out and listed in the JSON result.
+Aligned crops of 112x112 are taken as they are; in all other pictures the largest face, or with
+`--which all` every face, is found and aligned first. Decoding and detecting go on in threads while
+the network runs. The .npz holds a row a face: `embeddings` float32 (N, D) of unit length, `paths`
+(N,), `labels` (N,), the name of the picture's folder, `boxes` (N, 4) and `scores` (N,); pictures
+without a face are left out and listed in the JSON result.
 """
 
 import argparse
@@ -16,33 +17,36 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
 from ..common import console
+from ..common.data import folders
 from ..common.data.image import IMAGE_SUFFIXES
 from ..common.engine.options import add_options
 from ..common.errors import InputError
-from ..common.files import atomic_path, input_file, output_folder
+from ..common.files import atomic_path, output_folder, read_lines
 from ..common.names import IMAGE_SIZE
 from ..common.parallel import cpu_count, ordered_map
 from .decide import embedder_from
-from .embedder import SMALLEST_FACE, FaceFinder, read_photo
+from .embedder import SMALLEST_FACE, WHICH, FaceFinder, read_photo
 
 log = logging.getLogger(__name__)
 
 FACES = ('auto', 'crop', 'detect')
+NOTHING = np.empty((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 _SHOWN = 100  # names of pictures without a face in the JSON result
 
 
 class Found(NamedTuple):
-    """The face of one picture; `crop` is None where there is none, `error` says why."""
+    """The faces of one picture; none where there is no face, and `error` says why."""
 
-    path: str
-    crop: Optional[np.ndarray]
-    box: np.ndarray
-    score: float
+    path: Path
+    crops: np.ndarray = NOTHING  # (n, 112, 112, 3) uint8 RGB
+    boxes: np.ndarray = np.empty((0, 4))
+    scores: np.ndarray = np.empty(0)
+    count: int = 0  # faces in the picture, n or more
     error: str = ''
 
 
@@ -51,13 +55,12 @@ def find_pictures(source: Path) -> list[Path]:
     the file's folder). Raises InputError if there are none.
     """
     if source.is_dir():
-        paths = sorted(path for path in source.rglob('*') if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = folders.find_pictures(source)
+        folders.warn_of_others(source, found.others)
+        paths = found.pictures
     else:
-        try:
-            text = input_file(source, 'folder or list of pictures').read_text('utf-8-sig')
-        except UnicodeDecodeError:
-            raise InputError(f'{source} is no list: expected text, one path a line') from None
-        paths = [source.parent / line.strip() for line in text.splitlines() if line.strip()]
+        lines = read_lines(source, 'folder or list of pictures')
+        paths = [source.parent / line.strip() for line in lines if line.strip()]
     if not paths:
         raise InputError(f'{source}: no pictures ({" ".join(sorted(IMAGE_SUFFIXES))})')
     return paths
@@ -66,32 +69,39 @@ def find_pictures(source: Path) -> list[Path]:
 class _Reader:
     """Reads pictures and finds their faces, from several threads, each with its own detector."""
 
-    def __init__(self, faces: str, min_face: int, skip_broken: bool):
-        self._faces = faces
-        self._min_face = min_face
-        self._skip_broken = skip_broken
+    def __init__(self, args: argparse.Namespace):
+        self._args = args
         self._threads = threading.local()
 
+    def _finder(self) -> FaceFinder:
+        if not hasattr(self._threads, 'finder'):
+            self._threads.finder = FaceFinder(self._args.min_face)
+        return self._threads.finder
+
+    def _is_crop(self, path: Path, image: np.ndarray) -> bool:
+        if self._args.faces != 'crop':
+            return self._args.faces == 'auto' and self._finder().is_crop(image)
+        if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
+            height, width = image.shape[:2]
+            raise InputError(f'{path}: {width}x{height} pixels; an aligned crop has 112x112')
+        return True
+
     def __call__(self, path: Path) -> Found:
-        nowhere = np.full(4, np.nan)
         try:
             image = read_photo(path)
-            square = image.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE)
-            if self._faces == 'crop' and not square:
-                height, width = image.shape[:2]
-                raise InputError(f'{path}: {width}x{height} pixels; an aligned crop has 112x112')
+            is_crop = self._is_crop(path, image)
         except InputError as error:
-            if not self._skip_broken:
+            if not self._args.skip_broken:
                 raise InputError(f'{error}; --skip-broken leaves such pictures out') from None
-            return Found(str(path), None, nowhere, np.nan, str(error))
-        if square and self._faces != 'detect':
-            return Found(str(path), image, np.array([0.0, 0, IMAGE_SIZE, IMAGE_SIZE]), 1.0)
-        if not hasattr(self._threads, 'finder'):
-            self._threads.finder = FaceFinder(self._min_face)
-        boxes, scores, crops = self._threads.finder.find(image, 'largest')
+            return Found(path, error=str(error))
+        if is_crop:
+            whole = np.array([[0.0, 0, IMAGE_SIZE, IMAGE_SIZE]])
+            return Found(path, image[None], whole, np.ones(1), 1)
+        boxes, scores, crops = self._finder().find(image, 'all')
         if not len(crops):
-            return Found(str(path), None, nowhere, np.nan, f'{path}: no face found')
-        return Found(str(path), crops[0], boxes[0], float(scores[0]))
+            return Found(path, error=f'{path}: no face found')
+        taken = slice(None if self._args.which == 'all' else 1)
+        return Found(path, crops[taken], boxes[taken], scores[taken], len(crops))
 
 
 def _batches(items: Iterable, size: int) -> Iterator[list]:
@@ -127,9 +137,15 @@ def build_parser(parser: console.Parser) -> None:
     add_options(parser)
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='.npz to write')
     parser.add_argument(
-        '--faces', choices=FACES, default='auto',
-        help='crop: all are aligned crops; detect: find the face in all; auto: by their size',
-    )  # fmt: skip
+        '--faces',
+        choices=FACES,
+        default='auto',
+        help='crop: all are aligned crops, which is faster; detect: find the face in all; auto: '
+        'tell a 112x112 crop by its face, which lies on the template',
+    )
+    parser.add_argument(
+        '--which', choices=WHICH, default='largest', help='face to take if there are several'
+    )
     parser.add_argument('--min-face', type=int, default=20, help='smallest face, in pixels')
     parser.add_argument(
         '--skip-broken', action='store_true', help='leave out pictures that cannot be decoded'
@@ -138,47 +154,82 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--workers', type=int, default=cpu_count(), help='threads that read')
 
 
-def run(args: argparse.Namespace) -> dict:
-    console.check_ranges((
+def _check(args: argparse.Namespace) -> None:
+    ranges = [
         ('--batch-size', args.batch_size, 1, 4096),
         ('--workers', args.workers, 1, 256),
         ('--min-face', args.min_face, SMALLEST_FACE, 10_000),
-    ))  # fmt: skip
+    ]
+    console.check_ranges(ranges)
     if args.out.suffix != '.npz':
         raise InputError(f'--out {args.out}: expected a name that ends in .npz')
+
+
+class _Tally(NamedTuple):
+    """What came of the pictures; faces without their crops."""
+
+    kept: list[Found]
+    without: list[str]
+    several: list[str]
+
+    def add(self, found: Found) -> None:
+        if found.error:
+            log.warning('%s; left out', found.error)
+            self.without.append(str(found.path))
+            return
+        if found.count > 1:
+            self.several.append(str(found.path))
+        self.kept.append(found._replace(crops=NOTHING))
+
+    def columns(self) -> dict:
+        paths = [found.path for found in self.kept for _ in found.scores]
+        return {
+            'paths': np.array([str(path) for path in paths], str),
+            'labels': np.array([path.absolute().parent.name for path in paths], str),
+            'boxes': np.concatenate([np.empty((0, 4)), *(found.boxes for found in self.kept)]),
+            'scores': np.concatenate([np.empty(0), *(found.scores for found in self.kept)]),
+        }
+
+
+def _embed_all(args: argparse.Namespace, paths: list[Path], embedder, rows) -> tuple[_Tally, float]:
+    """Write the embeddings of all faces to `rows`; what came of the pictures, pictures/s."""
+    tally = _Tally([], [], [])
+    with console.progress(len(paths), 'embed') as bar:
+        for batch in _batches(ordered_map(_Reader(args), paths, args.workers), args.batch_size):
+            crops = np.concatenate([found.crops for found in batch])
+            if len(crops):
+                rows.write(embedder.embed(crops).tobytes())
+            for found in batch:
+                tally.add(found)
+            bar.advance(len(batch))
+        return tally, bar.rate
+
+
+def run(args: argparse.Namespace) -> dict:
+    _check(args)
     paths = find_pictures(args.source)
     output_folder(args.out.parent)
     embedder = embedder_from(args)
-    kept, without = [], []
-    reader = _Reader(args.faces, args.min_face, args.skip_broken)
     with tempfile.TemporaryFile(dir=args.out.parent) as rows:
-        with console.progress(len(paths), 'embed') as bar:
-            found = ordered_map(reader, paths, args.workers)
-            for batch in _batches(found, args.batch_size):
-                faces = [face for face in batch if face.crop is not None]
-                for face in batch:
-                    if face.crop is None:
-                        log.warning('%s; left out', face.error)
-                        without.append(face.path)
-                if faces:
-                    crops = np.stack([face.crop for face in faces])
-                    rows.write(embedder.embed(crops).tobytes())
-                kept += [face._replace(crop=None) for face in faces]
-                bar.advance(len(batch))
-            rate = bar.rate
-        columns = {
-            'paths': np.array([face.path for face in kept], str),
-            'boxes': np.array([face.box for face in kept], np.float64).reshape(-1, 4),
-            'scores': np.array([face.score for face in kept], np.float64),
-        }
+        tally, rate = _embed_all(args, paths, embedder, rows)
+        columns = tally.columns()
         write_features(args.out, rows, embedder.embedding_size, columns)
-    log.info('%s: %d of %d pictures, %.1f images/s', args.out, len(kept), len(paths), rate)
+    if tally.several and args.which == 'largest':
+        log.warning(
+            'several faces in %d pictures, such as %s; the largest was taken (--which all takes '
+            'every one)',
+            len(tally.several),
+            tally.several[0],
+        )
+    log.info('%s: %d of %d pictures, %.1f images/s', args.out, len(tally.kept), len(paths), rate)
     return {
         'out': str(args.out),
         'images': len(paths),
-        'embedded': len(kept),
-        'left_out': len(without),
-        'left_out_paths': without[:_SHOWN],
+        'embedded': len(tally.kept),
+        'faces': len(columns['scores']),
+        'several': len(tally.several),
+        'left_out': len(tally.without),
+        'left_out_paths': tally.without[:_SHOWN],
         'embedding_size': embedder.embedding_size,
         'images_per_second': rate,
         'backend': embedder.backend,

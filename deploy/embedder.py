@@ -5,7 +5,7 @@ from typing import NamedTuple, Union
 
 import numpy as np
 
-from ..common.data.detect import FaceDetector
+from ..common.data.detect import CROP_FACE, FaceDetector, is_aligned_crop
 from ..common.data.image import decode_rgb
 from ..common.data.warp import crop
 from ..common.engine.engines import AUTO
@@ -44,6 +44,11 @@ class FaceFinder:
                 f'min_face {min_face}: the detector finds faces from {SMALLEST_FACE} on'
             )
         self._detector = FaceDetector(min_face)
+        self._crop_detector = FaceDetector(max(CROP_FACE, min_face))
+
+    def is_crop(self, image: np.ndarray) -> bool:
+        """Whether a picture is an aligned crop already; see `is_aligned_crop`."""
+        return is_aligned_crop(image, self._crop_detector)
 
     def find(self, image: np.ndarray, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(boxes, scores, crops), as in Faces, of a (H, W, 3) uint8 RGB photograph."""
@@ -134,6 +139,10 @@ class FaceEmbedder:
         zero.
         """
         return unit_length(self._opened.embed(images), self.model)
+
+    def is_crop(self, image: np.ndarray) -> bool:
+        """Whether a (H, W, 3) uint8 RGB picture is an aligned crop, to be embedded as it is."""
+        return self._finder.is_crop(image)
 
     def embed_photos(self, photos: Sequence[Photo], which: str = 'largest') -> list[Faces]:
         """Find, align and embed the faces of photographs.

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional, Union
 import numpy as np
 
 from ..common.errors import InputError
-from ..common.files import PathLike, input_file
+from ..common.files import PathLike, input_file, read_lines
 from .matrix_file import read_matrix
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def read_labels(path: PathLike) -> np.ndarray:
     path = input_file(path, 'labels')
     if path.suffix == '.npy':
         return np.array(_npy(path))
-    return np.array([line.strip() for line in path.read_text('utf-8').splitlines()])
+    return np.array([line.strip() for line in read_lines(path, 'labels')])
 
 
 def _blocks(rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

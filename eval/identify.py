@@ -50,15 +50,13 @@ class Part(NamedTuple):
     missing: int  # zero rows that were left out
 
 
-def read_identities(path: Path) -> tuple[list[str], np.ndarray]:
+def read_identities(path: Path, root: Path) -> tuple[list[str], np.ndarray]:
     """Paths and identities of an image list: `PATH [IDENTITY]`, by default the picture's folder."""
     from .image_list import read_list
 
-    paths = read_list(path)
-    words = [line.split() for line in path.read_text('utf-8').splitlines() if line.strip()]
-    return paths, np.array(
-        [word[1] if len(word) > 1 else Path(word[0]).parent.name for word in words]
-    )
+    listed = read_list(path, root)
+    identities = [rest[0] if rest else Path(name).parent.name for name, *rest in listed]
+    return [name for name, *_ in listed], np.array(identities)
 
 
 def _embed(
@@ -71,7 +69,7 @@ def _embed(
     from .matrix_file import read_matrix
 
     output_folder(arguments.features)
-    listed = {name: read_identities(path) for name, path in lists.items()}
+    listed = {name: read_identities(path, arguments.root) for name, path in lists.items()}
     if world.is_first:
         embedder = open_from(arguments, arguments.batch_size, 'mxnet')
         for name, (paths, _) in listed.items():

@@ -19,7 +19,7 @@ from ..common.data.warp import crop
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
-from ..common.files import PathLike, input_file, output_folder
+from ..common.files import PathLike, input_file, output_folder, read_lines
 from .image_list import embed_images, report_missing
 from .matrix_file import new_matrix, read_matrix
 from .rates import nearest_points, roc_points
@@ -72,7 +72,7 @@ class OpenSetSearch(NamedTuple):
 
 
 def _table(path: Path, columns: int) -> list[list[str]]:
-    lines = input_file(path, 'IJB list').read_text('utf-8', 'replace').splitlines()
+    lines = read_lines(path, 'IJB list')
     rows = [line.split() for line in lines if line.strip()]
     bad = next((number for number, row in enumerate(rows, 1) if len(row) != columns), None)
     if bad is not None or not rows:
@@ -141,9 +141,9 @@ def write_features(embedder: OpenModel, images: Path, meta: Meta, out: Path) -> 
     def load(index: int) -> Optional[np.ndarray]:
         try:
             picture = decode_rgb((images / meta.names[index]).read_bytes())
-        except (OSError, InputError):
+            return crop(picture, meta.landmarks[index])
+        except (OSError, InputError):  # the lists hold zeros or NaN where no face was found
             return None
-        return crop(picture, meta.landmarks[index])
 
     count, size = len(meta.names), embedder.embedding_size
     missing: list[str] = []

@@ -11,7 +11,7 @@ import numpy as np
 from ..common.data.image import decode_rgb
 from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
-from ..common.files import PathLike, input_file
+from ..common.files import PathLike, read_lines
 from ..common.names import IMAGE_SIZE
 from ..common.parallel import ordered_map
 
@@ -29,16 +29,28 @@ class Block(NamedTuple):
     missing: np.ndarray  # (n,) bool: no such file or no picture; its rows are zero
 
 
-def read_list(path: PathLike, column: int = 0) -> list[str]:
-    """Words in `column` of every line that is not empty; InputError for a file without any."""
-    path = input_file(path, 'image list')
-    lines = path.read_text('utf-8', 'replace').splitlines()
-    words = [line.split() for line in lines if line.strip()]
-    short = next((index for index, word in enumerate(words) if len(word) <= column), None)
-    if not words or short is not None:
-        what = 'is empty' if not words else f'line {short + 1} has no column {column + 1}'
-        raise InputError(f'image list {path} {what}')
-    return [word[column] for word in words]
+def read_list(path: PathLike, root: Optional[Path] = None) -> list[list[str]]:
+    """Lines of an image list that are not empty, each as [name, further words ...].
+
+    A name ends at the first tab and may hold blanks. In a line without tabs it ends at the first
+    blank only if something below `root` has that name and nothing has the whole line's.
+
+    InputError for a file without any line.
+    """
+    lines = read_lines(path, 'image list')
+    split = [_name_and_rest(line.strip(), root) for line in lines if line.strip()]
+    if not split:
+        raise InputError(f'image list {path} is empty')
+    return split
+
+
+def _name_and_rest(line: str, root: Optional[Path]) -> list[str]:
+    if '\t' in line:
+        return [word.strip() for word in line.split('\t')]
+    words = line.split()
+    if len(words) > 1 and root and not (root / line).exists() and (root / words[0]).exists():
+        return words
+    return [line]
 
 
 def load_crop(path: Path) -> Optional[np.ndarray]:

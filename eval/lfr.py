@@ -68,7 +68,7 @@ def build_parser(parser: console.Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    names = read_list(arguments.list)
+    names = [name for name, *_ in read_list(arguments.list, arguments.root)]
     if not arguments.root.is_dir():
         raise InputError(
             f'--root {arguments.root} is no folder; {arguments.list} names what is in it'

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ..common import console
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import HELP, add_options, open_from
 from ..common.errors import InputError
-from ..common.files import PathLike, input_file, output_folder
+from ..common.files import PathLike, input_file, output_folder, read_lines
 from .image_list import embed_images, read_list, report_missing
 from .matrix_file import read_megaface, write_megaface
 from .verification import add_flips
@@ -53,7 +53,7 @@ def image_names(paths: Sequence[str], kind: str) -> list[str]:
 
 def read_noises(path: PathLike) -> set[str]:
     """Names of a noise list: '#' lines are skipped; of tab-separated fields the second counts."""
-    lines = input_file(path, 'noise list').read_text('utf-8', 'replace').splitlines()
+    lines = read_lines(path, 'noise list')
     lines = [line.strip() for line in lines if line.strip() and not line.startswith('#')]
     return {line.split('\t')[1] if '\t' in line else line for line in lines}
 
@@ -212,9 +212,13 @@ def build_parser(parser: console.Parser) -> None:
     summary.add_argument('results', nargs='+', metavar='CMC_JSON', help='cmc_*.json')
 
 
+def _listed(path: PathLike, root: Optional[Path] = None) -> list[str]:
+    return [name for name, *_ in read_list(path, root)]
+
+
 def _embed(arguments: argparse.Namespace) -> dict:
-    paths = {kind: read_list(getattr(arguments, kind)) for kind in _DEPTH}
     roots = {FACESCRUB: arguments.facescrub_root, MEGAFACE: arguments.megaface_root}
+    paths = {kind: _listed(getattr(arguments, kind), roots[kind]) for kind in _DEPTH}
     output_folder(arguments.out)
     embedders = [
         open_from(arguments, arguments.batch_size, 'mxnet', model) for model in arguments.model
@@ -232,7 +236,7 @@ def _embed(arguments: argparse.Namespace) -> dict:
 
 
 def _clean(arguments: argparse.Namespace) -> dict:
-    lists = {kind: image_names(read_list(getattr(arguments, kind)), kind) for kind in _DEPTH}
+    lists = {kind: image_names(_listed(getattr(arguments, kind)), kind) for kind in _DEPTH}
     noises = {kind: read_noises(getattr(arguments, f'{kind}_noises')) for kind in _DEPTH}
     if arguments.out.resolve() == arguments.features.resolve():
         raise InputError(f'--out {arguments.out} is --features; choose another folder')

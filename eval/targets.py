@@ -1,5 +1,6 @@
 """Which pair sets a command is to verify: `.bin` files and names, from what the user gave."""
 
+import os
 from pathlib import Path
 from typing import Optional
 
@@ -43,5 +44,11 @@ def resolve_targets(texts: list[str], data_dir: Optional[str]) -> dict[str, Path
         paths[word] = input_file(path, 'target')
     stems = [path.stem for path in paths.values()]
     return {
-        path.stem if stems.count(path.stem) == 1 else word: path for word, path in paths.items()
+        _printable(path.stem if stems.count(path.stem) == 1 else word): path
+        for word, path in paths.items()
     }
+
+
+def _printable(name: str) -> str:
+    """A file's name as text that can be stored: bytes of it that are no UTF-8 become U+FFFD."""
+    return os.fsencode(name).decode('utf-8', 'replace')

@@ -23,7 +23,7 @@ _STAGE_THRESHOLDS = (0.6, 0.7, 0.7)  # MTCNN's own, of its three networks
 DETECTION_SIDE = 1600  # larger photographs are made smaller to find faces, not to cut them out
 WHICH = ('largest', 'centre', 'all')
 
-_CROP_FACE = 36  # smallest face to look for in a 112x112 picture
+CROP_FACE = 36  # smallest face to look for in a 112x112 picture
 # Mean distance in pixels: 99 % of LFW's crops stay below 6, and 97 % of its photographs, whole or
 # cut to the face, are beyond 10.
 _OFF_TEMPLATE = 8.0
@@ -110,6 +110,18 @@ def template_distance(crop: np.ndarray, detector: FaceDetector) -> Optional[floa
     return float(np.linalg.norm(landmarks[0] - TEMPLATE, axis=1).mean())
 
 
+def is_aligned_crop(image: np.ndarray, detector: FaceDetector) -> bool:
+    """Whether a picture is taken for an aligned crop: 112x112, and its face lies on the template.
+
+    One in which no face is found is taken for one: crops with faces hard to see are common,
+    photographs of this size are not.
+    """
+    if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
+        return False
+    distance = template_distance(image, detector)
+    return distance is None or distance <= _OFF_TEMPLATE
+
+
 def looks_aligned(encoded: bytes, detector: FaceDetector) -> Optional[bool]:
     """Whether a picture file is an aligned crop; None if that cannot be told.
 
@@ -131,7 +143,7 @@ def warn_if_unaligned(source: PathLike, paths: Sequence[Path]) -> int:
 
     A few pictures spread over `paths` are looked at; broken ones are somebody else's business.
     """
-    detector = FaceDetector(_CROP_FACE)
+    detector = FaceDetector(CROP_FACE)
     aligned = []
     for index in np.unique(np.linspace(0, len(paths) - 1, _LOOKED_AT).astype(int)):
         with contextlib.suppress(InputError, OSError):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from deploy_models import export_folder, portrait, portraits
+from pictures import encoded, scene
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.errors import InputError
@@ -67,6 +68,46 @@ def test_embed_a_list_and_leave_out_what_is_broken(folder, model, run_command, t
     assert result['left_out_paths'] == [str(blank), str(folder / 'notes.txt')]
     assert 'no face found' in errors and 'no picture' in errors
     assert len(np.load(tmp_path / 'f.npz')['embeddings']) == 2
+
+
+def test_embed_takes_what_the_owner_of_a_folder_sees(folder, model, run_command, tmp_path):
+    """Hidden files and folders are no photographs; folders behind links are, whatever they hold."""
+    (folder / '._0.png').write_bytes(b'\0\5\26\7Mac OS X')
+    for name in ('__MACOSX', '.thumbnails', 'album.jpg'):
+        (folder / name).mkdir()
+    for name in ('__MACOSX', '.thumbnails'):
+        shutil.copy(folder / 'p0' / '0.png', folder / name / '0.png')
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    shutil.copy(folder / 'p0' / '0.png', disk / 'without_suffix')
+    (folder / 'linked').symlink_to(disk)
+    arguments = ['embed', folder, '--model', model, '--out', tmp_path / 'f.npz']
+    code, result, errors = run_command(*arguments, '--faces', 'crop')
+    assert (code, result['images'], result['embedded']) == (0, 8, 8)
+    assert '1 files are no pictures' in errors
+    labels = np.load(tmp_path / 'f.npz')['labels'].tolist()
+    assert labels == ['linked', *['p0'] * 3, *['p1'] * 2, *['p2'] * 2]
+
+
+def test_further_faces_of_a_picture_are_said_and_can_be_taken(model, run_command, tmp_path):
+    (tmp_path / 'photos').mkdir()
+    group, alone = tmp_path / 'photos' / 'group.png', tmp_path / 'photos' / 'small.png'
+    group.write_bytes(encoded(np.hstack([scene(0, size=240), scene(1, size=240)]), '.png'))
+    alone.write_bytes(encoded(cv2.resize(scene(0), (112, 112)), '.png'))  # a crop by its size
+    out = tmp_path / 'f.npz'
+    arguments = ['embed', tmp_path / 'photos', '--model', model, '--out', out]
+    code, result, errors = run_command(*arguments)
+    assert (code, result['embedded'], result['faces'], result['several']) == (0, 2, 2, 1)
+    assert 'several faces in 1 pictures' in errors and 'group.png' in errors
+    assert np.load(out)['boxes'][1].max() < 112  # the face in it, not the whole picture
+    code, result, errors = run_command(*arguments, '--which', 'all')
+    assert (code, result['embedded'], result['faces']) == (0, 2, 3) and 'several' not in errors
+    stored = np.load(out)
+    assert stored['paths'].tolist() == [str(group), str(group), str(alone)]
+    assert len(stored['embeddings']) == len(stored['boxes']) == len(stored['scores']) == 3
+    code, result, _ = run_command('compare', alone, alone, '--model', model, '--threshold', 0.9)
+    assert code == 0 and result['cosine'] > 0.999
+    assert run_command(*arguments, '--faces', 'crop')[0] == 2
 
 
 @pytest.mark.parametrize(

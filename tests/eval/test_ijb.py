@@ -154,6 +154,25 @@ def test_pictures_are_warped_and_embedded(tmp_path, run_command, rng):
     assert not got[-1].any()
 
 
+@pytest.mark.parametrize('landmarks', [['0'] * 10, ['nan'] * 10])
+def test_pictures_without_usable_landmarks_count_as_missing(tmp_path, run_command, rng, landmarks):
+    names = write_lists(tmp_path)
+    points = tmp_path / 'ijbb_name_5pts_score.txt'
+    rows = [line.split() for line in points.read_text().splitlines()]
+    rows[3][1:11] = landmarks
+    points.write_text('\ufeff' + ''.join(' '.join(row) + '\r\n' for row in rows), 'utf-8')
+    symbol = tiny_symbol()
+    save_embedding(tmp_path / 'model', 1, Network(symbol, *reference_params(symbol)))
+    for name in names:
+        picture = rng.randint(0, 256, (150, 140, 3)).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / name), picture)
+    code, result, err = run_command(
+        'ijb', '--set', 'ijbb', '--meta', tmp_path, '--images', tmp_path,
+        '--model', f'{tmp_path / "model"},1', '--features', tmp_path / 'features.bin',
+    )  # fmt: skip
+    assert (code, result['missing']) == (0, 1) and names[3] in err
+
+
 @pytest.mark.parametrize(
     ('name', 'change', 'message'),
     [

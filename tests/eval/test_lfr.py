@@ -1,5 +1,7 @@
 """The challenge's feature files of drawn images, and its rule."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from vargfacenet.common import flops
 from vargfacenet.common.engine.checkpoint import save_embedding
 from vargfacenet.common.engine.mxnet import Embedder
 from vargfacenet.common.engine.network import Network
+from vargfacenet.eval.image_list import read_list
 from vargfacenet.eval.lfr import check_budget
 from vargfacenet.eval.matrix_file import read_matrix
 from vargfacenet.symbol import get_symbol
@@ -140,3 +143,17 @@ def test_budget(network, options, budget, fits):
     rule = check_budget(flops.count(get_symbol(network, **options)), budget)
     assert rule['within_budget'] is fits
     assert rule['flops_limit'] == {'light': 2**30, 'large': 30 * 2**30}[budget]
+
+
+def test_names_of_lists_may_hold_blanks_and_marks(tmp_path):
+    for name in ('A Cook/1 2.jpg', 'b.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'')
+    path = tmp_path / 'list.txt'
+    path.write_bytes(b'\xef\xbb\xbfA Cook/1 2.jpg\r\n\r\nb.jpg who\r\nc d.jpg\tanna bee\r\n')
+    names = ['A Cook/1 2.jpg', 'b.jpg', 'c d.jpg']
+    assert [name for name, *_ in read_list(path, tmp_path)] == names
+    assert [rest for _, *rest in read_list(path, tmp_path)] == [[], ['who'], ['anna bee']]
+    path.write_bytes(b'M\xfcller.jpg\n')
+    (tmp_path / os.fsdecode(b'M\xfcller.jpg')).write_bytes(b'')
+    assert (tmp_path / read_list(path)[0][0]).is_file()
