@@ -14,6 +14,9 @@ FOLDERS = (
     'eval.search',
     'eval.report',
     'recognition',
+    'recognition.losses',
+    'recognition.distillation',
+    'recognition.augmentations',
     'deploy',
     'deploy.bench',
 )

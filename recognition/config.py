@@ -1,10 +1,14 @@
-"""The configuration of a training run: resolved once, frozen, saved with every checkpoint."""
+"""The configuration of a training run: resolved once, frozen, saved with every checkpoint.
+
+Each field says of itself what it is: the command line, the checks, the keys of the preset tables
+and what may change on resume come from the fields.
+"""
 
 import argparse
 import contextlib
 import json
-import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +17,176 @@ from ..common.console import Parser
 from ..common.data.recordio import RecordFile
 from ..common.errors import InputError
 from ..common.files import input_file
-from ..common.registry import unknown_name
-from ..symbol import list_networks
+from ..common.options import (
+    NOT_NEGATIVE,
+    Rule,
+    defaults_of,
+    integer,
+    option,
+    parse,
+    positive,
+    rules_of,
+)
+from ..common.registry import Registry, unknown_name
+from ..symbol import get_symbol, list_networks, parse_options
 from . import presets
-from .schedule import MODES
-
-# What may differ between the run that saved a checkpoint and the one that resumes it: nothing of
-# these changes the weights, but that a teacher's store rounds its embeddings to float16. (Another
-# number of devices would; it changes per_batch_size's meaning.)
-FREE_ON_RESUME = (
-    'frequent', 'verbose', 'ckpt', 'threads', 'models_root', 'val_targets', 'teacher_store',
-)  # fmt: skip
+from .augmentations import AUGMENTATIONS
+from .distillation import DISTILLATION_LOSSES, make_distillation_loss
+from .distillation.angular import FORMS
+from .losses import LOSSES, make_loss
+from .schedules import SCHEDULES
 
 WARMUP_SHARE = 0.05  # of all steps, when nothing is asked for
 
+WHAT, DATA, RUN, WATCH, DISTILL = (
+    'what is trained',
+    'data',
+    'the run',
+    'watching and saving',
+    'distillation',
+)
 
+_FOLDER_NAME = Rule(
+    lambda name: Path(name).name == name and name not in ('', '..'),
+    'the name of a folder in --models-root, not a path',
+)
+
+
+def _losses() -> str:
+    rows = []
+    for name, row in presets.loss.items():
+        options = {**defaults_of(LOSSES.get(row.loss)), **row.loss_options}
+        numbers = ' '.join(f'{key} {value:g}' for key, value in options.items())
+        rows.append(f'{name} ({numbers})' if numbers else name)
+    return ', '.join([*rows, *(name for name in LOSSES if name not in presets.loss)])
+
+
+def _options_of(registry: Registry) -> str:
+    rows = []
+    for name in registry:
+        texts = [
+            f'{field.name} ({field.metadata["help"]}; default {field.default})'
+            for field in fields(registry.get(name))
+        ]
+        rows += [f'{name}: {", ".join(texts)}'] if texts else []
+    return '; '.join(rows)
+
+
+# Metadata of a field beside help and rule: `group` and `flag` on the command line (no group: it is
+# not there), `choices` for a word, `free` where it may
+# differ on resume, since the weights do not depend on it.
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that determines a run. Steps and epochs count from 0; batch sizes are images."""
 
-    name: str  # folder of the run under models_root
-    network: str
-    network_options: dict[str, Any]
-    loss: str  # 'softmax' or 'margin'
-    loss_options: dict[str, float]  # s, m1, m2, m3 for 'margin'
-    data_dir: str  # holds train.rec, train.idx, property
-    val_targets: tuple[str, ...]  # names of data_dir/NAME.bin, or paths
-    num_classes: int
-    num_images: int
-    models_root: str
-    pretrained: str  # PREFIX,EPOCH to start from, or ''
-    devices: str
-    num_devices: int  # that `devices` names and this machine has
-    kvstore: str
-    num_workers: int  # processes of a dist_sync run
-    per_batch_size: int  # of one device
-    total_steps: int
-    lr: float
-    lr_mode: str
-    lr_steps: tuple[int, ...]  # for lr_mode 'step'
-    lr_factor: float
-    warmup_steps: int
-    wd: float
-    mom: float
-    seed: int
-    augment: str
-    threads: int  # decoding threads, 0 = one a CPU
-    frequent: int  # steps between log lines
-    verbose: int  # steps between verifications and checkpoints
-    ckpt: int  # 0 none, 1 newest only, 2 all, 3 newest and best
-    shuffle: str = 'full'  # or 'blocks' for a .rec that is larger than memory
-    teacher: str = ''  # PREFIX,EPOCH, or '' for training without distillation
-    teacher_store: str = ''  # file with the teacher's embeddings, or '' for a live teacher
-    alpha: float = 7.0  # weight of the distillation loss (Eq. 7)
-    distill_form: str = 'l2'  # 'l2' (Eq. 5) or 'cosine' (Eq. 4)
-    classification: bool = True  # False: the distillation loss alone
+    name: str = option(
+        'folder of this run under models_root (default NETWORK-LOSS-DATASET)',
+        group=RUN,
+        rule=_FOLDER_NAME,
+    )
+    network: str = option(
+        lambda: f'{", ".join(list_networks())}, or a row of the network table', group=WHAT
+    )
+    network_options: dict[str, Any] = option(  # noqa: RUF009  (it makes a field)
+        'an option of the network, e.g. multiplier=0.5; may be given several times',
+        group=WHAT,
+        flag='--network-option',
+    )
+    loss: str = option(_losses, group=WHAT)
+    loss_options: dict[str, float] = option(  # noqa: RUF009
+        lambda: f'an option of the loss, several times if need be. {_options_of(LOSSES)}',
+        group=WHAT,
+        flag='--loss-option',
+    )
+    data_dir: str = option('folder with train.rec, train.idx and property', group=DATA)
+    val_targets: tuple[str, ...] = option(
+        'comma-separated .bin names in the data folder, or paths; "" for none',
+        metavar='NAMES',
+        group=DATA,
+        flag='--target',
+        free=True,
+    )
+    num_classes: int = option('of the data')
+    num_images: int = option('of the data')
+    models_root: str = option('folder of all runs', group=RUN, free=True)
+    pretrained: str = option('weights to start from', group=WHAT, metavar='PREFIX,EPOCH')
+    devices: str = option('cpu, or gpu:0,1,...', group=RUN)
+    num_devices: int = option('that `devices` names and this machine has')
+    kvstore: str = option(
+        'local, device or dist_sync', group=RUN, choices=('local', 'device', 'dist_sync')
+    )
+    num_workers: int = option('processes of a dist_sync run')
+    per_batch_size: int = option('images a step and device', group=RUN, rule=integer(1))
+    total_steps: int = option('of the run')
+    lr: float = option('learning rate after warm-up', group=RUN, rule=positive())
+    lr_mode: str = option(
+        lambda: f'its way down after warm-up: {", ".join(SCHEDULES)}', group=RUN, choices=SCHEDULES
+    )
+    lr_steps: tuple[int, ...] = option(
+        'for --lr-mode step: comma-separated steps', group=RUN, metavar='STEPS'
+    )
+    lr_factor: float = option('of --lr-mode step at each of its steps', rule=positive())
+    warmup_steps: int = option(
+        'steps of linear warm-up (default 5 % of all)', group=RUN, rule=integer(0)
+    )
+    wd: float = option('weight decay', group=RUN, rule=NOT_NEGATIVE)
+    mom: float = option('SGD momentum', group=RUN, rule=NOT_NEGATIVE)
+    seed: int = option(
+        'of initial weights, order and mirroring', group=RUN, rule=integer(0, 2**31 - 1)
+    )
+    augment: str = option(
+        lambda: (
+            f"what changes crops: {', '.join(AUGMENTATIONS)}; mirror is the paper's, mild "
+            'helps small data sets'
+        ),
+        group=DATA,
+        choices=AUGMENTATIONS,
+    )
+    threads: int = option(
+        'decoding threads; 0 is one a CPU', group=DATA, rule=integer(0), free=True
+    )
+    frequent: int = option('steps between log lines', group=WATCH, rule=integer(1), free=True)
+    verbose: int = option(
+        'steps between verifications and checkpoints', group=WATCH, rule=integer(1), free=True
+    )
+    ckpt: int = option(
+        'keep 0: nothing, 1: the newest checkpoint, 2: all, 3: the newest and the best',
+        group=WATCH,
+        rule=integer(0, 3),
+        free=True,
+    )
+    shuffle: str = option(
+        'full, or blocks for a .rec that is larger than memory',
+        'full',
+        group=DATA,
+        choices=('full', 'blocks'),
+    )
+    teacher: str = option(
+        'frozen teacher', '', group=DISTILL, metavar='PREFIX,EPOCH', required=True
+    )
+    # not quite without influence on the weights: a store rounds its embeddings to float16
+    teacher_store: str = option(
+        "auto: the teacher's embeddings from a store beside the .rec, made first where it is "
+        'missing and pays; live: run the teacher in every step; or the file of a store',
+        '',
+        group=DISTILL,
+        metavar='auto|live|FILE',
+        free=True,
+    )
+    alpha: float = option('weight of L_s in Eq. 7', 7.0, group=DISTILL, rule=positive())
+    distill: str = option(
+        lambda: f'the loss L_s: {", ".join(DISTILLATION_LOSSES)}',
+        'angular',
+        group=DISTILL,
+        choices=DISTILLATION_LOSSES,
+    )
+    distill_options: dict[str, Any] = option(  # noqa: RUF009
+        lambda: f'an option of L_s, several times if need be. {_options_of(DISTILLATION_LOSSES)}',
+        {},
+        group=DISTILL,
+        flag='--distill-option',
+    )
+    classification: bool = option('False: the distillation loss alone', True)
 
     @property
     def run_folder(self) -> Path:
@@ -82,10 +201,6 @@ class TrainConfig:
     def global_batch_size(self) -> int:
         return self.per_batch_size * self.num_devices * self.num_workers
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.num_images // self.global_batch_size
-
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
 
@@ -95,16 +210,18 @@ class TrainConfig:
         values = json.loads(text)
         if not isinstance(values, dict):
             raise InputError(f'saved configuration: expected an object, not {text[:40]}')
+        form = values.pop('distill_form', None)  # as runs before the other losses were saved
+        if form and values.get('teacher'):
+            values['distill_options'] = {'form': form}
         known = {field.name for field in fields(cls)}
         for name in values.keys() - known:
             raise unknown_name('configuration field', name, known)
+        values = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
         try:
-            return cls(
-                **{
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in values.items()
-                }
-            )
+            return cls(**values)
         except TypeError as error:
             raise InputError(f'saved configuration: {error}') from None
 
@@ -112,142 +229,175 @@ class TrainConfig:
         """'field: ours, not theirs' for every field that decides the weights."""
         ours, theirs = asdict(self), asdict(other)
         return [
-            f'{name} {ours[name]!r}, saved {theirs[name]!r}'
-            for name in ours
-            if ours[name] != theirs[name] and name not in FREE_ON_RESUME
+            f'{field.name} {ours[field.name]!r}, saved {theirs[field.name]!r}'
+            for field in fields(self)
+            if ours[field.name] != theirs[field.name] and not field.metadata.get('free')
         ]
 
 
-def key_value(text: str) -> tuple[str, Any]:
-    """'multiplier=0.5' -> ('multiplier', 0.5); a value that is no JSON is text."""
-    key, separator, value = text.partition('=')
-    if not separator or not key:
-        raise argparse.ArgumentTypeError(f'{text!r}: expected KEY=VALUE, e.g. multiplier=0.5')
-    try:
-        return key, json.loads(value.lower() if value in ('True', 'False', 'None') else value)
-    except json.JSONDecodeError:
-        return key, value
+@dataclass(frozen=True)
+class Request:
+    """What else a command line or a table may say; it is not saved, but leads to what is."""
 
-
-def add_arguments(parser: Parser) -> None:
-    """The options of `train` and `distill`; names are InsightFace's where it has one."""
-    what = parser.add_argument_group('what is trained')
-    what.add_argument('--network', help='a name of `vargfacenet info` or of the network table')
-    what.add_argument(
-        '--network-option', type=key_value, action='append', default=[], metavar='KEY=VALUE',
-        help='an option of the network, e.g. multiplier=0.5; may be given several times',
-    )  # fmt: skip
-    what.add_argument('--loss', help='softmax, nsoftmax, arcface, cosface or combined')
-    what.add_argument(
-        '--loss-option', type=key_value, action='append', default=[], metavar='KEY=VALUE',
-        help='s (scale), m1, m2 or m3 of a margin loss; may be given several times',
-    )  # fmt: skip
-    what.add_argument('--pretrained', metavar='PREFIX,EPOCH', help='weights to start from')
-    data = parser.add_argument_group('data')
-    data.add_argument('--dataset', help='a row of the dataset table')
-    data.add_argument('--data-dir', help='folder with train.rec, train.idx and property')
-    data.add_argument(
-        '--target', help='comma-separated .bin names in the data folder, or paths; "" for none'
+    dataset: str = option('a row of the dataset table', '', group=DATA)
+    recipe: str = option('a row of the recipe table, e.g. paper', '', group=RUN)
+    config: str = option(
+        'Python file with tables of your own, or with losses, networks, ... that register '
+        'themselves',
+        '',
+        group=RUN,
+        metavar='FILE',
     )
-    data.add_argument('--augment', help='mirror (the paper), mild (small data sets) or none')
-    data.add_argument('--shuffle', help='full, or blocks for a .rec that is larger than memory')
-    data.add_argument('--threads', type=int, help='decoding threads; 0 is one a CPU')
-    run = parser.add_argument_group('the run')
-    run.add_argument('--recipe', help='a row of the recipe table, e.g. paper')
-    run.add_argument('--config', metavar='FILE', help='Python file with tables of your own')
-    run.add_argument('--models-root', help='folder of all runs')
-    run.add_argument('--name', help='folder of this run (default NETWORK-LOSS-DATASET)')
-    run.add_argument('--resume', action='store_true', help='go on with the newest checkpoint')
-    run.add_argument('--overwrite', action='store_true', help='replace a finished or started run')
-    run.add_argument('--devices', help='cpu, or gpu:0,1,...')
-    run.add_argument('--kvstore', help='local, device or dist_sync')
-    run.add_argument('--per-batch-size', type=int, help='images a step and device')
-    length = run.add_mutually_exclusive_group()
-    length.add_argument('--epochs', type=int, help='passes over the data')
-    length.add_argument('--steps', type=int, help='steps in all, instead of epochs')
-    run.add_argument('--lr', type=float, help='learning rate after warm-up')
-    run.add_argument('--lr-mode', help=', '.join(MODES))
-    run.add_argument('--lr-steps', help='for --lr-mode step: comma-separated steps')
-    run.add_argument('--warmup-steps', type=int, help='steps of linear warm-up (default 5 %%)')
-    run.add_argument('--wd', type=float, help='weight decay')
-    run.add_argument('--mom', type=float, help='SGD momentum')
-    run.add_argument('--seed', type=int, help='of initial weights, order and mirroring')
-    watch = parser.add_argument_group('watching and saving')
-    watch.add_argument('--frequent', type=int, help='steps between log lines')
-    watch.add_argument('--verbose', type=int, help='steps between verifications and checkpoints')
-    watch.add_argument(
-        '--ckpt', type=int, choices=(0, 1, 2, 3),
-        help='keep 0: nothing, 1: the newest checkpoint, 2: all, 3: the newest and the best',
-    )  # fmt: skip
-
-
-def _merge(tables, args: argparse.Namespace) -> dict[str, Any]:
-    """default < recipe < dataset < network < loss < command line, options dicts merged."""
-    given = {name: value for name, value in vars(args).items() if value is not None and value != []}
-    values = dict(tables.default)
-    if args.recipe:
-        values.update(presets.entry(tables, 'recipe', args.recipe))
-    chosen = {table: given.get(table, values[table]) for table in ('dataset', 'network', 'loss')}
-    values['dataset'] = chosen['dataset']
-    values.update(presets.entry(tables, 'dataset', chosen['dataset']))
-    values['network'] = chosen['network']
-    values['network_options'] = {}
-    if chosen['network'] in tables.network:
-        values.update(tables.network[chosen['network']])
-    elif chosen['network'] not in list_networks():
-        raise unknown_name('network', chosen['network'], {*tables.network, *list_networks()})
-    values.update(presets.entry(tables, 'loss', chosen['loss']))
-    data_name = chosen['dataset']
-    if 'data_dir' in given and 'dataset' not in given:
-        data_name = Path(given['data_dir']).resolve().name
-    values['name'] = '-'.join([chosen['network'], chosen['loss'], data_name])
-    for name in ('network', 'dataset', 'loss'):
-        given.pop(name, None)
-    for option in ('network_option', 'loss_option'):
-        values[option + 's'] = {**values[option + 's'], **dict(given.pop(option, []))}
-    if 'steps' in given:
-        values.pop('epochs', None)
-    if 'data_dir' in given:
-        values.pop('num_classes', None)  # what the row expects of its own folder
-        if 'target' not in given:
-            values['val_targets'] = ()
-    if 'target' in given:
-        values['val_targets'] = tuple(filter(None, given.pop('target').split(',')))
-    values.update(given)
-    return values
+    resume: bool = option('go on with the newest checkpoint', False, group=RUN)
+    overwrite: bool = option('replace a finished or started run', False, group=RUN)
+    epochs: int = option('passes over the data', 0, group=RUN, rule=integer(1))
+    steps: int = option('steps in all, instead of epochs', 0, group=RUN, rule=integer(1))
+    global_batch_size: int = option('images a step, over all devices', 0, rule=integer(1))
+    generations: int = option('how often to distil', 2, group=DISTILL, rule=integer(1))
+    form: str = option(
+        'short for --distill-option form=...: l2 is Eq. 5, cosine is Eq. 4',
+        '',
+        group=DISTILL,
+        choices=FORMS,
+        metavar='l2|cosine',
+    )
+    no_classification: bool = option(
+        'train with L_s alone, without a margin loss', False, group=DISTILL
+    )
+    scratch: str = option(
+        'a student trained without the teacher, shown beside the generations',
+        '',
+        group=DISTILL,
+        metavar='PREFIX,EPOCH',
+    )
 
 
 # what a row of a table, or the command line, may set
-TABLE_KEYS = frozenset(
-    {field.name for field in fields(TrainConfig)}
-    | {'dataset', 'epochs', 'steps', 'global_batch_size', 'config', 'recipe'}
-    | {'resume', 'overwrite', 'generations', 'form', 'no_classification', 'scratch'}
-)
+SETTINGS = {field.name: field for table in (TrainConfig, Request) for field in fields(table)}
+# fields that the command line gives as KEY=VALUE words
+OPTION_WORDS = ('network_options', 'loss_options', 'distill_options')
+
+
+def flag_of(name: str) -> str:
+    """The option of the command line that sets a field."""
+    return SETTINGS[name].metadata.get('flag') or '--' + name.replace('_', '-')
+
+
+def add_arguments(parser: Parser, groups: Iterable[str] = (WHAT, DATA, RUN, WATCH)) -> None:
+    """The options of `train` and, with the group DISTILL, of `distill`; names are InsightFace's
+    where it has one. What is not given is not in the namespace, but for flags."""
+    for title in groups:
+        group = parser.add_argument_group(title)
+        for name, field in SETTINGS.items():
+            if field.metadata.get('group') == title:
+                group.add_argument(flag_of(name), dest=name, **_argument(field))
+
+
+def _argument(field) -> dict[str, Any]:
+    """What argparse should know of a field."""
+    about = field.metadata['help']
+    about = about() if callable(about) else about
+    metavar = {'metavar': field.metadata['metavar']} if 'metavar' in field.metadata else {}
+    if field.type is bool:
+        return {'action': 'store_true', 'help': about}
+    default = presets.default.get(field.name, field.default)
+    if isinstance(default, (str, int, float)) and (default or field.name == 'seed'):
+        about = f'{about} (default {default})'
+    about = about.replace('%', '%%')
+    if field.name in OPTION_WORDS:
+        given = {'action': 'append', 'metavar': 'KEY=VALUE', 'default': argparse.SUPPRESS}
+        return {**given, 'help': about}
+    return {
+        'type': field.type if field.type in (int, float) else str,
+        'default': argparse.SUPPRESS,
+        'required': field.metadata.get('required', False),
+        'help': about,
+        **metavar,
+    }
+
+
+def bare(**values: Any) -> TrainConfig:
+    """A configuration of a run that is never started: presets, and nothing of data or machine
+    beside the given `values`."""
+    empty = {
+        field.name: getattr(field.type, '__origin__', field.type)()
+        for field in fields(TrainConfig)
+        if field.default is MISSING
+    }
+    names = {field.name for field in fields(TrainConfig)}
+    known = {name: value for name, value in presets.default.items() if name in names}
+    return TrainConfig(**{**empty, **known, **values})
+
+
+def _merge(tables, given: dict[str, Any]) -> dict[str, Any]:
+    """default < recipe < dataset < network < loss < command line, options of both merged."""
+    values = dict(tables.default)
+    if given.get('recipe'):
+        values.update(presets.entry(tables, 'recipe', given['recipe']))
+    chosen = {table: given.get(table, values[table]) for table in ('dataset', 'network', 'loss')}
+    data_name = values['dataset'] = chosen['dataset']
+    values.update(presets.entry(tables, 'dataset', data_name))
+    if 'data_dir' in given:
+        values.pop('num_classes', None)  # what the row expects of its own folder
+        values['val_targets'] = ()
+        if 'dataset' not in given:
+            data_name = Path(given['data_dir']).resolve().name
+    for table, known in (('network', list_networks()), ('loss', LOSSES.names())):
+        name = chosen[table]
+        values.update({table: name, table + '_options': {}})
+        if name in tables[table]:
+            values.update(tables[table][name])
+        elif name not in known:
+            raise unknown_name(table, name, {*tables[table], *known})
+    values['name'] = '-'.join([chosen['network'], chosen['loss'], data_name])
+    if 'steps' in given:
+        values.pop('epochs', None)
+    if 'per_batch_size' in given:
+        values.pop('global_batch_size', None)
+    merged = {'dataset', 'network', 'loss', *OPTION_WORDS}
+    values.update({name: value for name, value in given.items() if name not in merged})
+    return values
+
+
+def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
+    """Put the KEY=VALUE words of the command line over the tables' options, and try them all."""
+    # of one that is given twice the last counts, as with all other options here
+    words = {
+        name: list({word.partition('=')[0]: word for word in given.get(name, [])}.values())
+        for name in OPTION_WORDS
+    }
+    options = parse_options(values['network'], words['network_options'])
+    values['network_options'] = {**values['network_options'], **options}
+    get_symbol(values['network'], **values['network_options'])
+    loss = LOSSES.get(values['loss'])
+    options = parse(
+        'loss', values['loss'], words['loss_options'], defaults_of(loss), rules_of(loss)
+    )
+    values['loss_options'] = {**values['loss_options'], **options}
+    make_loss(values['loss'], values['loss_options'])
+    if not values.get('teacher'):
+        return
+    name = values.setdefault('distill', 'angular')
+    kind = DISTILLATION_LOSSES.get(name)
+    if values.get('form'):
+        words['distill_options'] = [*words['distill_options'], f'form={values["form"]}']
+    options = parse(
+        'distillation', name, words['distill_options'], defaults_of(kind), rules_of(kind)
+    )
+    options = {**values.get('distill_options', {}), **options}
+    values['distill_options'] = asdict(make_distillation_loss(name, options))
 
 
 def _check(values: dict[str, Any]) -> None:
     """Ranges of what the user gave; InputError for the first that is out."""
-    for name in ('per_batch_size', 'epochs', 'steps', 'frequent', 'verbose', 'lr'):
-        if name in values and not values[name] > 0:
-            raise InputError(f'--{name.replace("_", "-")} {values[name]}: must be above 0')
-    for name in ('wd', 'mom', 'warmup_steps', 'threads', 'seed'):
-        if values.get(name, 0) < 0:
-            raise InputError(f'--{name.replace("_", "-")} {values[name]}: must not be negative')
-    for name, known in (
-        ('lr_mode', MODES),
-        ('augment', ('none', 'mirror', 'mild')),
-        ('shuffle', ('full', 'blocks')),
-        ('kvstore', ('local', 'device', 'dist_sync')),
-    ):
-        if values[name] not in known:
-            raise unknown_name(name.replace('_', '-'), values[name], known)
-    for name in ('lr', 'wd', 'mom', 'alpha'):
-        if not math.isfinite(values.get(name, 0)):
-            raise InputError(f'--{name} {values[name]}: must be a finite number')
-    if values['seed'] >= 2**31:
-        raise InputError(f'--seed {values["seed"]}: must be below 2**31')
-    for name in sorted(values.keys() - TABLE_KEYS):
-        raise unknown_name('setting in the tables', name, TABLE_KEYS)
+    for name in sorted(values.keys() - SETTINGS.keys()):
+        raise unknown_name('setting in the tables', name, SETTINGS)
+    for name, value in values.items():
+        rule, choices = (SETTINGS[name].metadata.get(key) for key in ('rule', 'choices'))
+        if rule and not rule.test(value):
+            raise InputError(f'{flag_of(name)} {value}: must be {rule.expected}')
+        if choices and value not in choices:
+            raise unknown_name(flag_of(name), value, choices)
     if values.get('lr_steps') and values['lr_mode'] != 'step':
         raise InputError(f'--lr-steps needs --lr-mode step (it is {values["lr_mode"]!r})')
     if values['lr_mode'] == 'step' and not values.get('lr_steps'):
@@ -268,23 +418,93 @@ def parse_steps(text: str) -> tuple[int, ...]:
 def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
     """Tables and command line as checked values, before any data set is looked at.
 
+    Parameters
+    ----------
+    args : of a parser that `add_arguments` filled
+    extra : fields laid over everything else
+
     Raises
     ------
     InputError as `resolve`, but for what only the data set can tell.
     """
-    tables = presets.load_tables(args.config or '')
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    for one, other in (('resume', 'overwrite'), ('epochs', 'steps')):
+        if given.get(one) and given.get(other):
+            raise InputError(f'{flag_of(one)} and {flag_of(other)}: give one of the two')
+    tables = presets.load_tables(given.get('config', ''))
     try:
-        values = _merge(tables, args)
-        values.update(extra)
+        values = {**_merge(tables, given), **extra}
         if isinstance(values.get('lr_steps'), str):
             values['lr_steps'] = parse_steps(values['lr_steps'])
+        if isinstance(values.get('val_targets'), str):
+            values['val_targets'] = tuple(filter(None, values['val_targets'].split(',')))
         _check(values)
+        _read_options(values, given)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f'{args.config or "presets"}: a table lacks an entry or has one of a wrong type: '
-            f'{type(error).__name__}: {error}'
+            f'{given.get("config") or "presets"}: a table lacks an entry or has one of a wrong '
+            f'type: {type(error).__name__}: {error}'
         ) from None
+    values['num_devices'] = len(parse_devices(values['devices']))
     return values
+
+
+def _data_size(values: dict[str, Any]) -> tuple[int, int]:
+    """(classes, images) of the data set; InputError for one that cannot be trained on."""
+    path = input_file(Path(values['data_dir']) / 'train.rec', 'training data')
+    with contextlib.closing(RecordFile(path)) as record:
+        num_classes, num_images = record.num_classes, record.num_images
+    expected = values.get('num_classes', num_classes)
+    if expected != num_classes:
+        raise InputError(
+            f'{values["data_dir"]}/property says {num_classes} classes, '
+            f'the preset {values["dataset"]!r} expects {expected}'
+        )
+    if values.get('classification', True):
+        if num_classes < 2:
+            raise InputError(
+                f'{path} holds one class, of which nothing can be learned; it takes at least two '
+                'people, a folder each for `vargfacenet make-rec`'
+            )
+        if num_classes > num_images:
+            raise InputError(
+                f'{values["data_dir"]}/property says {num_classes} classes, but train.rec holds '
+                f'{num_images} images; it is the property of another data set'
+            )
+    return num_classes, num_images
+
+
+def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
+    """Settings and their data set -> one frozen configuration; see `resolve`."""
+    values = dict(values)
+    num_classes, num_images = _data_size(values)
+    devices = values['num_devices'] * num_workers
+    if 'global_batch_size' in values:
+        values['per_batch_size'] = values['global_batch_size'] // devices
+    step_images = values['per_batch_size'] * devices
+    if num_images < step_images:
+        raise InputError(
+            f'{values["data_dir"]}/train.rec holds {num_images} images, fewer than one step of '
+            f'{step_images}; choose a smaller --per-batch-size'
+        )
+    total = values.get('steps') or values['epochs'] * (num_images // step_images)
+    missing = {
+        'warmup_steps': int(WARMUP_SHARE * total),
+        'pretrained': '',
+        'lr_steps': (),
+        'threads': 0,
+    }
+    values = {
+        **missing,
+        **values,
+        'num_classes': num_classes,
+        'num_images': num_images,
+        'num_workers': num_workers,
+        'total_steps': total,
+        'val_targets': tuple(values['val_targets']),
+    }
+    names = {field.name for field in fields(TrainConfig)}
+    return TrainConfig(**{name: value for name, value in values.items() if name in names})
 
 
 def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> TrainConfig:
@@ -300,41 +520,4 @@ def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> Tra
     ------
     InputError for unknown names, values out of range, a data set that is missing or disagrees.
     """
-    values = settings(args, **extra)
-    path = input_file(Path(values['data_dir']) / 'train.rec', 'training data')
-    with contextlib.closing(RecordFile(path)) as record:
-        num_classes, num_images = record.num_classes, record.num_images
-    expected = values.pop('num_classes', num_classes)
-    if expected != num_classes:
-        raise InputError(
-            f'{values["data_dir"]}/property says {num_classes} classes, '
-            f'the preset {values["dataset"]!r} expects {expected}'
-        )
-    num_devices = len(parse_devices(values['devices']))
-    if 'global_batch_size' in values and 'per_batch_size' not in _given(args):
-        values['per_batch_size'] = values['global_batch_size'] // (num_devices * num_workers)
-    step_images = values['per_batch_size'] * num_devices * num_workers
-    if num_images < step_images:
-        raise InputError(
-            f'{values["data_dir"]}/train.rec holds {num_images} images, fewer than one step of '
-            f'{step_images}; choose a smaller --per-batch-size'
-        )
-    total = values.get('steps') or values['epochs'] * (num_images // step_images)
-    values.update(
-        num_classes=num_classes,
-        num_images=num_images,
-        num_devices=num_devices,
-        num_workers=num_workers,
-        total_steps=total,
-    )
-    values.setdefault('warmup_steps', int(WARMUP_SHARE * total))
-    values.setdefault('pretrained', '')
-    values.setdefault('lr_steps', ())
-    values.setdefault('threads', 0)
-    values['val_targets'] = tuple(values['val_targets'])
-    names = {field.name for field in fields(TrainConfig)}
-    return TrainConfig(**{name: value for name, value in values.items() if name in names})
-
-
-def _given(args: argparse.Namespace) -> set[str]:
-    return {name for name, value in vars(args).items() if value is not None}
+    return configure(settings(args, **extra), num_workers)

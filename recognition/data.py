@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from ..common.files import PathLike
 from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE, LABEL
 from ..common.parallel import cpu_count
 from ..common.registry import unknown_name
-from .augment import AUGMENTATIONS, NUM_DRAWS
+from .augmentations import AUGMENTATIONS, NUM_DRAWS, Augmentation
 
 SHUFFLES = {
     'full': 'any record may follow any other; reads all over the file',
@@ -133,8 +133,7 @@ class _Decoder:
 
     records: RecordFile
     seed: int
-    mirror: bool
-    augment: Optional[Callable]
+    augmentation: Augmentation
 
     def fill(self, buffer: _Buffer, rows: range, epoch: int, positions: np.ndarray) -> None:
         """Read records `positions` into `rows` of `buffer`."""
@@ -142,11 +141,8 @@ class _Decoder:
             label, encoded = self.records.read(position)
             bgr = decode_crop(self.records, position, encoded)
             draws = record_draws(self.seed, epoch, position)
-            mirrored = self.mirror and draws[0] < 0.5
-            if self.augment:
-                bgr = self.augment(bgr, mirrored, draws[1:])
-            elif mirrored:
-                bgr = cv2.flip(bgr, 1)
+            mirrored = self.augmentation.mirrors and draws[0] < 0.5
+            bgr = self.augmentation.change(bgr, mirrored, draws[1:])
             red, green, blue = buffer.images[row]
             cv2.split(bgr, [blue, green, red])
             buffer.labels[row] = label
@@ -177,11 +173,10 @@ class FaceRecordIter(mx.io.DataIter):
     path_rec : PREFIX.rec, with .idx and `property` beside it
     batch_size : records per batch of this part
     shuffle : a name in SHUFFLES; a new order in every epoch, but for 'none'
-    mirror : mirror every crop with probability 1/2
     num_parts, part_index : how many workers share an epoch, and which one this is
     threads : decoding threads; default: one per CPU
     prefetch : batches decoded ahead
-    augment : name in `augment.AUGMENTATIONS`, or None for mirroring alone
+    augment : name in `augmentations.AUGMENTATIONS`
 
     Attributes
     ----------
@@ -200,13 +195,12 @@ class FaceRecordIter(mx.io.DataIter):
         batch_size: int,
         *,
         shuffle: str = 'full',
-        mirror: bool = True,
         seed: int = 0,
         num_parts: int = 1,
         part_index: int = 0,
         threads: Optional[int] = None,
         prefetch: int = 4,
-        augment: Optional[str] = None,
+        augment: str = 'mirror',
     ):
         super().__init__(batch_size)
         threads = cpu_count() if threads is None else threads
@@ -228,9 +222,7 @@ class FaceRecordIter(mx.io.DataIter):
             )
         self._order_options = (shuffle, num_parts, part_index, batch_size)
         self._seed = seed
-        self._decoder = _Decoder(
-            records, seed, mirror, AUGMENTATIONS.get(augment) if augment else None
-        )
+        self._decoder = _Decoder(records, seed, AUGMENTATIONS.get(augment))
         self._free = [_Buffer(batch_size) for _ in range(prefetch)]
         self._pending: deque[_Pending] = deque()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix='face-records')

@@ -7,7 +7,8 @@ from ..common.engine import ops
 from ..common.errors import InputError
 from ..common.names import DATA, IMAGE_SHAPE, LABEL, TEACHER
 from .config import TrainConfig
-from .losses import angular_distance, class_loss
+from .distillation import Pair, make_distillation_loss
+from .losses import Head, class_loss, make_loss
 
 # Outputs of the training graph, each (N,) float32
 TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)
@@ -33,19 +34,20 @@ def training_symbol(
     class_term, correct, distill_loss = zero, zero, zero
     total = None
     if config.classification:
-        class_term, correct = class_loss(
-            config.loss,
-            embedding,
-            label,
-            config.num_classes,
-            embedding_size(embedding),
-            config.loss_options,
-            compiled,
-        )
+        loss = make_loss(config.loss, config.loss_options)
+        head = Head(embedding, label, config.num_classes, embedding_size(embedding))
+        class_term, correct = class_loss(loss, head, compiled)
         total = class_term
     if config.teacher:
-        teacher = mx.sym.Variable(TEACHER)
-        distill_loss = angular_distance(embedding, teacher, config.distill_form)
+        pair = Pair(
+            student=embedding,
+            teacher=mx.sym.Variable(TEACHER),
+            label=label,
+            batch_size=config.per_batch_size,
+            num_classes=config.num_classes,
+            embedding_size=embedding_size(embedding),
+        )
+        distill_loss = make_distillation_loss(config.distill, config.distill_options).loss(pair)
         weighted = config.alpha * distill_loss
         total = weighted if total is None else total + weighted
     if total is None:

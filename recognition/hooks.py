@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 from mxboard import SummaryWriter
@@ -27,6 +26,7 @@ from ..eval.datasets import load_bin
 from ..eval.targets import resolve_targets
 from ..eval.verification import VerificationResult, check_pairs, verify
 from .config import TrainConfig
+from .curves import plot_curves
 from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, TOTAL_LOSS, current_params
 from .run_state import TrainState, checkpoint_numbers, remove_checkpoint, save_state
 
@@ -35,12 +35,25 @@ log = logging.getLogger(__name__)
 FOLDS = 10  # of the verification protocol
 
 
-class History:
+class NoHistory:
+    """The history of a process that leaves writing to another."""
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Forget the row."""
+
+    def draw(self, title: str) -> None:
+        """Draw nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class History(NoHistory):
     """`history.jsonl` and the mxboard log of a run; rows after `state.step` are dropped on resume,
     since the resumed run writes them again (mxboard keeps both)."""
 
     def __init__(self, folder: Path, state: TrainState):
-        self._path = folder / HISTORY
+        self._folder, self._path = folder, folder / HISTORY
         rows = read_history(folder) if state.step else []
         kept = [json.dumps(row) + '\n' for row in rows if row['step'] <= state.step]
         atomic_write(self._path, ''.join(kept))
@@ -53,6 +66,10 @@ class History:
             handle.write(json.dumps({'step': step, **values}) + '\n')
         for name, value in values.items():
             self._board.add_scalar(tag=name, value=value, global_step=step)
+
+    def draw(self, title: str) -> None:
+        """Draw the rows as `curves.png`."""
+        plot_curves(self._folder, title)
 
     def close(self) -> None:
         self._board.close()
@@ -104,7 +121,7 @@ class LogHook:
     def __init__(self, config: TrainConfig, module, lr_at, watch: Stopwatch, history, bar):
         self._config, self._module, self._lr_at = config, module, lr_at
         self._watch, self._bar = watch, bar
-        self._history: Optional[History] = history  # None in all but one process of a dist run
+        self._history: NoHistory = history
         self._window: list = []  # per step: (4,) means of the outputs
 
     def __call__(self, state: TrainState) -> None:
@@ -121,8 +138,7 @@ class LogHook:
             note=f'loss {values["loss"]:.3f} acc {values["accuracy"]:.3f} '
             f'lr {values["learning_rate"]:.4f} {values["images_per_second"]:.0f} images/s'
         )
-        if self._history:
-            self._history.add(state.step, values)
+        self._history.add(state.step, values)
 
     def _measure(self, state: TrainState) -> dict[str, float]:
         window = mx.nd.stack(*self._window).asnumpy()  # (steps, 4)
@@ -192,11 +208,9 @@ class VerifyHook:
                 log.warning('step %d  %s  not verified: %s', state.step, name, error)
                 continue
             self.results[name] = result
-            log.info(
-                'step %d  %s  accuracy %.2f +- %.2f %%  VAL %.2f %% @ FAR %.4f',
-                state.step, name, 100 * result.accuracy, 100 * result.accuracy_std,
-                100 * result.val, result.far,
-            )  # fmt: skip
+            accuracy = f'{100 * result.accuracy:.2f} +- {100 * result.accuracy_std:.2f}'
+            val = f'{100 * result.val:.2f} % @ FAR {result.far:.4f}'
+            log.info('step %d  %s  accuracy %s %%  VAL %s', state.step, name, accuracy, val)
             self._history.add(
                 state.step, {f'{name}_accuracy': result.accuracy, f'{name}_val': result.val}
             )
@@ -208,7 +222,17 @@ class VerifyHook:
         return float(np.mean(accuracies)) if accuracies else -1.0
 
 
-class SaveHook:
+class NoSaveHook:
+    """The checkpoints of a process that leaves saving to another."""
+
+    def __call__(self, state: TrainState) -> None:
+        """Save nothing."""
+
+    def save(self, state: TrainState, score: float = -1.0) -> None:
+        """Save nothing."""
+
+
+class SaveHook(NoSaveHook):
     """Checkpoints every `config.verbose` steps and at the end, kept as `config.ckpt` says."""
 
     def __init__(self, config: TrainConfig, module, embedding, verify_hook: VerifyHook):

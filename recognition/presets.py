@@ -3,7 +3,8 @@
 The tables are data and are never changed by the program. `config.resolve` merges them once, in
 the order default < recipe < dataset < network < loss < command line, into a frozen `TrainConfig`.
 A user's own file (`--config FILE`) is Python that fills tables of the same names, which are laid
-over these:
+over these, and may register losses, distillation losses, augmentations, learning-rate schedules
+and networks of its own:
 
     from easydict import EasyDict as edict
     dataset = edict(mine=edict(data_dir='faces_mine', val_targets=['lfw']))
@@ -17,7 +18,7 @@ from easydict import EasyDict as edict
 
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file
-from ..common.registry import unknown_name
+from ..common.registry import Registry, unknown_name
 
 TABLES = ('network', 'dataset', 'loss', 'recipe', 'default')
 
@@ -106,6 +107,7 @@ def load_tables(config_file: PathLike = '') -> edict:
     if not config_file:
         return tables
     path = input_file(config_file, 'configuration file')
+    registered = Registry.registered
     try:
         names = runpy.run_path(str(path))
     except Exception as error:  # whatever the user's code raises is their input
@@ -116,8 +118,10 @@ def load_tables(config_file: PathLike = '') -> edict:
         if not isinstance(names[name], dict):
             raise InputError(f'{path}: {name!r} must be a dict or EasyDict table')
         tables[name].update(edict(names[name]))
-    if not any(name in names for name in TABLES):
-        raise InputError(f'{Path(path)} defines none of the tables {", ".join(TABLES)}')
+    if not any(name in names for name in TABLES) and Registry.registered == registered:
+        raise InputError(
+            f'{Path(path)} defines none of the tables {", ".join(TABLES)} and registers nothing'
+        )
     return tables
 
 

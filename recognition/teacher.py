@@ -1,39 +1,39 @@
-"""The frozen teacher of angular distillation: live, or its embeddings read from a store."""
+"""The frozen teacher of distillation: one object, opened once, live or as a store."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from ..common.backend import mx
+from ..common.data.recordio import RecordFile
 from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
+from ..common.engine.network import Network
 from ..common.errors import InputError
-from .teacher_store import TeacherStore
+from .graph import embedding_size
+from .teacher_store import Header, TeacherStore, data_hash, teacher_hash
 
 
-def check_sizes(model: str, teacher_size: int, student_size: int) -> None:
-    """Raise InputError unless teacher `model` and student have embeddings of one size."""
-    if teacher_size != student_size:
-        raise InputError(
-            f'teacher {model} has embeddings of {teacher_size} values, the student of '
-            f'{student_size}; angular distillation needs equal sizes '
-            f'(--network-option emb_size={teacher_size})'
-        )
+class EmbeddingSource(Protocol):
+    """What gives a student the embeddings to distil from."""
+
+    def of_batch(self, batch: 'mx.io.DataBatch') -> 'mx.nd.NDArray':
+        """(N, D) float32, any length, of a batch of `FaceRecordIter`."""
 
 
 class FrozenTeacher:
-    """A checkpoint that only embeds: BatchNorm with running statistics, no gradients.
+    """A network that only embeds: BatchNorm with running statistics, no gradients.
 
     Parameters
     ----------
-    model : 'PREFIX,EPOCH'
-    student_size : embedding size D of the student
+    network : of the teacher
     devices, batch_size : as the student's
-
-    Raises
-    ------
-    InputError for a bad checkpoint or an embedding size that differs from the student's.
     """
 
-    def __init__(self, model: str, student_size: int, devices, batch_size: int):
-        self._embedder = Embedder(checkpoint.load_embedding(model), devices, batch_size)
-        check_sizes(model, self._embedder.embedding_size, student_size)
+    def __init__(self, network: Network, devices: Sequence['mx.Context'], batch_size: int):
+        self._embedder = Embedder(network, devices, batch_size)
 
     def __call__(self, images: 'mx.nd.NDArray') -> 'mx.nd.NDArray':
         """(N, 3, 112, 112) float32 RGB 0..255 -> (N, D) float32, not normalised."""
@@ -57,3 +57,41 @@ class StoredTeacher:
     def of_batch(self, batch: 'mx.io.DataBatch') -> 'mx.nd.NDArray':
         """Embeddings (N, D) of a batch of `FaceRecordIter`, of unit length."""
         return mx.nd.array(self._store.read(batch.index, batch.mirrored))
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher whose files were read and hashed; made by `open_teacher`."""
+
+    name: str  # 'PREFIX,EPOCH' as the user gave it
+    network: Network
+    digest: str  # of network and weights
+    embedding_size: int
+
+    def header(self, data_dir: str) -> Header:
+        """What a store of this teacher and a data set must say; reads samples of all the data."""
+        with contextlib.closing(RecordFile(Path(data_dir) / 'train.rec')) as records:
+            return Header(
+                teacher=self.name,
+                teacher_hash=self.digest,
+                data=str(records.paths.rec),
+                data_hash=data_hash(records.paths),
+                records=len(records),
+                embedding_size=self.embedding_size,
+                engine='',
+            )
+
+    def check_student(self, student_size: int) -> None:
+        """Raise InputError unless the student has embeddings of the teacher's size."""
+        if self.embedding_size != student_size:
+            raise InputError(
+                f'teacher {self.name} has embeddings of {self.embedding_size} values, the student '
+                f'of {student_size}; distillation needs equal sizes '
+                f'(--network-option emb_size={self.embedding_size})'
+            )
+
+
+def open_teacher(model: str) -> Teacher:
+    """The teacher 'PREFIX,EPOCH'; InputError for a bad checkpoint."""
+    network = checkpoint.load_embedding(model)
+    return Teacher(model, network, teacher_hash(network), embedding_size(network.symbol))

@@ -98,9 +98,10 @@ def data_hash(paths: RecordPaths) -> str:
     return content.hexdigest()
 
 
-def store_path(paths: RecordPaths, header: Header) -> Path:
-    """Where the store of a teacher and a data set lies."""
-    return paths.rec.with_name(f'{paths.rec.stem}.teacher-{header.key}.f16')
+def store_path(header: Header) -> Path:
+    """Where the store of a teacher and a data set lies, or would lie."""
+    data = Path(header.data)
+    return data.with_name(f'{data.stem}.teacher-{header.key}.f16')
 
 
 def read_header(path: PathLike) -> Header:

@@ -1,62 +1,29 @@
-"""Embed a whole data set with the teacher once, for all students and generations to come.
+"""Making a teacher store: all embeddings of a data set in the fastest engine that agrees."""
 
-The embeddings of every record and of its mirror image go to one file beside the `.rec`, which
-`vargfacenet distill` finds by itself. A killed run goes on where it was.
-"""
-
-import argparse
 import contextlib
 import functools
 import logging
 import os
-import sys
-import time
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
+from typing import Optional
 
 import numpy as np
 
 from ..common import console
 from ..common.data.recordio import RecordFile
-from ..common.engine import checkpoint
 from ..common.engine.engines import fastest
-from ..common.engine.network import Network
 from ..common.errors import InputError
 from ..common.parallel import ordered_map
+from .augmentations import AUGMENTATIONS
 from .data import decode_crop
-from .graph import embedding_size
-from .teacher_store import Header, TeacherStore, build, data_hash, store_path, teacher_hash
+from .teacher import Teacher
+from .teacher_store import Header, TeacherStore, build, store_path
 
 log = logging.getLogger(__name__)
 
 BLOCK = 256  # images between two points where a killed run goes on
-
-
-def expected_header(teacher: str, network: Network, records: RecordFile) -> Header:
-    """What the store of a teacher ('PREFIX,EPOCH', its loaded network) and a data set must say."""
-    return Header(
-        teacher=teacher,
-        teacher_hash=teacher_hash(network),
-        data=str(records.paths.rec),
-        data_hash=data_hash(records.paths),
-        records=len(records),
-        embedding_size=embedding_size(network.symbol),
-        engine='',
-    )
-
-
-def open_store(path: str, teacher: str, data_dir: str) -> TeacherStore:
-    """The finished store at `path`; InputError unless it is this teacher's of this data set."""
-    with contextlib.closing(RecordFile(Path(data_dir) / 'train.rec')) as records:
-        header = expected_header(teacher, checkpoint.load_embedding(teacher), records)
-    return TeacherStore(path, header)
-
-
-def find_store(teacher: str, data_dir: str) -> Path:
-    """Where the store of a teacher and a data set lies, or would lie."""
-    with contextlib.closing(RecordFile(Path(data_dir) / 'train.rec')) as records:
-        header = expected_header(teacher, checkpoint.load_embedding(teacher), records)
-        return store_path(records.paths, header)
 
 
 def _crop(records: RecordFile, position: int) -> np.ndarray:
@@ -73,57 +40,72 @@ def _blocks(records: RecordFile, first: int) -> Iterator[np.ndarray]:
             yield np.stack(block)
 
 
-def teach(teacher: str, data_dir: str, batch_size: int = 32) -> tuple[Path, Header]:
-    """Make the store of a teacher and a data set, unless it is there; its path and header.
+def teach(teacher: Teacher, header: Header, batch_size: int = 32) -> TeacherStore:
+    """Make the store of a teacher and a data set beside the latter, unless it is there.
+
+    Parameters
+    ----------
+    header : `teacher.header(data_dir)`
 
     Raises
     ------
-    InputError for a bad teacher or data set, and for a store there that is cut off.
+    InputError for a data set that cannot be read, and for a store there that is cut off.
     RunError for an image whose embedding has no direction.
     """
-    network = checkpoint.load_embedding(teacher)
-    with contextlib.closing(RecordFile(Path(data_dir) / 'train.rec')) as records:
-        header = expected_header(teacher, network, records)
-        path = store_path(records.paths, header)
+    with contextlib.closing(RecordFile(header.data)) as records:
+        path = store_path(header)
         if path.is_file():
             log.info('%s is there already', path)
-            return path, TeacherStore(path, header).header
-        engine = fastest(network, batch_size=batch_size)
-        header = Header(**{**vars(header), 'engine': engine.name})
+            return TeacherStore(path, header)
+        engine = fastest(teacher.network, batch_size=batch_size)
         build(
             path,
-            header,
+            replace(header, engine=engine.name),
             functools.partial(_blocks, records),
             engine.embed,
             lambda done: console.progress(len(records), f'teaching {path.name}', start=done),
         )
-    return path, TeacherStore(path, header).header
+    return TeacherStore(path, header)
 
 
-def build_parser(parser: console.Parser) -> None:
-    parser.add_argument('--data-dir', required=True, help='folder with train.rec')
-    parser.add_argument('--teacher', required=True, metavar='PREFIX,EPOCH', help='frozen teacher')
-    parser.add_argument('--batch-size', type=int, default=32, help='images per forward pass')
+def choose_store(
+    teacher: Teacher, data_dir: str, augment: str, wanted: str, images: int
+) -> Optional[TeacherStore]:
+    """The store to distil from, made now if it has to be, or None for the live teacher.
 
+    Parameters
+    ----------
+    augment : name of the run's augmentation
+    wanted : 'auto', 'live' or the file of a store
+    images : that the run will look at
 
-def run(args: argparse.Namespace) -> dict:
-    if args.batch_size < 1:
-        raise InputError(f'--batch-size {args.batch_size}: must be at least 1')
-    started = time.monotonic()
-    path, header = teach(args.teacher, args.data_dir, args.batch_size)
-    seconds = time.monotonic() - started
-    log.info('%s: %d images, %.1f MB', path, header.records, os.path.getsize(path) / 1e6)
-    return {
-        'store': str(path),
-        'records': header.records,
-        'embedding_size': header.embedding_size,
-        'engine': header.engine,
-        'bytes': os.path.getsize(path),
-        'seconds': round(seconds, 3),
-    }
-
-
-main = console.command('teach', build_parser, run)
-
-if __name__ == '__main__':
-    sys.exit(main())
+    Raises
+    ------
+    InputError for a store of another teacher or data set, or asked for with an augmentation that
+    gives a record more than two embeddings.
+    """
+    if wanted == 'live':
+        return None
+    if not AUGMENTATIONS.get(augment).storable:
+        if wanted != 'auto':
+            raise InputError(
+                f'--teacher-store {wanted} with --augment {augment}: a store has the '
+                f'embeddings of an image and its mirror image only; use --augment mirror'
+            )
+        log.info('live teacher: --augment %s shows it ever new images', augment)
+        return None
+    header = teacher.header(data_dir)
+    if wanted != 'auto':
+        return TeacherStore(wanted, header)
+    path = store_path(header)
+    if not path.is_file():
+        if images < 2 * header.records:
+            reason = f'this run looks at {images} images, a store would take {2 * header.records}'
+            log.info('live teacher: %s', reason)
+            return None
+        size = header.file_bytes
+        if not os.access(path.parent, os.W_OK) or shutil.disk_usage(path.parent).free < 1.1 * size:
+            gigabytes = f'{size / 1e9:.1f} GB'
+            log.info('live teacher: no store of %s can be written in %s', gigabytes, path.parent)
+            return None
+    return teach(teacher, header)

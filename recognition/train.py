@@ -10,13 +10,13 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Optional
 
 from ..common import console
 from ..common.errors import InputError, RunError
-from ..common.synth.dataset import make_dataset
-from .config import TrainConfig, add_arguments, resolve, settings
+from .config import TrainConfig, add_arguments, configure, settings
+from .results import print_results
+from .synthetic import make_if_missing
 from .trainer import TrainResult, create_kvstore, train
 
 log = logging.getLogger(__name__)
@@ -24,39 +24,6 @@ log = logging.getLogger(__name__)
 
 def build_parser(parser: console.Parser) -> None:
     add_arguments(parser)
-
-
-def make_synthetic_data(args: argparse.Namespace) -> None:
-    """Write the synthetic data set where the run would read it and nothing is there yet."""
-    folder = Path('datasets/synth')
-    chosen = args.dataset in (None, 'synth') and not (args.data_dir or args.config or args.recipe)
-    settings(args)  # a wrong option should not cost the time of making the data
-    if chosen and not ((folder / 'train.rec').exists() and (folder / 'synth.bin').exists()):
-        log.info('no data set was named: making synthetic faces in %s', folder)
-        make_dataset(folder)
-
-
-def print_results(title: str, rows: dict[str, dict]) -> None:
-    """Table on stderr: one row a model, accuracy and VAL of every target as columns."""
-    names = sorted({name for targets in rows.values() for name in targets})
-    columns = ['model']
-    for name in names:
-        columns += [f'{name} accuracy %', f'{name} VAL % @ FAR']
-    cells = []
-    for model, targets in rows.items():
-        row = [model]
-        for name in names:
-            result = targets.get(name)
-            row += (
-                [
-                    f'{100 * result.accuracy:.2f} +- {100 * result.accuracy_std:.2f}',
-                    f'{100 * result.val:.2f} @ {result.far:.4f}',
-                ]
-                if result
-                else ['-', '-']
-            )
-        cells.append(row)
-    console.table(title, columns, cells)
 
 
 def report(config: TrainConfig, result: TrainResult) -> dict:
@@ -102,11 +69,11 @@ def leaving_at_once(kvstore) -> Iterator[None]:
 
 
 def run(args: argparse.Namespace) -> Optional[dict]:
-    make_synthetic_data(args)
-    config = resolve(args)
-    kvstore, num_workers, rank = connect(config)
+    values = settings(args)
+    make_if_missing(values)
+    kvstore, num_workers, rank = connect(configure(values))
     with leaving_at_once(kvstore):
-        config = resolve(args, num_workers)
+        config = configure(values, num_workers)
         result = train(config, args.resume, args.overwrite, kvstore)
     return report(config, result) if rank == 0 else None
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import Optional
 
 from gluoncv.utils.lr_scheduler import LRSequential
 
@@ -20,12 +20,13 @@ from ..common.files import output_folder
 from ..eval.verification import VerificationResult
 from ..symbol import get_symbol
 from .config import TrainConfig
-from .curves import plot_curves
 from .data import FaceRecordIter
 from .graph import embedding_size, training_module
 from .hooks import (
     History,
     LogHook,
+    NoHistory,
+    NoSaveHook,
     SaveHook,
     Stopwatch,
     VerifyHook,
@@ -41,13 +42,11 @@ from .run_state import (
     optimizer_path,
     remove_checkpoint,
 )
-from .schedule import learning_rate
-from .teach import open_store
-from .teacher import FrozenTeacher, StoredTeacher, check_sizes
+from .schedules import learning_rate
+from .teacher import EmbeddingSource, FrozenTeacher, StoredTeacher, open_teacher
+from .teacher_store import TeacherStore
 
 log = logging.getLogger(__name__)
-
-Teacher = Union[FrozenTeacher, StoredTeacher, None]
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,22 @@ def _matching_classifier(module, arg_params: dict, model: str) -> dict:
         if name not in shapes:
             log.info('%s has no %s: it starts from random values', model, name)
         elif shapes[name] != array.shape:
-            log.info('%s of %s has shape %s, here it is %s: it starts from random values',
-                     name, model, shapes[name], array.shape)  # fmt: skip
+            shape = f'shape {shapes[name]}, here it is {array.shape}'
+            log.info('%s of %s has %s: it starts from random values', name, model, shape)
             arg_params = {key: value for key, value in arg_params.items() if key != name}
     return arg_params
+
+
+def learning_rate_of(config: TrainConfig) -> LRSequential:
+    """The learning rate at every step of a run."""
+    return learning_rate(
+        config.lr_mode,
+        config.lr,
+        config.total_steps,
+        config.warmup_steps,
+        config.lr_steps,
+        config.lr_factor,
+    )
 
 
 def _start_optimizer(module, config: TrainConfig, state: TrainState, lr_at, kvstore) -> None:
@@ -136,7 +147,7 @@ def _load_momenta(module, path: Path) -> None:
     updater.states_synced = dict.fromkeys(states, False)  # moved to the parameter's device
 
 
-def _batches(data: FaceRecordIter, teacher: Teacher) -> Iterator:
+def _batches(data: FaceRecordIter, teacher: Optional[EmbeddingSource]) -> Iterator:
     """Batches without end, with the teacher's embeddings as a second input."""
     while True:
         try:
@@ -195,25 +206,27 @@ class _Run:
     embedding: 'mx.sym.Symbol'
     module: 'mx.mod.Module'
     data: FaceRecordIter
-    teacher: Teacher
+    teacher: Optional[EmbeddingSource]
     targets: dict
     embedder: Embedder
     state: TrainState
     lr_at: LRSequential
 
 
-def _teacher(config: TrainConfig, size: int, devices: list, batch_size: int) -> Teacher:
+def _open_source(config: TrainConfig, size: int, devices: list) -> Optional[EmbeddingSource]:
     """What gives the embeddings to distil from; None without a teacher."""
+    if not config.teacher:
+        return None
+    teacher = open_teacher(config.teacher)
+    teacher.check_student(size)
     if config.teacher_store:
-        store = open_store(config.teacher_store, config.teacher, config.data_dir)
-        check_sizes(config.teacher, store.header.embedding_size, size)
-        return StoredTeacher(store)
-    if config.teacher:
-        return FrozenTeacher(config.teacher, size, devices, batch_size)
-    return None
+        return StoredTeacher(TeacherStore(config.teacher_store, teacher.header(config.data_dir)))
+    return FrozenTeacher(teacher.network, devices, config.per_batch_size * len(devices))
 
 
-def _prepare(config: TrainConfig, resume: bool, overwrite: bool, kvstore) -> _Run:
+def _prepare(
+    config: TrainConfig, resume: bool, overwrite: bool, kvstore, teacher: Optional[EmbeddingSource]
+) -> _Run:
     """Read and bind everything; what is wrong with the input shows here, before the first step."""
     rank = getattr(kvstore, 'rank', 0)
     devices = parse_devices(config.devices)
@@ -221,7 +234,7 @@ def _prepare(config: TrainConfig, resume: bool, overwrite: bool, kvstore) -> _Ru
     target_paths(config)  # in every process: one that fails alone would leave the others waiting
     targets = load_targets(config) if rank == 0 else {}
     batch_size = config.per_batch_size * len(devices)
-    teacher = _teacher(config, embedding_size(embedding), devices, batch_size)
+    teacher = teacher or _open_source(config, embedding_size(embedding), devices)
     module = training_module(embedding, config, devices)
     data = FaceRecordIter(
         Path(config.data_dir) / 'train.rec',
@@ -231,19 +244,13 @@ def _prepare(config: TrainConfig, resume: bool, overwrite: bool, kvstore) -> _Ru
         num_parts=config.num_workers,
         part_index=rank,
         threads=config.threads or None,
-        mirror=config.augment != 'none',
-        augment='mild' if config.augment == 'mild' else None,
+        augment=config.augment,
     )
     state = first_state(config, resume, overwrite)
     _start_weights(module, config, state, embedding)
-    lr_at = learning_rate(
-        config.lr_mode, config.lr, config.total_steps, config.warmup_steps, config.lr_steps,
-        config.lr_factor,
-    )  # fmt: skip
+    lr_at = learning_rate_of(config)
     _start_optimizer(module, config, state, lr_at, kvstore)
     data.seek(*divmod(state.step, data.batches_per_epoch))
-    if rank == 0:
-        _clear(config, overwrite)
     embedder = Embedder(Network(embedding, *module.get_params()), devices)
     return _Run(config, rank, embedding, module, data, teacher, targets, embedder, state, lr_at)
 
@@ -268,7 +275,11 @@ def _steps(run: _Run, watch: Stopwatch, log_hook, other_hooks: list) -> Iterator
 
 
 def train(
-    config: TrainConfig, resume: bool = False, overwrite: bool = False, kvstore=None
+    config: TrainConfig,
+    resume: bool = False,
+    overwrite: bool = False,
+    kvstore=None,
+    teacher: Optional[EmbeddingSource] = None,
 ) -> TrainResult:
     """Train as `config` says.
 
@@ -278,6 +289,7 @@ def train(
     resume : go on with the newest checkpoint of `config.run_folder`, if there is one
     overwrite : delete the checkpoints that lie there
     kvstore : of `create_kvstore`; by default made from `config.kvstore`
+    teacher : an open source of the embeddings to distil from; by default opened as `config` says
 
     Raises
     ------
@@ -285,11 +297,10 @@ def train(
     RunError when the loss is no longer finite; the last good checkpoint stays.
     KeyboardInterrupt after Ctrl-C or SIGTERM, once the step is done and saved.
     """
-    run = _prepare(config, resume, overwrite, kvstore or create_kvstore(config.kvstore))
-    state, writes = run.state, run.rank == 0
-    history = History(config.run_folder, state) if writes else None
-    verify_hook = VerifyHook(config, run.module, run.embedder, run.targets, history)
-    save_hook = SaveHook(config, run.module, run.embedding, verify_hook) if writes else None
+    kvstore = kvstore or create_kvstore(config.kvstore)
+    run = _prepare(config, resume, overwrite, kvstore, teacher)
+    state = run.state
+    history, verify_hook, save_hook = _watchers(run, overwrite)
     progress = console.progress(
         config.total_steps, f'training {config.name}', 'steps', start=state.step
     )
@@ -297,10 +308,9 @@ def train(
         with stop_signals() as stop, progress as bar:
             watch = Stopwatch()
             log_hook = LogHook(config, run.module, run.lr_at, watch, history, bar)
-            for _ in _steps(run, watch, log_hook, [verify_hook, save_hook] if writes else []):
+            for _ in _steps(run, watch, log_hook, [verify_hook, save_hook]):
                 if stop.is_set() and state.step < config.total_steps:
-                    if writes:
-                        save_hook.save(state)
+                    save_hook.save(state)
                     kept = last_checkpoint(config, state)
                     log.info('stopped at step %d (%s); go on with --resume', state.step, kept)
                     raise KeyboardInterrupt
@@ -308,10 +318,31 @@ def train(
                 verify_hook(state)
     finally:
         run.data.close()
-        if history:
-            history.close()
-    if writes:
-        plot_curves(config.run_folder, config.name)
+        history.close()
+    history.draw(config.name)
+    return _result(config, state, verify_hook.results)
+
+
+def _watchers(run: _Run, overwrite: bool) -> tuple[NoHistory, VerifyHook, NoSaveHook]:
+    """History, verification and saving; the first process of a run alone writes and verifies."""
+    config = run.config
+    if run.rank:
+        history = NoHistory()
+        return history, VerifyHook(config, run.module, run.embedder, {}, history), NoSaveHook()
+    if not config.val_targets:
+        found = sorted(path.stem for path in Path(config.data_dir).glob('*.bin'))
+        beside = f', though {config.data_dir} holds {", ".join(found)}' if found else ''
+        log.info('nothing is verified: no --target was given%s', beside)
+    _clear(config, overwrite)
+    history = History(config.run_folder, run.state)
+    verify_hook = VerifyHook(config, run.module, run.embedder, run.targets, history)
+    save_hook = SaveHook(config, run.module, run.embedding, verify_hook)
+    return history, verify_hook, save_hook
+
+
+def _result(
+    config: TrainConfig, state: TrainState, targets: dict[str, VerificationResult]
+) -> TrainResult:
     kept = checkpoint_numbers(config.prefix)
     best = state.best_number if state.best_number in kept else state.number
     return TrainResult(
@@ -320,5 +351,5 @@ def train(
         steps=state.step,
         seconds=state.seconds,
         images_per_second=state.step * config.global_batch_size / max(state.seconds, 1e-9),
-        targets=verify_hook.results,
+        targets=targets,
     )

@@ -1,14 +1,13 @@
 """What a network can be told: its options, their checks, and the registry of all networks."""
 
 import dataclasses
-import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from ..common.backend import mx
-from ..common.errors import InputError
-from ..common.registry import Registry, unknown_name
+from ..common.options import FLAG, SHARE, Rule, check, integer, one_of, parse, positive
+from ..common.registry import Registry
 from .torch_layout import TorchLayout
 
 # PReLU has its own operator with a learned slope a channel; the others are fixed functions
@@ -30,39 +29,6 @@ class LayerOptions:
     bn_eps: float = 2e-5
     bn_mom: float = 0.9
 
-
-Rule = tuple[Callable[[Any], bool], str]  # test of a value, what it must be
-
-
-def integer(low: int, high: int) -> Rule:
-    """The rule of an option that is a whole number."""
-
-    def test(value: Any) -> bool:
-        is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        return is_integer and low <= value <= high
-
-    return test, f'an integer from {low} to {high}'
-
-
-def _real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def positive(high: float) -> Rule:
-    """The rule of an option that is a number above 0."""
-    return lambda value: _real(value) and 0 < value <= high, f'a number above 0, at most {high:g}'
-
-
-def one_of(choices: tuple[str, ...]) -> Rule:
-    """The rule of an option that is one of some words."""
-    return lambda value: value in choices, f'one of {", ".join(choices)}'
-
-
-SHARE: Rule = (
-    lambda value: _real(value) and 0 <= value < 1,
-    'a number from 0 up to, not including, 1',
-)
-FLAG: Rule = (lambda value: isinstance(value, bool), 'true or false')
 
 # of options that more than one family has; a family's own stand in its record
 RULES: dict[str, Rule] = {
@@ -116,20 +82,8 @@ def resolve(name: str, family: Family, given: dict[str, Any]) -> Any:
     Raises InputError for an option that the network does not have (with the nearest one that it
     has) and for a value of the wrong type or range.
     """
-    defaults = family.options()
-    values = {}
-    for option, value in given.items():
-        if option not in defaults:
-            raise unknown_name(f'{name} option', option, defaults)
-        is_valid, expected = family.rule(option)
-        if not is_valid(value):
-            raise InputError(f'network {name}: {option} must be {expected}, not {value!r}')
-        # multiplier=1 and 1.0, or a NumPy number, must give the same symbol text
-        values[option] = type(defaults[option])(value)
+    values = check('network', name, given, family.options(), {**RULES, **family.rules})
     return dataclasses.replace(family.defaults, **values)
-
-
-_FLAG_WORDS = {'true': True, 'yes': True, '1': True, 'false': False, 'no': False, '0': False}
 
 
 def parse_options(name: str, words: Iterable[str]) -> dict[str, Any]:
@@ -150,21 +104,4 @@ def parse_options(name: str, words: Iterable[str]) -> dict[str, Any]:
     value that cannot be read.
     """
     family = NETWORKS.get(name)
-    defaults = family.options()
-    options = {}
-    for word in words:
-        option, equals, text = word.partition('=')
-        if not equals:
-            raise InputError(f'network option {word!r}: expected OPTION=VALUE')
-        if option not in defaults:
-            raise unknown_name(f'{name} option', option, defaults)
-        if option in options:
-            raise InputError(f'network option {option} is given twice')
-        kind = type(defaults[option])
-        try:
-            options[option] = _FLAG_WORDS[text.lower()] if kind is bool else kind(text)
-        except (KeyError, ValueError):
-            raise InputError(
-                f'network {name}: {option} must be {family.rule(option)[1]}, not {text!r}'
-            ) from None
-    return options
+    return parse('network', name, words, family.options(), {**RULES, **family.rules})

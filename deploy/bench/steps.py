@@ -8,9 +8,9 @@ import numpy as np
 from ...common.backend import mx
 from ...common.engine import ops
 from ...common.names import CLASSIFIER_PREFIX, CLASSIFIER_WEIGHT, DATA, IMAGE_SHAPE, LABEL, TEACHER
-from ...recognition.config import TrainConfig
+from ...recognition.config import TrainConfig, bare
 from ...recognition.graph import embedding_size, training_module
-from ...recognition.losses import angular_distillation, class_loss
+from ...recognition.losses import Head, angular_distillation, class_loss, make_loss
 from ...recognition.trainer import initializer
 from ...symbol import get_symbol
 
@@ -23,15 +23,15 @@ def config_of(
     network: str, options: dict, batch_size: int, classes: int, teacher: str = ''
 ) -> TrainConfig:
     """Configuration of a run that is never started: what `training_module` needs to know."""
-    return TrainConfig(
-        name='bench', network=network, network_options=options, loss='margin',
-        loss_options=ARCFACE, data_dir='', val_targets=(), num_classes=classes, num_images=0,
-        models_root='', pretrained='', devices='cpu', num_devices=1, kvstore='local',
-        num_workers=1, per_batch_size=batch_size, total_steps=1, lr=0.01, lr_mode='constant',
-        lr_steps=(), lr_factor=0.1, warmup_steps=0, wd=5e-4, mom=0.9, seed=0, augment='mirror',
-        shuffle='full',
-        threads=0, frequent=1, verbose=1, ckpt=0, teacher=teacher,
-    )  # fmt: skip
+    return bare(
+        network=network,
+        network_options=options,
+        loss='margin',
+        loss_options=ARCFACE,
+        num_classes=classes,
+        per_batch_size=batch_size,
+        teacher=teacher,
+    )
 
 
 def one_hot_logits(embedding, label, classes: int, size: int):
@@ -119,9 +119,8 @@ def head_step(classes: int, batch_size: int, size: int, stock: bool) -> Callable
     if stock:
         symbol = mx.sym.SoftmaxOutput(one_hot_logits(embedding, label, classes, size), label)
     else:
-        loss, correct = class_loss(
-            'margin', embedding, label, classes, size, ARCFACE, compiled=ops.available()
-        )
+        head = Head(embedding, label, classes, size)
+        loss, correct = class_loss(make_loss('margin', ARCFACE), head, compiled=ops.available())
         symbol = mx.sym.Group([mx.sym.MakeLoss(loss), mx.sym.BlockGrad(correct)])
     module = mx.mod.Module(symbol, [EMBEDDING], [LABEL], context=mx.cpu())
     shapes = [(EMBEDDING, (batch_size, size))], [(LABEL, (batch_size,))]

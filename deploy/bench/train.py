@@ -16,8 +16,7 @@ from ...common.engine import ops
 from ...common.errors import InputError
 from ...common.flops import count
 from ...common.parallel import cpu_count
-from ...recognition.config import key_value
-from ...symbol import get_symbol
+from ...symbol import get_symbol, parse_options
 from . import child, report, stock
 from .measure import Timing, check_numbers, faster, machine, slices_in_turn
 from .measured import measure_step, profile_step
@@ -41,9 +40,7 @@ SETTINGS = {
 
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--network', default='vargfacenet', help='a name of `vargfacenet info`')
-    parser.add_argument(
-        '--network-option', type=key_value, action='append', default=[], metavar='KEY=VALUE'
-    )
+    parser.add_argument('--network-option', action='append', default=[], metavar='KEY=VALUE')
     parser.add_argument('--batches', default='16,32,64', help='images a step')
     parser.add_argument('--multipliers', default='0.25,0.5,1,1.25', help='widths; vargfacenet only')
     parser.add_argument('--classes', type=int, default=1000, help='of the ArcFace head')
@@ -302,7 +299,7 @@ def run(args: argparse.Namespace) -> dict:
     for option in ('classes', 'seconds', 'rounds'):
         if getattr(args, option) <= 0:
             raise InputError(f'--{option} {getattr(args, option)}: must be above 0')
-    step = Step(args.network, dict(args.network_option), args.classes)
+    step = Step(args.network, parse_options(args.network, args.network_option), args.classes)
     symbol = get_symbol(step.network, **step.options)
     compared = {batch: compare(step, batch, args.seconds) for batch in batches}
     best = compare_best(step, compared, args.seconds)

@@ -1,17 +1,9 @@
-"""Random changes to training crops beyond mirroring, for small data sets.
-
-The paper (arXiv:1910.04985) mirrors and does nothing else. An augmentation is a pure function
-`(bgr, mirrored, draws) -> bgr`: the crop as uint8 (H, W, 3), whether to mirror it, and NUM_DRAWS
-uniform numbers in [0, 1) that decide everything else.
-"""
+"""Small changes of place and colour, for data sets of a few thousand pictures."""
 
 import cv2
 import numpy as np
 
-from ..common.registry import Registry
-
-AUGMENTATIONS = Registry('augmentation')
-NUM_DRAWS = 8
+from .augmentation import augmentation
 
 _SHIFT_PIXELS = 6.0
 _SCALE = 0.06
@@ -50,7 +42,7 @@ def colour_matrix(draws: np.ndarray) -> np.ndarray:
     return np.column_stack([linear, offset])
 
 
-@AUGMENTATIONS.register('mild')
+@augmentation('mild')
 def mild(bgr: np.ndarray, mirrored: bool, draws: np.ndarray) -> np.ndarray:
     """Shift up to 6 pixels, scale 6%, rotate 0.1 rad (border reflected), and change brightness,
     contrast and saturation a little; one crop in ten becomes grey."""

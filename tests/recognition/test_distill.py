@@ -1,5 +1,7 @@
 """Angular distillation: the frozen teacher, the loss that is trained, the generations."""
 
+import collections
+
 import numpy as np
 import pytest
 from vargfacenet.common.backend import mx
@@ -8,7 +10,8 @@ from vargfacenet.common.data.recordio import RecordFile
 from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.mxnet import Embedder
 from vargfacenet.common.history import read_history
-from vargfacenet.recognition.teacher import FrozenTeacher
+from vargfacenet.recognition import teacher as teachers
+from vargfacenet.recognition.teacher import FrozenTeacher, open_teacher
 
 
 @pytest.fixture(scope='module')
@@ -97,7 +100,7 @@ def test_total_loss_is_classification_plus_alpha_times_distillation(
 
 def test_the_teacher_stays_bit_identical(teacher):
     """Its running statistics and weights after use are those of the file."""
-    frozen = FrozenTeacher(teacher, 32, [mx.cpu()], 8)
+    frozen = FrozenTeacher(open_teacher(teacher).network, [mx.cpu()], 8)
     images = mx.nd.random.uniform(0, 255, (8, 3, 112, 112))
     first = frozen(images).asnumpy()
     for _ in range(3):
@@ -144,3 +147,30 @@ def test_a_missing_teacher_is_named(options, run_command):
     code, _, errors = run_command('distill', *options, '--teacher', 'nothing,3')
     assert code == 2
     assert 'nothing-symbol.json' in errors
+
+
+def test_teacher_and_data_are_read_once(options, teacher, run_command, monkeypatch):
+    """Two generations from a store, the teacher's own row in the table, and all of it resumed."""
+    counts = collections.Counter()
+
+    def counting(module, name):
+        function = getattr(module, name)
+
+        def counted(*args):
+            counts[name, str(args[0]) if name == 'load_params' else ''] += 1
+            return function(*args)
+
+        monkeypatch.setattr(module, name, counted)
+
+    counting(checkpoint, 'load_params')
+    counting(teachers, 'data_hash')
+    counting(teachers, 'teacher_hash')
+    prefix, epoch = teacher.rsplit(',', 1)
+    loads = 'load_params', str(checkpoint.params_path(prefix, int(epoch)))
+    for extra in ([], ['--resume']):
+        counts.clear()
+        code, result, _ = run_command(
+            'distill', *options, '--teacher', teacher, '--target', 'pairs', '--frequent', 1, *extra
+        )
+        assert code == 0 and result['teacher_store']
+        assert (counts[loads], counts['data_hash', ''], counts['teacher_hash', '']) == (1, 1, 1)

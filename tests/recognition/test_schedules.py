@@ -4,7 +4,7 @@ import math
 import pickle
 
 import pytest
-from vargfacenet.recognition.schedule import learning_rate
+from vargfacenet.recognition.schedules import learning_rate
 
 
 def closed_form(mode, step, lr, total, warmup, steps=(), factor=0.1):

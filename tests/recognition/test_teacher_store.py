@@ -14,9 +14,9 @@ from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.mxnet import Embedder
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError, RunError
-from vargfacenet.recognition import teach, teacher_store
+from vargfacenet.recognition import teacher_store, teaching
 from vargfacenet.recognition.hooks import read_history
-from vargfacenet.recognition.teacher import FrozenTeacher
+from vargfacenet.recognition.teacher import FrozenTeacher, open_teacher
 from vargfacenet.symbol import get_symbol
 
 SIZE = 32
@@ -46,12 +46,11 @@ def data(patterns, tmp_path):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(teach, 'BLOCK', 10)
+    monkeypatch.setattr(teaching, 'BLOCK', 10)
 
 
 def header_of(teacher, data):
-    with contextlib.closing(RecordFile(data / 'train.rec')) as records:
-        return teach.expected_header(teacher, checkpoint.load_embedding(teacher), records)
+    return open_teacher(teacher).header(str(data))
 
 
 def test_it_holds_the_teachers_directions_of_image_and_mirror_image(
@@ -94,7 +93,7 @@ def build(path, header, data, embed):
     with contextlib.closing(RecordFile(data / 'train.rec')) as records:
         no_bar = contextlib.nullcontext(type('Bar', (), {'advance': lambda *_: None})())
         teacher_store.build(
-            path, header, lambda first: teach._blocks(records, first), embed, lambda done: no_bar
+            path, header, lambda first: teaching._blocks(records, first), embed, lambda done: no_bar
         )
 
 
@@ -166,8 +165,8 @@ def test_an_embedding_without_direction_is_named(teachers, data, tmp_path, small
 
 
 def test_other_teachers_data_sets_and_files_are_refused_by_name(teachers, data, tmp_path):
-    path, _ = teach.teach(teachers[0], str(data))
     expected = header_of(teachers[0], data)
+    path = teaching.teach(open_teacher(teachers[0]), expected).path
     with pytest.raises(InputError, match=f'another teacher, {teachers[0]}, not {teachers[1]}'):
         teacher_store.TeacherStore(path, header_of(teachers[1], data))
     other = shutil.copytree(data, tmp_path / 'other')
@@ -214,7 +213,7 @@ def test_store_and_live_teacher_differ_by_float16_alone(
         embed = Embedder(network, batch_size=8).embed
         return types.SimpleNamespace(name='as in training', embed=embed)
 
-    monkeypatch.setattr(teach, 'fastest', same_engine)
+    monkeypatch.setattr(teaching, 'fastest', same_engine)
 
     def curve(source, name):
         code, result, _ = run_command(

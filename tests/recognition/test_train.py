@@ -203,7 +203,7 @@ WRONG = {
     'flag': (['--learning-rate', 1], '--learning-rate'),
     'seed': (['--seed', 2**70], '--seed'),
     'not a number': (['--wd', 'nan'], '--wd'),
-    'margin not a number': (['--loss-option', 'm2=NaN'], 'm2=nan'),
+    'margin not a number': (['--loss-option', 'm2=NaN'], 'm2 must be a finite number, not nan'),
     'lr-steps alone': (['--lr-steps', '5,10'], '--lr-mode step'),
     'no parameter server': (['--kvstore', 'dist_sync'], 'dist_train.sh'),
 }

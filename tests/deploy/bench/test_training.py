@@ -9,7 +9,7 @@ from vargfacenet.common.data.recordio import record_paths
 from vargfacenet.common.engine import ops
 from vargfacenet.common.parallel import cpu_count
 from vargfacenet.deploy.bench import data, iterators, steps, stock, train
-from vargfacenet.recognition.losses import class_loss
+from vargfacenet.recognition.losses import Head, class_loss, make_loss
 from vargfacenet.symbol import get_symbol
 
 SMALL = ['--network-option', 'multiplier=0.25']
@@ -119,7 +119,8 @@ def test_the_stock_head_has_our_numbers(rng):
         'label': mx.nd.array(rng.randint(0, classes, n)),
     }
     stock = mx.sym.SoftmaxOutput(steps.one_hot_logits(embedding, label, classes, size), label)
-    ours = class_loss('margin', embedding, label, classes, size, steps.ARCFACE)[0]
+    head = Head(embedding, label, classes, size)
+    ours = class_loss(make_loss('margin', steps.ARCFACE), head)[0]
     found = []
     for symbol in (stock, mx.sym.MakeLoss(ours)):
         gradients = {name: array.zeros_like() for name, array in arrays.items()}

@@ -1,13 +1,8 @@
 import numpy as np
 import pytest
 from pictures import picture
-from vargfacenet.recognition.augment import (
-    AUGMENTATIONS,
-    NUM_DRAWS,
-    colour_matrix,
-    mild,
-    shake_matrix,
-)
+from vargfacenet.recognition.augmentations import AUGMENTATIONS, NUM_DRAWS
+from vargfacenet.recognition.augmentations.mild import colour_matrix, mild, shake_matrix
 
 MIDDLE = np.full(NUM_DRAWS, 0.5)  # the draws that change nothing
 
@@ -27,11 +22,20 @@ def test_every_augmentation_keeps_shape_and_type_and_its_input(bgr, rng, name):
     before = bgr.copy()
     for mirrored in (False, True):
         draws = rng.random_sample(NUM_DRAWS)
-        result = AUGMENTATIONS.get(name)(bgr, mirrored, draws)
+        change, _, storable = AUGMENTATIONS.get(name)
+        result = change(bgr, mirrored, draws)
         assert result.shape == bgr.shape and result.dtype == np.uint8
-        assert (result != bgr).mean() > 0.5
-        np.testing.assert_array_equal(result, AUGMENTATIONS.get(name)(bgr, mirrored, draws))
+        if storable:  # a store has the crop and its mirror image
+            np.testing.assert_array_equal(result, bgr[:, ::-1] if mirrored else bgr)
+        else:
+            assert (result != bgr).mean() > 0.5
+        np.testing.assert_array_equal(result, change(bgr, mirrored, draws))
     np.testing.assert_array_equal(bgr, before)
+
+
+def test_none_is_the_one_that_does_not_mirror():
+    mirrors = {name: AUGMENTATIONS.get(name).mirrors for name in AUGMENTATIONS}
+    assert mirrors == {'mild': True, 'mirror': True, 'none': False}
 
 
 def test_a_whole_pixel_shift_moves_the_picture_and_reflects_the_border(bgr):

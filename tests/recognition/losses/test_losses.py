@@ -31,14 +31,19 @@ def evaluate(symbol, **arrays):
 needs_compiler = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
 
 
+def build_loss(name, num_classes, size, options, compiled):
+    """(loss, correct) of the inputs embedding, fc7_weight and label."""
+    inputs = mx.sym.Variable('embedding'), mx.sym.Variable('label')
+    head = losses.Head(*inputs, num_classes, size)
+    return losses.class_loss(losses.make_loss(name, options), head, compiled)
+
+
 @pytest.fixture(params=['stock', pytest.param('compiled', marks=needs_compiler)])
 def class_loss(request):
     """(name, num_classes, size, options) -> loss of the inputs embedding, fc7_weight and label."""
 
     def build(name, num_classes, size, options):
-        embedding, label = mx.sym.Variable('embedding'), mx.sym.Variable('label')
-        compiled = request.param == 'compiled'
-        return losses.class_loss(name, embedding, label, num_classes, size, options, compiled)[0]
+        return build_loss(name, num_classes, size, options, request.param == 'compiled')[0]
 
     return build
 
@@ -159,12 +164,9 @@ def test_compiled_is_stock_at_any_size(classes, size, rng):
             'fc7_weight': rng.randn(classes, size),
             'label': rng.randint(0, classes, images),
         }
-        inputs = [mx.sym.Variable(name) for name in ('embedding', 'label')]
         outputs = {}
         for compiled in (False, True):
-            loss, correct = losses.class_loss(
-                'margin', *inputs, classes, size, MARGINS['combined'], compiled
-            )
+            loss, correct = build_loss('margin', classes, size, MARGINS['combined'], compiled)
             values, gradients = evaluate(loss, **arrays)
             outputs[compiled] = values, *gradients.values()
             hits, _ = evaluate(mx.sym.BlockGrad(correct), **arrays)
@@ -178,8 +180,7 @@ def test_compiled_is_stock_at_any_size(classes, size, rng):
 def test_compiled_passes_on_what_is_not_finite(where, rng):
     arrays = {'embedding': rng.randn(6, 8), 'fc7_weight': rng.randn(70, 8), 'label': np.arange(6)}
     arrays[where][3, 5] = np.nan
-    inputs = [mx.sym.Variable(name) for name in ('embedding', 'label')]
-    loss, _ = losses.class_loss('margin', *inputs, 70, 8, MARGINS['arcface'], compiled=True)
+    loss, _ = build_loss('margin', 70, 8, MARGINS['arcface'], compiled=True)
     values, gradients = evaluate(loss, **arrays)
     rows = [3] if where == 'embedding' else range(6)
     assert np.isnan(values[rows]).all() and np.isnan(values).sum() == len(rows)
@@ -241,9 +242,11 @@ def test_the_two_forms_of_distillation_agree(rng):
     [
         ('arcfase', {}, 'unknown loss'),
         ('softmax', {'s': 64}, 'no option'),
-        ('margin', {'m4': 1}, 'no option'),
+        ('margin', {'m4': 1}, "unknown margin option 'm4'; known: m1, m2, m3, s"),
         ('margin', {'s': -1}, 'above 0'),
+        ('margin', {'s': True}, 'above 0'),
         ('margin', {'m2': 'half'}, 'number'),
+        ('margin', {'m2': math.inf}, 'finite number'),
     ],
 )
 def test_wrong_losses_are_named(class_loss, name, options, message):

@@ -1,0 +1,23 @@
+"""Classification losses: one family a file, found by being in this folder.
+
+A file registers a subclass of `ClassificationLoss`. It need not lie here: one that `--config FILE`
+runs adds its loss in the same way.
+"""
+
+import sys
+
+from ...common.registry import import_all
+from ..distillation.angular import angular_distance, angular_distillation
+from .loss import LOSSES, ClassificationLoss, Head, class_loss, make_loss
+
+import_all(sys.modules[__name__])
+
+__all__ = [
+    'LOSSES',
+    'ClassificationLoss',
+    'Head',
+    'angular_distance',
+    'angular_distillation',
+    'class_loss',
+    'make_loss',
+]

@@ -1,0 +1,21 @@
+"""Drawn faces to train on where no data set was named."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..common.synth.dataset import make_dataset
+from . import presets
+
+log = logging.getLogger(__name__)
+
+
+def make_if_missing(values: dict[str, Any]) -> None:
+    """Write the synthetic data set where the run of these settings would read it, if it reads the
+    presets' one and nothing is there yet."""
+    folder = Path(values['data_dir'])
+    if values['dataset'] != 'synth' or folder != Path(presets.dataset.synth.data_dir):
+        return
+    if not ((folder / 'train.rec').exists() and (folder / 'synth.bin').exists()):
+        log.info('no data set was named: making synthetic faces in %s', folder)
+        make_dataset(folder)

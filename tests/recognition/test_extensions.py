@@ -1,0 +1,118 @@
+"""A loss, a distillation loss, an augmentation and a schedule from one file outside the project."""
+
+import json
+
+import numpy as np
+import pytest
+from vargfacenet.common.engine import checkpoint
+from vargfacenet.common.history import read_history
+from vargfacenet.recognition.augmentations import AUGMENTATIONS
+from vargfacenet.recognition.distillation import DISTILLATION_LOSSES
+from vargfacenet.recognition.losses import LOSSES
+from vargfacenet.recognition.schedules import SCHEDULES
+
+MINE = """
+from dataclasses import dataclass
+
+from vargfacenet.common.backend import mx
+from vargfacenet.common.options import option, positive
+from vargfacenet.recognition.augmentations import augmentation
+from vargfacenet.recognition.distillation import DISTILLATION_LOSSES, DistillationLoss
+from vargfacenet.recognition.losses import LOSSES, ClassificationLoss
+from vargfacenet.recognition.schedules import SCHEDULES, ByStep
+from vargfacenet.recognition.symbols import unit_length
+
+
+@LOSSES.register('scaled')
+@dataclass(frozen=True)
+class Scaled(ClassificationLoss):
+    s: float = option('scale', 16.0, positive())
+
+    def logits(self, head):
+        centres = unit_length(head.weight(), 'centres')
+        unit = unit_length(head.embedding, 'unit')
+        return self.s * mx.sym.dot(unit, centres, transpose_b=True)
+
+
+@DISTILLATION_LOSSES.register('one_minus_cosine')
+@dataclass(frozen=True)
+class OneMinusCosine(DistillationLoss):
+    def loss(self, pair):
+        student, teacher = unit_length(pair.student, 's'), unit_length(pair.teacher, 't')
+        return 1 - mx.sym.sum(student * teacher, axis=1)
+
+
+@augmentation('dark', storable=False)
+def dark(bgr, mirrored, draws):
+    dimmed = bgr // 2 if draws[0] < 0.5 else bgr
+    return dimmed[:, ::-1].copy() if mirrored else dimmed
+
+
+@SCHEDULES.register('halving')
+def halving(lr, num_steps, lr_steps, lr_factor):
+    return ByStep(lambda step: lr * 0.5 ** (step // 4), num_steps)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """The file; what it registers is forgotten after the test."""
+    for registry in (LOSSES, DISTILLATION_LOSSES, AUGMENTATIONS, SCHEDULES):
+        monkeypatch.setattr(registry, '_items', dict(registry._items))
+    path = tmp_path / 'mine.py'
+    path.write_text(MINE)
+    return path
+
+
+@pytest.fixture
+def mine_options(options, mine):
+    named = ['--loss', 'scaled', '--loss-option', 's=12', '--augment', 'dark']
+    return [*options, '--config', mine, *named, '--lr-mode', 'halving', '--warmup-steps', 0]
+
+
+def test_train_runs_what_a_file_registers(mine_options, run_command, tmp_path):
+    code, _, errors = run_command('train', *mine_options, '--frequent', 1)
+    assert code == 0, errors
+    rows = read_history(tmp_path / 'run')
+    rates = [row['learning_rate'] for row in rows]
+    np.testing.assert_allclose(
+        rates, [0.05 * 0.5 ** (step // 4) for step in range(1, 12)] + [0.0125]
+    )
+    saved = json.loads((tmp_path / 'run' / 'model-0001.json').read_text())['config']
+    assert (saved['loss'], saved['loss_options']) == ('scaled', {'s': 12.0})
+    # softmax of 12 cos over six classes cannot be below this
+    assert min(row['loss'] for row in rows) >= np.log1p(5 * np.exp(-24))
+    arg_params, _ = checkpoint.load_params(tmp_path / 'run' / 'model-0001.params')
+    assert arg_params['fc7_weight'].shape == (6, 32)
+    assert run_command('train', *mine_options, '--resume')[0] == 0
+
+
+def test_distill_runs_what_a_file_registers(mine_options, run_command, tmp_path):
+    _, teacher, _ = run_command('train', *mine_options, '--name', 'teacher')
+    code, _, errors = run_command(
+        'distill', *mine_options, '--teacher', teacher['model'], '--generations', 1,
+        '--distill', 'one_minus_cosine', '--no-classification',
+    )  # fmt: skip
+    assert code == 0, errors
+    assert 'live teacher: --augment dark' in errors
+    distances = [row['distill_loss'] for row in read_history(tmp_path / 'run-gen1')]
+    assert 0 < distances[-1] < distances[0] < 2
+
+
+def test_wrong_options_of_what_a_file_registers(mine_options, run_command):
+    code, _, errors = run_command('train', *mine_options, '--loss-option', 's=-1')
+    assert code == 2 and 'loss scaled: s must be a number above 0, not -1.0' in errors
+    code, _, errors = run_command('train', *mine_options, '--loss', 'scale')
+    assert code == 2 and "did you mean 'scaled'" in errors
+
+
+def test_a_file_that_gives_nothing(options, run_command, tmp_path):
+    (tmp_path / 'mine.py').write_text('x = 1')
+    code, _, errors = run_command('train', *options, '--config', tmp_path / 'mine.py')
+    assert code == 2 and 'registers nothing' in errors
+
+
+def test_a_name_of_the_project_is_not_replaced(options, run_command, tmp_path):
+    (tmp_path / 'mine.py').write_text(MINE.replace("'scaled'", "'margin'"))
+    code, _, errors = run_command('train', *options, '--config', tmp_path / 'mine.py')
+    assert code == 2 and "loss 'margin' is registered twice" in errors
