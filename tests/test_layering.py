@@ -53,11 +53,7 @@ MXNET_PACKAGES = {'mxnet', 'gluoncv', 'mxboard'}  # the last two import the firs
 
 # Imports against the plan that are still there, as (importer, imported). The set only shrinks: an
 # entry that is no longer needed fails the test.
-PENDING: set[tuple[str, str]] = {
-    ('recognition.distill', 'recognition.teach'),
-    ('recognition.distill', 'recognition.train'),
-    ('recognition.trainer', 'recognition.teach'),
-}
+PENDING: set[tuple[str, str]] = set()
 
 
 class Import(NamedTuple):
