@@ -1,8 +1,10 @@
 """VarGFaceNet on MXNet: the whole life of a light face-recognition network.
 
-Importing this package loads nothing heavy; MXNet comes in with the subpackage that needs it.
+Importing this package loads nothing heavy; MXNet comes in with the subpackage that needs it. The
+names of PUBLIC are loaded when they are first asked for.
 """
 
+import importlib
 import os
 
 __version__ = '0.1.0'
@@ -15,3 +17,27 @@ __version__ = '0.1.0'
 if hasattr(os, 'sched_getaffinity'):
     os.environ.setdefault('OMP_NUM_THREADS', str(len(os.sched_getaffinity(0))))
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')
+
+# name -> module that defines it: what code outside is meant to use
+PUBLIC = {
+    'FaceEmbedder': 'deploy.embedder',
+    'evaluate': 'eval.verification',
+    'get_symbol': 'symbol',
+    'list_networks': 'symbol',
+    'load_bin': 'eval.datasets',
+    'open_model': 'common.engine.open_model',
+    'verify': 'eval.verification',
+}
+__all__ = sorted(PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in PUBLIC:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    value = getattr(importlib.import_module(f'.{PUBLIC[name]}', __name__), name)
+    globals()[name] = value  # the next time it is found at once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC})

@@ -10,6 +10,17 @@ from ..names import IMAGE_SIZE
 from .contract import EXTRA, load_graph
 
 _LAYERS = ('Conv', 'Gemm', 'MatMul')
+# operator -> the first of its inputs that is no parameter: running statistics, constants
+_NO_PARAMS = {
+    'BatchNormalization': 3,
+    'Sub': 0,
+    'Mul': 0,
+    'Div': 0,
+    'Max': 0,
+    'Clip': 0,
+    'QuantizeLinear': 1,
+    'DequantizeLinear': 1,
+}
 
 
 def count_onnx(path: Path) -> Count:
@@ -40,16 +51,16 @@ def count_onnx(path: Path) -> Count:
         _layer_flops(node, weights, shapes) for node in graph.node if node.op_type in _LAYERS
     )
     kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
-    statistics = {
+    no_params = {
         name
         for node in graph.node
-        if node.op_type == 'BatchNormalization'
-        for name in node.input[3:]
+        if node.op_type in _NO_PARAMS
+        for name in node.input[_NO_PARAMS[node.op_type] :]
     }
     params = sum(
         math.prod(tensor.dims)
         for tensor in graph.initializer
-        if tensor.data_type in kinds and tensor.dims and tensor.name not in statistics
+        if tensor.data_type in kinds and tensor.name not in no_params
     )
     return Count(flops=total, params=params)
 

@@ -180,7 +180,8 @@ def open_model(
 def _open_checkpoint(model: str, place: _Place, record: dict, options: tuple) -> OpenModel:
     engine, precision, device, batch_size = options
     kind = choose(engine, precision)
-    from .checkpoint import load_embedding  # needs MXNet
+    choose('mxnet')  # whatever runs it, MXNet reads it
+    from .checkpoint import load_embedding
 
     network = load_embedding(place.path)
     opened = open_network(kind, network, precision, device, batch_size)

@@ -1,0 +1,221 @@
+"""Any model through one door: ours, and ONNX files as others write them."""
+
+import contextlib
+import tarfile
+
+import foreign_onnx as foreign
+import numpy as np
+import onnx
+import pytest
+from conftest import ROOT
+from pictures import picture
+from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
+from vargfacenet.common.data.image import decode_rgb
+from vargfacenet.common.engine.checkpoint import save_embedding
+from vargfacenet.common.engine.contract import Contract, override, read_contract
+from vargfacenet.common.engine.network import Network
+from vargfacenet.common.engine.open_model import open_model
+from vargfacenet.common.engine.to_onnx import inference_model, to_onnx
+from vargfacenet.common.errors import InputError
+from vargfacenet.common.files import sha256
+from vargfacenet.common.flops import count
+from vargfacenet.eval.verification import verify
+
+SHARED = ROOT.parent / 'shared' / 'data'  # real faces and a published model, where they are
+ENGINES = ['onnxruntime', 'openvino']
+CLOSE = {'rtol': 0, 'atol': 2e-5}
+
+
+@pytest.fixture(scope='module')
+def case():
+    """(network, its ONNX model, images, their embeddings on MXNet's stock graph)."""
+    random = np.random.RandomState(8)
+    images = np.stack([picture(random) for _ in range(11)])
+    symbol = tiny_symbol(32)
+    network = Network(symbol, *reference_params(symbol))
+    return network, inference_model(network), images, embed_on_stock_graph(*network, images)
+
+
+def opened(model, path, *options, **more):
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    return open_model(path, *options, batch_size=4, **more)
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize(
+    ('changes', 'wanted'),
+    [
+        ([foreign.renamed], {'name': 'input.1', 'output': '683'}),
+        ([foreign.mul_add], {}),
+        ([foreign.batch_norm], {}),
+        ([foreign.with_norm], {}),
+        ([foreign.channels_last], {'layout': 'NHWC'}),
+        ([foreign.fixed_batch], {'batch': 1}),
+        ([lambda model: foreign.fixed_batch(model, 3)], {'batch': 3}),
+        ([foreign.field_normalisation_outside], {'mean': 127.5, 'std': 127.5}),
+        (
+            [foreign.field_normalisation_outside, foreign.channels_last, foreign.fixed_batch],
+            {'mean': 127.5, 'std': 127.5, 'layout': 'NHWC', 'batch': 1},
+        ),
+    ],
+)
+def test_what_a_foreign_file_takes_is_found_out(engine, changes, wanted, case, tmp_path):
+    _, model, images, expected = case
+    for change in changes:
+        model = change(model)
+    path = tmp_path / 'other.onnx'
+    result = opened(model, path, engine)
+    assert result.contract == Contract(embedding_size=32)._replace(**wanted)
+    assert result.network is None and result.record == {}
+    assert result.fingerprint == sha256(path)
+    for number in (0, 1, 3, 4, 11):
+        np.testing.assert_allclose(result.embed(images[:number]), expected[:number], **CLOSE)
+    mirrored = result.embed(images[:, :, ::-1])  # a view
+    np.testing.assert_array_equal(mirrored, result.embed(images[:, :, ::-1].copy()))
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_what_the_file_does_not_tell_is_said(engine, case, tmp_path):
+    _, model, images, expected = case
+    model = foreign.blue_first(foreign.normalisation_outside(model))
+    path = tmp_path / 'other.onnx'
+    plain = opened(model, path, engine)
+    assert plain.preprocessing == 'mean=127.5,std=127.5,colour=rgb'
+    assert np.abs(plain.embed(images) - expected).max() > 0.01
+    told = open_model(path, engine, preprocessing='mean=127.5,std=128,colour=bgr')
+    assert told.preprocessing == 'mean=127.5,std=128,colour=bgr'
+    np.testing.assert_allclose(told.embed(images), expected, **CLOSE)
+    # embeddings of the two do not compare
+    assert told.fingerprint != plain.fingerprint == sha256(path)
+
+
+def test_a_network_that_undoes_a_normalisation_takes_a_normalised_one(case):
+    """x * 127.5 + 127.5 at the start is no normalisation, though there are a Mul and an Add."""
+    _, model, _, _ = case
+
+    def undo(data, out):
+        make = onnx.helper.make_node
+        return [make('Mul', [data, 'half'], ['a']), make('Add', ['a', 'half'], [out])]
+
+    contract = read_contract(
+        foreign.replace_start(model, undo, [('half', 127.5)]).SerializeToString()
+    )
+    assert (contract.mean, contract.std) == (127.5, 127.5)
+
+
+def test_uint8_files_take_pixels_as_they_are(case):
+    network, _, _, _ = case
+    model = foreign.renamed(inference_model(network, input_type='uint8')).SerializeToString()
+    contract = read_contract(model)
+    assert (contract.dtype, contract.mean, contract.std) == ('uint8', 0, 1)
+    with pytest.raises(InputError, match='takes uint8 pixels as they are'):
+        override(contract, 'mean=127.5')
+    assert override(contract, 'colour=bgr').colour == 'bgr'
+
+
+@pytest.mark.parametrize(
+    'text', ['mean', 'std=0', 'std=-1', 'mean=nan', 'colour=grey', 'gamma=2', 'mean=1;std=2']
+)
+def test_wrong_input_options(text):
+    with pytest.raises(InputError, match=r'--input .* is none of mean=NUMBER'):
+        override(Contract(), text)
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        (lambda model: foreign.of_size(model, 160), r'data float32 \[N, 3, 160, 160\]'),
+        (lambda model: foreign.of_size(model, 96), r'data float32 \[N, 3, 96, 96\]'),
+    ],
+)
+def test_files_for_other_pictures_are_refused(change, told, case, tmp_path):
+    with pytest.raises(InputError, match=f'other.onnx has another contract .{told}.*112'):
+        opened(change(case[1]), tmp_path / 'other.onnx')
+
+
+def test_devices_that_are_not_there(case, tmp_path):
+    path = tmp_path / 'other.onnx'
+    for engine in ENGINES:
+        opened(case[1], path, engine, device='cpu')
+        with pytest.raises(InputError, match=r"--device 'abacus': .* has cpu.* here"):
+            open_model(path, engine, device='abacus')
+    with pytest.raises(InputError, match="expected 'cpu' or 'gpu"):
+        open_model(_checkpoint(case, tmp_path), 'mxnet', device='abacus')
+
+
+def _checkpoint(case, folder):
+    save_embedding(folder / 'model', 1, case[0])
+    return f'{folder}/model,1'
+
+
+@pytest.mark.parametrize('engine', ['mxnet', *ENGINES])
+def test_a_checkpoint_runs_on_every_engine(engine, case, tmp_path):
+    _, _, images, expected = case
+    result = open_model(_checkpoint(case, tmp_path), engine)
+    assert result.engine_name == engine and result.embedding_size == 32
+    np.testing.assert_allclose(result.embed(images), expected, **CLOSE)
+    assert result.network.symbol.list_outputs() == ['fc1_output']
+    assert result.fingerprint == sha256(tmp_path / 'model-0001.params')
+    assert result.count() == count(case[0].symbol)
+    with pytest.raises(InputError, match='--input is for ONNX files'):
+        open_model(result.name, engine, preprocessing='mean=0')
+
+
+def test_flops_of_an_onnx_file_are_those_of_the_symbol(case, tmp_path):
+    """As it is, the file has the symbol's layers; folded, some have a bias more."""
+    network, folded, _, _ = case
+    assert opened(to_onnx(network), tmp_path / 'a.onnx').count() == count(network.symbol)
+    more = opened(folded, tmp_path / 'b.onnx').count()
+    # conv0's BatchNorm (16 channels of 28x28) became a bias
+    assert more.flops - count(network.symbol).flops == 16 * 28 * 28
+
+
+# --- a published model on real faces
+
+
+@pytest.fixture(scope='module')
+def faces():
+    """(images, issame) of 50 same and 50 different pairs of LFW's DevTest list."""
+    if not (SHARED / 'y1_ms1m').is_dir() or not (SHARED / 'lfw_112.tar').is_file():
+        pytest.skip('no published model here')
+    lines = (SHARED / 'lfw' / 'pairsDevTest.txt').read_text().splitlines()[1:]
+    names, issame = [], []
+    for words in (line.split() for line in lines[:50] + lines[500:550]):
+        first, second = (words[0], words[0]) if len(words) == 3 else (words[0], words[2])
+        issame.append(len(words) == 3)
+        for person, number in ((first, words[1]), (second, words[-1])):
+            names.append(f'lfw_112/{person}/{person}_{int(number):04d}.jpg')
+    with contextlib.closing(tarfile.open(SHARED / 'lfw_112.tar')) as archive:
+        images = [decode_rgb(archive.extractfile(name).read()) for name in names]
+    return np.stack(images), np.array(issame)
+
+
+@pytest.fixture(scope='module')
+def published(faces):
+    """(ONNX model, LFW row in MXNet) of the published MobileFaceNet."""
+    model = open_model(f'{SHARED}/y1_ms1m/model,0', 'mxnet')
+    return inference_model(model.network), _row(model, faces)
+
+
+def _row(model, faces):
+    result, xnorm = verify(model, *faces)
+    return [result.accuracy, result.accuracy_std, result.val, result.val_std, result.far, xnorm]
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize(
+    ('changes', 'preprocessing'),
+    [
+        ([foreign.renamed], ''),
+        ([foreign.renamed, foreign.normalisation_outside], 'std=128'),
+        ([foreign.field_normalisation_outside, foreign.fixed_batch], ''),
+        ([foreign.channels_last], ''),
+    ],
+)
+def test_a_published_model_resaved(engine, changes, preprocessing, published, faces, tmp_path):
+    model, expected = published
+    for change in changes:
+        model = change(model)
+    result = opened(model, tmp_path / 'other.onnx', engine, preprocessing=preprocessing)
+    np.testing.assert_allclose(_row(result, faces), expected, rtol=0, atol=1e-4)
