@@ -70,7 +70,12 @@ def test_distill(run_command, tmp_path):
     )  # fmt: skip
     assert code == 0
     check_files(result, out)
-    assert result['live']['cost']['median'] > 1  # a teacher is not free
+    assert result['stock']['setting'] in stock.environments()
+    for part, side in (('store', 'plain'), ('live', 'live'), ('stock', 'stock')):
+        row = result[part][side]
+        assert row['per_second'] == pytest.approx(2 / row['seconds_median'])
+    cost = result['live']['cost']
+    assert 0 < cost['low'] <= cost['median'] <= cost['high']
     assert result['teach']['engine'] in errors
 
 
