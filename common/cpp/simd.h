@@ -207,14 +207,13 @@ inline void interleave(const float* odd, const float* even, int64_t count, float
 }
 
 // Transposes a kLanes x kLanes block: log2(kLanes) perfect shuffles of its rows.
-inline void transpose(const float* from, int64_t from_pitch, float* to, int64_t to_pitch) {
+inline void transpose(Vec (&rows)[kLanes]) {
   Indices low, high;
   for (int i = 0; i < kLanes; ++i) {
     low[i] = i / 2 + (i % 2) * kLanes;
     high[i] = low[i] + kLanes / 2;
   }
-  Vec rows[kLanes], mixed[kLanes];
-  for (int i = 0; i < kLanes; ++i) rows[i] = load(from + i * from_pitch);
+  Vec mixed[kLanes];
   for (int step = 1; step < kLanes; step *= 2) {
     for (int i = 0; i < kLanes / 2; ++i) {
       mixed[2 * i] = shuffle(rows[i], rows[i + kLanes / 2], low);
@@ -222,6 +221,12 @@ inline void transpose(const float* from, int64_t from_pitch, float* to, int64_t 
     }
     for (int i = 0; i < kLanes; ++i) rows[i] = mixed[i];
   }
+}
+
+inline void transpose(const float* from, int64_t from_pitch, float* to, int64_t to_pitch) {
+  Vec rows[kLanes];
+  for (int i = 0; i < kLanes; ++i) rows[i] = load(from + i * from_pitch);
+  transpose(rows);
   for (int i = 0; i < kLanes; ++i) store(to + i * to_pitch, rows[i]);
 }
 
@@ -242,6 +247,13 @@ inline Vec exponential(Vec x) {
   value = (Vec)((Indices)value + exponent);
   value = x == x ? value : x;  // not a number stays so
   return x < floor_value ? Vec{} : value;
+}
+
+// 1 / (1 + e to the power of -x), within 3e-7 of the value.
+inline Vec sigmoid(Vec x) {
+  const Vec small = exponential(x > 0.f ? -x : x);
+  const Vec large = splat(1.f) / (small + 1.f);
+  return x > 0.f ? large : small * large;
 }
 
 // Below this many elements starting the threads costs more than it saves.

@@ -1,5 +1,5 @@
 // Convolutions on plain (N, C, H, W) arrays, where most of a VarGNet's arithmetic is: 1x1, and 3x3
-// over a few channels a group.
+// over a few channels a group. Those of one channel a group are in depthwise.cc.
 //
 // oneDNN's own reach about the same speed, but on arrays in its blocked layouts, a different one
 // for each kind; turning one into the other and back to the plain arrays of the operators between
@@ -56,14 +56,18 @@ MXReturnValue pointwise_shape(const Attributes& attributes, Shapes* inputs, Shap
   return MX_SUCCESS;
 }
 
-// Calls piece(image, position, offset, length) for the runs of columns first..first+count-1 that
-// lie in one image.
-template <typename Piece>
-inline void for_pieces(int64_t first, int64_t count, int64_t positions, Piece piece) {
-  for (int64_t done = 0; done < count;) {
-    const int64_t image = (first + done) / positions, position = (first + done) % positions;
+// Columns offset..offset+length-1 of a panel, which are neighbours in one image.
+struct Piece {
+  int64_t image, position, offset, length;
+};
+
+// Calls piece(Piece) for the runs of columns first..first+count-1 that lie in one image.
+template <typename Body>
+inline void for_pieces(int64_t first, int64_t count, int64_t positions, Body piece) {
+  int64_t image = first / positions, position = first % positions;
+  for (int64_t done = 0; done < count; ++image, position = 0) {
     const int64_t length = std::min(count - done, positions - position);
-    piece(image, position, done, length);
+    piece(Piece{image, position, done, length});
     done += length;
   }
 }
@@ -74,10 +78,27 @@ struct Strided {
   int64_t row, step;
 };
 
+// A piece of a panel (depth, kPanel); row k of it is at from + k * pitch.
+inline void load_panel(const float* from, int64_t depth, int64_t pitch, const Piece& piece,
+                       float* panel) {
+  if (piece.length < kPanel) {
+    for (int64_t k = 0; k < depth; ++k) {
+      copy_row(from + k * pitch, piece.length, panel + k * kPanel + piece.offset);
+    }
+    return;
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    for (int v = 0; v < kVectors; ++v) {
+      store(panel + k * kPanel + v * kLanes, load(from + k * pitch + v * kLanes));
+    }
+  }
+}
+
 // y (N, rows, P) = a (rows, depth) x (N, depth, P) + bias (rows,) or nothing. Blocks of `a` are
 // read where they lie, since packing them takes as long as multiplying by few columns.
 void multiply(const Strided& a, const float* bias, const Layout& x_layout, const float* x,
-              int64_t rows, float* y) {
+              const Layout& y_layout, float* y) {
+  const int64_t rows = y_layout.channels;
   const int64_t depth = x_layout.channels, positions = x_layout.positions;
   const int64_t full = rows / kRows * kRows;  // behind them a block with zeros at its end
   float* rest = scratch<4>(depth * kRows);
@@ -89,33 +110,30 @@ void multiply(const Strided& a, const float* bias, const Layout& x_layout, const
     const int64_t first = panel * kPanel, count = std::min<int64_t>(kPanel, columns - first);
     float* b = scratch<0>(depth * kPanel);
     if (count < kPanel) std::fill(b, b + depth * kPanel, 0.f);
-    for_pieces(first, count, positions, [&](int64_t n, int64_t p, int64_t at, int64_t length) {
-      const float* from = x + n * depth * positions + p;
-      if (length == kPanel) {
-        for (int64_t k = 0; k < depth; ++k) {
-          for (int v = 0; v < kVectors; ++v) {
-            store(b + k * kPanel + v * kLanes, load(from + k * positions + v * kLanes));
-          }
-        }
-        return;
-      }
-      for (int64_t k = 0; k < depth; ++k) {
-        copy_row(from + k * positions, length, b + k * kPanel + at);
-      }
+    Piece pieces[kPanel];
+    int64_t piece_count = 0;
+    for_pieces(first, count, positions, [&](const Piece& piece) {
+      pieces[piece_count++] = piece;
+      load_panel(x + x_layout.row(piece.image, 0) + piece.position, depth, positions, piece, b);
     });
+    const bool whole = pieces[0].length == kPanel && bias == nullptr;
     for (int64_t row = 0; row < rows; row += kRows) {
-      float block[kRows * kPanel];
       const Strided tile =
           row < full ? Strided{a.data + row * a.row, a.row, a.step} : Strided{rest, 1, kRows};
+      if (whole && row < full) {
+        float* to = y + y_layout.row(pieces[0].image, row) + pieces[0].position;
+        product_block<false>(depth, tile.data, tile.row, tile.step, b, kPanel, to, positions);
+        continue;
+      }
+      float block[kRows * kPanel];
       product_block<false>(depth, tile.data, tile.row, tile.step, b, kPanel, block, kPanel);
-      const int64_t valid = std::min<int64_t>(kRows, rows - row);
-      for_pieces(first, count, positions, [&](int64_t n, int64_t p, int64_t at, int64_t length) {
-        for (int64_t r = 0; r < valid; ++r) {
-          float* to = y + (n * rows + row + r) * positions + p;
-          const float* from = block + r * kPanel + at;
-          copy_plus(from, length, bias ? bias[row + r] : 0.f, to);
+      for (int64_t r = 0; r < std::min<int64_t>(kRows, rows - row); ++r) {
+        for (int64_t i = 0; i < piece_count; ++i) {
+          const Piece& piece = pieces[i];
+          copy_plus(block + r * kPanel + piece.offset, piece.length, bias ? bias[row + r] : 0.f,
+                    y + y_layout.row(piece.image, row + r) + piece.position);
         }
-      });
+      }
     }
   }
 }
@@ -124,16 +142,18 @@ void multiply(const Strided& a, const float* bias, const Layout& x_layout, const
 void gather_columns(const Layout& layout, const float* x, int64_t first, int64_t count,
                     int64_t rows, int64_t pitch, float* gathered) {
   if (count < pitch || rows > layout.channels) std::fill(gathered, gathered + rows * pitch, 0.f);
-  for_pieces(first, count, layout.positions, [&](int64_t n, int64_t p, int64_t at, int64_t length) {
+  for_pieces(first, count, layout.positions, [&](const Piece& piece) {
     for (int64_t k = 0; k < layout.channels; ++k) {
-      copy_row(x + layout.row(n, k) + p, length, gathered + k * pitch + at);
+      copy_row(x + layout.row(piece.image, k) + piece.position, piece.length,
+               gathered + k * pitch + piece.offset);
     }
   });
 }
 
-// dweight (O, K) = sum over the images of dy (O, P) times x (K, P) transposed.
+// product (O, K) = sum over the images of dy (O, P) times x (K, P) transposed; its element (o, k)
+// goes to o * row_step + k * step.
 void multiply_transposed(const Layout& dy_layout, const float* dy, const Layout& x_layout,
-                         const float* x, float* dweight) {
+                         const float* x, float* product, int64_t row_step, int64_t step) {
   constexpr int64_t kChunk = 12 * kLanes;  // columns at a time: a panel of x fits the first cache
   const int64_t outputs = dy_layout.channels, depth = x_layout.channels;
   const int64_t columns = x_layout.batch * x_layout.positions;
@@ -168,11 +188,24 @@ void multiply_transposed(const Layout& dy_layout, const float* dy, const Layout&
   }
 #pragma omp parallel for schedule(static) if (slices * rows * width > kParallelSize)
   for (int64_t row = 0; row < outputs; ++row) {
-    std::copy_n(sums + row * width, depth, dweight + row * depth);
+    float* total = sums + row * width;
     for (int64_t slice = 1; slice < slices; ++slice) {
       const float* sum = sums + (slice * rows + row) * width;
-      for (int64_t k = 0; k < depth; ++k) dweight[row * depth + k] += sum[k];
+      for (int64_t k = 0; k < depth; ++k) total[k] += sum[k];
     }
+    for (int64_t k = 0; k < depth; ++k) product[row * row_step + k * step] = total[k];
+  }
+}
+
+// dweight (O, K), the sides changed where blocks of kRows and kPanel fit the other way better.
+void weight_gradient(const Layout& dy_layout, const float* dy, const Layout& x_layout,
+                     const float* x, float* dweight) {
+  const int64_t outputs = dy_layout.channels, depth = x_layout.channels;
+  if (round_up(outputs, kRows) * round_up(depth, kPanel) <=
+      round_up(depth, kRows) * round_up(outputs, kPanel)) {
+    multiply_transposed(dy_layout, dy, x_layout, x, dweight, depth, 1);
+  } else {
+    multiply_transposed(x_layout, x, dy_layout, dy, dweight, 1, depth);
   }
 }
 
@@ -190,10 +223,9 @@ void sum_channels(const Layout& layout, const float* dy, float* dbias) {
 MXReturnValue pointwise_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                                 const OpResource&) {
   const Layout layout(inputs->at(kData));
-  const int64_t rows = outputs->at(0).shape[1], depth = layout.channels;
   const float* bias = has_bias(attributes) ? floats(inputs, kBias) : nullptr;
-  multiply({floats(inputs, kWeight), depth, 1}, bias, layout, floats(inputs, kData), rows,
-           floats(outputs, 0));
+  multiply({floats(inputs, kWeight), layout.channels, 1}, bias, layout, floats(inputs, kData),
+           Layout(outputs->at(0)), floats(outputs, 0));
   return MX_SUCCESS;
 }
 
@@ -202,10 +234,91 @@ MXReturnValue pointwise_backward(const Attributes& attributes, Tensors* inputs, 
   const Layout dy_layout(inputs->at(0)), layout(inputs->at(1 + kData));
   const float* dy = floats(inputs, 0);
   const int64_t rows = layout.channels;
-  multiply({floats(inputs, 1 + kWeight), 1, rows}, nullptr, dy_layout, dy, rows,
+  multiply({floats(inputs, 1 + kWeight), 1, rows}, nullptr, dy_layout, dy, layout,
            floats(outputs, kData));
-  multiply_transposed(dy_layout, dy, layout, floats(inputs, 1 + kData), floats(outputs, kWeight));
+  weight_gradient(dy_layout, dy, layout, floats(inputs, 1 + kData), floats(outputs, kWeight));
   if (has_bias(attributes)) sum_channels(dy_layout, dy, floats(outputs, kBias));
+  return MX_SUCCESS;
+}
+
+// ------------------------------------------------------------- 1x1 convolutions of channel slices
+// Slices of the channels of data (N, C, ...), each with weights (O_i, C_i, 1, 1) of its own, put
+// together again: what a group convolution does whose groups need not be of one size. Attributes
+// `channels` and `filters`: C_i and O_i.
+
+struct Slices {
+  std::vector<int64_t> channels, filters;
+
+  explicit Slices(const Attributes& attributes)
+      : channels(whole_numbers(attributes.at("channels"))),
+        filters(whole_numbers(attributes.at("filters"))) {}
+  size_t count() const { return channels.size(); }
+};
+
+MXReturnValue mixed_arity(const Attributes& attributes, int* inputs, int* outputs) {
+  if (attributes.count("channels") == 0 || attributes.count("filters") == 0 ||
+      Slices(attributes).count() == 0 ||
+      Slices(attributes).count() != Slices(attributes).filters.size()) {
+    MX_ERROR_MSG << "vg_mixed_pointwise needs as many whole numbers as channels as as filters";
+    return MX_FAIL;
+  }
+  *inputs = 1 + static_cast<int>(Slices(attributes).count());
+  *outputs = 1;
+  return MX_SUCCESS;
+}
+
+MXReturnValue mixed_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
+  if (!shape_known(*inputs)) return MX_SUCCESS;
+  const Slices slices(attributes);
+  auto shape = inputs->at(kData);
+  unsigned channels = 0, filters = 0;
+  for (size_t i = 0; i < slices.count(); ++i) {
+    const unsigned in = slices.channels[i], out = slices.filters[i];
+    inputs->at(1 + i) = {out, in, 1, 1};
+    channels += in;
+    filters += out;
+  }
+  if (channels != shape[1]) {
+    MX_ERROR_MSG << "vg_mixed_pointwise: the slices have " << channels << " channels, the input "
+                 << shape[1];
+    return MX_FAIL;
+  }
+  shape[1] = filters;
+  outputs->at(0) = shape;
+  return MX_SUCCESS;
+}
+
+MXReturnValue mixed_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
+                            const OpResource&) {
+  const Slices slices(attributes);
+  const Layout layout(inputs->at(kData)), y_layout(outputs->at(0));
+  const float* x = floats(inputs, kData);
+  float* y = floats(outputs, 0);
+  for (size_t i = 0; i < slices.count(); ++i) {
+    multiply({floats(inputs, 1 + i), slices.channels[i], 1}, nullptr,
+             layout.part(slices.channels[i]), x, y_layout.part(slices.filters[i]), y);
+    x += slices.channels[i] * layout.positions;
+    y += slices.filters[i] * layout.positions;
+  }
+  return MX_SUCCESS;
+}
+
+MXReturnValue mixed_backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
+                             const OpResource&) {
+  const Slices slices(attributes);
+  const Layout dy_layout(inputs->at(0)), layout(inputs->at(1 + kData));
+  const float* dy = floats(inputs, 0);
+  const float* x = floats(inputs, 1 + kData);
+  float* dx = floats(outputs, kData);
+  for (size_t i = 0; i < slices.count(); ++i) {
+    const Layout part = layout.part(slices.channels[i]);
+    const Layout dy_part = dy_layout.part(slices.filters[i]);
+    multiply({floats(inputs, 2 + i), 1, part.channels}, nullptr, dy_part, dy, part, dx);
+    weight_gradient(dy_part, dy, part, x, floats(outputs, 1 + i));
+    x += part.channels * layout.positions;
+    dx += part.channels * layout.positions;
+    dy += dy_part.channels * layout.positions;
+  }
   return MX_SUCCESS;
 }
 
@@ -496,8 +609,8 @@ inline void correlate(int64_t positions, const float* gradients, int64_t pitch,
 }
 
 // sums of one group (blocks, in_channels * 3, kRows, 3, kLanes) += one plane of images.
-void weight_gradient(const Geometry& g, const float* planes, const float* gradients, int64_t plane,
-                     int64_t images, float* sums) {
+void group_weight_gradient(const Geometry& g, const float* planes, const float* gradients,
+                           int64_t plane, int64_t images, float* sums) {
   constexpr int64_t kChunk = 32 * kLanes;     // positions at a time: their rows fit the first cache
   const int64_t triples = g.in_channels * 3;  // a channel and a row of taps
   const float* origin = gradients + g.pitch + 1;
@@ -562,7 +675,7 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
         load_inputs(g, x, group, first, images, plane, planes);
         load_gradients(g, dy, group, first, images, plane, gradients);
         data_gradient(g, phases, packed, gradients, plane, group, first, images, dx);
-        weight_gradient(g, planes, gradients, plane, images, sums);
+        group_weight_gradient(g, planes, gradients, plane, images, sums);
       }
       finish_weight_gradient(g, sums, slice_sums + (slice * g.groups + group) * size);
     }
@@ -586,6 +699,13 @@ REGISTER_OP(vg_pointwise)
     .setParseAttrs(conv_arity)
     .setInferType(float32_only)
     .setInferShape(pointwise_shape);
+
+REGISTER_OP(vg_mixed_pointwise)
+    .setForward(mixed_forward, "cpu")
+    .setBackward(mixed_backward, "cpu")
+    .setParseAttrs(mixed_arity)
+    .setInferType(float32_only)
+    .setInferShape(mixed_shape);
 
 REGISTER_OP(vg_grouped)
     .setForward(grouped_forward, "cpu")

@@ -2,20 +2,56 @@
 
 A symbol's argument order is the order in which its operators' inputs are walked, so every
 replacement takes its inputs in the order of what it replaces.
+
+A rule looks at a node and what stands before it, and says what the node becomes, or None where its
+pattern is not there. `COMPILED` and `STOCK` list the rules of every operator, the first that
+answers is taken. Nodes are visited from the outputs to the inputs: what a node absorbs is still
+stock then, and what nothing reads any more is dropped.
 """
 
 import re
 from collections import Counter
-from typing import Optional
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
 
 from ...names import DATA, LABEL, TEACHER
 from ..graph import Node, assemble, flag, parse, reached
 
 ADDITIONS = ('elemwise_add', '_plus', '_Plus', '_add', 'broadcast_add', 'broadcast_plus')
 MODE = 'vg_mode'  # name of the node that tells a fused BatchNorm whether the network trains
-DIFFERENTIABLE = 4  # no operator has more inputs with a gradient; then come mode and statistics
+NORM_STATES = 3  # inputs without a gradient, at the end of a BatchNorm's: mode, mean and variance
+DEPTHWISE_KERNELS = (3, 5, 7, 9, 11)
 MANY_CHANNELS = 16  # of a group, from here on oneDNN's 3x3 convolution is the faster one
 MANY_READERS = 8  # from here on MXNet adds up gradients in place (MXNET_EXEC_INPLACE_GRAD_SUM_CAP)
+
+
+class Replacement(NamedTuple):
+    """What a node becomes; its name stays."""
+
+    op: str
+    inputs: list
+    attrs: Optional[dict] = None
+
+
+@dataclass
+class _Graph:
+    """What rules ask about the graph as it was."""
+
+    uses: Counter  # readers of each (node, output index), heads among them
+    heads: list
+    mode: Node
+    norms: bool  # whether BatchNorms are replaced
+
+    def absorbed(self, entry: tuple, readers: int = 1) -> Optional[Node]:
+        """The node behind an entry if only `readers` read it, so that it may go."""
+        return entry[0] if entry[1] == 0 and self.uses[entry] == readers else None
+
+    def replaces_norm(self, node: Node, reader: Node) -> bool:
+        """Whether `node` is a BatchNorm that becomes ours in the place of `reader`.
+
+        Not as an output of the network, where the further outputs that ours has would show.
+        """
+        return self.norms and _is_batch_norm(node) and (reader, 0) not in self.heads
 
 
 def rewrite(symbol, shapes: dict, compiled: bool, norms: bool = True, accumulate: bool = True):
@@ -26,28 +62,16 @@ def rewrite(symbol, shapes: dict, compiled: bool, norms: bool = True, accumulate
     uses = Counter(entry for node in nodes for entry in node.inputs)
     uses.update(heads)
     mode = next((node for node in nodes if node.name == MODE), None) or _mode()
-    for node in nodes:
+    graph = _Graph(uses, heads, mode, norms)
+    rules = COMPILED if compiled else STOCK
+    for node in reversed(nodes):
         if node.op == 'null' and node.name not in fixed:
             # Operators from a library get buffers of a wrong size for parameters without it.
             node.attrs['__shape__'] = str(node.shape)
-        elif _is_prelu(node):
-            if not compiled or not _has_channel_slopes(node):
-                _compose_prelu(node)
-            elif not _fuse_sum(node, uses) and not (
-                norms and (node, 0) not in heads and _fuse_norm(node, uses, mode)
-            ):
-                node.become('vg_prelu', node.inputs)
-    for node in nodes:
-        if compiled and _is_channel_scale((node, 0)):
-            node.become('vg_scale', node.inputs)
-        elif _is_global_mean(node) and compiled:
-            node.become('vg_global_pool', node.inputs)
-        elif _is_global_mean(node):
-            node.become('mean', node.inputs, axis='(2, 3)', keepdims='True')
-        elif compiled and node.op == 'Convolution':
-            _replace_convolution(node)
-        elif compiled and norms and _is_batch_norm(node) and (node, 0) not in heads:
-            _replace_norm(node, node, mode)
+        answers = (rule(node, graph) for rule in rules.get(node.op, ()))
+        replacement = next(filter(None, answers), None)
+        if replacement:
+            node.become(replacement.op, replacement.inputs, **(replacement.attrs or {}))
     if compiled:
         _buffer_gradients(heads, accumulate)
     return assemble(heads, attrs)
@@ -65,132 +89,13 @@ def _buffer_gradients(heads: list, accumulate: bool) -> None:
     for node in nodes:
         if not (node.changed and node.op.startswith('vg_')):
             continue
-        for position, entry in enumerate(node.inputs[:DIFFERENTIABLE]):
+        learnt = len(node.inputs) - (NORM_STATES if node.op.startswith('vg_bn') else 0)
+        for position, entry in enumerate(node.inputs[:learnt]):
             variable = entry[0].op == 'null'
             if (variable and accumulate) or uses[entry] >= MANY_READERS:
                 name = f'{node.name}_input{position}'
                 # Without an attribute that differs MXNet merges equal copies into one again.
                 node.inputs[position] = (Node('_copy', name, {'__reader__': name}, [entry]), 0)
-
-
-def _is_prelu(node: Node) -> bool:
-    return node.op == 'LeakyReLU' and node.attrs.get('act_type') == 'prelu'
-
-
-def _has_channel_slopes(node: Node) -> bool:
-    """MXNet also takes one slope for all channels, which our operators do not."""
-    return node.inputs[1][0].shape == node.shape[1:2]
-
-
-def _only_use(entry: tuple, uses: Counter) -> Optional[Node]:
-    """The node behind an entry if nothing else reads it and it may be absorbed."""
-    return entry[0] if entry[1] == 0 and uses[entry] == 1 else None
-
-
-def _is_channel_scale(entry: tuple) -> bool:
-    """x (N, C, H, W) times scale (N, C, 1, 1), in this order."""
-    node = entry[0]
-    if node.op != 'broadcast_mul' or len(node.shape) != 4:
-        return False
-    (x, x_output), (scale, scale_output) = node.inputs
-    return (
-        x.shapes[x_output] == node.shape
-        and scale.shapes[scale_output] == (*node.shape[:2], 1, 1)
-        and scale.batched  # a parameter (1, C, 1, 1) looks the same at batch size 1
-    )
-
-
-def _is_global_mean(node: Node) -> bool:
-    return (
-        node.op == 'Pooling'
-        and len(node.shape) == 4
-        and flag(node, 'global_pool', False)
-        and node.attrs.get('pool_type', 'max') == 'avg'
-        and node.attrs.get('layout', 'None') in ('None', 'NCHW')
-    )
-
-
-def _fuse_sum(node: Node, uses: Counter) -> bool:
-    """PReLU of a sum: absorbs the addition, and the SE scale of its first term."""
-    addition = _only_use(node.inputs[0], uses)
-    if addition is None or addition.op not in ADDITIONS:
-        return False
-    if any(not n.batched or n.shapes[output] != node.shape for n, output in addition.inputs):
-        return False
-    first, shortcut = addition.inputs
-    slope = node.inputs[1]
-    if _only_use(first, uses) and _is_channel_scale(first):
-        node.become('vg_scale_add_prelu', [*first[0].inputs, shortcut, slope])
-    else:
-        node.become('vg_add_prelu', [first, shortcut, slope])
-    return True
-
-
-def _is_batch_norm(node: Node) -> bool:
-    """A BatchNorm over channels that normalises with the batch's statistics."""
-    return (
-        node.op == 'BatchNorm'
-        and len(node.shapes) == 1
-        and node.attrs.get('axis', '1') == '1'
-        and not flag(node, 'use_global_stats', False)
-        and not flag(node, 'fix_gamma', True)  # MXNet's writes a one into gamma, against decay
-    )
-
-
-def _fuse_norm(node: Node, uses: Counter, mode: Node) -> bool:
-    """PReLU of a BatchNorm."""
-    norm = _only_use(node.inputs[0], uses)
-    if norm is None or not _is_batch_norm(norm):
-        return False
-    _replace_norm(node, norm, mode)
-    return True
-
-
-def _replace_norm(node: Node, norm: Node, mode: Node) -> None:
-    """`node`, which is `norm` itself or its PReLU, does what both did."""
-    x, gamma, beta, mean, variance = norm.inputs
-    prelu = node is not norm
-    node.become(
-        'vg_bn_prelu' if prelu else 'vg_bn',
-        [x, gamma, beta, *([node.inputs[1]] if prelu else []), (mode, 0), mean, variance],
-        eps=norm.attrs.get('eps', '1e-3'),
-        momentum=norm.attrs.get('momentum', '0.9'),
-    )
-
-
-def _replace_convolution(node: Node) -> None:
-    """1x1 convolutions, and 3x3 over few channels a group; others are MXNet's own faster."""
-
-    def pair(name: str, default: int) -> tuple:
-        numbers = re.findall(r'\d+', node.attrs.get(name, ''))  # also (1L, 1L), of Python 2
-        return tuple(map(int, numbers)) or (default, default)
-
-    kernel, stride, pad = pair('kernel', 0), pair('stride', 1), pair('pad', 0)
-    if len(node.shape) != 4 or pair('dilate', 1) != (1, 1):
-        return
-    if node.attrs.get('layout', 'None') not in ('None', 'NCHW'):
-        return
-    groups, filters = int(node.attrs.get('num_group', 1)), node.shape[1]
-    in_channels = node.inputs[1][0].shape[1]  # of a group
-    if kernel == (1, 1) and stride == (1, 1) and pad == (0, 0) and groups == 1:
-        op = 'vg_pointwise'
-    elif (
-        kernel == (3, 3)
-        and stride in ((1, 1), (2, 2))
-        and pad == (1, 1)
-        and 1 < in_channels <= MANY_CHANNELS
-    ):
-        op = 'vg_grouped'
-    else:
-        return
-    node.become(
-        op,
-        node.inputs,
-        num_filter=str(filters),
-        num_group=str(groups),
-        stride=str(stride[0]),
-        no_bias=str(flag(node, 'no_bias', False)),
-    )
 
 
 def _mode() -> Node:
@@ -200,11 +105,55 @@ def _mode() -> Node:
     return Node('BlockGrad', MODE, {}, [(dropout, 0)])
 
 
-def _compose_prelu(node: Node) -> None:
+# ------------------------------------------------------------------------------------ PReLU
+
+
+def _of_channels(rule):
+    """A rule for PReLUs with a slope for each channel; MXNet takes one for all as well."""
+
+    def of_channels(node: Node, graph: _Graph) -> Optional[Replacement]:
+        prelu = node.attrs.get('act_type') == 'prelu'
+        return rule(node, graph) if prelu and _has_channel_slopes(node) else None
+
+    return of_channels
+
+
+def _has_channel_slopes(node: Node) -> bool:
+    return node.inputs[1][0].shape == node.shape[1:2]
+
+
+def _prelu_of_sum(node: Node, graph: _Graph) -> Optional[Replacement]:
+    """Absorbs the addition, and the SE scale of its first term."""
+    addition = graph.absorbed(node.inputs[0])
+    if addition is None or addition.op not in ADDITIONS:
+        return None
+    if any(not n.batched or n.shapes[output] != node.shape for n, output in addition.inputs):
+        return None
+    first, shortcut = addition.inputs
+    slope = node.inputs[1]
+    if graph.absorbed(first) and _is_channel_scale(first[0]):
+        return Replacement('vg_scale_add_prelu', [*first[0].inputs, shortcut, slope])
+    return Replacement('vg_add_prelu', [first, shortcut, slope])
+
+
+def _prelu_of_norm(node: Node, graph: _Graph) -> Optional[Replacement]:
+    norm = graph.absorbed(node.inputs[0])
+    if norm is None or not graph.replaces_norm(norm, node):
+        return None
+    return _norm_with('vg_bn_prelu', norm, graph, [node.inputs[1]])
+
+
+def _prelu(node: Node, graph: _Graph) -> Optional[Replacement]:
+    return Replacement('vg_prelu', node.inputs)
+
+
+def _composed_prelu(node: Node, graph: _Graph) -> Optional[Replacement]:
     """slope * x + (1 - slope) * relu(x): the same values, with gradients that are right in place.
 
     The products are depthwise 1x1 convolutions, several times faster than broadcast products.
     """
+    if node.attrs.get('act_type') != 'prelu':
+        return None
     x, slope = node.inputs
     depthwise = len(node.shape) == 4 and _has_channel_slopes(node)
 
@@ -226,4 +175,255 @@ def _compose_prelu(node: Node) -> None:
     else:
         # MXNet's inference would fold an Activation into a FullyConnected that others read too.
         positive = part('positive', 'relu', x)
-    node.become('elemwise_add', [product('line', x, weight), product('bend', positive, rest)])
+    terms = [product('line', x, weight), product('bend', positive, rest)]
+    return Replacement('elemwise_add', terms)
+
+
+# ------------------------------------------------------------------------------------ Swish
+
+
+def _gated(node: Node, graph: _Graph) -> Optional[tuple]:
+    """The entry x if the node is x * sigmoid(x), in this order, of which nothing else is read."""
+    x, gate = node.inputs
+    sigmoid = graph.absorbed(gate)
+    if sigmoid is None or sigmoid.inputs != [x] or not node.batched:
+        return None
+    return x if sigmoid.op == 'Activation' and sigmoid.attrs['act_type'] == 'sigmoid' else None
+
+
+def _swish_of_norm(node: Node, graph: _Graph) -> Optional[Replacement]:
+    x = _gated(node, graph)
+    norm = graph.absorbed(x, readers=2) if x else None
+    if norm is None or not graph.replaces_norm(norm, node):
+        return None
+    return _norm_with('vg_bn_swish', norm, graph)
+
+
+def _swish(node: Node, graph: _Graph) -> Optional[Replacement]:
+    x = _gated(node, graph)
+    return Replacement('vg_swish', [x]) if x and len(node.shape) > 1 else None
+
+
+# --------------------------------------------------------------------- BatchNorm, scale and mean
+
+
+def _is_batch_norm(node: Node) -> bool:
+    """A BatchNorm over channels that normalises with the batch's statistics."""
+    return (
+        node.op == 'BatchNorm'
+        and len(node.shapes) == 1
+        and node.attrs.get('axis', '1') == '1'
+        and not flag(node, 'use_global_stats', False)
+        and not flag(node, 'fix_gamma', True)  # MXNet's writes a one into gamma, against decay
+    )
+
+
+def _norm_with(op: str, norm: Node, graph: _Graph, slopes: tuple = ()) -> Replacement:
+    """`op` does what `norm` did, and the activation behind it if it has one."""
+    x, gamma, beta, mean, variance = norm.inputs
+    options = {
+        'eps': norm.attrs.get('eps', '1e-3'),
+        'momentum': norm.attrs.get('momentum', '0.9'),
+    }
+    return Replacement(op, [x, gamma, beta, *slopes, (graph.mode, 0), mean, variance], options)
+
+
+def _norm(node: Node, graph: _Graph) -> Optional[Replacement]:
+    return _norm_with('vg_bn', node, graph) if graph.replaces_norm(node, node) else None
+
+
+def _is_channel_scale(node: Node) -> bool:
+    """x (N, C, H, W) times scale (N, C, 1, 1), in this order."""
+    if node.op != 'broadcast_mul' or len(node.shape) != 4:
+        return False
+    (x, x_output), (scale, scale_output) = node.inputs
+    return (
+        x.shapes[x_output] == node.shape
+        and scale.shapes[scale_output] == (*node.shape[:2], 1, 1)
+        and scale.batched  # a parameter (1, C, 1, 1) looks the same at batch size 1
+    )
+
+
+def _channel_scale(node: Node, graph: _Graph) -> Optional[Replacement]:
+    return Replacement('vg_scale', node.inputs) if _is_channel_scale(node) else None
+
+
+def _is_global_mean(node: Node) -> bool:
+    return (
+        len(node.shape) == 4
+        and flag(node, 'global_pool', False)
+        and node.attrs.get('pool_type', 'max') == 'avg'
+        and node.attrs.get('layout', 'None') in ('None', 'NCHW')
+    )
+
+
+def _global_mean(node: Node, graph: _Graph) -> Optional[Replacement]:
+    return Replacement('vg_global_pool', node.inputs) if _is_global_mean(node) else None
+
+
+def _composed_mean(node: Node, graph: _Graph) -> Optional[Replacement]:
+    options = {'axis': '(2, 3)', 'keepdims': 'True'}
+    return Replacement('mean', node.inputs, options) if _is_global_mean(node) else None
+
+
+# ------------------------------------------------------------------------------- convolutions
+
+
+class _Convolution(NamedTuple):
+    """A 2-D convolution without dilation, its kernel, stride and padding the same both ways."""
+
+    kernel: int
+    stride: int
+    pad: int
+    groups: int
+    channels: int  # of the input, in a group
+    filters: int
+    bias: bool
+
+    @classmethod
+    def of(cls, node: Node) -> 'Optional[_Convolution]':
+        """None for another kind of node or convolution."""
+
+        def pair(name: str, default: int) -> tuple:
+            numbers = re.findall(r'\d+', node.attrs.get(name, ''))  # also (1L, 1L), of Python 2
+            return tuple(map(int, numbers)) or (default, default)
+
+        if node.op != 'Convolution' or len(node.shape) != 4:
+            return None
+        if node.attrs.get('layout', 'None') not in ('None', 'NCHW'):
+            return None
+        sizes = [pair('kernel', 0), pair('stride', 1), pair('pad', 0), pair('dilate', 1)]
+        if any(height != width for height, width in sizes) or sizes[3] != (1, 1):
+            return None
+        return cls(
+            *(size for size, _ in sizes[:3]),
+            groups=int(node.attrs.get('num_group', 1)),
+            channels=node.inputs[1][0].shape[1],
+            filters=node.shape[1],
+            bias=not flag(node, 'no_bias', False),
+        )
+
+    def is_pointwise(self) -> bool:
+        return (self.kernel, self.stride, self.pad, self.groups) == (1, 1, 0, 1)
+
+    def is_grouped(self) -> bool:
+        """3x3 over a few channels a group."""
+        few = 1 < self.channels <= MANY_CHANNELS
+        return few and (self.kernel, self.pad) == (3, 1) and self.stride in (1, 2)
+
+    def is_depthwise(self) -> bool:
+        alone = self.channels == 1 and self.filters == self.groups and not self.bias
+        fits = self.kernel in DEPTHWISE_KERNELS and self.pad <= self.kernel // 2
+        return alone and fits and self.stride in (1, 2)
+
+
+def _single_convolution(node: Node, graph: _Graph) -> Optional[Replacement]:
+    """1x1, depthwise, and 3x3 over few channels a group; others are MXNet's own faster."""
+    convolution = _Convolution.of(node)
+    if convolution is None:
+        return None
+    if convolution.is_depthwise():
+        return _depthwise(node.inputs, [convolution])
+    if not (convolution.is_pointwise() or convolution.is_grouped()):
+        return None
+    options = {
+        'num_filter': str(convolution.filters),
+        'num_group': str(convolution.groups),
+        'stride': str(convolution.stride),
+        'no_bias': str(not convolution.bias),
+    }
+    op = 'vg_pointwise' if convolution.is_pointwise() else 'vg_grouped'
+    return Replacement(op, node.inputs, options)
+
+
+def _depthwise(inputs: list, parts: list) -> Replacement:
+    options = {
+        'channels': _tuple(part.filters for part in parts),
+        'kernel': _tuple(part.kernel for part in parts),
+        'pad': _tuple(part.pad for part in parts),
+        'stride': str(parts[0].stride),
+    }
+    return Replacement('vg_depthwise', inputs, options)
+
+
+def _tuple(numbers) -> str:
+    return str(tuple(numbers))
+
+
+def _mixed_convolution(node: Node, graph: _Graph) -> Optional[Replacement]:
+    """Slices of the channels, each through a convolution of its own, put together again."""
+    joined = [graph.absorbed(entry) for entry in _joined(node, graph)]
+    parts = [part and _Convolution.of(part) for part in joined]
+    if not parts or None in parts or any(part.bias for part in parts):
+        return None
+    source = _sliced([part.inputs[0] for part in joined], graph)
+    if source is None:
+        return None
+    inputs = [source, *(part.inputs[1] for part in joined)]
+    if all(part.is_pointwise() for part in parts):
+        options = {
+            'channels': _tuple(part.channels for part in parts),
+            'filters': _tuple(part.filters for part in parts),
+        }
+        return Replacement('vg_mixed_pointwise', inputs, options)
+    if all(part.is_depthwise() and part.stride == parts[0].stride for part in parts):
+        return _depthwise(inputs, parts)
+    return None
+
+
+def _joined(node: Node, graph: _Graph) -> list:
+    """The entries whose channels the node has one after the other, [] if it is no such node.
+
+    `symbol.blocks.concatenate` goes by five axes where MXNet's gradient of four is wrong.
+    """
+    axes = 4
+    if node.op == 'Reshape' and node.attrs.get('shape') == '(0, 0, 0, -3)':
+        node, axes = graph.absorbed(node.inputs[0]), 5
+    if node is None or node.op != 'Concat' or node.attrs.get('dim', '1') != '1':
+        return []
+    if axes == 4:
+        return node.inputs
+    parts = [graph.absorbed(entry) for entry in node.inputs]
+    widened = all(p and p.op == 'expand_dims' and p.attrs['axis'] == '4' for p in parts)
+    return [part.inputs[0] for part in parts] if widened else []
+
+
+def _sliced(entries: list, graph: _Graph) -> Optional[tuple]:
+    """The entry that these are slices of, one channel after the other, from first to last."""
+    nodes = [graph.absorbed(entry) for entry in entries]
+    if not all(node and node.op == 'slice_axis' and node.attrs['axis'] == '1' for node in nodes):
+        return None
+    source = nodes[0].inputs[0]
+    if any(node.inputs[0] != source for node in nodes):
+        return None
+    channels = source[0].shapes[source[1]][1]
+    edges = [_edge(node, name, channels) for node in nodes for name in ('begin', 'end')]
+    follows = all(end == begin for end, begin in zip(edges[1::2], edges[2::2]))
+    return source if follows and (edges[0], edges[-1]) == (0, channels) else None
+
+
+def _edge(node: Node, name: str, channels: int) -> int:
+    """'begin' or 'end' of a slice; counted from behind where it is negative."""
+    text = node.attrs[name]
+    value = channels if text == 'None' else int(text)
+    return value + channels if value < 0 else value
+
+
+# -------------------------------------------------------------------------------------- rules
+
+COMPILED = {
+    'LeakyReLU': (
+        _of_channels(_prelu_of_sum),
+        _of_channels(_prelu_of_norm),
+        _of_channels(_prelu),
+        _composed_prelu,
+    ),
+    'elemwise_mul': (_swish_of_norm, _swish),
+    'BatchNorm': (_norm,),
+    'broadcast_mul': (_channel_scale,),
+    'Pooling': (_global_mean,),
+    'Convolution': (_single_convolution,),
+    'Concat': (_mixed_convolution,),
+    'Reshape': (_mixed_convolution,),
+}
+STOCK = {'LeakyReLU': (_composed_prelu,), 'Pooling': (_composed_mean,)}

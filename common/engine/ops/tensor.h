@@ -35,18 +35,26 @@ using Tensors = std::vector<MXTensor>;
 using Types = std::vector<int>;
 using Shapes = std::vector<std::vector<unsigned int>>;
 
-// An array seen as (batch, channels, positions).
+// An array seen as (batch, channels, positions), or a part of its channels.
 struct Layout {
   int64_t batch;
   int64_t channels;
   int64_t positions = 1;
+  int64_t pitch;  // channels from one image to the next
 
-  explicit Layout(const MXTensor& tensor) : batch(tensor.shape[0]), channels(tensor.shape[1]) {
+  explicit Layout(const MXTensor& tensor)
+      : batch(tensor.shape[0]), channels(tensor.shape[1]), pitch(channels) {
     for (size_t axis = 2; axis < tensor.shape.size(); ++axis) positions *= tensor.shape[axis];
   }
   int64_t rows() const { return batch * channels; }
   int64_t row(int64_t image, int64_t channel) const {
-    return (image * channels + channel) * positions;
+    return (image * pitch + channel) * positions;
+  }
+  // That of `count` channels; their array begins at the first of them.
+  Layout part(int64_t count) const {
+    Layout result = *this;
+    result.channels = count;
+    return result;
   }
   bool parallel() const { return rows() * positions > kParallelSize; }
 };
@@ -84,6 +92,19 @@ inline float number(const std::string& text) {
   float value = std::nanf("");
   stream >> value;
   return value;
+}
+
+// Those in a text such as "(3, 5, 7)".
+inline std::vector<int64_t> whole_numbers(const std::string& text) {
+  std::vector<int64_t> numbers;
+  bool inside = false;
+  for (const char letter : text) {
+    const bool digit = letter >= '0' && letter <= '9';
+    if (digit && !inside) numbers.push_back(0);
+    if (digit) numbers.back() = numbers.back() * 10 + (letter - '0');
+    inside = digit;
+  }
+  return numbers;
 }
 
 }  // namespace vargfacenet

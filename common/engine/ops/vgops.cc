@@ -200,7 +200,52 @@ MXReturnValue scale_backward(const Attributes&, Tensors* inputs, Tensors* output
   return MX_SUCCESS;
 }
 
-// ---------------------------------------------------------------- BatchNorm, with a PReLU or not
+// -------------------------------------------------------------------------------------- Swish
+// y = x * sigmoid(x); input x (N, C, ...).
+
+inline Vec swish_gradient(Vec x, Vec gradient) {
+  const Vec gate = sigmoid(x);
+  return gradient * (gate + x * gate * (1.f - gate));
+}
+
+MXReturnValue swish_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
+  if (shape_known(*inputs)) outputs->at(0) = inputs->at(0);
+  return MX_SUCCESS;
+}
+
+// Calls body(start, lanes) for all vectors of an array.
+template <typename Body>
+inline void for_all(const Layout& layout, Body body) {
+  const int64_t size = layout.rows() * layout.positions;
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t i = 0; i < size; i += kStretch) {
+    for_vectors(std::min(kStretch, size - i), [&](int64_t at, int64_t n) { body(i + at, n); });
+  }
+}
+
+MXReturnValue swish_forward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                            const OpResource&) {
+  const float* x = floats(inputs, 0);
+  float* y = floats(outputs, 0);
+  for_all(Layout(inputs->at(0)), [&](int64_t i, int64_t lanes) {
+    const Vec value = load_first(x + i, lanes);
+    store_first(y + i, value * sigmoid(value), lanes);
+  });
+  return MX_SUCCESS;
+}
+
+MXReturnValue swish_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                             const OpResource&) {
+  const float* dy = floats(inputs, 0);
+  const float* x = floats(inputs, 1);
+  float* dx = floats(outputs, 0);
+  for_all(Layout(inputs->at(1)), [&](int64_t i, int64_t lanes) {
+    store_first(dx + i, swish_gradient(load_first(x + i, lanes), load_first(dy + i, lanes)), lanes);
+  });
+  return MX_SUCCESS;
+}
+
+// -------------------------------------------------- BatchNorm, with a PReLU or Swish or without
 // Inputs x (N, C, ...), gamma (C,), beta (C,), [slope (C,)], mode (1,), running mean and variance
 // (C,), which are auxiliary states. Outputs y, and the mean and 1/sqrt(variance + eps) it used.
 //
@@ -212,10 +257,11 @@ MXReturnValue scale_backward(const Attributes&, Tensors* inputs, Tensors* output
 // reader may get the old ones.
 
 enum NormOutput { kY, kUsedMean, kUsedInverse, kNormOutputs };
+enum Activation { kNone, kPrelu, kSwish };
 
-template <bool kPrelu>
+template <Activation kAct>
 struct NormInputs {
-  enum { kX, kGamma, kBeta, kSlope, kMode = 3 + kPrelu, kMean, kVariance, kCount };
+  enum { kX, kGamma, kBeta, kSlope, kMode = 3 + (kAct == kPrelu), kMean, kVariance, kCount };
 };
 
 // All three take zero as negative, and NaN, which stays NaN.
@@ -224,6 +270,18 @@ inline Vec prelu_gradient(Vec value, Vec gradient, Vec slope) {
   return value > 0.f ? gradient : gradient * slope;
 }
 inline Vec negative_part(Vec value) { return value > 0.f ? Vec{} : value; }
+
+template <Activation kAct>
+inline Vec activate(Vec value, Vec slope) {
+  if (kAct == kPrelu) return prelu(value, slope);
+  return kAct == kSwish ? value * sigmoid(value) : value;
+}
+
+template <Activation kAct>
+inline Vec activation_gradient(Vec value, Vec gradient, Vec slope) {
+  if (kAct == kPrelu) return prelu_gradient(value, gradient, slope);
+  return kAct == kSwish ? swish_gradient(value, gradient) : gradient;
+}
 
 bool training(const float* mode) { return mode[0] != 1.f; }
 
@@ -235,7 +293,7 @@ struct NormOptions {
       : epsilon(number(attributes.at("eps"))), momentum(number(attributes.at("momentum"))) {}
 };
 
-template <bool kPrelu>
+template <Activation kAct>
 MXReturnValue norm_arity(const Attributes& attributes, int* inputs, int* outputs) {
   for (const char* name : {"eps", "momentum"}) {
     if (attributes.count(name) == 0) {
@@ -243,16 +301,16 @@ MXReturnValue norm_arity(const Attributes& attributes, int* inputs, int* outputs
       return MX_FAIL;
     }
   }
-  *inputs = NormInputs<kPrelu>::kCount;
+  *inputs = NormInputs<kAct>::kCount;
   *outputs = kNormOutputs;
   return MX_SUCCESS;
 }
 
-template <bool kPrelu>
+template <Activation kAct>
 MXReturnValue norm_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
   if (!shape_known(*inputs)) return MX_SUCCESS;
   const auto data = inputs->at(0);
-  using Inputs = NormInputs<kPrelu>;
+  using Inputs = NormInputs<kAct>;
   for (int i = 1; i < Inputs::kCount; ++i) inputs->at(i) = {data[1]};
   inputs->at(Inputs::kMode) = {1};
   outputs->at(0) = data;
@@ -267,9 +325,9 @@ MXReturnValue dense_only(const Attributes&, Types* inputs, Types* outputs) {
   return MX_SUCCESS;
 }
 
-template <bool kPrelu>
+template <Activation kAct>
 MXReturnValue norm_auxiliary(const Attributes&, std::vector<int>* indices) {
-  *indices = {NormInputs<kPrelu>::kMean, NormInputs<kPrelu>::kVariance};
+  *indices = {NormInputs<kAct>::kMean, NormInputs<kAct>::kVariance};
   return MX_SUCCESS;
 }
 
@@ -317,16 +375,16 @@ void channel_statistics(const Layout& layout, const float* x, int64_t c, double*
   *variance = spread < 0 ? 0 : spread;  // keeps NaN
 }
 
-template <bool kPrelu>
+template <Activation kAct>
 MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                            const OpResource&) {
-  using Inputs = NormInputs<kPrelu>;
+  using Inputs = NormInputs<kAct>;
   const NormOptions options(attributes);
   const Layout layout(inputs->at(Inputs::kX));
   const float* x = floats(inputs, Inputs::kX);
   const float* gamma = floats(inputs, Inputs::kGamma);
   const float* beta = floats(inputs, Inputs::kBeta);
-  const float* slope = kPrelu ? floats(inputs, Inputs::kSlope) : nullptr;
+  const float* slope = kAct == kPrelu ? floats(inputs, Inputs::kSlope) : nullptr;
   const bool train = training(floats(inputs, Inputs::kMode));
   float* running_mean = floats(inputs, Inputs::kMean);
   float* running_variance = floats(inputs, Inputs::kVariance);
@@ -347,22 +405,22 @@ MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensor
     const Vec centres = splat(centre);
     const Vec factors = splat(gamma[c] * used_inverse[c]);
     const Vec offsets = splat(beta[c]);
-    const Vec slopes = splat(kPrelu ? slope[c] : 1.f);
+    const Vec slopes = splat(kAct == kPrelu ? slope[c] : 1.f);
     for (int64_t n = 0; n < layout.batch; ++n) {
       const int64_t row = layout.row(n, c);
       for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
         const Vec value = (load_first(x + row + i, lanes) - centres) * factors + offsets;
-        store_first(y + row + i, kPrelu ? prelu(value, slopes) : value, lanes);
+        store_first(y + row + i, activate<kAct>(value, slopes), lanes);
       });
     }
   }
   return MX_SUCCESS;
 }
 
-template <bool kPrelu>
+template <Activation kAct>
 MXReturnValue norm_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
                             const OpResource&) {
-  using Inputs = NormInputs<kPrelu>;
+  using Inputs = NormInputs<kAct>;
   constexpr int kInputs = kNormOutputs;  // after the gradients of the outputs
   constexpr int kOutputs = kInputs + Inputs::kCount;
   const Layout layout(inputs->at(kInputs + Inputs::kX));
@@ -370,20 +428,20 @@ MXReturnValue norm_backward(const Attributes&, Tensors* inputs, Tensors* outputs
   const float* x = floats(inputs, kInputs + Inputs::kX);
   const float* gamma = floats(inputs, kInputs + Inputs::kGamma);
   const float* beta = floats(inputs, kInputs + Inputs::kBeta);
-  const float* slope = kPrelu ? floats(inputs, kInputs + Inputs::kSlope) : nullptr;
+  const float* slope = kAct == kPrelu ? floats(inputs, kInputs + Inputs::kSlope) : nullptr;
   const bool train = training(floats(inputs, kInputs + Inputs::kMode));
   const float* mean = floats(inputs, kOutputs + kUsedMean);
   const float* inverse = floats(inputs, kOutputs + kUsedInverse);
   float* dx = floats(outputs, Inputs::kX);
   float* dgamma = floats(outputs, Inputs::kGamma);
   float* dbeta = floats(outputs, Inputs::kBeta);
-  float* dslope = kPrelu ? floats(outputs, Inputs::kSlope) : nullptr;
+  float* dslope = kAct == kPrelu ? floats(outputs, Inputs::kSlope) : nullptr;
   const double count = static_cast<double>(layout.batch * layout.positions);
 #pragma omp parallel for schedule(static) if (layout.parallel())
   for (int64_t c = 0; c < layout.channels; ++c) {
     const float factor = gamma[c] * inverse[c];
     const Vec centres = splat(mean[c]), factors = splat(factor), offsets = splat(beta[c]);
-    const Vec slopes = splat(kPrelu ? slope[c] : 1.f);
+    const Vec slopes = splat(kAct == kPrelu ? slope[c] : 1.f);
     Sum dz_sum, dz_centred_sum, slope_sum;
     for_channel(
         layout, c,
@@ -391,10 +449,11 @@ MXReturnValue norm_backward(const Attributes&, Tensors* inputs, Tensors* outputs
           const Vec centred = load_first(x + i, lanes) - centres;
           const Vec gradient = load_first(dy + i, lanes);  // zero behind the row, as all below
           const Vec z = centred * factors + offsets;
-          const Vec dz = kPrelu ? prelu_gradient(z, gradient, slopes) : gradient;
+          const Vec dz = activation_gradient<kAct>(z, gradient, slopes);
           dz_sum.add(dz);
           dz_centred_sum.add(dz * centred);
-          if (kPrelu) slope_sum.add(negative_part(z) * gradient);
+          if (kAct == kPrelu) slope_sum.add(negative_part(z) * gradient);
+          if (kAct == kSwish) store_first(dx + i, dz, lanes);  // too dear to compute again below
         },
         [&] {
           dz_sum.end_stretch();
@@ -404,7 +463,7 @@ MXReturnValue norm_backward(const Attributes&, Tensors* inputs, Tensors* outputs
     const double dz_total = dz_sum.total(), dz_centred_total = dz_centred_sum.total();
     dgamma[c] = static_cast<float>(dz_centred_total * inverse[c]);
     dbeta[c] = static_cast<float>(dz_total);
-    if (kPrelu) dslope[c] = static_cast<float>(slope_sum.total());
+    if (kAct == kPrelu) dslope[c] = static_cast<float>(slope_sum.total());
     // The batch's mean and variance depend on x; the running ones do not.
     const Vec mean_term = splat(train ? dz_total / count : 0.0);
     const Vec variance_term =
@@ -413,9 +472,9 @@ MXReturnValue norm_backward(const Attributes&, Tensors* inputs, Tensors* outputs
       const int64_t row = layout.row(n, c);
       for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
         const Vec centred = load_first(x + row + i, lanes) - centres;
-        const Vec gradient = load_first(dy + row + i, lanes);
-        const Vec z = centred * factors + offsets;
-        const Vec dz = kPrelu ? prelu_gradient(z, gradient, slopes) : gradient;
+        const float* from = kAct == kSwish ? dx : dy;
+        Vec dz = load_first(from + row + i, lanes);
+        if (kAct == kPrelu) dz = prelu_gradient(centred * factors + offsets, dz, slopes);
         store_first(dx + row + i, factors * (dz - mean_term - centred * variance_term), lanes);
       });
     }
@@ -464,23 +523,39 @@ REGISTER_OP(vg_scale)
     .setInferType(float32_only)
     .setInferShape(scale_shape);
 
-REGISTER_OP(vg_bn)
-    .setForward(norm_forward<false>, "cpu")
-    .setBackward(norm_backward<false>, "cpu")
-    .setParseAttrs(norm_arity<false>)
+REGISTER_OP(vg_swish)
+    .setForward(swish_forward, "cpu")
+    .setBackward(swish_backward, "cpu")
+    .setParseAttrs(arity<1>)
     .setInferType(float32_only)
-    .setInferShape(norm_shape<false>)
+    .setInferShape(swish_shape);
+
+REGISTER_OP(vg_bn)
+    .setForward(norm_forward<kNone>, "cpu")
+    .setBackward(norm_backward<kNone>, "cpu")
+    .setParseAttrs(norm_arity<kNone>)
+    .setInferType(float32_only)
+    .setInferShape(norm_shape<kNone>)
     .setInferSType(dense_only)
-    .setMutateInputs(norm_auxiliary<false>);
+    .setMutateInputs(norm_auxiliary<kNone>);
 
 REGISTER_OP(vg_bn_prelu)
-    .setForward(norm_forward<true>, "cpu")
-    .setBackward(norm_backward<true>, "cpu")
-    .setParseAttrs(norm_arity<true>)
+    .setForward(norm_forward<kPrelu>, "cpu")
+    .setBackward(norm_backward<kPrelu>, "cpu")
+    .setParseAttrs(norm_arity<kPrelu>)
     .setInferType(float32_only)
-    .setInferShape(norm_shape<true>)
+    .setInferShape(norm_shape<kPrelu>)
     .setInferSType(dense_only)
-    .setMutateInputs(norm_auxiliary<true>);
+    .setMutateInputs(norm_auxiliary<kPrelu>);
+
+REGISTER_OP(vg_bn_swish)
+    .setForward(norm_forward<kSwish>, "cpu")
+    .setBackward(norm_backward<kSwish>, "cpu")
+    .setParseAttrs(norm_arity<kSwish>)
+    .setInferType(float32_only)
+    .setInferShape(norm_shape<kSwish>)
+    .setInferSType(dense_only)
+    .setMutateInputs(norm_auxiliary<kSwish>);
 
 }  // namespace vargfacenet
 

@@ -1,5 +1,8 @@
 """The convolutions against their definition, a float64 loop over the taps."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from vargfacenet.common.backend import mx
@@ -31,6 +34,23 @@ GROUPED = [
     (33, 16, 7, 7, 32, 2, 1),
     (2, 16, 57, 56, 16, 2, 2),
 ]
+
+# images, height, width, stride, (channels, kernel, padding) of each part: all kernels, blocks of
+# rows, columns and channels that are cut off, kernels larger than the picture
+DEPTHWISE = [
+    (1, 1, 1, 1, [(1, 3, 1)]),
+    (2, 2, 3, 2, [(5, 3, 1)]),
+    (3, 7, 7, 1, [(16, 3, 1), (13, 5, 2), (13, 7, 3), (13, 9, 4), (13, 11, 5)]),
+    (2, 14, 14, 2, [(20, 3, 1), (20, 5, 2), (17, 7, 3), (8, 9, 4), (7, 11, 5)]),
+    (2, 9, 12, 2, [(9, 5, 2), (3, 3, 1)]),
+    (5, 5, 7, 1, [(3, 11, 5)]),
+    (3, 7, 7, 1, [(40, 7, 0)]),
+    (2, 11, 8, 2, [(4, 7, 0), (4, 7, 0)]),
+    (2, 30, 29, 1, [(33, 5, 1)]),
+    (2, 56, 50, 2, [(8, 3, 0)]),
+]
+# images, height, width, (channels, filters) of each slice
+SLICES = [(1, 1, 1, [(1, 1), (2, 3)]), (3, 7, 9, [(8, 17), (7, 16)]), (2, 28, 28, [(40, 12)] * 3)]
 
 
 def taps(shape, weight_shape, groups, stride):
@@ -125,15 +145,145 @@ def test_grouped_is_its_definition(rng, case, bias):
     arrays = [x, weight] + ([draw(rng, filters)] if bias else [])
     if bias:
         expected += arrays[2].reshape(1, -1, 1, 1)
-    y, *gradients = run(
-        'vg_grouped', arrays, dy,
-        num_filter=filters, num_group=groups, stride=stride, no_bias=not bias,
-    )  # fmt: skip
+    options = {'num_filter': filters, 'num_group': groups, 'stride': stride, 'no_bias': not bias}
+    y, *gradients = run('vg_grouped', arrays, dy, **options)
     assert_close(y, expected)
     assert_close(gradients[0], dx)
     assert_close(gradients[1], dweight)
     if bias:
         assert_close(gradients[2], dy.sum((0, 2, 3)))
+
+
+def windows(x, kernel, padding, stride):
+    """Of every tap: its row, its column and what it reads of the padded input."""
+    height, width = (length + 2 * padding - kernel for length in x.shape[2:])
+    for i in range(kernel):
+        for j in range(kernel):
+            rows, columns = slice(i, i + height + 1, stride), slice(j, j + width + 1, stride)
+            yield i, j, np.s_[:, :, rows, columns]
+
+
+def depthwise(x, weight, padding, stride):
+    """(N, C, H, W), (C, 1, k, k) -> (N, C, Ho, Wo)."""
+    padded = np.pad(x, ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2))
+    return sum(
+        padded[window] * weight[:, :, i, j].reshape(1, -1, 1, 1)
+        for i, j, window in windows(x, weight.shape[2], padding, stride)
+    )
+
+
+def depthwise_gradients(x, weight, padding, stride, dy):
+    """Of sum(y * dy), by x and by the weights."""
+    padded = np.pad(x, ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2))
+    dpadded, dweight = np.zeros_like(padded), np.zeros_like(weight)
+    for i, j, window in windows(x, weight.shape[2], padding, stride):
+        dweight[:, 0, i, j] = np.sum(padded[window] * dy, (0, 2, 3))
+        dpadded[window] += dy * weight[:, :, i, j].reshape(1, -1, 1, 1)
+    inner = slice(padding, -padding or None)
+    return dpadded[:, :, inner, inner], dweight
+
+
+def cut(x, sizes):
+    """Slices of the channels."""
+    return np.split(x, np.cumsum(sizes)[:-1], axis=1)
+
+
+@pytest.mark.parametrize('case', DEPTHWISE)
+def test_depthwise_is_its_definition(rng, case):
+    n, h, w, stride, parts = case
+    channels, kernels, pads = zip(*parts)
+    x = draw(rng, n, sum(channels), h, w)
+    weights = [draw(rng, c, 1, kernel, kernel) for c, kernel in zip(channels, kernels)]
+    pieces = list(zip(cut(x, channels), weights, pads))
+    expected = np.concatenate([depthwise(*piece, stride) for piece in pieces], axis=1)
+    dy = draw(rng, *expected.shape)
+    y, dx, *dweights = run(
+        'vg_depthwise',
+        [x, *weights],
+        dy,
+        channels=channels,
+        kernel=kernels,
+        pad=pads,
+        stride=stride,
+    )
+    assert_close(y, expected)
+    found = zip(cut(dx, channels), dweights)
+    for piece, part_dy, gradients in zip(pieces, cut(dy, channels), found):
+        for actual, right in zip(gradients, depthwise_gradients(*piece, stride, part_dy)):
+            assert_close(actual, right)
+
+
+@pytest.mark.parametrize('case', SLICES)
+def test_pointwise_of_slices_is_its_definition(rng, case):
+    n, h, w, slices = case
+    channels, filters = zip(*slices)
+    x, dy = draw(rng, n, sum(channels), h, w), draw(rng, n, sum(filters), h, w)
+    weights = [draw(rng, out, c, 1, 1) for c, out in slices]
+    y, dx, *dweights = run(
+        'vg_mixed_pointwise', [x, *weights], dy, channels=channels, filters=filters
+    )
+    for i, piece in enumerate(zip(cut(x, channels), weights)):
+        assert_close(cut(y, filters)[i], convolve(*piece, 1, 1))
+        right = gradients_of(*piece, 1, 1, cut(dy, filters)[i])
+        assert_close(cut(dx, channels)[i], right[0])
+        assert_close(dweights[i], right[1])
+
+
+def test_depthwise_lets_not_a_number_spread_no_further_than_the_definition_says(rng):
+    x, weight = draw(rng, 3, 20, 7, 7), draw(rng, 20, 1, 3, 3)
+    x[1, 3, 2, 6] = np.nan
+    options = {'channels': (20,), 'kernel': (3,), 'pad': (1,), 'stride': 1}
+    y, dx, dweight = run('vg_depthwise', [x, weight], np.ones_like(x), **options)
+    expected = np.zeros(x.shape, bool)
+    expected[1, 3, 1:4, 5:7] = True
+    np.testing.assert_array_equal(np.isnan(y), expected)
+    assert np.isfinite(dx).all()
+    assert np.isfinite(np.delete(dweight, 3, axis=0)).all()
+
+
+DIGEST = """
+import hashlib, numpy as np
+from vargfacenet.common.engine import ops
+from vargfacenet.common.backend import mx
+assert ops.available()
+random = np.random.RandomState(3)
+arrays = [mx.nd.array(random.randn(*shape)) for shape in ((5, 60, 28, 28), (40, 1, 3, 3),
+                                                         (20, 1, 5, 5))]
+for array in arrays:
+    array.attach_grad()
+with mx.autograd.record():
+    y = mx.nd.vg_depthwise(*arrays, channels='(40, 20)', kernel='(3, 5)', pad='(1, 2)', stride='2')
+y.backward(y)
+bits = b''.join(array.asnumpy().tobytes() for array in [y, *[array.grad for array in arrays]])
+print(hashlib.sha256(bits).hexdigest())
+"""
+
+
+def test_depthwise_has_the_same_bits_with_any_number_of_threads(monkeypatch):
+    digests = set()
+    for threads in '13':
+        monkeypatch.setenv('OMP_NUM_THREADS', threads)
+        done = subprocess.run([sys.executable, '-c', DIGEST], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        digests.add(done.stdout)
+    assert len(digests) == 1
+
+
+WRONG_DEPTHWISE = {
+    'as many whole numbers': {'pad': '(1, 1)'},
+    'kernels of 3, 5, 7, 9 and 11': {'kernel': '(4,)'},
+    'larger than the picture': {'kernel': '(11,)', 'pad': '(0,)'},
+    'the parts have 5 channels, the input 4': {'channels': '(5,)'},
+}
+
+
+@pytest.mark.parametrize('message', WRONG_DEPTHWISE)
+def test_depthwise_names_what_it_cannot_do(message):
+    options = {'channels': '(4,)', 'kernel': '(3,)', 'pad': '(1,)', 'stride': '1'}
+    options.update(WRONG_DEPTHWISE[message])
+    weight = mx.sym.Variable('weight')
+    with pytest.raises(mx.MXNetError, match=message):
+        mx.sym.vg_depthwise(mx.sym.Variable('x'), weight, **options).infer_shape(x=(1, 4, 5, 5))
 
 
 @pytest.mark.parametrize('op', ['vg_pointwise', 'vg_grouped'])
@@ -152,10 +302,8 @@ def test_not_a_number_spreads_no_further_than_the_definition_says(rng):
     """Positions computed for nothing between rows and images must not leak."""
     x, weight = draw(rng, 3, 8, 7, 7), draw(rng, 8, 8, 3, 3)
     x[1, 3, 2, 6] = np.nan
-    y, _, _ = run(
-        'vg_grouped', [x, weight], np.ones_like(x),
-        num_filter=8, num_group=1, stride=1, no_bias=True,
-    )  # fmt: skip
+    options = {'num_filter': 8, 'num_group': 1, 'stride': 1, 'no_bias': True}
+    y, _, _ = run('vg_grouped', [x, weight], np.ones_like(x), **options)
     expected = np.zeros((3, 7, 7), bool)
     expected[1, 1:4, 5:7] = True
     np.testing.assert_array_equal(np.isnan(y).all(axis=1), expected)

@@ -71,6 +71,52 @@ def small_network():
     return mx.sym.Group([softmax, mx.sym.BlockGrad(x, name='embedding')]), shapes
 
 
+def swish(x, name):
+    gate = mx.sym.Activation(x, act_type='sigmoid', name=f'{name}_sigmoid')
+    return mx.sym.elemwise_mul(x, gate, name=name)
+
+
+def mixed(x, name, slices, kernels, stride=1, depthwise=False):
+    """A convolution for each slice, (channels, filters), of the channels; at stride 2 put together
+    by five axes."""
+    parts, begin = [], 0
+    for (channels, filters), kernel in zip(slices, kernels):
+        part = mx.sym.slice_axis(x, axis=1, begin=begin, end=begin + channels)
+        options = {'num_group': channels if depthwise else 1, 'no_bias': True}
+        name_of = f'{name}_conv{len(parts)}'
+        parts.append(
+            convolution(part, name_of, filters, kernel, stride=(stride, stride), **options)
+        )
+        begin += channels
+    if stride == 1:
+        return mx.sym.Concat(*parts, dim=1, name=f'{name}_concat')
+    parts = [mx.sym.expand_dims(part, axis=4) for part in parts]
+    return mx.sym.reshape(mx.sym.Concat(*parts, dim=1), shape=(0, 0, 0, -3), name=f'{name}_concat')
+
+
+def mixed_network():
+    """What MixFaceNets have beside that: mixed convolutions and Swish; outputs as small_network."""
+    x = prelu(norm(convolution(mx.sym.Variable('data'), 'stem'), 'stem_bn'), 'stem_act')
+    shortcut = convolution(x, 'depthwise', num_group=4, no_bias=True)
+    x = swish(norm(mixed(x, 'exp', [(2, 6), (2, 5)], [1, 1]), 'exp_bn'), 'exp_act')
+    x = mixed(x, 'dw', [(5, 5), (3, 3), (3, 3)], [3, 5, 7], depthwise=True)
+    x = swish(norm(x, 'dw_bn'), 'dw_act')
+    scale = mx.sym.Pooling(x, global_pool=True, kernel=(7, 7), pool_type='avg')
+    scale = swish(convolution(scale, 'se_conv1', 2, 1), 'se_act')
+    scale = mx.sym.Activation(convolution(scale, 'se_conv2', 11, 1), act_type='sigmoid')
+    x = mx.sym.broadcast_mul(x, scale)
+    x = norm(mixed(x, 'proj', [(6, 2), (5, 2)], [1, 1]), 'proj_bn') + shortcut
+    x = mixed(x, 'half', [(2, 2), (2, 2)], [3, 5], stride=2, depthwise=True)
+    x = norm(mx.sym.FullyConnected(x, num_hidden=6, name='dense'), 'slow')
+    logits = mx.sym.FullyConnected(x, num_hidden=3, name='fc7')
+    softmax = mx.sym.SoftmaxOutput(logits, mx.sym.Variable('softmax_label'), name='softmax')
+    shapes = {'data': (BATCH, 3, 5, 7), 'softmax_label': (BATCH,)}
+    return mx.sym.Group([softmax, mx.sym.BlockGrad(x, name='embedding')]), shapes
+
+
+NETWORKS = [small_network, mixed_network]
+
+
 def values_of(symbol, shapes, rng):
     """Random float64 values, exact in float32, of all arguments and auxiliary states."""
     arguments, _, auxiliary = symbol.infer_shape(**shapes)
@@ -103,15 +149,71 @@ def assert_close(actual, expected, tolerance):
     assert np.abs(actual - expected).max() <= limit, np.abs(actual - expected).max() / limit
 
 
-def loss_network():
-    """small_network with a smooth loss instead of its head."""
-    symbol, shapes = small_network()
+def loss_network(network=small_network):
+    """A network with a smooth loss instead of its head."""
+    symbol, shapes = network()
     embedding = symbol.get_internals()['slow_output']
     return mx.sym.MakeLoss(mx.sym.sum(mx.sym.sin(embedding))), {'data': shapes['data']}
 
 
 def operators(symbol):
     return Counter(node['op'] for node in json.loads(symbol.tojson())['nodes'])
+
+
+@needs_compiler
+def test_every_pattern_of_mixed_networks_is_replaced():
+    symbol, shapes = mixed_network()
+    fast = ops.accelerate(symbol, shapes)
+    assert fast.list_arguments() == symbol.list_arguments()
+    assert fast.list_outputs() == symbol.list_outputs()
+    counts = operators(fast)
+    assert counts['vg_depthwise'] == 3
+    assert counts['vg_mixed_pointwise'] == 2
+    assert (counts['vg_bn_swish'], counts['vg_swish']) == (2, 1)
+    assert (counts['vg_pointwise'], counts['vg_grouped']) == (2, 1)
+    stock = ('Convolution', 'Concat', 'slice_axis', 'elemwise_mul', 'BatchNorm', 'LeakyReLU')
+    assert not any(counts[op] for op in stock)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    'edges', [((0, 2), (1, 3)), ((0, 2), (3, 5)), ((2, 4), (0, 2)), ((0, 2), (2, 4))]
+)
+def test_slices_that_are_not_all_of_the_channels_stay_stock(rng, edges):
+    x = mx.sym.Variable('data')
+    parts = [
+        convolution(
+            mx.sym.slice_axis(x, axis=1, begin=begin, end=end),
+            f'conv{begin}',
+            2,
+            num_group=2,
+            no_bias=True,
+        )
+        for begin, end in edges
+    ]
+    symbol, shapes = mx.sym.Concat(*parts, dim=1), {'data': (2, 5, 4, 3)}
+    fast = ops.accelerate(symbol, shapes)
+    assert operators(fast)['slice_axis'] == 2
+    values = values_of(symbol, shapes, rng)
+    assert_close(forward(fast, values)[0], forward(symbol, values, dtype='float64')[0], 1e-5)
+
+
+@needs_compiler
+def test_a_gate_of_something_else_is_no_swish(rng):
+    """A gate that others read, one of another tensor, one that is no sigmoid, the gate first."""
+    x = mx.sym.Variable('data') * 2
+    read = mx.sym.Activation(x, act_type='sigmoid')
+    products = [
+        x * read + read,
+        mx.sym.elemwise_mul(x, mx.sym.Activation(x + 1, act_type='sigmoid')),
+        mx.sym.elemwise_mul(x, mx.sym.Activation(x, act_type='tanh')),
+    ]
+    symbol, shapes = mx.sym.Group(products), {'data': (2, 3, 4, 5)}
+    fast = ops.accelerate(symbol, shapes)
+    assert operators(fast)['vg_swish'] == 0
+    values = values_of(symbol, shapes, rng)
+    for actual, expected in zip(forward(fast, values), forward(symbol, values)):
+        np.testing.assert_array_equal(actual, expected)
 
 
 @needs_compiler
@@ -148,17 +250,19 @@ def test_names_shapes_and_attributes_stay(form):
     assert 'body1_act_output' in fast.get_internals().list_outputs() or fused
 
 
+@pytest.mark.parametrize('network', NETWORKS)
 @pytest.mark.parametrize('form', FORMS)
-def test_twice_is_once(form):
-    symbol, shapes = small_network()
+def test_twice_is_once(form, network):
+    symbol, shapes = network()
     fast = graph.rewrite(symbol, shapes, **form)
     assert graph.rewrite(fast, shapes, **form).tojson() == fast.tojson()
 
 
+@pytest.mark.parametrize('network', NETWORKS)
 @pytest.mark.parametrize('batch', [1, BATCH, 7])
 @pytest.mark.parametrize('form', FORMS)
-def test_outputs_are_those_of_the_official_network_at_any_batch_size(rng, form, batch):
-    symbol, shapes = small_network()
+def test_outputs_are_those_of_the_official_network_at_any_batch_size(rng, form, batch, network):
+    symbol, shapes = network()
     fast = graph.rewrite(symbol, shapes, **form)
     shapes = {name: (batch, *shape[1:]) for name, shape in shapes.items()}
     values = values_of(symbol, shapes, rng)
@@ -192,15 +296,16 @@ def one_ulp_changes(symbol, values, rng):
     return {name: np.stack([other[name] - start[name] for other in others]) for name in start}
 
 
+@pytest.mark.parametrize('network', NETWORKS)
 @pytest.mark.parametrize('form', FORMS)
-def test_gradients_are_finite_differences(rng, form):
+def test_gradients_are_finite_differences(rng, form, network):
     """Of every vector entry by entry, of larger arrays along a random direction.
 
     BatchNorm over three images makes them sensitive: moving the inputs by one float32 unit changes
     some by 1e-4 of their largest entry, with any instruction set. Hence the limit, which is twice
     the largest of four such changes, measured here.
     """
-    symbol, shapes = loss_network()
+    symbol, shapes = loss_network(network)
     values = values_of(symbol, shapes, rng)
     exact = bind(exact_prelu(symbol, flat=('dense_act', 'slow')), values, 'float64', 'write')
     composed = graph.rewrite(symbol, shapes, compiled=False)

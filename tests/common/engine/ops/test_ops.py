@@ -35,8 +35,13 @@ def batch_norm_prelu(x, gamma, beta, slope):
     return prelu(normalise(x, gamma, beta, x.mean(axes), x.var(axes)), slope)
 
 
+def swish(v):
+    return v / (1 + np.exp(-v))
+
+
 DEFINITIONS = {
     'vg_prelu': prelu,
+    'vg_swish': swish,
     'vg_add_prelu': lambda x, shortcut, slope: prelu(x + shortcut, slope),
     'vg_scale_add_prelu': lambda x, scale, shortcut, slope: prelu(x * scale + shortcut, slope),
     'vg_scale': lambda x, scale: x * scale,
@@ -44,6 +49,7 @@ DEFINITIONS = {
 }
 INPUTS = {
     'vg_prelu': ('x', 'slope'),
+    'vg_swish': ('x',),
     'vg_add_prelu': ('x', 'shortcut', 'slope'),
     'vg_scale_add_prelu': ('x', 'scale', 'shortcut', 'slope'),
     'vg_scale': ('x', 'scale'),
@@ -53,7 +59,7 @@ CASES = [
     (op, shape)
     for op in DEFINITIONS
     for shape in SHAPES
-    if len(shape) == 4 or op in ('vg_prelu', 'vg_add_prelu')
+    if len(shape) == 4 or op in ('vg_prelu', 'vg_add_prelu', 'vg_swish')
 ]
 
 
@@ -183,10 +189,8 @@ def run_norm(arrays, output_gradient, train):
     for array in learnt:
         array.attach_grad()
     with mx.autograd.record():
-        outputs = mx.nd.vg_bn_prelu(
-            *learnt, mode, mean, variance,
-            eps=EPSILON, momentum=MOMENTUM,
-        )  # fmt: skip
+        states = (mode, mean, variance)
+        outputs = mx.nd.vg_bn_prelu(*learnt, *states, eps=EPSILON, momentum=MOMENTUM)
     outputs[0].backward(mx.nd.array(output_gradient, dtype='float32'))
     gradients = [array.grad.asnumpy() for array in learnt]
     return outputs[0].asnumpy(), gradients, mean.asnumpy(), variance.asnumpy()
@@ -214,6 +218,44 @@ def test_norm_prelu_is_its_definition(rng, shape, train):
         assert_close(gradients[position], gradient(loss, arrays[position]))
 
 
+@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize('shape', [*NORM_SHAPES, (3, 2, 50, 61)])
+def test_norm_swish_is_norm_and_then_swish(rng, shape, train):
+    """`vg_bn_prelu` with slopes of 1 is a BatchNorm, tested above; it gets Swish's gradient."""
+    arrays = norm_arrays(rng, shape)
+    arrays[3] = np.ones(shape[1])
+    weights = rng.randn(*shape).astype(np.float32).astype(np.float64)
+    plain, *_ = run_norm(arrays, weights, train)
+    gate = 1 / (1 + np.exp(-plain.astype(np.float64)))
+    through = weights * gate * (1 + plain * (1 - gate))
+    _, gradients, *averages = run_norm(arrays, through, train)
+    x, gamma, beta, _, mean, variance = (mx.nd.array(a, dtype='float32') for a in arrays)
+    learnt = (x, gamma, beta)
+    for array in learnt:
+        array.attach_grad()
+    with mx.autograd.record():
+        states = (mx.nd.array([2.0 if train else 1.0]), mean, variance)
+        y = mx.nd.vg_bn_swish(*learnt, *states, eps=EPSILON, momentum=MOMENTUM)[0]
+    y.backward(mx.nd.array(weights, dtype='float32'))
+    assert_close(y.asnumpy(), swish(plain.astype(np.float64)), 1e-6)
+    for array, expected in zip(learnt, gradients):
+        assert_close(array.grad.asnumpy(), expected)
+    for array, expected in zip((mean, variance), averages):
+        np.testing.assert_array_equal(array.asnumpy(), expected)
+
+
+def test_swish_at_the_ends():
+    """No overflow far out, and not a number stays so."""
+    x = np.array([[-3e38, -100, -87.5, -20, 0, 20, 100, 3e38, np.inf, np.nan]], np.float32)
+    y, (dx,) = run('vg_swish', [x], np.ones_like(x))
+    np.testing.assert_allclose(y[0, 3:8], [-20 / (1 + np.exp(20)), 0, 20, 100, 3e38], rtol=1e-6)
+    assert np.abs(y[0, :3]).max() < 1e-30
+    np.testing.assert_allclose(dx[0, [0, 1, 4, 6, 7]], [0, 0, 0.5, 1, 1], atol=1e-7)
+    assert y[0, 8] == np.inf
+    assert np.isnan(y[0, 9])
+    assert np.isnan(dx[0, 9])
+
+
 def test_norm_prelu_survives_a_mean_far_from_zero(rng):
     """A mean 4,000 times the deviation: sums of squares in float32 would have no digit left."""
     arrays = norm_arrays(rng, (4, 3, 17, 19), offset=4000.0)
@@ -231,10 +273,9 @@ def test_norm_prelu_moves_the_running_averages_like_batch_norm(rng):
         _, gamma, beta, slope, mean, variance = stock
         gamma.attach_grad()
         with mx.autograd.record():
-            normalised = mx.nd.BatchNorm(
-                mx.nd.array(ours[0]), gamma, beta, mean, variance,
-                eps=EPSILON, momentum=MOMENTUM, fix_gamma=False,
-            )  # fmt: skip
+            arrays = (mx.nd.array(ours[0]), gamma, beta, mean, variance)
+            options = {'eps': EPSILON, 'momentum': MOMENTUM, 'fix_gamma': False}
+            normalised = mx.nd.BatchNorm(*arrays, **options)
             stock_y = mx.nd.LeakyReLU(normalised, slope, act_type='prelu')
         stock_y.backward()  # which is when the stock operator moves its averages
         assert_close(y, stock_y.asnumpy())
