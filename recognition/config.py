@@ -14,9 +14,8 @@ from typing import Any
 
 from ..common.backend import parse_devices
 from ..common.console import Parser
-from ..common.data.recordio import RecordFile
+from ..common.data.records import open_records
 from ..common.errors import InputError
-from ..common.files import input_file
 from ..common.options import (
     NOT_NEGATIVE,
     Rule,
@@ -98,7 +97,10 @@ class TrainConfig:
         group=WHAT,
         flag='--loss-option',
     )
-    data_dir: str = option('folder with train.rec, train.idx and property', group=DATA)
+    data_dir: str = option(
+        'folder with train.rec, its .idx and property, or of identity folders with crops',
+        group=DATA,
+    )
     val_targets: tuple[str, ...] = option(
         'comma-separated .bin names in the data folder, or paths; "" for none',
         metavar='NAMES',
@@ -162,7 +164,20 @@ class TrainConfig:
         choices=('full', 'blocks'),
     )
     teacher: str = option(
-        'frozen teacher', '', group=DISTILL, metavar='PREFIX,EPOCH', required=True
+        'frozen teacher: a checkpoint, an export folder, an .onnx file of anyone, or an .npz with '
+        'its embeddings',
+        '',
+        group=DISTILL,
+        metavar='PREFIX,EPOCH|FILE',
+        required=True,
+    )
+    teacher_input: str = option(
+        'what pixels become for a foreign .onnx teacher that does not tell, e.g. '
+        'mean=127.5,std=128,colour=bgr',
+        '',
+        group=DISTILL,
+        flag='--input',
+        metavar='KEY=VALUE,...',
     )
     # not quite without influence on the weights: a store rounds its embeddings to float16
     teacher_store: str = option(
@@ -451,9 +466,9 @@ def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
 
 def _data_size(values: dict[str, Any]) -> tuple[int, int]:
     """(classes, images) of the data set; InputError for one that cannot be trained on."""
-    path = input_file(Path(values['data_dir']) / 'train.rec', 'training data')
-    with contextlib.closing(RecordFile(path)) as record:
-        num_classes, num_images = record.num_classes, record.num_images
+    with contextlib.closing(open_records(values['data_dir'])) as records:
+        num_classes, num_images = records.num_classes, records.num_images
+        path = records.source
     expected = values.get('num_classes', num_classes)
     if expected != num_classes:
         raise InputError(
@@ -463,12 +478,13 @@ def _data_size(values: dict[str, Any]) -> tuple[int, int]:
     if values.get('classification', True):
         if num_classes < 2:
             raise InputError(
-                f'{path} holds one class, of which nothing can be learned; it takes at least two '
-                'people, a folder each for `vargfacenet make-rec`'
+                f'{path} holds {("no classes", "one class")[num_classes]}, of which a '
+                'classification loss learns nothing; it takes at least two people, a folder each '
+                '(distil with --no-classification to learn from pictures without names)'
             )
         if num_classes > num_images:
             raise InputError(
-                f'{values["data_dir"]}/property says {num_classes} classes, but train.rec holds '
+                f'{values["data_dir"]}/property says {num_classes} classes, but {path.name} holds '
                 f'{num_images} images; it is the property of another data set'
             )
     return num_classes, num_images
@@ -484,7 +500,7 @@ def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
     step_images = values['per_batch_size'] * devices
     if num_images < step_images:
         raise InputError(
-            f'{values["data_dir"]}/train.rec holds {num_images} images, fewer than one step of '
+            f'{values["data_dir"]} holds {num_images} images, fewer than one step of '
             f'{step_images}; choose a smaller --per-batch-size'
         )
     total = values.get('steps') or values['epochs'] * (num_images // step_images)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..common.backend import mx
 from ..common.data.image import decode_bgr
-from ..common.data.recordio import RecordFile
+from ..common.data.records import Records, open_records
 from ..common.errors import InputError
 from ..common.files import PathLike
 from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE, LABEL
@@ -94,7 +94,7 @@ def record_draws(seed: int, epoch: int, position: int) -> np.ndarray:
     return np.random.Generator(bits).random(1 + NUM_DRAWS)
 
 
-def decode_crop(records: RecordFile, position: int, encoded: bytes) -> np.ndarray:
+def decode_crop(records: Records, position: int, encoded: bytes) -> np.ndarray:
     """uint8 (112, 112, 3) BGR of a record; InputError naming it for anything else."""
     try:
         bgr = decode_bgr(encoded)
@@ -131,7 +131,7 @@ class _Pending:
 class _Decoder:
     """What the threads run. It knows nothing of the iterator, so that this can be collected."""
 
-    records: RecordFile
+    records: Records
     seed: int
     augmentation: Augmentation
 
@@ -170,7 +170,7 @@ class FaceRecordIter(mx.io.DataIter):
 
     Parameters
     ----------
-    path_rec : PREFIX.rec, with .idx and `property` beside it
+    data : what `open_records` opens: a `.rec`, its folder, or a folder of identity folders
     batch_size : records per batch of this part
     shuffle : a name in SHUFFLES; a new order in every epoch, but for 'none'
     num_parts, part_index : how many workers share an epoch, and which one this is
@@ -185,13 +185,13 @@ class FaceRecordIter(mx.io.DataIter):
 
     Raises
     ------
-    InputError for a bad file (see `RecordFile`), options out of range, or fewer records than one
+    InputError for a bad file (see `open_records`), options out of range, or fewer records than one
     batch of all parts.
     """
 
     def __init__(
         self,
-        path_rec: PathLike,
+        data: PathLike,
         batch_size: int,
         *,
         shuffle: str = 'full',
@@ -211,13 +211,13 @@ class FaceRecordIter(mx.io.DataIter):
             )
         if not 0 <= part_index < num_parts:
             raise InputError(f'part {part_index} of {num_parts}: parts count from 0')
-        records = RecordFile(path_rec)
+        records = open_records(data)
         self.num_images = len(records)
         self.num_classes = records.num_classes
         self.batches_per_epoch = batches_in_epoch(self.num_images, batch_size, num_parts)
         if not self.batches_per_epoch:
             raise InputError(
-                f'{records.paths.rec}: {self.num_images} images are fewer than one batch of '
+                f'{records.source}: {self.num_images} images are fewer than one batch of '
                 f'{batch_size} on {num_parts} worker(s); lower the batch size'
             )
         self._order_options = (shuffle, num_parts, part_index, batch_size)
@@ -268,7 +268,7 @@ class FaceRecordIter(mx.io.DataIter):
         """
         if epoch < 0 or not 0 <= batch <= self.batches_per_epoch:
             raise InputError(
-                f'no batch {batch} in epoch {epoch}: {self._decoder.records.paths.rec} has '
+                f'no batch {batch} in epoch {epoch}: {self._decoder.records.source} has '
                 f'{self.batches_per_epoch} batches of {self.batch_size} per epoch here'
             )
         self._drop_pending()

@@ -8,22 +8,24 @@ import argparse
 import logging
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import Any, Optional, Union
 
 from ..common import console
 from ..common.backend import parse_devices
 from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
-from ..common.engine.network import Network
+from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
 from ..eval.verification import VerificationResult, verify
 from ..symbol import get_symbol
+from .augmentations import AUGMENTATIONS
 from .config import DATA, DISTILL, RUN, WATCH, WHAT, TrainConfig, add_arguments, configure, settings
 from .graph import embedding_size
 from .hooks import load_targets
 from .results import print_results
 from .synthetic import make_if_missing
-from .teacher import EmbeddingSource, FrozenTeacher, StoredTeacher, Teacher, open_teacher
+from .teacher import EmbeddingSource, StoredTeacher, Teacher, check_sizes, open_teacher
+from .teacher_file import SUFFIX, TeacherFile
 from .teaching import choose_store
 from .trainer import TrainResult, create_kvstore, first_state, train
 
@@ -39,11 +41,10 @@ def generation_config(config: TrainConfig, number: int, before: str) -> TrainCon
     return replace(config, name=f'{config.name}-gen{number}', pretrained=before)
 
 
-def verify_network(network: Network, targets: dict, devices: list) -> dict[str, VerificationResult]:
+def verify_model(
+    embedder: Union[Embedder, OpenModel], targets: dict
+) -> dict[str, VerificationResult]:
     """10-fold verification on every loaded target."""
-    if not targets:
-        return {}
-    embedder = Embedder(network, devices)
     return {name: verify(embedder, *target)[0] for name, target in targets.items()}
 
 
@@ -63,32 +64,44 @@ def read_config(args: argparse.Namespace) -> tuple[TrainConfig, str, int]:
 
 
 def open_source(
-    config: TrainConfig, teacher: Teacher, wanted: str, generations: int
-) -> tuple[TrainConfig, EmbeddingSource]:
-    """What all generations learn from, and the configuration that names it."""
+    config: TrainConfig, wanted: str, generations: int
+) -> tuple[TrainConfig, EmbeddingSource, Optional[Teacher]]:
+    """The configuration with the store's name, what all generations learn from, and the teacher
+    if it is more than a file of embeddings."""
+    student_size = embedding_size(get_symbol(config.network, **config.network_options))
+    if config.teacher.endswith(SUFFIX):
+        if not AUGMENTATIONS.get(config.augment).storable:
+            raise InputError(
+                f'--teacher {config.teacher} with --augment {config.augment}: a file has the '
+                'embeddings of an image and its mirror image only; use --augment mirror'
+            )
+        rows = TeacherFile(config.teacher, config.data_dir)
+        check_sizes(config.teacher, rows.embedding_size, student_size)
+        return config, StoredTeacher(rows), None
+    teacher = open_teacher(config.teacher, config.teacher_input)
+    teacher.check_student(student_size)
     images = config.total_steps * config.global_batch_size * generations
     store = choose_store(teacher, config.data_dir, config.augment, wanted, images)
     if store:
-        return replace(config, teacher_store=str(store.path)), StoredTeacher(store)
+        return replace(config, teacher_store=str(store.path)), StoredTeacher(store), teacher
     devices = parse_devices(config.devices)
-    batch_size = config.per_batch_size * len(devices)
-    return config, FrozenTeacher(teacher.network, devices, batch_size)
+    return config, teacher.live(devices, config.per_batch_size * len(devices)), teacher
 
 
 def run(args: argparse.Namespace) -> dict:
     config, wanted, generations = read_config(args)
     kvstore = create_kvstore(config.kvstore)
-    student = get_symbol(config.network, **config.network_options)
-    teacher = open_teacher(config.teacher)
-    teacher.check_student(embedding_size(student))
     targets, devices = load_targets(config), parse_devices(config.devices)
     # what is wrong with the run's folder should not show after hours of teaching
     first_state(generation_config(config, 1, config.pretrained), args.resume, args.overwrite)
-    config, source = open_source(config, teacher, wanted, generations)
-    rows = {'teacher': verify_network(teacher.network, targets, devices)}
+    config, source, teacher = open_source(config, wanted, generations)
+    rows = {}
+    if teacher:
+        rows['teacher'] = verify_model(teacher.embedder(devices), targets)
     scratch = vars(args).get('scratch')
     if scratch:
-        rows['scratch'] = verify_network(checkpoint.load_embedding(scratch), targets, devices)
+        network = checkpoint.load_embedding(scratch)
+        rows['scratch'] = verify_model(Embedder(network, devices), targets)
     models: dict[str, str] = {}
     before = config.pretrained
     for number in range(1, generations + 1):

@@ -19,8 +19,20 @@ log = logging.getLogger(__name__)
 
 
 def build_parser(parser: console.Parser) -> None:
-    parser.add_argument('--data-dir', required=True, help='folder with train.rec')
-    parser.add_argument('--teacher', required=True, metavar='PREFIX,EPOCH', help='frozen teacher')
+    parser.add_argument('--data-dir', required=True, help='folder with train.rec, or of people')
+    parser.add_argument(
+        '--teacher',
+        required=True,
+        metavar='PREFIX,EPOCH|FILE',
+        help='frozen teacher: a checkpoint, an export folder or an .onnx file of anyone',
+    )
+    parser.add_argument(
+        '--input',
+        default='',
+        metavar='KEY=VALUE,...',
+        help='what pixels become for a foreign .onnx file that does not tell, e.g. '
+        'mean=127.5,std=128,colour=bgr',
+    )
     parser.add_argument('--batch-size', type=int, default=32, help='images per forward pass')
 
 
@@ -28,7 +40,7 @@ def run(args: argparse.Namespace) -> dict:
     if args.batch_size < 1:
         raise InputError(f'--batch-size {args.batch_size}: must be at least 1')
     started = time.monotonic()
-    teacher = open_teacher(args.teacher)
+    teacher = open_teacher(args.teacher, args.input)
     store = teach(teacher, teacher.header(args.data_dir), args.batch_size)
     seconds = time.monotonic() - started
     header, size = store.header, os.path.getsize(store.path)

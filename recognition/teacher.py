@@ -3,17 +3,26 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Union
+
+import numpy as np
 
 from ..common.backend import mx
-from ..common.data.recordio import RecordFile
+from ..common.data.records import open_records
 from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
 from ..common.engine.network import Network
+from ..common.engine.open_model import OpenModel, open_model
 from ..common.errors import InputError
-from .graph import embedding_size
-from .teacher_store import Header, TeacherStore, data_hash, teacher_hash
+from ..common.files import PathLike
+from .teacher_store import Header, teacher_hash
+
+
+class Rows(Protocol):
+    """Embeddings of the pictures of one data set, such as a `TeacherStore`."""
+
+    def read(self, positions: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+        """(N, D) float32 of pictures, or of their mirror images where `mirrored`."""
 
 
 class EmbeddingSource(Protocol):
@@ -48,50 +57,97 @@ class FrozenTeacher:
         return self._embedder.params()
 
 
-class StoredTeacher:
-    """The teacher's embeddings out of a store, in place of the teacher."""
+class EngineTeacher:
+    """A model that an engine other than the student's runs, such as a foreign ONNX file."""
 
-    def __init__(self, store: TeacherStore):
-        self._store = store
+    def __init__(self, model: OpenModel):
+        self._model = model
 
     def of_batch(self, batch: 'mx.io.DataBatch') -> 'mx.nd.NDArray':
-        """Embeddings (N, D) of a batch of `FaceRecordIter`, of unit length."""
-        return mx.nd.array(self._store.read(batch.index, batch.mirrored))
+        """Embeddings (N, D) of a batch of `FaceRecordIter`, whose values are whole numbers."""
+        images = batch.data[0].astype(np.uint8).asnumpy().transpose(0, 2, 3, 1)
+        return mx.nd.array(self._model.embed(images))
+
+
+class StoredTeacher:
+    """The teacher's embeddings out of a store or a file, in place of the teacher."""
+
+    def __init__(self, rows: Rows):
+        self._rows = rows
+
+    def of_batch(self, batch: 'mx.io.DataBatch') -> 'mx.nd.NDArray':
+        """Embeddings (N, D) of a batch of `FaceRecordIter`."""
+        return mx.nd.array(self._rows.read(batch.index, batch.mirrored))
 
 
 @dataclass(frozen=True)
 class Teacher:
     """A teacher whose files were read and hashed; made by `open_teacher`."""
 
-    name: str  # 'PREFIX,EPOCH' as the user gave it
-    network: Network
-    digest: str  # of network and weights
+    name: str  # what it was opened by
+    model: Union[Network, OpenModel]
+    digest: str  # of network, weights and preprocessing
     embedding_size: int
 
-    def header(self, data_dir: str) -> Header:
+    def header(self, data_dir: PathLike) -> Header:
         """What a store of this teacher and a data set must say; reads samples of all the data."""
-        with contextlib.closing(RecordFile(Path(data_dir) / 'train.rec')) as records:
+        with contextlib.closing(open_records(data_dir)) as records:
             return Header(
                 teacher=self.name,
                 teacher_hash=self.digest,
-                data=str(records.paths.rec),
-                data_hash=data_hash(records.paths),
+                data=str(records.source),
+                data_hash=records.digest(),
                 records=len(records),
                 embedding_size=self.embedding_size,
                 engine='',
             )
 
+    def live(self, devices: Sequence['mx.Context'], batch_size: int) -> EmbeddingSource:
+        """The teacher itself as the source of embeddings; in MXNet as the student, if it can."""
+        if isinstance(self.model, Network):
+            return FrozenTeacher(self.model, devices, batch_size)
+        return EngineTeacher(self.model)
+
+    def embedder(self, devices: Sequence['mx.Context']) -> Union[Embedder, OpenModel]:
+        """What embeds pictures: uint8 (N, 112, 112, 3) RGB -> float32 (N, D)."""
+        return Embedder(self.model, devices) if isinstance(self.model, Network) else self.model
+
     def check_student(self, student_size: int) -> None:
         """Raise InputError unless the student has embeddings of the teacher's size."""
-        if self.embedding_size != student_size:
-            raise InputError(
-                f'teacher {self.name} has embeddings of {self.embedding_size} values, the student '
-                f'of {student_size}; distillation needs equal sizes '
-                f'(--network-option emb_size={self.embedding_size})'
-            )
+        check_sizes(self.name, self.embedding_size, student_size)
 
 
-def open_teacher(model: str) -> Teacher:
-    """The teacher 'PREFIX,EPOCH'; InputError for a bad checkpoint."""
-    network = checkpoint.load_embedding(model)
-    return Teacher(model, network, teacher_hash(network), embedding_size(network.symbol))
+def check_sizes(teacher: str, teacher_size: int, student_size: int) -> None:
+    """Raise InputError, with what to do, unless both have embeddings of one size."""
+    if teacher_size != student_size:
+        raise InputError(
+            f'teacher {teacher} has embeddings of {teacher_size} values, the student of '
+            f'{student_size}; distillation needs equal sizes '
+            f'(--network-option emb_size={teacher_size})'
+        )
+
+
+def open_teacher(model: str, preprocessing: str = '') -> Teacher:
+    """Open a teacher.
+
+    Parameters
+    ----------
+    model : a checkpoint PREFIX,EPOCH, the folder of an export, or an .onnx file, ours or another's
+    preprocessing : of a foreign .onnx file, see `open_model`
+
+    Raises
+    ------
+    InputError for a bad model, and as `open_model`.
+    """
+    opened = _open(model, preprocessing)
+    name = f'{model} --input {preprocessing}' if preprocessing else model
+    if isinstance(opened, Network):
+        return Teacher(name, opened, teacher_hash(opened), opened.embedding_size)
+    return Teacher(name, opened, opened.fingerprint, opened.embedding_size)
+
+
+def _open(model: str, preprocessing: str) -> Union[Network, OpenModel]:
+    is_file = model.endswith('.onnx') or ',' not in model
+    if is_file or preprocessing:
+        return open_model(model, preprocessing=preprocessing)
+    return checkpoint.load_embedding(model)

@@ -24,7 +24,6 @@ from typing import Callable
 import numpy as np
 
 from ..common.console import ProgressBar
-from ..common.data.recordio import RecordPaths
 from ..common.engine.network import Network
 from ..common.errors import InputError, RunError
 from ..common.files import PathLike, input_file
@@ -35,7 +34,6 @@ log = logging.getLogger(__name__)
 HEADER_BYTES = 4096
 KIND = 'vargfacenet teacher store'
 PREPROCESSING = 'RGB 0..255 112x112, image and mirror image, unit length, version 1'
-_SAMPLES, _SAMPLE_BYTES = 1024, 4096
 _VIEWS = 2  # a record and its mirror image
 
 
@@ -81,27 +79,11 @@ def teacher_hash(network: Network) -> str:
     return content.hexdigest()
 
 
-def data_hash(paths: RecordPaths) -> str:
-    """Hash of a record file: its whole index, `property`, its size, and 1,024 samples of it.
-
-    Reading a data set of 40 GB for a hash would take minutes. A data set that was made anew has
-    another index; samples spread over the file find one whose index alone was kept.
-    """
-    content = hashlib.sha256(paths.idx.read_bytes())
-    content.update(paths.property.read_bytes())
-    size = paths.rec.stat().st_size
-    content.update(str(size).encode())
-    with open(paths.rec, 'rb') as handle:
-        for start in np.linspace(0, max(0, size - _SAMPLE_BYTES), _SAMPLES).astype(int):
-            handle.seek(int(start))
-            content.update(handle.read(_SAMPLE_BYTES))
-    return content.hexdigest()
-
-
 def store_path(header: Header) -> Path:
     """Where the store of a teacher and a data set lies, or would lie."""
-    data = Path(header.data)
-    return data.with_name(f'{data.stem}.teacher-{header.key}.f16')
+    data, name = Path(header.data), f'.teacher-{header.key}.f16'
+    # inside a folder of crops, beside a record file
+    return data / f'train{name}' if data.is_dir() else data.with_name(data.stem + name)
 
 
 def read_header(path: PathLike) -> Header:

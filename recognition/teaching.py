@@ -12,8 +12,9 @@ from typing import Optional
 import numpy as np
 
 from ..common import console
-from ..common.data.recordio import RecordFile
+from ..common.data.records import Records, open_records
 from ..common.engine.engines import fastest
+from ..common.engine.network import Network
 from ..common.errors import InputError
 from ..common.parallel import ordered_map
 from .augmentations import AUGMENTATIONS
@@ -26,13 +27,13 @@ log = logging.getLogger(__name__)
 BLOCK = 256  # images between two points where a killed run goes on
 
 
-def _crop(records: RecordFile, position: int) -> np.ndarray:
+def _crop(records: Records, position: int) -> np.ndarray:
     """uint8 (112, 112, 3) RGB; InputError naming the record."""
     _, encoded = records.read(position)
     return decode_crop(records, position, encoded)[:, :, ::-1]
 
 
-def _blocks(records: RecordFile, first: int) -> Iterator[np.ndarray]:
+def _blocks(records: Records, first: int) -> Iterator[np.ndarray]:
     """All crops from record `first` on, BLOCK at a time, decoded ahead on all CPUs."""
     crops = ordered_map(functools.partial(_crop, records), range(first, len(records)))
     with contextlib.closing(crops):
@@ -52,12 +53,15 @@ def teach(teacher: Teacher, header: Header, batch_size: int = 32) -> TeacherStor
     InputError for a data set that cannot be read, and for a store there that is cut off.
     RunError for an image whose embedding has no direction.
     """
-    with contextlib.closing(RecordFile(header.data)) as records:
+    with contextlib.closing(open_records(header.data)) as records:
         path = store_path(header)
         if path.is_file():
             log.info('%s is there already', path)
             return TeacherStore(path, header)
-        engine = fastest(teacher.network, batch_size=batch_size)
+        if isinstance(teacher.model, Network):
+            engine = fastest(teacher.model, batch_size=batch_size)
+        else:
+            engine = teacher.model.engine
         build(
             path,
             replace(header, engine=engine.name),

@@ -43,7 +43,8 @@ from .run_state import (
     remove_checkpoint,
 )
 from .schedules import learning_rate
-from .teacher import EmbeddingSource, FrozenTeacher, StoredTeacher, open_teacher
+from .teacher import EmbeddingSource, StoredTeacher, check_sizes, open_teacher
+from .teacher_file import SUFFIX, TeacherFile
 from .teacher_store import TeacherStore
 
 log = logging.getLogger(__name__)
@@ -217,11 +218,15 @@ def _open_source(config: TrainConfig, size: int, devices: list) -> Optional[Embe
     """What gives the embeddings to distil from; None without a teacher."""
     if not config.teacher:
         return None
-    teacher = open_teacher(config.teacher)
+    if config.teacher.endswith(SUFFIX):
+        rows = TeacherFile(config.teacher, config.data_dir)
+        check_sizes(config.teacher, rows.embedding_size, size)
+        return StoredTeacher(rows)
+    teacher = open_teacher(config.teacher, config.teacher_input)
     teacher.check_student(size)
     if config.teacher_store:
         return StoredTeacher(TeacherStore(config.teacher_store, teacher.header(config.data_dir)))
-    return FrozenTeacher(teacher.network, devices, config.per_batch_size * len(devices))
+    return teacher.live(devices, config.per_batch_size * len(devices))
 
 
 def _prepare(
@@ -237,7 +242,7 @@ def _prepare(
     teacher = teacher or _open_source(config, embedding_size(embedding), devices)
     module = training_module(embedding, config, devices)
     data = FaceRecordIter(
-        Path(config.data_dir) / 'train.rec',
+        config.data_dir,
         batch_size,
         shuffle=config.shuffle,
         seed=config.seed,

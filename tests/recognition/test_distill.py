@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import pytest
 from vargfacenet.common.backend import mx
+from vargfacenet.common.data import recordio
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.data.recordio import RecordFile
 from vargfacenet.common.engine import checkpoint
@@ -100,7 +101,7 @@ def test_total_loss_is_classification_plus_alpha_times_distillation(
 
 def test_the_teacher_stays_bit_identical(teacher):
     """Its running statistics and weights after use are those of the file."""
-    frozen = FrozenTeacher(open_teacher(teacher).network, [mx.cpu()], 8)
+    frozen = FrozenTeacher(open_teacher(teacher).model, [mx.cpu()], 8)
     images = mx.nd.random.uniform(0, 255, (8, 3, 112, 112))
     first = frozen(images).asnumpy()
     for _ in range(3):
@@ -163,7 +164,7 @@ def test_teacher_and_data_are_read_once(options, teacher, run_command, monkeypat
         monkeypatch.setattr(module, name, counted)
 
     counting(checkpoint, 'load_params')
-    counting(teachers, 'data_hash')
+    counting(recordio.RecordFile, 'digest')
     counting(teachers, 'teacher_hash')
     prefix, epoch = teacher.rsplit(',', 1)
     loads = 'load_params', str(checkpoint.params_path(prefix, int(epoch)))
@@ -173,4 +174,4 @@ def test_teacher_and_data_are_read_once(options, teacher, run_command, monkeypat
             'distill', *options, '--teacher', teacher, '--target', 'pairs', '--frequent', 1, *extra
         )
         assert code == 0 and result['teacher_store']
-        assert (counts[loads], counts['data_hash', ''], counts['teacher_hash', '']) == (1, 1, 1)
+        assert (counts[loads], counts['digest', ''], counts['teacher_hash', '']) == (1, 1, 1)
