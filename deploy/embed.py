@@ -3,8 +3,9 @@
 Aligned crops of 112x112 are taken as they are; in all other pictures the largest face, or with
 `--which all` every face, is found and aligned first. Decoding and detecting go on in threads while
 the network runs. The .npz holds a row a face: `embeddings` float32 (N, D) of unit length, `paths`
-(N,), `labels` (N,), the name of the picture's folder, `boxes` (N, 4) and `scores` (N,); pictures
-without a face are left out and listed in the JSON result.
+(N,), `labels` (N,), the name of the picture's folder, `boxes` (N, 4), `scores` (N,) and
+`input`, what pixels became before the model; pictures without a face are left out and listed in the
+JSON result.
 """
 
 import argparse
@@ -212,7 +213,7 @@ def run(args: argparse.Namespace) -> dict:
     embedder = embedder_from(args)
     with tempfile.TemporaryFile(dir=args.out.parent) as rows:
         tally, rate = _embed_all(args, paths, embedder, rows)
-        columns = tally.columns()
+        columns = {**tally.columns(), 'input': np.array(embedder.preprocessing)}
         write_features(args.out, rows, embedder.embedding_size, columns)
     if tally.several and args.which == 'largest':
         log.warning(

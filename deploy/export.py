@@ -43,9 +43,14 @@ log = logging.getLogger(__name__)
 ONNX_PACKAGES = ('onnx', 'onnxruntime', 'openvino')
 CHECKPOINT = ('model-symbol.json', 'model-0000.params')
 FILES = (
-    *CHECKPOINT, 'model-folded-symbol.json', 'model-folded-0000.params', 'model.onnx',
-    'model.fp16.onnx', 'model.int8.onnx', RECORD,
-)  # fmt: skip
+    *CHECKPOINT,
+    'model-folded-symbol.json',
+    'model-folded-0000.params',
+    'model.onnx',
+    'model.fp16.onnx',
+    'model.int8.onnx',
+    RECORD,
+)
 MAX_ACCURACY_LOSS = 0.005 + 1e-9  # of int8; more is worth a warning, rounding is not
 _PROBES = max(parity.BATCHES)
 
@@ -60,17 +65,20 @@ def build_parser(parser: console.Parser) -> None:
         '--calibrate-images', type=int, default=256, metavar='N', help='how many of them to use'
     )
     parser.add_argument(
-        '--pairs', metavar='BIN',
+        '--pairs',
+        metavar='BIN',
         help='verification .bin: measure the accuracy of each ONNX file and store thresholds for '
         'decisions in export.json',
-    )  # fmt: skip
+    )
     parser.add_argument(
         '--fp16', action='store_true', help='write model.fp16.onnx as well, for GPUs and phones'
     )
     parser.add_argument(
-        '--input-type', choices=('float32', 'uint8'), default='float32',
+        '--input-type',
+        choices=('float32', 'uint8'),
+        default='float32',
         help='what the ONNX files take; the values are 0..255 either way',
-    )  # fmt: skip
+    )
     parser.add_argument(
         '--l2-normalize', action='store_true', help='ONNX embeddings have unit length'
     )
@@ -156,16 +164,20 @@ class _Export:
         if not self.verification[0]['thresholds']:
             log.warning(
                 'no thresholds are stored: %d different pairs tell no false-accept rate, not even '
-                '%g', np.count_nonzero(~issame), max(FARS),
-            )  # fmt: skip
+                '%g',
+                np.count_nonzero(~issame),
+                max(FARS),
+            )
         by_kind = {(row['file'], row['engine']): row['accuracy'] for row in self.verification}
         for (name, engine), accuracy in by_kind.items():
             loss = by_kind['model.onnx', engine] - accuracy
             if loss > MAX_ACCURACY_LOSS:
                 log.warning(
                     '%s loses %.2f points of accuracy in %s; calibrate on more or other faces',
-                    name, 100 * loss, engine,
-                )  # fmt: skip
+                    name,
+                    100 * loss,
+                    engine,
+                )
 
     def _verified(self, name: str, engine: str) -> dict:
         """A row of the record: one file in one engine."""
@@ -277,14 +289,16 @@ def _show(args: argparse.Namespace, record: dict) -> None:
     rows = []
     for name, file in record['files'].items():
         checks = [row for row in record['parity'] if row['file'] == name]
-        rows.append((
-            name,
-            f'{file["bytes"] / 1e6:.2f}',
-            ', '.join(row['engine'] for row in checks),
-            f'{max(row["difference"] for row in checks):.1e}' if checks else '',
-            f'{min(row["min_cosine"] for row in checks):.6f}' if checks else '',
-            f'{min(row["mean_cosine"] for row in checks):.6f}' if checks else '',
-        ))  # fmt: skip
+        rows.append(
+            (
+                name,
+                f'{file["bytes"] / 1e6:.2f}',
+                ', '.join(row['engine'] for row in checks),
+                f'{max(row["difference"] for row in checks):.1e}' if checks else '',
+                f'{min(row["min_cosine"] for row in checks):.6f}' if checks else '',
+                f'{min(row["mean_cosine"] for row in checks):.6f}' if checks else '',
+            )
+        )
     console.table(
         f'{args.model} -> {args.out}: {record["params"]:,} parameters, '
         f'{record["flops"] / 1e6:.1f} MFLOPs; against MXNet at batch 1, 7 and 32',
@@ -297,10 +311,16 @@ def _show(args: argparse.Namespace, record: dict) -> None:
             f'{record["verification"][0]["pairs"]} pairs of {args.pairs}, 10 folds; thresholds for '
             f'the false-accept rates that they can tell',
             ('file', 'engine', 'accuracy', *(f'cosine at FAR {far}' for far in fars)),
-            [(row['file'], row['engine'], f'{row["accuracy"]:.5f} +- {row["accuracy_std"]:.5f}',
-              *(f'{row["thresholds"][far]:.4f}' for far in fars))
-             for row in record['verification']],
-        )  # fmt: skip
+            [
+                (
+                    row['file'],
+                    row['engine'],
+                    f'{row["accuracy"]:.5f} +- {row["accuracy_std"]:.5f}',
+                    *(f'{row["thresholds"][far]:.4f}' for far in fars),
+                )
+                for row in record['verification']
+            ],
+        )
 
 
 def run(args: argparse.Namespace) -> dict:

@@ -174,11 +174,7 @@ def override(contract: Contract, text: str) -> Contract:
 def _shape(value) -> list[Optional[int]]:
     """Lengths of a graph's input or output, None where they are open."""
     lengths = value.type.tensor_type.shape.dim
-    return [
-        length.dim_value if length.WhichOneof('value') == 'dim_value' and length.dim_value > 0
-        else None
-        for length in lengths
-    ]  # fmt: skip
+    return [length.dim_value if length.dim_value > 0 else None for length in lengths]
 
 
 def _dtype(value) -> str:
