@@ -17,6 +17,7 @@ COMMANDS = {
     'train': ('recognition.train', 'train a network from scratch or go on with a checkpoint'),
     'teach': ('recognition.teach', "a data set's embeddings by the teacher, once for all students"),
     'distill': ('recognition.distill', 'train a student from a frozen teacher over generations'),
+    'convert': ('symbol.convert', 'PyTorch .pth files to checkpoints, and back'),
     'export': (
         'deploy.export',
         'checkpoint -> slim symbol and parameters, ONNX, int8; each file checked',

@@ -5,10 +5,11 @@ one knows the opcodes that plain data need, calls only the functions it is given
 before it has seen the bytes that fill it.
 """
 
+import contextlib
 import mmap
 import pickletools
-from collections.abc import Mapping
-from typing import Any, Callable
+from collections.abc import Iterator, Mapping
+from typing import Any, Callable, Optional
 
 from .errors import InputError
 from .files import PathLike
@@ -65,13 +66,15 @@ class Budget:
 
 
 Functions = Mapping[tuple[str, str], Callable[..., Any]]
+Persistent = Optional[Callable[[Any], Any]]
 
 
 class _Machine:
     """The stack and the memo of a pickle, one method a kind of opcode."""
 
-    def __init__(self, functions: Functions, refusal: str):
+    def __init__(self, functions: Functions, refusal: str, persistent: Persistent = None):
         self._functions, self._refusal = functions, refusal
+        self._persistent = persistent
         self.stack: list = []
         self._memo: dict[int, Any] = {}
 
@@ -183,6 +186,12 @@ class _Machine:
             raise InputError('calls something that is no function')
         self.stack.append(self._functions[function.key](*arguments))
 
+    def op_binpersid(self, _argument: None) -> None:
+        identifier = self._pop()
+        if self._persistent is None:
+            raise InputError('refers to something outside of its pickle')
+        self.stack.append(self._persistent(identifier))
+
     def op_build(self, _argument: None) -> None:
         state = self._pop()
         (target,) = self._last(1)
@@ -237,13 +246,33 @@ def unpickle(path: PathLike, functions: Callable[[Budget], Functions], refusal: 
     ------
     InputError for anything else, and for a file that is cut off or damaged.
     """
+    with damage_reported(path), open(path, 'rb') as handle, mapped(handle) as content:
+        return read_pickle(content, functions(Budget(_COPIES * len(content))), refusal)
+
+
+def read_pickle(
+    content: Any, functions: Functions, refusal: str, persistent: Persistent = None
+) -> Any:
+    """`unpickle` of a pickle that begins at the position of `content`, which is then behind it.
+
+    Parameters
+    ----------
+    content : an open file in memory, `mapped` or BytesIO
+    functions, refusal : as for `unpickle`
+    persistent : given an identifier, what it stands for outside of the pickle
+    """
+    machine = _Machine(functions, refusal, persistent)
+    for opcode, argument, _ in pickletools.genops(content):
+        machine.step(opcode.name, argument)
+    (value,) = machine.stack
+    return value
+
+
+@contextlib.contextmanager
+def damage_reported(path: PathLike) -> Iterator[None]:
+    """What a damaged pickle at `path` fails with, as InputError with the path."""
     try:
-        with open(path, 'rb') as handle, _mapped(handle) as content:
-            machine = _Machine(functions(Budget(_COPIES * len(content))), refusal)
-            for opcode, argument, _ in pickletools.genops(content):
-                machine.step(opcode.name, argument)
-            (value,) = machine.stack
-            return value
+        yield
     except InputError as error:
         raise InputError(f'{path}: {error}') from None
     except (ValueError, TypeError, AttributeError, LookupError) as error:
@@ -254,6 +283,6 @@ def unpickle(path: PathLike, functions: Callable[[Budget], Functions], refusal: 
         ) from None
 
 
-def _mapped(handle: Any) -> mmap.mmap:
+def mapped(handle: Any) -> mmap.mmap:
     """The file's bytes; unlike a file it takes no memory for more bytes than it has."""
     return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)

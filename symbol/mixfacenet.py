@@ -226,6 +226,7 @@ TORCH = TorchLayout(
         'emb_size': ('feautre_layer.pw_conv.conv.weight', 1),
         'gdw_size': ('tail.conv.weight', 1),
     },
+    pointwise=('pre_fc1_weight',),
 )
 _RULES = {'shuffle': FLAG, 'gdw_size': integer(1, 65536)}
 _SIZES = {

@@ -3,12 +3,14 @@
 r100_se is the paper's teacher; `width` makes small teachers for tests and laptops.
 """
 
+import re
 from dataclasses import dataclass
 from functools import partial
 
 from ..common.backend import mx
 from . import blocks
 from .options import NETWORKS, Family, LayerOptions
+from .torch_layout import TorchLayout
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,46 @@ def resnet(options: ResNetOptions, units: tuple[int, ...]) -> mx.sym.Symbol:
     return blocks.embedding(data, options.emb_size, options.bn_eps, options, fix_gamma=True)
 
 
+# layer here -> module in arcface_torch's iresnet files
+_TORCH_MODULES = (
+    (r'conv0', r'conv1'),
+    (r'bn0', r'bn1'),
+    (r'relu0', r'prelu'),
+    (r'stage(\d)_unit(\d+)_(bn\d|conv\d)', r'layer\1.{unit}.\3'),
+    (r'stage(\d)_unit(\d+)_relu1', r'layer\1.{unit}.prelu'),
+    (r'stage(\d)_unit(\d+)_conv1sc', r'layer\1.{unit}.downsample.0'),
+    (r'stage(\d)_unit(\d+)_sc', r'layer\1.{unit}.downsample.1'),
+    (r'bn1', r'bn2'),
+    (r'pre_fc1', r'fc'),
+    (r'fc1', r'features'),
+)
+
+
+def _torch_module(layer: str) -> str:
+    """stage2_unit1_conv1 -> layer2.0.conv1"""
+    for pattern, module in _TORCH_MODULES:
+        match = re.fullmatch(pattern, layer)
+        if match:
+            unit = int(match.group(2)) - 1 if match.lastindex else 0
+            return match.expand(module).format(unit=unit)
+    return layer
+
+
+TORCH = TorchLayout(
+    module=_torch_module,
+    options={'bn_eps': 1e-5},
+    sizes={'emb_size': ('fc.weight', 1)},
+    input_scale=1 / 127.5,
+    bn_eps=1e-5,
+)
+
 for _name, _units in UNITS.items():
     for _suffix, _use_se in {'': False, '_se': True}.items():
         NETWORKS.register(_name + _suffix)(
-            Family(partial(resnet, units=_units), ResNetOptions(use_se=_use_se))
+            Family(
+                partial(resnet, units=_units),
+                ResNetOptions(use_se=_use_se),
+                # iresnet has no SE
+                torch=TorchLayout() if _use_se else TORCH,
+            )
         )

@@ -30,6 +30,7 @@ class TorchLayout:
     input_scale : what it multiplies (pixel - 127.5) with; None where both do the same
     bn_eps : what it adds to every variance; None where both do the same
     absent : name of a parameter that it does not have -> the value that changes nothing
+    pointwise : parameters of a fully connected layer here that are a 1x1 convolution there
     """
 
     module: Callable[[str], str] = str
@@ -38,8 +39,13 @@ class TorchLayout:
     input_scale: Optional[float] = None
     bn_eps: Optional[float] = None
     absent: Mapping[str, float] = field(default_factory=dict)
+    pointwise: tuple[str, ...] = ()
 
     def key(self, name: str) -> str:
         """Key in a state_dict of the parameter `name`, e.g. `conv0_weight` -> `conv1.weight`."""
         kind = next(kind for kind in KINDS if name.endswith(f'_{kind}'))
         return f'{self.module(name[: -len(kind) - 1])}.{KINDS[kind]}'
+
+    def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape there of the parameter `name`, which has `shape` here."""
+        return (*shape, 1, 1) if name in self.pointwise else tuple(shape)
