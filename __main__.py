@@ -38,9 +38,10 @@ COMMANDS = {
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command; returns its exit code. Without a command, lists them."""
+    from . import __version__
     from .common.console import dispatch
 
-    return dispatch('vargfacenet', COMMANDS, __package__, argv)
+    return dispatch('vargfacenet', COMMANDS, __package__, argv, __version__)
 
 
 if __name__ == '__main__':

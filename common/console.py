@@ -252,6 +252,7 @@ def dispatch(
     commands: Mapping[str, tuple[str, str]],
     package: str,
     argv: Optional[Sequence[str]] = None,
+    version: str = '',
 ) -> int:
     """Hand `argv` over to the command it starts with; without one, list them all.
 
@@ -260,10 +261,12 @@ def dispatch(
     prog : what the user typed before the command
     commands : command -> (module relative to `package`, what it does); the module's main(argv)
         returns the exit code. Only the module of the chosen command is imported.
+    version : what `--version` prints; without one there is no such option
 
     Returns
     -------
-    the command's exit code, 2 for an unknown or missing one
+    the command's exit code, 2 for an unknown or missing one. What was asked for, the list of
+    `--help` and the version, goes to stdout.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in commands:
@@ -271,7 +274,10 @@ def dispatch(
     if not argv or argv[0] in ('-h', '--help'):
         lines = [f'  {name:<10} {text}' for name, (_, text) in commands.items()]
         usage = f'usage: {prog} COMMAND [options]   ({prog} COMMAND --help)'
-        sys.stderr.write('\n'.join([usage, '', *lines]) + '\n')
+        (sys.stdout if argv else sys.stderr).write('\n'.join([usage, '', *lines]) + '\n')
         return 0 if argv else 2
+    if version and argv[0] == '--version':
+        sys.stdout.write(f'{prog} {version}\n')
+        return 0
     sys.stderr.write(f'{prog}: {unknown_name("command", argv[0], commands)}\n')
     return 2

@@ -110,7 +110,7 @@ def tpr_at_fpr(
     block: int = BLOCK,
     capacity: int = CAPACITY,
 ) -> Optional[TprResult]:
-    """TPR at given FPRs, 1:1 among distractors (the LFR challenge's measure).
+    """TPR at given FPRs, 1:1 among distractors: the LFR challenge's measure.
 
     Positives are all pairs of probes of one identity. Negatives are all probes x distractors and,
     with `probe_pairs`, the probe pairs of different identities. For an FPR f of N negatives, the
@@ -150,25 +150,29 @@ def tpr_at_fpr(
     across, within = count_negatives(labels, len(distractors), distractor_labels, probe_pairs)
     negatives = across + within
     counts = accepted_counts(fprs, negatives)
-    keep = negatives if negatives <= FULL_ROC_SCORES else int(counts.max()) + 1
-    keep = min(keep, negatives)
+    keep = negatives if negatives <= FULL_ROC_SCORES else min(int(counts.max()) + 1, negatives)
 
     probes = as_float32(probes)
     searcher = Searcher(choose_kernel(kernel), capacity)
     search = NegativeSearch(probes, labels, distractors, distractor_labels, searcher, Highest(keep))
-    block = min(block, capacity // ROW_STEP)
-    units = work_units(len(probes), len(distractors), probe_pairs, block)[world.rank :: world.size]
-    rate = _run_units(search, units, resume, progress)
-    highest = Highest(keep)
-    for part in world.gather(search.highest.values):
-        highest.add(part)
+    units = work_units(len(probes), len(distractors), probe_pairs, min(block, capacity // ROW_STEP))
+    rate = _run_units(search, units[world.rank :: world.size], resume, progress)
+    descending = _gathered(world, search.highest.values, keep)
     if not world.is_first:
         return None
-    descending = np.sort(highest.values)[::-1]
-    assert len(descending) == keep, (len(descending), keep)
     genuine = np.sort(exact_scores(probes, probes, i, j))
     sampled = _sample(search, across, within) if keep < negatives else descending[:0]
     return _result(fprs, counts, genuine, descending, sampled, negatives, searcher.kernel, rate)
+
+
+def _gathered(world: World, values: np.ndarray, keep: int) -> np.ndarray:
+    """The `keep` highest scores of all processes, descending."""
+    highest = Highest(keep)
+    for part in world.gather(values):
+        highest.add(part)
+    descending = np.sort(highest.values)[::-1]
+    assert len(descending) == keep or not world.is_first, (len(descending), keep)
+    return descending
 
 
 def _result(

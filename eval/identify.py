@@ -174,10 +174,17 @@ def _verify_pairs(
     resume = _resume_file(arguments, parts, fprs, world)
     with console.progress(negatives // world.size, 'identify', 'pairs') as bar:
         result = tpr_at_fpr(
-            probes, labels, distractors, fprs, distractor_labels=distractor_labels,
-            probe_pairs=probe_pairs, kernel=arguments.kernel, resume=resume, world=world,
+            probes,
+            labels,
+            distractors,
+            fprs,
+            distractor_labels=distractor_labels,
+            probe_pairs=probe_pairs,
+            kernel=arguments.kernel,
+            resume=resume,
+            world=world,
             progress=bar,
-        )  # fmt: skip
+        )
     if resume:
         resume.remove()
     return result
@@ -218,8 +225,16 @@ def _megaface(
     probes, labels = _rows(parts['probes'])
     distractors, _ = _rows(parts['distractors'])
     with console.progress(len(probes) * max(sizes), 'ranks', 'pairs') as bar:
-        return rank_rates(probes, labels, distractors, sizes, arguments.ranks,
-                          kernel=arguments.kernel, world=world, progress=bar)  # fmt: skip
+        return rank_rates(
+            probes,
+            labels,
+            distractors,
+            sizes,
+            arguments.ranks,
+            kernel=arguments.kernel,
+            world=world,
+            progress=bar,
+        )
 
 
 def _rank_entry(ranks: RankResult) -> dict:
@@ -249,9 +264,16 @@ def _open_set(
         gallery_labels = gallery_labels.astype(str)
     with console.progress(len(probes) * len(gallery), 'open set', 'pairs') as bar:
         result = open_set(
-            gallery, gallery_labels, probes, labels, arguments.fpir or FPIRS, arguments.ranks,
-            kernel=arguments.kernel, world=world, progress=bar,
-        )  # fmt: skip
+            gallery,
+            gallery_labels,
+            probes,
+            labels,
+            arguments.fpir or FPIRS,
+            arguments.ranks,
+            kernel=arguments.kernel,
+            world=world,
+            progress=bar,
+        )
     if not world.is_first:
         return None
     console.table(
@@ -277,12 +299,19 @@ def build_parser(parser: console.Parser) -> None:
         ('distractors', 'embeddings of people who are not among them'),
         ('gallery', 'embeddings of enrolled people, for protocol open-set'),
     ):
-        parser.add_argument(f'--{name}', type=Path, metavar='FILE', required=name == 'probes',
-                            help=f'{text}; with --model, an image list')  # fmt: skip
         parser.add_argument(
-            f'--{name.rstrip("s")}-labels', type=Path, metavar='FILE',
+            f'--{name}',
+            type=Path,
+            metavar='FILE',
+            required=name == 'probes',
+            help=f'{text}; with --model, an image list',
+        )
+        parser.add_argument(
+            f'--{name.rstrip("s")}-labels',
+            type=Path,
+            metavar='FILE',
             help='identities, .npy or one a line; default: those of the .npz',
-        )  # fmt: skip
+        )
     parser.add_argument('--protocol', choices=PROTOCOLS, default='lfr', help='what to measure')
     parser.add_argument('--fpr', type=float, nargs='+', help='FPRs; default: all that are known')
     parser.add_argument('--fpir', type=float, nargs='+', help='FPIRs of open-set (0.01 0.1)')

@@ -207,7 +207,7 @@ def search_pooled(
     Raises
     ------
     InputError for a probe whose subject is in the gallery not once.
-    """  # fmt: skip
+    """
     mates = gallery_subjects[None] == probe_subjects[:, None]
     if (mates.sum(axis=1) != 1).any():
         subject = probe_subjects[mates.sum(axis=1) != 1][0]
@@ -245,7 +245,7 @@ def search_open_set(
     The threshold of an FPIR f is element max(int(n f) - 1, 0), from 0, of the n non-mated probes'
     highest scores in descending order. TPIR is the share of mated probes whose mate scores above
     every other gallery template and above the threshold. Arguments as in `search_pooled`.
-    """  # fmt: skip
+    """
     mated = np.isin(probe_subjects, gallery_subjects)
     if mated.all() or not mated.any():
         raise InputError('an open-set search needs probes of the gallery and of nobody in it')
@@ -313,10 +313,15 @@ def _print(title: str, verification: dict, search: Optional[dict]) -> None:
     console.table(f'{title}: 1:1', columns, rows)
     if search:
         rows = [
-            (label, *(f'{100 * value:.2f}' for value in
-                      (*search[f'{key}_rank'].values(), *search[f'{key}_tpir'].values())))
+            (
+                label,
+                *(
+                    f'{100 * value:.2f}'
+                    for value in (*search[f'{key}_rank'].values(), *search[f'{key}_tpir'].values())
+                ),
+            )
             for label, key in (('galleries pooled', 'pooled'), ('open set', 'open_set'))
-        ]  # fmt: skip
+        ]
         columns = ('', *(f'rank-{rank} %' for rank in RANKS), *(f'TPIR % @ {f:g}' for f in FPIRS))
         console.table(f'{title}: 1:N, N1D1F1', columns, rows)
 
@@ -327,10 +332,13 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--images', type=Path, metavar='DIR', help="the set's loose_crop folder")
     add_options(parser, required=False)
     parser.add_argument(
-        '--features', required=True, type=Path, metavar='FILE',
+        '--features',
+        required=True,
+        type=Path,
+        metavar='FILE',
         help='embeddings [g | g of the mirror image], a feature file; written with --model, '
         'read without',
-    )  # fmt: skip
+    )
     parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
 
 

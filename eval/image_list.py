@@ -119,5 +119,8 @@ def report_missing(names: Sequence[str], total: int, what: str = 'images') -> No
         listed = ', '.join(names[:_NAMED]) + (' ...' if len(names) > _NAMED else '')
         log.warning(
             '%d of %d %s are missing or no pictures; their rows stay zero: %s',
-            len(names), total, what, listed,
-        )  # fmt: skip
+            len(names),
+            total,
+            what,
+            listed,
+        )

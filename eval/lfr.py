@@ -79,10 +79,13 @@ def run(arguments: argparse.Namespace) -> dict:
     if not rule['within_budget']:
         log.warning(
             '%s: %.4g FLOPs and %.1f MB are more than the %s track allows (%.4g FLOPs%s)',
-            arguments.model, rule['flops'], rule['megabytes'], arguments.budget,
+            arguments.model,
+            rule['flops'],
+            rule['megabytes'],
+            arguments.budget,
             rule['flops_limit'],
             '' if rule['megabytes_limit'] is None else f', {rule["megabytes_limit"]:g} MB',
-        )  # fmt: skip
+        )
     expected = IMAGE_ROWS if arguments.track == 'image' else VIDEO_ROWS
     if len(names) != expected:
         log.info("%d rows; the challenge's own list has %d", len(names), expected)

@@ -137,7 +137,7 @@ def clean(
     """Write the cleaned tree; returns how many images of each set were noisy.
 
     Raises InputError, before anything is written, for a feature file that is missing.
-    """  # fmt: skip
+    """
     for kind, names in lists.items():
         gone = [n for n in names if not feature_path(source, kind, n, algo).is_file()]
         if gone:

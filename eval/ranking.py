@@ -117,7 +117,7 @@ def nearest_scores(
             step = min(2 * step, block, capacity // ROW_STEP)
         parts = [part.reshape(-1, k) for part in world.gather(nearest.scores.reshape(-1))]
         snapshots.append(-np.sort(-np.concatenate(parts, axis=1), axis=1)[:, :k])
-    return np.stack(snapshots)  # fmt: skip
+    return np.stack(snapshots)
 
 
 def _search_nearest(

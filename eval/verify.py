@@ -51,15 +51,26 @@ def verify_target(embedder: OpenModel, name: str, path: Path, folds: int) -> Ver
         seconds = time.monotonic() - started
     log.info(
         '%s: accuracy %.5f +- %.5f, VAL %.5f +- %.5f @ FAR %.5f, XNorm %.3f',
-        name, result.accuracy, result.accuracy_std, result.val, result.val_std, result.far, xnorm,
-    )  # fmt: skip
+        name,
+        result.accuracy,
+        result.accuracy_std,
+        result.val,
+        result.val_std,
+        result.far,
+        xnorm,
+    )
     return Verified(result, xnorm, 2 * len(images) / seconds, images)
 
 
 def entry(verified: Verified) -> dict:
-    """A target's part of the JSON result."""
+    """A target's part of the JSON result.
+
+    `threshold` is the protocol's, a squared distance d of unit vectors, below which a pair is
+    accepted; `threshold_cosine` is the same as a cosine, 1 - d / 2, above which it is.
+    """
     return {
         **verified.result.summary(),
+        'threshold_cosine': 1 - verified.result.threshold / 2,
         'fold_accuracies': verified.result.fold_accuracies,
         'xnorm': verified.xnorm,
         'images_per_second': verified.rate,
@@ -111,6 +122,7 @@ def _row(name: str, target: dict) -> tuple:
         '{val:.5f} +- {val_std:.5f} @ {far:.5f}'.format(**target),
         f'{target["xnorm"]:.3f}',
         f'{target["threshold"]:.3f}',
+        f'{target["threshold_cosine"]:.3f}',
         f'{target["images_per_second"]:.1f}',
     )
 
@@ -129,9 +141,11 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--folds', type=int, default=10, help='folds of the pairs')
     parser.add_argument('--save', metavar='NPZ', help='results for vargfacenet report')
     parser.add_argument(
-        '--pair-list', type=Path, metavar='FILE',
+        '--pair-list',
+        type=Path,
+        metavar='FILE',
         help='LFW pair list that the one target was made of: who is in the pairs, for --save',
-    )  # fmt: skip
+    )
     parser.add_argument('--plot', metavar='FILE', help='write ROC curves (.png, .pdf or .svg)')
 
 
@@ -157,7 +171,16 @@ def run(arguments: argparse.Namespace) -> dict:
             saved.update({f'{name}/{key}': value for key, value in arrays.items()})
     console.table(
         f'{arguments.model}: verification, {arguments.folds} folds',
-        ('target', 'pairs', 'accuracy', 'VAL @ FAR', 'XNorm', 'threshold', 'images/s'),
+        (
+            'target',
+            'pairs',
+            'accuracy',
+            'VAL @ FAR',
+            'XNorm',
+            'distance² <',
+            'cosine >',
+            'images/s',
+        ),
         [_row(name, target) for name, target in entries.items()],
     )
     if arguments.plot:

@@ -23,7 +23,7 @@ from ...common.history import HISTORY, read_history
 from ..rates import roc_points
 from ..results import IDENTIFICATION, Results, load_results
 from . import figures
-from .page import FigureItem, PairsItem, Section, TableItem, page, write_files
+from .page import FigureItem, Item, PairsItem, Section, TableItem, page, write_files
 from .statistics import (
     REPLICATES,
     Interval,
@@ -149,12 +149,8 @@ def _option_text(value) -> str:
     return '–' if value in ('', None) else str(value)
 
 
-def training_section(runs: Sequence[Run]) -> Optional[Section]:
-    """What was trained on what, and the curves."""
-    runs = [run for run in runs if run.history or run.config]
-    if not runs:
-        return None
-    section = Section('Training', 'What was trained on what, and how it went.')
+def _training_table(runs: Sequence[Run]) -> TableItem:
+    """What was trained on what, and how it ended; a column a run."""
     rows = [
         (title, *(_option_text(run.config.get(key)) for run in runs))
         for key, title in _SHOWN_CONFIG
@@ -164,22 +160,36 @@ def training_section(runs: Sequence[Run]) -> Optional[Section]:
     for key, title in (('loss', 'last loss'), ('images_per_second', 'images/s at the end')):
         rows.append((title, *(f'{row[key]:.3g}' if key in row else '–' for row in last)))
     rows.append(('time', *(console.duration(run.seconds) if run.seconds else '–' for run in runs)))
-    columns = ('', *(run.name for run in runs))
-    section.items.append(TableItem('training', 'Runs', columns, rows))
-    histories = {run.name: run.history for run in runs}
+    return TableItem('training', 'Runs', ('', *(run.name for run in runs)), rows)
+
+
+def _history_figures(histories: Mapping[str, list[dict]]) -> list[FigureItem]:
+    """A figure for whatever was logged: loss, rate, accuracies."""
     logged = {name for rows in histories.values() for row in rows for name in row}
-    targets = sorted(name for name in logged if name.endswith('_accuracy'))
-    for title, names, percent in (
-        ('Loss', ['loss'], False),
-        ('Learning rate', ['learning_rate'], False),
-        ('Training accuracy', ['accuracy'], True),
-        *((f'Accuracy on {name[: -len("_accuracy")]}', [name], True) for name in targets),
+    suffix = '_accuracy'
+    targets = sorted(name for name in logged if name.endswith(suffix))
+    items = []
+    for title, name, percent in (
+        ('Loss', 'loss', False),
+        ('Learning rate', 'learning_rate', False),
+        ('Training accuracy', 'accuracy', True),
+        *((f'Accuracy on {name[: -len(suffix)]}', name, True) for name in targets),
     ):
-        figure = figures.history_curves(title, histories, names, percent)
+        figure = figures.history_curves(title, histories, [name], percent)
         if figure is not None:
-            section.items.append(
-                FigureItem(_slug('training', title), figure, f'{title} over training steps')
-            )
+            caption = f'{title} over training steps'
+            items.append(FigureItem(_slug('training', title), figure, caption))
+    return items
+
+
+def training_section(runs: Sequence[Run]) -> Optional[Section]:
+    """What was trained on what, and the curves."""
+    runs = [run for run in runs if run.history or run.config]
+    if not runs:
+        return None
+    section = Section('Training', 'What was trained on what, and how it went.')
+    section.items.append(_training_table(runs))
+    section.items += _history_figures({run.name: run.history for run in runs})
     return section
 
 
@@ -188,9 +198,9 @@ def _statistics(target: Mapping) -> Callable[[np.ndarray], np.ndarray]:
     distances, issame = target['distances'], target['issame']
     correct = held_out_correct(distances, issame, target['fold_thresholds']).astype(float)
     rates = [RateAtFar(distances, issame, far) for far in FARS]
-    return lambda weights: np.array([
-        weighted_mean(correct, weights), *(rate(weights) for rate in rates)
-    ])  # fmt: skip
+    return lambda weights: np.array(
+        [weighted_mean(correct, weights), *(rate(weights) for rate in rates)]
+    )
 
 
 def _measurable(target: Mapping) -> list[float]:
@@ -204,11 +214,9 @@ def summary_table(name: str, targets: Mapping[str, Mapping]) -> TableItem:
     for run, target in targets.items():
         accuracy, *tars = bootstrap(_statistics(target), target['identities'], target['issame'])
         measured = [_percent(tar) for far, tar in zip(FARS, tars) if far in fars]
-        folds = target['fold_accuracies']
-        rows.append(
-            (run, _percent(accuracy), f'{100 * folds.mean():.2f} ± {100 * folds.std():.2f}',
-             *measured)
-        )  # fmt: skip
+        folds = 100 * target['fold_accuracies']
+        spread = f'{folds.mean():.2f} ± {folds.std():.2f}'
+        rows.append((run, _percent(accuracy), spread, *measured))
     first = next(iter(targets.values()))
     people = f'{len(np.unique(first["identities"])):,} identities'
     if not first['identities_named']:
@@ -248,24 +256,35 @@ def comparison_table(name: str, targets: Mapping[str, Mapping]) -> Optional[Tabl
         accuracy, *tars = bootstrap(difference, first['identities'], first['issame'])
         test = mcnemar(right, correct[0])
         measured = [_percent(tar, True) for far, tar in zip(FARS, tars) if far in fars]
-        rows.append(
-            (run, _percent(accuracy, True), *measured, test.only_first, test.only_second,
-             f'{test.p_value:.2g}')
-        )  # fmt: skip
+        mcnemars = (test.only_first, test.only_second, f'{test.p_value:.2g}')
+        rows.append((run, _percent(accuracy, True), *measured, *mcnemars))
+    rates = (f'TAR @ FAR {far:g}' for far in fars)
+    tests = ('only it is right', f'only {first_name} is', 'McNemar p')
     return TableItem(
         _slug(name, 'differences'),
         f'Differences to {first_name}, percentage points',
-        ('run', 'accuracy', *(f'TAR @ FAR {far:g}' for far in fars), 'only it is right',
-         f'only {first_name} is', 'McNemar p'),
+        ('run', 'accuracy', *rates, *tests),
         rows,
         'Both models see the same drawn identities in every replicate. McNemar: exact, two-sided, '
         'on the pairs that one of the two decides rightly.',
-    )  # fmt: skip
+    )
 
 
 def _curve(target: Mapping) -> tuple[np.ndarray, np.ndarray, None]:
     roc = roc_points(-target['distances'], target['issame'])
     return roc.fpr, roc.tpr, None
+
+
+def _curve_items(name: str, curves: Mapping[str, tuple]) -> list[FigureItem]:
+    """ROC and DET of all runs."""
+    return [
+        FigureItem(
+            _slug(name, title),
+            figures.roc_curve(f'{title} of {name}', curves, det),
+            f'{title} curves of {name}',
+        )
+        for title, det in (('ROC', False), ('DET', True))
+    ]
 
 
 def _histogram(name: str, run: str, target: Mapping) -> FigureItem:
@@ -299,20 +318,15 @@ def verification_section(name: str, targets: Mapping[str, Mapping]) -> Section:
     first = next(iter(targets.values()))
     same = int(first['issame'].sum())
     section = Section(
-        f'Verification: {name}', f'{same:,} genuine and {len(first["issame"]) - same:,} impostor '
-        f'pairs, 10-fold protocol.'
-    )  # fmt: skip
-    section.text = section.text.replace('10-fold', f'{len(first["fold_accuracies"])}-fold')
+        f'Verification: {name}',
+        f'{same:,} genuine and {len(first["issame"]) - same:,} impostor pairs, '
+        f'{len(first["fold_accuracies"])}-fold protocol.',
+    )
     section.items.append(summary_table(name, targets))
-    if len(targets) > 1:
-        comparison = comparison_table(name, targets)
-        if comparison:
-            section.items.append(comparison)
-    curves = {run: _curve(target) for run, target in targets.items()}
-    for det in (False, True):
-        title = 'DET' if det else 'ROC'
-        figure = figures.roc_curve(title, curves, det)
-        section.items.append(FigureItem(_slug(name, title), figure, f'{title} curves on {name}'))
+    comparison = comparison_table(name, targets)
+    if comparison:
+        section.items.append(comparison)
+    section.items += _curve_items(name, {run: _curve(target) for run, target in targets.items()})
     folds = {run: target['fold_accuracies'] for run, target in targets.items()}
     figure = figures.fold_accuracies('Accuracy by fold', folds)
     section.items.append(FigureItem(_slug(name, 'folds'), figure, f'Fold accuracies on {name}'))
@@ -320,6 +334,78 @@ def verification_section(name: str, targets: Mapping[str, Mapping]) -> Section:
     for run, target in targets.items():
         section.items += _hardest(run, target, 12 if len(targets) <= 2 else 6)
     return section
+
+
+def _tpr_table(pairs: Mapping[str, Results]) -> TableItem:
+    """TPR at every FPR that a run was measured at."""
+    counts = ('probes', 'distractors')
+    measured = {run: item.about['pairs'] for run, item in pairs.items()}
+    fprs = sorted({fpr for result in measured.values() for fpr in result['tpr']}, key=float)
+    rows = [
+        (
+            run,
+            *(f'{item.about[count]:,}' for count in counts),
+            f'{measured[run]["negatives"]:,}',
+            *(_percent_or_dash(measured[run]['tpr'].get(fpr)) for fpr in fprs),
+        )
+        for run, item in pairs.items()
+    ]
+    columns = ('run', *counts, 'negative pairs', *(f'@ {float(fpr):g}' for fpr in fprs))
+    return TableItem('identification', 'TPR at FPR, %', columns, rows)
+
+
+def _percent_or_dash(rate: Optional[float]) -> str:
+    return '–' if rate is None else f'{100 * rate:.2f}'
+
+
+def _pair_items(found: Mapping[str, Results]) -> list[Item]:
+    """TPR at FPR as a table and as curves."""
+    pairs = {run: item for run, item in found.items() if 'pairs' in item.about}
+    if not pairs:
+        return []
+    curves = {
+        run: tuple(item.arrays[f'curve_{key}'] for key in ('fpr', 'tpr', 'exact'))
+        for run, item in pairs.items()
+    }
+    return [_tpr_table(pairs), *_curve_items('Identification', curves)]
+
+
+def _rank_items(found: Mapping[str, Results]) -> list[Item]:
+    """Rank-k by the number of distractors, as a table and as curves."""
+    curves = {
+        run: (item.arrays['distractors'], item.arrays['rank_rates'])
+        for run, item in found.items()
+        if 'rank_rates' in item.arrays
+    }
+    if not curves:
+        return []
+    first = {run: dict(zip(numbers, rates[:, 0])) for run, (numbers, rates) in curves.items()}
+    sizes = sorted({size for rates in first.values() for size in rates})
+    rows = [
+        (run, *(_percent_or_dash(rates.get(size)) for size in sizes))
+        for run, rates in first.items()
+    ]
+    columns = ('run', *(f'{size:,}' for size in sizes))
+    figure = figures.distractor_curve('Rank-k among distractors', curves)
+    return [
+        TableItem('ranks', 'Rank-1 by number of distractors, %', columns, rows),
+        FigureItem('distractors', figure, 'Rank-1 over distractors'),
+    ]
+
+
+def _score_items(found: Mapping[str, Results]) -> list[Item]:
+    """A histogram of genuine and impostor scores for every run."""
+    items = []
+    for run, item in found.items():
+        if 'pairs' in item.about:
+            arrays = [item.arrays[f'histogram_{key}'] for key in ('edges', 'genuine', 'impostor')]
+            figure = figures.histogram(f'Scores: {run}', *arrays, None, 'cosine')
+            name = _slug('identification', 'scores', run)
+            items.append(FigureItem(name, figure, f'Scores of {run}'))
+    return items
+
+
+_IDENTIFICATION_ITEMS = (_pair_items, _rank_items, _score_items)
 
 
 def identification_section(runs: Sequence[Run]) -> Optional[Section]:
@@ -332,56 +418,8 @@ def identification_section(runs: Sequence[Run]) -> Optional[Section]:
         'Among distractors; every pair was compared. Dotted parts of a curve are estimated from '
         'random pairs.',
     )
-    pairs = {run: item for run, item in found.items() if 'pairs' in item.about}
-    fprs = sorted({fpr for item in pairs.values() for fpr in item.about['pairs']['tpr']}, key=float)
-    if pairs:
-        rows = [
-            (
-                run,
-                f'{item.about["probes"]:,}',
-                f'{item.about["distractors"]:,}',
-                f'{item.about["pairs"]["negatives"]:,}',
-                *(f'{100 * item.about["pairs"]["tpr"][fpr]:.2f}'
-                  if fpr in item.about['pairs']['tpr'] else '–' for fpr in fprs),
-            )
-            for run, item in pairs.items()
-        ]  # fmt: skip
-        columns = ('run', 'probes', 'distractors', 'negative pairs',
-                   *(f'@ {float(fpr):g}' for fpr in fprs))  # fmt: skip
-        section.items.append(TableItem('identification', 'TPR at FPR, %', columns, rows))
-        curves = {
-            run: tuple(item.arrays[f'curve_{key}'] for key in ('fpr', 'tpr', 'exact'))
-            for run, item in pairs.items()
-        }
-        for det in (False, True):
-            title = 'DET' if det else 'ROC'
-            figure = figures.roc_curve(f'Identification {title}', curves, det)
-            section.items.append(FigureItem(_slug('identification', title), figure, title))
-    ranks = {run: item for run, item in found.items() if 'rank_rates' in item.arrays}
-    if ranks:
-        curves = {
-            run: (item.arrays['distractors'], item.arrays['rank_rates'])
-            for run, item in ranks.items()
-        }
-        sizes = sorted({size for numbers, _ in curves.values() for size in numbers})
-        rows = []
-        for run, (numbers, rates) in curves.items():
-            found_at = dict(zip(numbers, rates[:, 0]))
-            rows.append(
-                (run, *(f'{100 * found_at[n]:.2f}' if n in found_at else '–' for n in sizes))
-            )
-        columns = ('run', *(f'{size:,}' for size in sizes))
-        section.items.append(
-            TableItem('ranks', 'Rank-1 by number of distractors, %', columns, rows)
-        )
-        figure = figures.distractor_curve('Rank-k among distractors', curves)
-        section.items.append(FigureItem('distractors', figure, 'Rank-1 over distractors'))
-    for run, item in pairs.items():
-        arrays = [item.arrays[f'histogram_{key}'] for key in ('edges', 'genuine', 'impostor')]
-        figure = figures.histogram(f'Scores: {run}', *arrays, None, 'cosine')
-        section.items.append(
-            FigureItem(_slug('identification', 'scores', run), figure, f'Scores of {run}')
-        )
+    for items in _IDENTIFICATION_ITEMS:
+        section.items += items(found)
     return section
 
 

@@ -121,7 +121,7 @@ def histogram(
     threshold: Optional[float],
     label: str,
 ) -> 'Figure':
-    """Shares of genuine and impostor pairs in bins of the score."""  # fmt: skip
+    """Shares of genuine and impostor pairs in bins of the score."""
     figure, axes = _figure(title)
     for shares, name, colour in (
         (impostor, 'impostor pairs', COLOURS[1]),
@@ -147,8 +147,8 @@ def distractor_curve(title: str, curves: Mapping[str, tuple[np.ndarray, np.ndarr
             sizes, 100 * rates[:, 0], 'o-', color=colour, markersize=4, label=f'{run}: rank-1'
         )
         if rates.shape[1] >= 10:
-            axes.plot(sizes, 100 * rates[:, 9], 'o--', color=colour, markersize=3,
-                      label=f'{run}: rank-10')  # fmt: skip
+            look = {'color': colour, 'markersize': 3}
+            axes.plot(sizes, 100 * rates[:, 9], 'o--', label=f'{run}: rank-10', **look)
     axes.set_xscale('log')
     axes.set_xlabel('distractors')
     axes.set_ylabel('found, %')

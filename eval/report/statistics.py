@@ -100,9 +100,8 @@ def bootstrap(
     ----------
     statistic : (P,) weights -> (S,) numbers; NaN for what a replicate does not define
     """
-    values = np.array([
-        statistic(weights) for weights in bootstrap_weights(identities, issame, replicates, seed)
-    ])  # fmt: skip
+    drawn = bootstrap_weights(identities, issame, replicates, seed)
+    values = np.array([statistic(weights) for weights in drawn])
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.nanpercentile(values, (tail, 100 - tail), axis=0)
     estimate = statistic(np.ones(len(issame)))

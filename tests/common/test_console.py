@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from vargfacenet import __version__
 from vargfacenet.__main__ import main
 from vargfacenet.common import console
 from vargfacenet.common.errors import InputError, RunError
@@ -60,8 +61,13 @@ def test_wrong_usage_is_one_line(argv, capsys):
 
 
 def test_the_entry_point_lists_commands_and_corrects_names(capsys):
-    assert main(['--help']) == 0
-    assert 'distill' in capsys.readouterr().err
+    for words, name in ((['--help'], 'distill'), (['bench', '-h'], 'engines')):
+        assert main(words) == 0
+        shown = capsys.readouterr()
+        assert name in shown.out and not shown.err
+    assert main(['--version']) == 0
+    assert capsys.readouterr().out == f'vargfacenet {__version__}\n'
+    assert main(['bench', '--version']) == 2
     assert main([]) == 2
     assert main(['vrify']) == 2
     assert "did you mean 'verify'" in capsys.readouterr().err

@@ -59,6 +59,11 @@ def test_numbers_equal_a_plain_executor(folder, model, run_command, tmp_path):
     assert got['fold_accuracies'] == pytest.approx(expected.fold_accuracies.tolist())
     assert got['xnorm'] == pytest.approx(np.linalg.norm(rows, axis=-1).mean(), rel=1e-5)
     assert got['images_per_second'] > 0
+    # a pair is accepted by the one threshold iff it is by the other
+    unit = total / np.linalg.norm(total, axis=1, keepdims=True)
+    cosine = (unit[0::2] * unit[1::2]).sum(axis=1)
+    accepted = ((unit[0::2] - unit[1::2]) ** 2).sum(axis=1) < got['threshold']
+    assert np.array_equal(cosine > got['threshold_cosine'], accepted) and 0 < accepted.sum() < 40
 
 
 @pytest.mark.parametrize('form', ['names', 'commas of paths', 'repeated', 'mixed'])
