@@ -79,11 +79,21 @@ inline float sum_of_lanes(Vec value) {
 #endif
 }
 
+#if defined(__AVX__) && !defined(__AVX512F__)
+// All bits set in the first `count` <= kLanes.
+inline __m256i mask_of_first(int64_t count) {
+  alignas(32) static constexpr int32_t kMasks[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMasks + kLanes - count));
+}
+#endif
+
 // The first `count` <= kLanes floats, zeros behind them.
 inline Vec load_first(const float* from, int64_t count) {
   if (count == kLanes) return load(from);
 #if defined(__AVX512F__)
   return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#elif defined(__AVX__)
+  return (Vec)_mm256_maskload_ps(from, mask_of_first(count));
 #else
   float values[kLanes] = {};
   for (int64_t i = 0; i < count; ++i) values[i] = from[i];
@@ -96,6 +106,8 @@ inline Vec keep_first(Vec value, int64_t count) {
   if (count == kLanes) return value;
 #if defined(__AVX512F__)
   return (Vec)_mm512_maskz_mov_ps(static_cast<__mmask16>((1u << count) - 1), (__m512)value);
+#elif defined(__AVX__)
+  return (Vec)_mm256_and_ps((__m256)value, _mm256_castsi256_ps(mask_of_first(count)));
 #else
   for (int64_t i = count; i < kLanes; ++i) value[i] = 0.f;
   return value;
@@ -106,6 +118,20 @@ inline void store_first(float* to, Vec value, int64_t count) {
   if (count == kLanes) return store(to, value);
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)value);
+#elif defined(__AVX__)
+  // A masked store takes some processors a dozen cycles.
+  __m128 rest = _mm256_castps256_ps128((__m256)value);
+  if (count & 4) {
+    _mm_storeu_ps(to, rest);
+    to += 4;
+    rest = _mm256_extractf128_ps((__m256)value, 1);
+  }
+  if (count & 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(to), rest);
+    to += 2;
+    rest = _mm_movehl_ps(rest, rest);
+  }
+  if (count & 1) _mm_store_ss(to, rest);
 #else
   float values[kLanes];
   store(values, value);
@@ -206,8 +232,28 @@ inline void interleave(const float* odd, const float* even, int64_t count, float
   if (rest > kLanes) store_first(to + i + kLanes, shuffle(a, b, high), rest - kLanes);
 }
 
-// Transposes a kLanes x kLanes block: log2(kLanes) perfect shuffles of its rows.
+// Transposes a kLanes x kLanes block.
+#if defined(__AVX__) && !defined(__AVX512F__)
 inline void transpose(Vec (&rows)[kLanes]) {
+  __m256 pairs[kLanes], fours[kLanes];  // each half of a register on its own, then the halves
+  for (int i = 0; i < kLanes; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps((__m256)rows[i], (__m256)rows[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps((__m256)rows[i], (__m256)rows[i + 1]);
+  }
+  for (int i = 0; i < kLanes; i += 4) {
+    for (int half = 0; half < 2; ++half) {
+      const __m256 first = pairs[i + half], second = pairs[i + half + 2];
+      fours[i + 2 * half] = _mm256_shuffle_ps(first, second, _MM_SHUFFLE(1, 0, 1, 0));
+      fours[i + 2 * half + 1] = _mm256_shuffle_ps(first, second, _MM_SHUFFLE(3, 2, 3, 2));
+    }
+  }
+  for (int i = 0; i < kLanes / 2; ++i) {
+    rows[i] = (Vec)_mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+    rows[i + 4] = (Vec)_mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+  }
+}
+#else
+inline void transpose(Vec (&rows)[kLanes]) {  // log2(kLanes) perfect shuffles of the rows
   Indices low, high;
   for (int i = 0; i < kLanes; ++i) {
     low[i] = i / 2 + (i % 2) * kLanes;
@@ -222,6 +268,7 @@ inline void transpose(Vec (&rows)[kLanes]) {
     for (int i = 0; i < kLanes; ++i) rows[i] = mixed[i];
   }
 }
+#endif
 
 inline void transpose(const float* from, int64_t from_pitch, float* to, int64_t to_pitch) {
   Vec rows[kLanes];

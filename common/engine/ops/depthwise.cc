@@ -182,75 +182,108 @@ void pack_weights(const float* weight, int64_t lanes, int64_t taps, float* packe
 
 constexpr int kBlockRows = 4, kBlockColumns = 3;  // outputs at a time
 
-// What a block of outputs needs, in floats.
-struct Block {
+// What a row of blocks needs. `in` and `out` are those of its first output, distances in floats.
+struct BlockRow {
   const float *in, *weights;
-  int64_t in_row, in_column, tap_row, tap_column, weight_row, weight_column;
-  int64_t first_row, last_row, first_column, last_column;  // of the taps
+  int64_t in_row, tap_row, weight_row, weight_column;
+  int64_t first_tap, last_tap;  // rows of them
   float* out;
   int64_t out_row, out_column;
 };
 
-template <int kHigh, int kWide>
-inline void sum_block(const Block& block) {
-  Vec sums[kHigh][kWide] = {};
-  for (int64_t i = block.first_row; i < block.last_row; ++i) {
-    const float* in = block.in + i * block.tap_row + block.first_column * block.tap_column;
-    const float* weights =
-        block.weights + i * block.weight_row + block.first_column * block.weight_column;
-    for (int64_t j = block.first_column; j < block.last_column; ++j) {
+// kHigh x kWide outputs from column v on; taps first..last-1 of a row of taps meet the picture.
+// From column to column the input moves by kStep vectors, from tap to tap by kTapStep.
+template <int kStep, int kTapStep, int kHigh, int kWide>
+__attribute__((always_inline)) inline void sum_block(const BlockRow& row, int64_t v, int64_t first,
+                                                     int64_t last) {
+  Vec sums[kHigh][kWide];
+  for (int r = 0; r < kHigh; ++r) {
+    for (int c = 0; c < kWide; ++c) sums[r][c] = splat(0.f);
+  }
+  const int64_t in_row = row.in_row, weight_column = row.weight_column;
+  const float* in_origin = row.in + (v * kStep + first * kTapStep) * kLanes;
+  const float* weight_origin = row.weights + first * weight_column;
+  for (int64_t i = row.first_tap; i < row.last_tap; ++i) {
+    const float* in = in_origin + i * row.tap_row;
+    const float* weights = weight_origin + i * row.weight_row;
+    for (int64_t j = first; j < last; ++j) {
       const Vec weight = load(weights);
       for (int r = 0; r < kHigh; ++r) {
         for (int c = 0; c < kWide; ++c) {
-          const Vec value = load(in + r * block.in_row + c * block.in_column);
+          const Vec value = load(in + r * in_row + c * kStep * kLanes);
           sums[r][c] = multiply_add(weight, value, sums[r][c]);
         }
       }
-      in += block.tap_column;
-      weights += block.weight_column;
+      in += kTapStep * kLanes;
+      weights += weight_column;
+      asm("" : "+r"(in));  // else GCC carries what taps share in registers that it has not got
     }
   }
   for (int r = 0; r < kHigh; ++r) {
     for (int c = 0; c < kWide; ++c) {
-      store(block.out + r * block.out_row + c * block.out_column, sums[r][c]);
+      store(row.out + r * row.out_row + (v + c) * row.out_column, sums[r][c]);
     }
   }
 }
 
-using SumBlock = void (*)(const Block&);
-constexpr SumBlock kSumBlock[kBlockRows][kBlockColumns] = {
-    {sum_block<1, 1>, sum_block<1, 2>, sum_block<1, 3>},
-    {sum_block<2, 1>, sum_block<2, 2>, sum_block<2, 3>},
-    {sum_block<3, 1>, sum_block<3, 2>, sum_block<3, 3>},
-    {sum_block<4, 1>, sum_block<4, 2>, sum_block<4, 3>},
-};
+template <int kStep, int kTapStep, int kHigh>
+void sum_block_row(const BlockRow& row, const Axis& columns) {
+  for (int64_t v = 0; v < columns.count; v += kBlockColumns) {
+    const int64_t wide = std::min<int64_t>(kBlockColumns, columns.count - v);
+    int64_t first = columns.taps, last = 0;
+    for (int64_t c = v; c < v + wide; ++c) {
+      first = std::min(first, columns.begin[c]);
+      last = std::max(last, columns.end[c]);
+    }
+    if (wide == 3) {
+      sum_block<kStep, kTapStep, kHigh, 3>(row, v, first, last);
+    } else if (wide == 2) {
+      sum_block<kStep, kTapStep, kHigh, 2>(row, v, first, last);
+    } else {
+      sum_block<kStep, kTapStep, kHigh, 1>(row, v, first, last);
+    }
+  }
+}
+
+using SumBlockRow = void (*)(const BlockRow&, const Axis&);
+
+template <int kStep, int kTapStep>
+SumBlockRow sum_block_row_of(int64_t high) {
+  constexpr SumBlockRow kByRows[kBlockRows] = {
+      sum_block_row<kStep, kTapStep, 1>, sum_block_row<kStep, kTapStep, 2>,
+      sum_block_row<kStep, kTapStep, 3>, sum_block_row<kStep, kTapStep, 4>};
+  return kByRows[high - 1];
+}
 
 // All outputs of two axes, from a plane to vectors of rows of `out_pitch`.
 void sum_taps(const Axis& rows, const Axis& columns, int64_t kernel, const float* weights,
               const float* plane, int64_t pitch, float* out, int64_t out_pitch) {
-  Block block;
-  block.in_row = rows.in_step * pitch * kLanes;
-  block.in_column = columns.in_step * kLanes;
-  block.tap_row = rows.tap_step * pitch * kLanes;
-  block.tap_column = columns.tap_step * kLanes;
-  block.weight_row = rows.tap_stride * kernel * kLanes;
-  block.weight_column = columns.tap_stride * kLanes;
-  block.weights = weights + (rows.tap_start * kernel + columns.tap_start) * kLanes;
-  block.out_row = rows.out_step * out_pitch * kLanes;
-  block.out_column = columns.out_step * kLanes;
+  BlockRow row;
+  row.in_row = rows.in_step * pitch * kLanes;
+  row.tap_row = rows.tap_step * pitch * kLanes;
+  row.weight_row = rows.tap_stride * kernel * kLanes;
+  row.weight_column = columns.tap_stride * kLanes;
+  row.weights = weights + (rows.tap_start * kernel + columns.tap_start) * kLanes;
+  row.out_row = rows.out_step * out_pitch * kLanes;
+  row.out_column = columns.out_step * kLanes;
   const float* origin = plane + (rows.in_start * pitch + columns.in_start) * kLanes;
   float* out_origin = out + (rows.out_start * out_pitch + columns.out_start) * kLanes;
   for (int64_t u = 0; u < rows.count; u += kBlockRows) {
     const int64_t high = std::min<int64_t>(kBlockRows, rows.count - u);
-    block.first_row = *std::min_element(&rows.begin[u], &rows.begin[u] + high);
-    block.last_row = *std::max_element(&rows.end[u], &rows.end[u] + high);
-    for (int64_t v = 0; v < columns.count; v += kBlockColumns) {
-      const int64_t wide = std::min<int64_t>(kBlockColumns, columns.count - v);
-      block.first_column = *std::min_element(&columns.begin[v], &columns.begin[v] + wide);
-      block.last_column = *std::max_element(&columns.end[v], &columns.end[v] + wide);
-      block.in = origin + u * block.in_row + v * block.in_column;
-      block.out = out_origin + u * block.out_row + v * block.out_column;
-      kSumBlock[high - 1][wide - 1](block);
+    row.first_tap = rows.taps;
+    row.last_tap = 0;
+    for (int64_t r = u; r < u + high; ++r) {
+      row.first_tap = std::min(row.first_tap, rows.begin[r]);
+      row.last_tap = std::max(row.last_tap, rows.end[r]);
+    }
+    row.in = origin + u * row.in_row;
+    row.out = out_origin + u * row.out_row;
+    if (columns.tap_step < 0) {
+      sum_block_row_of<1, -1>(high)(row, columns);
+    } else if (columns.in_step == 1) {
+      sum_block_row_of<1, 1>(high)(row, columns);
+    } else {
+      sum_block_row_of<2, 1>(high)(row, columns);
     }
   }
 }
