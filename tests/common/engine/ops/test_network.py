@@ -23,6 +23,15 @@ SHAPES = {'data': (BATCH, *IMAGE_SHAPE)}
 # Every float32 graph of this network is up to 0.02 from float64, since rounding sends values near
 # zero to the other side of a PReLU. MXNet's fault, a factor of slope, is an error of 0.3 and more.
 TOLERANCE = 0.03
+# Of BatchNorms that lead to the next one through 1x1 convolutions and sums alone, which subtracts
+# their beta again: its gradient is rounding only.
+LINEAR_BETAS = (
+    'proj_bn_beta',
+    'gdw_bn_beta',
+    'proj_batchnorm_beta',
+    'conv_6dw7_7_batchnorm_beta',
+    'pre_fc1_bias',
+)
 # PReLUs whose slope gradient MXNet 1.9.1 gets wrong in the official graph.
 FAULTY = (
     'embed_convx_pointwise_act_gamma',
@@ -93,6 +102,28 @@ def test_inference_is_that_of_the_official_network(official):
     fast = ops.accelerate(symbol, {'data': (7, *IMAGE_SHAPE)})
     actual = bind(fast, values, aux_params).forward(is_train=False)[0].asnumpy()
     assert error(actual, expected) < 2e-6
+
+
+@pytest.mark.parametrize('name', ['y1', 'mixfacenet_xs', 'shufflemixfacenet_xs'])
+def test_networks_of_depthwise_convolutions_agree_with_stock_operators(name):
+    """Inference, and every gradient, with as many images as fill more than a vector."""
+    symbol = get_symbol(name)
+    arg_params, aux_params = reference_params(symbol)
+    data = np.random.RandomState(3).randint(0, 256, (9, *IMAGE_SHAPE))
+    values = {**arg_params, 'data': mx.nd.array(data)}
+    shapes = {'data': data.shape}
+    composed = bind(graph.rewrite(symbol, shapes, compiled=False), values, aux_params)
+    fast = bind(ops.accelerate(symbol, shapes), values, aux_params)
+    outputs = [executor.forward(is_train=False)[0].asnumpy() for executor in (fast, composed)]
+    assert error(*outputs) < 5e-6
+    weights = mx.nd.array(np.random.RandomState(7).randn(*outputs[0].shape))
+    for executor in (fast, composed):
+        executor.forward(is_train=True)
+        executor.backward(weights)
+    expected = {name: array.asnumpy() for name, array in composed.grad_dict.items()}
+    compared = [n for n in expected if not n.endswith(LINEAR_BETAS)]
+    errors = {n: error(fast.grad_dict[n].asnumpy(), expected[n]) for n in compared}
+    assert max(errors.values()) < TOLERANCE, max(errors, key=errors.get)
 
 
 def test_all_slope_gradients_agree_with_composites_of_stock_operators(official):
