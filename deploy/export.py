@@ -26,9 +26,9 @@ from ..common.engine.contract import OUTPUT, Contract
 from ..common.engine.engines import by_rank
 from ..common.engine.export_record import RECORD
 from ..common.engine.fold import fold_batch_norms, without_dropout
-from ..common.engine.mxnet import Embedder
+from ..common.engine.mxnet import Embedder, flatten_before_dense
 from ..common.engine.open_model import open_model
-from ..common.errors import InputError
+from ..common.errors import InputError, RunError
 from ..common.extras import missing, need
 from ..common.files import atomic_write, input_file, output_folder, sha256
 from ..common.names import DATA, IMAGE_SHAPE
@@ -91,8 +91,9 @@ class _Export:
         self._args = args
         self._folder = folder
         self._network = checkpoint.load_embedding(args.model)
-        self.symbol = without_dropout(self._network[0])
+        self.symbol = without_dropout(self._network.symbol)
         self.files: dict[str, dict] = {}
+        self.kept_float: list[str] = []  # layers of the int8 file
         self.parities: list[parity.Parity] = []
         self.verification: list[dict] = []
         self._images = parity.probe_images(_PROBES)
@@ -111,6 +112,8 @@ class _Export:
             ('model-folded', fold_batch_norms(self._network), 'folded'),
         ):
             prefix = self._folder / stem
+            # so that MXNet runs them as they are: MobileFaceNet's second forward crashes without
+            network = network._replace(symbol=flatten_before_dense(network.symbol))
             checkpoint.save_embedding(prefix, 0, network)
             embedder = Embedder(checkpoint.load_embedding(f'{prefix},0'), batch_size=_PROBES)
             name = checkpoint.params_path(prefix, 0).name
@@ -133,9 +136,21 @@ class _Export:
         if self._args.calibrate:
             target = self._folder / 'model.int8.onnx'
             log.info('%s: calibrating on %d images', target.name, len(self._faces))
-            quantize.quantize_int8(self._folder / 'model.onnx', target, self._faces)
+            self._int8(target)
+
+    def _int8(self, target: Path) -> None:
+        """The int8 file; one that is too far off is left out, and the other files stay."""
+        quantised = quantize.quantize_int8(self._folder / 'model.onnx', target, self._faces)
+        good = len(self.parities)
+        try:
             self._check(target.name, parity.onnx_engines(target), 'int8')
-            self._add(target.name)
+        except RunError as error:
+            del self.parities[good:]
+            target.unlink()
+            log.warning('%s is left out: %s', target.name, error)
+            return
+        self._add(target.name)
+        self.kept_float = list(quantised.kept_float)
 
     def _onnx(self, name: str, model, kind: str) -> None:
         path = self._folder / name
@@ -222,6 +237,7 @@ class _Export:
             'params': count.params,
             'flops': count.flops,
             'files': self.files,
+            'int8_kept_float': self.kept_float,
             'parity': [result.as_dict() for result in self.parities],
             'verification': self.verification,
         }

@@ -16,7 +16,7 @@ from .network import Network
 
 
 def flatten_before_dense(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
-    """The same network with a Flatten before each FullyConnected that flattens.
+    """The same network with a Flatten before each FullyConnected that flattens and has none.
 
     Without it the second forward pass fails in MXNet 1.9.1 on the CPU: a fused FullyConnected
     cannot read what a fused convolution writes (MobileFaceNet; VarGFaceNet at batch size 1).
@@ -26,7 +26,8 @@ def flatten_before_dense(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
     for node in graph['nodes']:
         inputs = [[moved[index], *output] for index, *output in node['inputs']]
         flattens = node.get('attrs', {}).get('flatten', 'True') in ('True', '1')
-        if node['op'] == 'FullyConnected' and flattens:
+        source = graph['nodes'][node['inputs'][0][0]]['op'] if node['inputs'] else None
+        if node['op'] == 'FullyConnected' and flattens and source != 'Flatten':
             name = f'{node["name"]}_flatten'
             nodes.append({'op': 'Flatten', 'name': name, 'inputs': [inputs[0]]})
             inputs[0] = [len(nodes) - 1, 0, 0]

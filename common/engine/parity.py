@@ -121,13 +121,13 @@ def check(parity: Parity, kind: str) -> None:
     if not good:
         raise RunError(
             f'{parity.file} in {parity.engine} is too far from the checkpoint in MXNet: {name} '
-            f'{value:.6g}, allowed {bound:g}; nothing of this export was kept{_advice(kind)}'
+            f'{value:.6g}, allowed {bound:g}{_advice(kind)}'
         )
 
 
 def _advice(kind: str) -> str:
     if kind == 'int8':
-        return '. Calibrate on faces like those to come (--calibrate), or leave int8 out'
+        return '. Calibrate on faces like those to come (--calibrate)'
     if kind == 'float16':
         return '. Leave out --fp16'
     return ''
