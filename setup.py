@@ -89,7 +89,14 @@ setup(
     ],
     extras_require={
         'deploy': DEPLOY,
-        'dev': [*DEPLOY, 'pytest>=8', 'pytest-timeout>=2', 'ruff>=0.5', 'selenium>=4.20'],
+        'dev': [
+            *DEPLOY,
+            'hypothesis>=6.100',
+            'pytest>=8',
+            'pytest-timeout>=2',
+            'ruff>=0.5',
+            'selenium>=4.20',
+        ],
     },
     entry_points={'console_scripts': ['vargfacenet = vargfacenet.__main__:main']},
 )

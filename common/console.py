@@ -27,6 +27,7 @@ from .registry import unknown_name
 
 log = logging.getLogger(__name__)
 
+_LINE = 2000  # characters of an error at most
 _NON_TTY_LINE_SECONDS = 15.0  # a log file gets a progress line this often instead of a bar
 
 
@@ -243,6 +244,8 @@ def report_error(prog: str, error: BaseException) -> int:
         message, code = f'{where}{error.strerror or error}', 1
     else:
         message, code = ' '.join(str(error).split()), 2 if isinstance(error, InputError) else 1
+    if len(message) > _LINE:  # what is named may come from a file
+        message = f'{message[: _LINE // 2]} ... {message[-_LINE // 2 :]}'
     sys.stderr.write(f'{prog}: {message}\n')
     return code
 

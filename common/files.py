@@ -3,12 +3,14 @@
 import codecs
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
+from . import limits
 from .errors import InputError
 
 PathLike = Union[str, Path]
@@ -72,7 +74,9 @@ def read_lines(path: PathLike, what: str) -> list[str]:
     ------
     InputError for a file that is missing, cannot be read or is no text.
     """
-    content = input_file(path, what).read_bytes()
+    path = input_file(path, what)
+    limits.within(path.stat().st_size, limits.TEXT_BYTES, f'{what} {path}: its size in bytes')
+    content = path.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = content.decode('utf-16', 'replace')
     else:
@@ -81,6 +85,14 @@ def read_lines(path: PathLike, what: str) -> list[str]:
         raise InputError(f'{what} {path} is no text; expected lines of text')
     # not str.splitlines, which takes characters for ends that may stand in file names
     return [line.rstrip('\r') for line in text.rstrip('\n').split('\n')] if text else []
+
+
+def is_file(path: PathLike) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or a null character
+        return False
 
 
 def free_to_write(path: PathLike, overwrite: bool) -> Path:
@@ -117,6 +129,16 @@ def input_file(path: PathLike, what: str) -> Path:
     if not os.access(path, os.R_OK):
         raise InputError(f'{what} {path} cannot be read (permission denied)')
     return path
+
+
+def read_json(path: PathLike, what: str) -> Any:
+    """What a JSON file holds; InputError where it is missing, too large or no JSON in UTF-8."""
+    path = input_file(path, what)
+    limits.within(path.stat().st_size, limits.TEXT_BYTES, f'{what} {path}: its size in bytes')
+    try:
+        return json.loads(path.read_bytes().decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'{what} {path} is no JSON: {error}') from None
 
 
 def sha256(path: PathLike) -> str:

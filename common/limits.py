@@ -21,7 +21,7 @@ NETWORK_BYTES = 1 << 30  # of what all layers give; ResNet-100 with attention ha
 # Compressed arrays may unpack to this much, or to the file's size times the factor if that is more:
 # embeddings shrink by 1.1, labels and masks by 20; deflate could reach 1000.
 UNPACKED_BYTES = 256 << 20
-UNPACKED_FACTOR = 32
+UNPACKED_FACTOR = 64
 
 
 def within(value: int, limit: int, what: str) -> None:

@@ -8,6 +8,7 @@ gallery as it was before or after the change. What is removed is overwritten.
 
 import contextlib
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -215,6 +216,7 @@ class Gallery:
 
     def _open(self, size: Optional[int], fingerprint: Optional[str]) -> None:
         with self._access():
+            self._database.execute('PRAGMA trusted_schema = OFF')
             self._database.execute('PRAGMA secure_delete = ON')
             self._database.execute('PRAGMA synchronous = FULL')
             self._size = self._prepare(size, fingerprint)
@@ -233,16 +235,34 @@ class Gallery:
                     for statement in _TABLES.split(';'):
                         self._database.execute(statement)
                     self._database.executemany('INSERT INTO meta VALUES (?, ?)', wanted.items())
-        meta = dict(self._database.execute('SELECT key, value FROM meta'))
+        if self._schema(self._database) != self._expected_schema():
+            # a trigger of a stranger would make of a removal what he likes
+            raise InputError(
+                f'{self.folder / DATABASE} is no gallery: it has other tables than ours'
+            )
+        meta = dict(self._database.execute('SELECT key, value FROM meta LIMIT 9'))
         if fingerprint is not None and meta != wanted:
             raise InputError(
                 f'gallery {self.folder} was made with another model (embeddings of '
                 f'{meta.get("size")} numbers, fingerprint {meta.get("model", "")[:12]}; this one: '
                 f'{size}, {fingerprint[:12]}); take that model or another gallery'
             )
-        if meta.get('format') != FORMAT or not meta.get('size', '').isdigit():
+        size_text = str(meta.get('size'))
+        if meta.get('format') != FORMAT or not re.fullmatch(r'[1-9][0-9]{0,4}', size_text):
             raise InputError(f'{self.folder / DATABASE} is no gallery of this version')
-        return int(meta['size'])
+        return int(size_text)
+
+    @staticmethod
+    def _schema(database: sqlite3.Connection) -> list[tuple]:
+        query = 'SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name LIMIT 99'
+        return database.execute(query).fetchall()
+
+    @classmethod
+    def _expected_schema(cls) -> list[tuple]:
+        with contextlib.closing(sqlite3.connect(':memory:')) as database:
+            for statement in _TABLES.split(';'):
+                database.execute(statement)
+            return cls._schema(database)
 
     def _has_tables(self) -> bool:
         query = "SELECT count(*) FROM sqlite_master WHERE name IN ('meta', 'faces')"
@@ -263,6 +283,8 @@ class Gallery:
                 if type(error) is not sqlite3.DatabaseError:  # others are our fault
                     raise
                 raise InputError(f'{path} is no gallery: {error}') from None
+            except UnicodeDecodeError as error:  # of a text in it, or of SQLite's message
+                raise InputError(f'{path} is damaged: {error}') from None
             except OSError as error:
                 raise RunError(f'{self.folder / MATRIX}: {error.strerror}') from None
 
@@ -295,6 +317,8 @@ class Gallery:
         # all rows of the file count, so that those of removed faces are seen wherever they are
         width = 4 * self._size
         capacity = os.fstat(self._matrix_file).st_size // width
+        if not all(row >= 0 and isinstance(identity, str) for row, identity in rows):
+            raise InputError(f'{self.folder / DATABASE} is damaged: a face has no row or no name')
         last = max((row for row, _ in rows), default=-1)
         if last >= capacity:
             raise InputError(

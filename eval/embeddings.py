@@ -1,15 +1,13 @@
 """Embeddings and labels from files, checked row by row before they are compared."""
 
 import logging
-import os
-import struct
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 import numpy as np
 
+from ..common.arrays import map_npy, read_npz
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file, read_lines
 from .matrix_file import read_matrix
@@ -29,40 +27,10 @@ class Embeddings(NamedTuple):
 
 
 def _npz(path: Path) -> Embeddings:
-    try:
-        with np.load(path) as content:
-            names = sorted(content.files)
-            labels = content['labels'] if 'labels' in names else None
-            if 'embeddings' in names:
-                rows = _mapped_member(path, 'embeddings.npy')
-                return Embeddings(content['embeddings'] if rows is None else rows, labels)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f'{path} is no .npz of plain arrays ({error})') from None
-    raise InputError(f"{path}: holds {names}; expected 'embeddings' (and 'labels')")
-
-
-def _mapped_member(path: Path, name: str) -> Optional[np.ndarray]:
-    """Memory map of an array in an `.npz`, which NumPy itself reads whole; None if compressed."""
-    with zipfile.ZipFile(path) as archive, open(path, 'rb') as handle:
-        member = archive.getinfo(name)
-        if member.compress_type != zipfile.ZIP_STORED:
-            return None
-        # a local header is 30 bytes with the lengths of name and extra field at its end, then both
-        handle.seek(member.header_offset)
-        name_length, extra_length = struct.unpack('<HH', handle.read(30)[26:])
-        handle.seek(name_length + extra_length, os.SEEK_CUR)
-        version = np.lib.format.read_magic(handle)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read_header is None:
-            return None
-        shape, fortran_order, dtype = read_header(handle)
-        if dtype.hasobject or not np.prod(shape):
-            return None
-        order = 'F' if fortran_order else 'C'
-        return np.memmap(path, dtype, 'r', handle.tell(), shape, order)
+    arrays = read_npz(path, mapped='embeddings')
+    if 'embeddings' not in arrays:
+        raise InputError(f"{path}: holds {sorted(arrays)}; expected 'embeddings' (and 'labels')")
+    return Embeddings(arrays['embeddings'], arrays.get('labels'))
 
 
 def load_embeddings(path: PathLike, labels: Optional[PathLike] = None) -> Embeddings:
@@ -82,7 +50,7 @@ def load_embeddings(path: PathLike, labels: Optional[PathLike] = None) -> Embedd
     if path.suffix == '.npz':
         rows, own = _npz(path)
     else:
-        rows, own = (_npy(path) if path.suffix == '.npy' else read_matrix(path)), None
+        rows, own = (map_npy(path) if path.suffix == '.npy' else read_matrix(path)), None
     if rows.ndim != 2 or rows.dtype.kind != 'f' or not rows.size:
         raise InputError(f'{path}: {rows.dtype} {rows.shape}; expected float (N, D)')
     own = read_labels(labels) if labels is not None else own
@@ -94,18 +62,11 @@ def load_embeddings(path: PathLike, labels: Optional[PathLike] = None) -> Embedd
     return Embeddings(rows, own)
 
 
-def _npy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode='r')
-    except (ValueError, EOFError) as error:
-        raise InputError(f'{path} is no .npy of a plain array ({error})') from None
-
-
 def read_labels(path: PathLike) -> np.ndarray:
     """(N,) identities: a `.npy`, or the lines of a text file."""
     path = input_file(path, 'labels')
     if path.suffix == '.npy':
-        return np.array(_npy(path))
+        return np.array(map_npy(path))
     return np.array([line.strip() for line in read_lines(path, 'labels')])
 
 

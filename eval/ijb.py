@@ -82,8 +82,11 @@ def _table(path: Path, columns: int) -> list[list[str]]:
 
 def _numbers(path: Path, rows: list[list[str]], start: int, kind: type) -> np.ndarray:
     try:
-        return np.array([row[start:] for row in rows]).astype(kind)
-    except ValueError as error:
+        values = np.array([row[start:] for row in rows]).astype(kind)
+        if not np.isfinite(values).all():
+            raise ValueError('a value is not finite')
+        return values
+    except (ValueError, OverflowError) as error:
         raise InputError(f'{path}: {error}') from None
 
 
@@ -115,7 +118,7 @@ def read_pairs(folder: PathLike, name: str) -> np.ndarray:
     input_file(path, 'IJB pair list')
     try:
         pairs = np.loadtxt(path, np.int64, ndmin=2)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f'{path}: {error}') from None
     if pairs.shape[1] != 3 or not np.isin(pairs[:, 2], (0, 1)).all():
         raise InputError(f'{path}: expected lines TEMPLATE TEMPLATE 0|1')
@@ -129,7 +132,7 @@ def read_subjects(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     path = input_file(path, 'IJB list')
     try:
         rows = np.loadtxt(path, np.int64, delimiter=',', skiprows=1, usecols=(0, 1), ndmin=2)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f'{path}: {error}') from None
     templates, first = np.unique(rows[:, 0], return_index=True)
     return templates, rows[first, 1]

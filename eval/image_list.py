@@ -1,6 +1,7 @@
 """Lists of image files to embeddings, a block at a time: memory does not grow with their number."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -44,11 +45,19 @@ def read_list(path: PathLike, root: Optional[Path] = None) -> list[list[str]]:
     return split
 
 
+_exists = os.path.exists  # unlike Path's, False of a name that is too long
+
+
 def _name_and_rest(line: str, root: Optional[Path]) -> list[str]:
     if '\t' in line:
         return [word.strip() for word in line.split('\t')]
     words = line.split()
-    if len(words) > 1 and root and not (root / line).exists() and (root / words[0]).exists():
+    if (
+        len(words) > 1
+        and root
+        and not os.path.exists(root / line)
+        and os.path.exists(root / words[0])
+    ):
         return words
     return [line]
 

@@ -7,7 +7,6 @@ reads the devkit's cmc_*.json.
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..common import console
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import HELP, add_options, open_from
 from ..common.errors import InputError
-from ..common.files import PathLike, input_file, output_folder, read_lines
+from ..common.files import PathLike, output_folder, read_json, read_lines
 from .image_list import embed_images, read_list, report_missing
 from .matrix_file import read_megaface, write_megaface
 from .verification import add_flips
@@ -177,14 +176,15 @@ def _write(path: Path, row: np.ndarray) -> None:
 
 def read_cmc(path: PathLike) -> Cmc:
     """Figures of a devkit result file; InputError for another form."""
-    path = input_file(path, 'result file')
+    content = read_json(path, 'result file')
     try:
-        content = json.loads(path.read_text())
         rank_1 = float(content['cmc'][1][0])
         fpr, tpr = (np.asarray(values, np.float64) for values in content['roc'])
+        if fpr.shape != tpr.shape or fpr.ndim != 1 or not np.isfinite([rank_1, *fpr, *tpr]).all():
+            raise ValueError('roc is no curve')
         nearest = int(np.argmin(np.abs(fpr - FPR_TARGET)))
         return Cmc(rank_1, float(tpr[nearest]), float(fpr[nearest]))
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise InputError(f'{path}: no cmc_*.json of the devkit ({error!r})') from None
 
 

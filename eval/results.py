@@ -1,13 +1,13 @@
 """Evaluation results on disk: one `.npz` with arrays and a JSON description, for the report."""
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..common.arrays import read_npz
 from ..common.errors import InputError
 from ..common.files import PathLike, atomic_path, input_file, output_folder
 
@@ -45,12 +45,13 @@ def load_results(path: PathLike) -> Results:
     """Read what `save_results` wrote; InputError for any other file."""
     path = input_file(path, 'results')
     try:
-        with np.load(path) as content:
-            arrays = dict(content)
+        arrays = read_npz(path)
         about = json.loads(str(arrays.pop(_ABOUT)))
-        assert about.pop('format') == _FORMAT
-    except (ValueError, OSError, KeyError, AssertionError, zipfile.BadZipFile):
+        is_ours = about.pop('format') == _FORMAT and isinstance(about['kind'], str)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_ours = False
+    if not is_ours:
         raise InputError(
             f'{path} is no results file; vargfacenet verify --save and identify --save write them'
-        ) from None
+        )
     return Results(about.pop('kind'), about, arrays)

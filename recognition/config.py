@@ -27,6 +27,7 @@ from ..common.options import (
     rules_of,
 )
 from ..common.registry import Registry, unknown_name
+from ..common.typed import from_values
 from ..symbol import get_symbol, list_networks, parse_options
 from . import presets
 from .augmentations import AUGMENTATIONS
@@ -223,22 +224,10 @@ class TrainConfig:
     def from_json(cls, text: str) -> 'TrainConfig':
         """Inverse of `to_json`; raises InputError for unknown or missing fields."""
         values = json.loads(text)
-        if not isinstance(values, dict):
-            raise InputError(f'saved configuration: expected an object, not {text[:40]}')
-        form = values.pop('distill_form', None)  # as runs before the other losses were saved
-        if form and values.get('teacher'):
+        form = values.pop('distill_form', None) if isinstance(values, dict) else None
+        if form and values.get('teacher'):  # as runs before the other losses were saved
             values['distill_options'] = {'form': form}
-        known = {field.name for field in fields(cls)}
-        for name in values.keys() - known:
-            raise unknown_name('configuration field', name, known)
-        values = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise InputError(f'saved configuration: {error}') from None
+        return from_values(cls, values, 'saved configuration')
 
     def differences(self, other: 'TrainConfig') -> list[str]:
         """'field: ours, not theirs' for every field that decides the weights."""

@@ -5,6 +5,8 @@ from pathlib import Path
 from ..common.files import atomic_path
 from ..common.history import read_history
 
+_LOGGED = {'loss', 'learning_rate', 'accuracy'}  # what a row of training holds
+
 
 def plot_curves(folder: Path, title: str) -> Path:
     """Draw the history of the run in `folder` as `curves.png` beside it; returns its path."""
@@ -12,7 +14,7 @@ def plot_curves(folder: Path, title: str) -> Path:
     from matplotlib.figure import Figure
 
     rows = read_history(folder)
-    logged = [row for row in rows if 'loss' in row]
+    logged = [row for row in rows if row.keys() >= _LOGGED]
     targets = sorted({name for row in rows for name in row if name.endswith('_accuracy')})
     figure = Figure(figsize=(12, 3.5), layout='constrained')
     loss_axis, rate_axis, accuracy_axis = figure.subplots(1, 3)

@@ -19,7 +19,8 @@ from typing import Optional
 
 from ..common.engine.optimizer_states import write_states
 from ..common.errors import InputError
-from ..common.files import PathLike, atomic_write
+from ..common.files import PathLike, atomic_write, read_json
+from ..common.typed import from_values
 from .config import TrainConfig
 
 
@@ -61,14 +62,14 @@ def checkpoint_numbers(prefix: PathLike) -> list[int]:
 def load_state(prefix: PathLike, number: int) -> tuple[TrainConfig, TrainState]:
     """Configuration and state of checkpoint `number`; InputError for a damaged file."""
     path = state_path(prefix, number)
+    content = read_json(path, 'run state')
+    if not isinstance(content, dict) or not {'config', 'state'} <= content.keys():
+        raise InputError(f'{path} is no saved run state')
     try:
-        content = json.loads(path.read_text())
         config = TrainConfig.from_json(json.dumps(content['config']))
-        return config, TrainState(**content['state'])
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise InputError(f'{path}: {error}') from None
-        raise InputError(f'{path} is no saved run state: {error}') from None
+        return config, from_values(TrainState, content['state'], 'saved state')
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from None
 
 
 def newest_state(config: TrainConfig) -> Optional[TrainState]:

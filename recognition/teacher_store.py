@@ -27,6 +27,7 @@ from ..common.console import ProgressBar
 from ..common.engine.network import Network
 from ..common.errors import InputError, RunError
 from ..common.files import PathLike, input_file
+from ..common.typed import from_values
 from ..common.vectors import unit_rows
 
 log = logging.getLogger(__name__)
@@ -92,12 +93,13 @@ def read_header(path: PathLike) -> Header:
     with open(path, 'rb') as handle:
         text = handle.read(HEADER_BYTES)
     try:
-        values = json.loads(text.decode())
-        if values.get('kind') != KIND:
-            raise ValueError
-        return Header(**values)
-    except (ValueError, TypeError, AttributeError):
-        raise InputError(f'{path} is no teacher store; make one with `vargfacenet teach`') from None
+        header = from_values(Header, json.loads(text.decode()), 'header')
+    except (ValueError, RecursionError):
+        header = None
+    size = header and (header.records, header.embedding_size, header.done, header.file_bytes)
+    if not header or header.kind != KIND or min(size) < 0 or header.file_bytes > 1 << 62:
+        raise InputError(f'{path} is no teacher store; make one with `vargfacenet teach`')
+    return header
 
 
 def _write_header(handle, header: Header) -> None:

@@ -10,7 +10,7 @@ A label may be any word; classes are numbered by the sorted labels, as numbers i
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import PathLike, read_lines
+from ..files import PathLike, is_file, read_lines
 from .folders import Identity
 
 
@@ -73,7 +73,7 @@ def read_label_list(path: PathLike, root: PathLike = '') -> list[Identity]:
                 f'{path} line {line}: {text!r}; expected PATH LABEL, or INDEX TAB LABEL TAB PATH'
             ) from None
         picture = folder / name
-        if not picture.is_file():
+        if not is_file(picture):
             raise InputError(
                 f'{path} line {line}: there is no picture {picture}; --root names the folder that '
                 f'paths are relative to'

@@ -12,6 +12,7 @@ order is kept. View 1 and lists of paths have no folds: they are laid out as Vie
 equally many same and different pairs. Words of a line are separated by tabs, or by blanks.
 """
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ from typing import NamedTuple, Union
 import numpy as np
 
 from ..errors import InputError
-from ..files import PathLike, read_lines
+from ..files import PathLike, is_file, read_lines
 from .folders import Identity, is_hidden, is_picture
 
 FOLDS = 10  # of the protocol
@@ -134,7 +135,7 @@ class PictureFinder:
         if isinstance(which, str):
             return self._existing(which)
         usual = self._folder / identity / f'{identity}_{which:04d}.jpg'
-        if usual.is_file():
+        if is_file(usual):
             return usual
         found = self._by_number(self._existing(identity, usual)).get(which, [])
         if not found:
@@ -145,7 +146,7 @@ class PictureFinder:
 
     def _existing(self, name: str, wanted: Union[Path, str] = '') -> Path:
         for form in (name, *(unicodedata.normalize(form, name) for form in ('NFC', 'NFD'))):
-            if (self._folder / form).exists():
+            if os.path.exists(self._folder / form):  # False where a name is too long
                 return self._folder / form
         raise InputError(f'there is no picture {wanted or self._folder / name}')
 

@@ -1,10 +1,11 @@
 """export.json: what the folder of an export says of its files."""
 
-import json
+import math
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
-from ..files import sha256
+from ..files import read_json, sha256
 from .model_name import params_path, parse_model
 
 RECORD = 'export.json'
@@ -27,21 +28,40 @@ def read_record(model: str) -> dict:
     path = folder / RECORD
     if not path.is_file():
         return {}
-    try:
-        record = json.loads(path.read_text())
-        files = {**record['files']}
-        # a checkpoint or a foreign .onnx may lie beside an export
-        if folder != Path(model) and weights_name(model) not in files:
-            return {}
-        whole = all({'sha256'} <= file.keys() for file in files.values())
-        whole &= any(name.endswith('.params') for name, _ in record['source_sha256'].items())
-        for row in record['verification']:
-            whole &= {'file', 'engine'} < row.keys() and isinstance(row['thresholds'], dict)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
+    record = read_json(path, 'record of an export')
+    # a checkpoint or a foreign .onnx may lie beside an export
+    if folder != Path(model) and weights_name(model) not in _dict(_dict(record).get('files')):
+        return {}
+    if not _is_whole(record):
         raise InputError(f'{path} is no record of an export; export the model anew, elsewhere')
     return record
+
+
+def _dict(value: Any) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_whole(record: Any) -> bool:
+    """Whether what commands read of a record is there and of the right type."""
+    files, source = (_dict(_dict(record).get(key)) for key in ('files', 'source_sha256'))
+    rows = _dict(record).get('verification')
+    return (
+        bool(files)
+        and all(isinstance(_dict(file).get('sha256'), str) for file in files.values())
+        and any(name.endswith('.params') for name in source)
+        and all(isinstance(digest, str) for digest in source.values())
+        and isinstance(rows, list)
+        and all(
+            isinstance(_dict(row).get(key), kind)
+            for row in rows
+            for key, kind in (('file', str), ('engine', str), ('thresholds', dict))
+        )
+        and all(
+            type(value) in (int, float) and math.isfinite(value)
+            for row in rows
+            for value in row['thresholds'].values()
+        )
+    )
 
 
 def source_digest(record: dict, weights: Path) -> str:

@@ -130,7 +130,7 @@ class Symbol:
             'heads': [[len(nodes) - 1, self._output, 0]],
             'attrs': {'mxnet_version': ['int', _VERSION]},
         }
-        return json.dumps(graph)
+        return json.dumps(graph, ensure_ascii=False)  # MXNet knows no \u in a text
 
 
 def read_symbol(path: PathLike) -> Symbol:
@@ -221,7 +221,8 @@ def _layer(number: int, node: dict, before: list[Layer]) -> Layer:
     attrs: dict[str, str] = {}
     for key in ('param', 'attr', 'attrs'):  # of MXNet 0.8, 1.0 and later
         more = node.get(key, {})
-        if not isinstance(more, dict) or not all(isinstance(v, str) for v in more.values()):
+        texts = [*more, *more.values()] if isinstance(more, dict) else [None]
+        if not all(isinstance(text, str) and text.isprintable() for text in texts):
             raise InputError(f'layer {name!r} has attributes that are no texts')
         attrs.update(more)
     sources = []

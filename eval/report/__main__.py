@@ -6,7 +6,6 @@ and tests compare every run with the first.
 """
 
 import argparse
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 
 from ...common import console
 from ...common.errors import InputError
-from ...common.files import atomic_write, output_folder
+from ...common.files import atomic_write, output_folder, read_json
 from ...common.history import HISTORY, read_history
 from ..rates import roc_points
 from ..results import IDENTIFICATION, Results, load_results
@@ -73,11 +72,12 @@ def _training_state(folder: Path) -> dict:
     if not paths:
         return {}
     newest = max(paths, key=lambda path: int(path.stem.rsplit('-', 1)[1]))
-    try:
-        content = json.loads(newest.read_text('utf-8'))
-        return {'config': dict(content['config']), 'state': dict(content['state'])}
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f'{newest} is no state of a training run; remove it') from None
+    content = read_json(newest, 'state of a training run')
+    parts = [content.get(key) for key in ('config', 'state')] if isinstance(content, dict) else []
+    seconds = parts[1].get('seconds', 0) if parts and isinstance(parts[1], dict) else None
+    if not parts or not isinstance(parts[0], dict) or type(seconds) not in (int, float):
+        raise InputError(f'{newest} is no state of a training run; remove it')
+    return {'config': parts[0], 'state': parts[1]}
 
 
 def _add_results(run: Run, path: Path) -> None:

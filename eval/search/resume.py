@@ -1,11 +1,11 @@
 """A file that a long evaluation goes on from after a kill."""
 
-import zipfile
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 
+from ...common.arrays import read_npz
 from ...common.errors import InputError
 from ...common.files import PathLike, atomic_path
 
@@ -30,9 +30,8 @@ class ResumeFile:
         if not self.path.is_file():
             return None
         try:
-            with np.load(self.path) as content:
-                state = dict(content)
-        except (ValueError, OSError, zipfile.BadZipFile):
+            state = read_npz(self.path)
+        except InputError:
             state = {}
         if str(state.pop('key', '')) != self._key:
             raise InputError(

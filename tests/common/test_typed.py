@@ -1,0 +1,58 @@
+"""Dataclasses from JSON: every field there, of its type."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from vargfacenet.common.errors import InputError
+from vargfacenet.common.typed import from_values
+
+
+@dataclass(frozen=True)
+class Thing:
+    count: int
+    rate: float
+    name: str
+    steps: tuple[int, ...]
+    options: dict[str, Any]
+    weights: dict[str, float]
+    late: bool = False
+
+
+GOOD = {
+    **{'count': 3, 'rate': 1, 'name': 'a', 'steps': [1, 2]},
+    **{'options': {'b': [None]}, 'weights': {'c': 0.5}},
+}
+
+
+def test_the_fields_come_back():
+    thing = from_values(Thing, GOOD, 'thing')
+    assert thing == Thing(3, 1, 'a', (1, 2), {'b': [None]}, {'c': 0.5})
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'count': 3.5}, "'count' is '3.5'"),
+        ({'count': True}, "'count' is 'True'"),
+        ({'count': 10**30}, "'count' is"),
+        ({'rate': float('nan')}, "'rate' is 'nan'"),
+        ({'rate': 10**400}, "'rate' is"),
+        ({'name': None}, "'name' is 'None'"),
+        ({'steps': ['1']}, "'steps' is"),
+        ({'weights': {'c': 'x'}}, "'weights' is"),
+        ({'late': 1}, "'late' is '1'"),
+        ({'nmae': 1}, 'did you mean'),
+    ],
+)
+def test_a_field_of_another_type_is_named(change, message):
+    with pytest.raises(InputError, match=message):
+        from_values(Thing, {**GOOD, **change}, 'thing')
+
+
+def test_a_missing_field_and_other_values():
+    with pytest.raises(InputError, match="'rate' is missing"):
+        from_values(Thing, {key: value for key, value in GOOD.items() if key != 'rate'}, 'thing')
+    for values in ([], None, 'x', 3):
+        with pytest.raises(InputError, match='expected an object'):
+            from_values(Thing, values, 'thing')

@@ -1,0 +1,69 @@
+"""Mutations of valid files: bits, bytes, numbers, cuts, doubles, and texts put in."""
+
+import random
+import struct
+
+NUMBERS = (0, 1, -1, 2, 127, 128, 255, 256, 1 << 15, 1 << 16, 1 << 31, (1 << 31) - 1, 1 << 40,
+           (1 << 63) - 1, -(1 << 31), 10**9)  # fmt: skip
+TEXTS = (b'0', b'-1', b'9' * 30, b'1e999', b'NaN', b'null', b'[]', b'{}', b'"', b'\n', b'\0', b'\t',
+         b'\xff', b'\xc2\xb2', b'\xef\xbb\xbf', b'[' * 3000, b'a' * 3000, b'../', b'/', b'%s',
+         b'true', b'1.5', b'()', b' ')  # fmt: skip
+
+
+def _flip(data, rnd):
+    position = rnd.randrange(len(data))
+    data[position] ^= 1 << rnd.randrange(8)
+
+
+def _byte(data, rnd):
+    data[rnd.randrange(len(data))] = rnd.choice((0, 1, 127, 128, 255, rnd.randrange(256)))
+
+
+def _number(data, rnd):
+    size, form = rnd.choice(((2, 'H'), (4, 'I'), (8, 'Q')))
+    position = rnd.randrange(len(data))
+    value = rnd.choice(NUMBERS) & ((1 << 8 * size) - 1)
+    data[position : position + size] = struct.pack(rnd.choice('<>') + form, value)
+
+
+def _cut(data, rnd):
+    del data[rnd.randrange(len(data)) :]
+
+
+def _drop(data, rnd):
+    position = rnd.randrange(len(data))
+    del data[position : position + rnd.choice((1, 2, 4, 8, 40, 400))]
+
+
+def _double(data, rnd):
+    position = rnd.randrange(len(data))
+    size = rnd.choice((1, 4, 16, 64, 400))
+    data[position:position] = data[position : position + size] * rnd.choice((1, 1, 2, 50))
+
+
+def _put(data, rnd):
+    position = rnd.randrange(len(data))
+    data[position : position + rnd.choice((0, 0, 1, 3))] = rnd.choice(TEXTS)
+
+
+def _swap(data, rnd):
+    first, second = sorted((rnd.randrange(len(data)), rnd.randrange(len(data))))
+    size = rnd.choice((1, 4, 20))
+    data[first : first + size], data[second : second + size] = (
+        data[second : second + size],
+        data[first : first + size],
+    )
+
+
+WAYS = (_flip, _byte, _number, _cut, _drop, _double, _put, _put, _swap)
+
+
+def mutated(seeds, seed, count):
+    """`count` pairs (number, content), the same for the same seed."""
+    for number in range(count):
+        rnd = random.Random(seed * 1_000_003 + number)
+        data = bytearray(rnd.choice(seeds))
+        for _ in range(rnd.choice((1, 1, 1, 2, 4))):
+            if data:
+                rnd.choice(WAYS)(data, rnd)
+        yield number, bytes(data)

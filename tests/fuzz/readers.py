@@ -1,0 +1,601 @@
+"""Every reader of files of the project, with valid files of its kind to start from.
+
+A reader takes a path and does with the file what a command would; how its file is called and what
+lies beside it is its own business. Made files are small, so that mutations hit something.
+"""
+
+import io
+import json
+import pickle
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import numpy as np
+
+READERS: dict[str, 'Reader'] = {}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """`seeds(folder)` makes valid files (bytes); `read(path)` reads one called `name`."""
+
+    read: Callable[[Path], object]
+    seeds: Callable[[Path], list]
+    name: str = 'case'
+
+
+def reader(name, file='case'):
+    """Register a function `read(path)` whose attribute `seeds` is set by `seeds_of`."""
+
+    def register(read):
+        READERS[name] = Reader(read, lambda folder: _SEEDS[name](folder), file)
+        return read
+
+    return register
+
+
+_SEEDS = {}
+
+
+def seeds_of(*names):
+    def register(function):
+        _SEEDS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def _written(folder, suffix, write):
+    """Bytes of the file that `write(path)` makes."""
+    path = folder / f'seed{suffix}'
+    write(path)
+    return path.read_bytes()
+
+
+def _random():
+    return np.random.RandomState(7)  # anew: what is made twice is the same
+
+
+def _picture(size=24):
+    return cv2.resize(_random().randint(0, 256, (4, 4, 3)).astype(np.uint8), (size, size))
+
+
+def _encoded(suffix, size=24):
+    return cv2.imencode(suffix, _picture(size))[1].tobytes()
+
+
+# --- networks
+
+
+@reader('params', 'model-0001.params')
+def _(path):
+    from vargfacenet.common.engine.params_file import read_arrays
+
+    read_arrays(path)
+
+
+@seeds_of('checkpoint_params')
+def _(folder):
+    from vargfacenet.common.engine.checkpoint import save_params
+
+    ours = _written(folder, '.params', lambda path: save_params(path, *_network()[1:]))
+    return [ours, ours[:-12]]  # as MXNet writes it, without a checksum
+
+
+@seeds_of('params')
+def _(folder):
+    from vargfacenet.common.engine.params_file import write_arrays
+
+    (ours, _) = READERS['checkpoint_params'].seeds(folder)
+    arrays = {'arg:a': np.ones((2, 3), np.float32), 'aux:b': np.zeros(2, np.float16)}
+    small = _written(folder, '.params', lambda path: write_arrays(path, arrays))
+    return [ours, ours[:-12], small, small[:-12]]
+
+
+def _network():
+    from tiny_network import reference_params, tiny_symbol
+
+    symbol = tiny_symbol(8)
+    return symbol, *reference_params(symbol)
+
+
+def _beside(path, **others):
+    """The rest of a checkpoint of the tiny network in the folder of `path`."""
+    from vargfacenet.common.engine.checkpoint import save_params, save_symbol
+
+    prefix = path.parent / 'model'
+    if not others.get('symbol') and not Path(f'{prefix}-symbol.json').exists():
+        save_symbol(prefix, _network()[0])
+    if not others.get('params') and not Path(f'{prefix}-0001.params').exists():
+        save_params(f'{prefix}-0001.params', *_network()[1:])
+    return f'{prefix},1'
+
+
+def _runs(model):
+    from vargfacenet.common.engine.open_model import open_model
+
+    opened = open_model(model, 'mxnet', batch_size=2)
+    opened.embed(np.zeros((2, 112, 112, 3), np.uint8))
+
+
+@reader('checkpoint_params', 'model-0001.params')
+def _(path):
+    _runs(_beside(path, params=True))
+
+
+@reader('symbol', 'model-symbol.json')
+def _(path):
+    from vargfacenet.common.engine.symbol_file import read_symbol
+
+    read_symbol(path)
+
+
+@reader('symbol_run', 'model-symbol.json')
+def _(path):
+    _runs(_beside(path, symbol=True))
+
+
+@seeds_of('symbol', 'symbol_run')
+def _(_folder):
+    return [_network()[0].tojson().encode()]
+
+
+@reader('states', 'model-0001.states')
+def _(path):
+    from vargfacenet.common.engine.optimizer_states import read_states
+
+    read_states(path)
+
+
+@seeds_of('states')
+def _(folder):
+    from vargfacenet.common.backend import mx
+    from vargfacenet.common.engine.optimizer_states import write_states
+
+    updater = mx.optimizer.get_updater(mx.optimizer.SGD(momentum=0.9))
+    for number, shape in enumerate([(4, 4), (3,)]):
+        updater(number, mx.nd.ones(shape), mx.nd.ones(shape))
+    arrays = {0: np.ones((2, 2), np.float32), 1: (None, np.ones(3, np.float32))}
+    return [_written(folder, '.states', lambda p: write_states(p, arrays)), updater.get_states()]
+
+
+def _onnx(engine):
+    def read(path):
+        from vargfacenet.common.engine.open_model import open_model
+
+        opened = open_model(str(path), engine, batch_size=2)
+        opened.embed(np.zeros((2, 112, 112, 3), np.uint8))
+
+    return read
+
+
+for _engine in ('onnxruntime', 'openvino'):
+    reader(f'onnx_{_engine}', 'model.onnx')(_onnx(_engine))
+
+
+@seeds_of('onnx_onnxruntime', 'onnx_openvino')
+def _(_folder):
+    from vargfacenet.common.engine.fold import fold_batch_norms
+    from vargfacenet.common.engine.network import Network
+    from vargfacenet.common.engine.to_onnx import to_onnx
+
+    return [to_onnx(fold_batch_norms(Network(*_network()))).SerializeToString()]
+
+
+@reader('export_json', 'export.json')
+def _(path):
+    from vargfacenet.common.engine.export_record import read_record
+
+    read_record(str(path.parent))
+
+
+@seeds_of('export_json')
+def _(_folder):
+    record = {
+        'files': {'model.onnx': {'sha256': 'a' * 64}, 'model-0000.params': {'sha256': 'b' * 64}},
+        'source_sha256': {'model-0001.params': 'c' * 64},
+        'verification': [
+            {'file': 'model.onnx', 'engine': 'openvino', 'thresholds': {'1e-3': 0.3, '1e-4': 0.4}}
+        ],
+    }
+    return [json.dumps(record, indent=1).encode()]
+
+
+# --- pictures and records
+
+
+def _decode(path):
+    from vargfacenet.common.data.image import decode_rgb
+
+    decode_rgb(path.read_bytes())
+
+
+def _pictures(suffix):
+    def seeds(_folder):
+        return [_encoded(suffix)]
+
+    return seeds
+
+
+for _kind in ('jpg', 'png', 'webp', 'bmp', 'tiff'):
+    reader(f'picture_{_kind}', f'case.{_kind}')(_decode)
+    _SEEDS[f'picture_{_kind}'] = _pictures(f'.{_kind}')
+
+
+@reader('picture_crop', 'case.jpg')
+def _(path):
+    from vargfacenet.common.data.image import jpeg_crop
+
+    jpeg_crop(path.read_bytes())
+
+
+_SEEDS['picture_crop'] = lambda folder: [_encoded('.jpg', 112), _encoded('.png', 40)]
+
+
+@reader('bin')
+def _(path):
+    from vargfacenet.eval.datasets import load_bin
+
+    load_bin(path)
+
+
+@seeds_of('bin')
+def _(_folder):
+    images, same = [_encoded('.jpg', 112) for _ in range(4)], [True, False]
+    arrays = [np.frombuffer(image, np.uint8) for image in images]
+    return [
+        pickle.dumps((images, same), 4),
+        pickle.dumps((images, same), 2),
+        pickle.dumps((arrays, np.array(same)), 4),
+        pickle.dumps((arrays, same), 5),
+    ]
+
+
+def _record_set(folder):
+    from vargfacenet.common.data.recordio import write_face_records
+
+    faces = [[_encoded('.jpg', 112) for _ in range(2)] for _ in range(2)]
+    write_face_records(folder / 'train', faces)
+    return folder
+
+
+def _records(name):
+    def read(path):
+        from vargfacenet.common.data.recordio import RecordFile
+
+        if not (path.parent / 'done').exists():
+            kept = path.read_bytes()
+            _record_set(path.parent)
+            (path.parent / 'done').touch()
+            path.write_bytes(kept)
+        if name == 'scan':
+            (path.parent / 'train.idx').unlink(missing_ok=True)
+        records = RecordFile(path.parent / 'train.rec')
+        for position in range(min(len(records), 50)):
+            records.read(position)
+        records.close()
+
+    return read
+
+
+def _part(name):
+    return lambda folder: [(_record_set(folder) / name).read_bytes()]
+
+
+for _name, _file in (
+    ('rec', 'train.rec'),
+    ('idx', 'train.idx'),
+    ('property', 'property'),
+    ('scan', 'train.rec'),
+):
+    reader(_name, _file)(_records(_name))
+    _SEEDS[_name] = _part(_file)
+
+
+# --- arrays
+
+
+def _embeddings(path):
+    from vargfacenet.eval.embeddings import check_embeddings, load_embeddings
+
+    loaded = load_embeddings(path)
+    check_embeddings(loaded.rows, 'rows', allow_zero=True)
+
+
+def _labels(path):
+    from vargfacenet.eval.embeddings import read_labels
+
+    read_labels(path)
+
+
+reader('npz', 'case.npz')(_embeddings)
+reader('npy', 'case.npy')(_embeddings)
+reader('matrix', 'case.bin')(_embeddings)
+reader('labels_npy', 'case.npy')(_labels)
+reader('labels_txt', 'case.txt')(_labels)
+
+
+def _saved(save, *arrays, **named):
+    handle = io.BytesIO()
+    save(handle, *arrays, **named)
+    return handle.getvalue()
+
+
+def _rows():
+    rows = _random().randn(6, 4).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@seeds_of('npz')
+def _(_folder):
+    arrays = {'embeddings': _rows(), 'labels': np.array(['a', 'a', 'b', 'b', 'c', 'c'])}
+    return [_saved(np.savez, **arrays), _saved(np.savez_compressed, **arrays)]
+
+
+@seeds_of('npy')
+def _(_folder):
+    return [_saved(np.save, _rows()), _saved(np.save, np.asfortranarray(_rows()))]
+
+
+@seeds_of('labels_npy')
+def _(_folder):
+    return [_saved(np.save, np.arange(6)), _saved(np.save, np.array(['a', 'bc']))]
+
+
+@seeds_of('labels_txt')
+def _(_folder):
+    return [b'ada\nada\nbob\ncyd\n', 'ä\nö\n'.encode()]
+
+
+@seeds_of('matrix')
+def _(folder):
+    from vargfacenet.eval.matrix_file import write_matrix
+
+    return [_written(folder, '.bin', lambda path: write_matrix(path, _rows()))]
+
+
+@reader('results_npz', 'case.npz')
+def _(path):
+    from vargfacenet.eval.report.__main__ import build_sections, read_run
+
+    build_sections([read_run(str(path))])
+
+
+@seeds_of('results_npz')
+def _(folder):
+    """What `verify --save` writes, from the command itself."""
+    from tiny_network import reference_params, tiny_symbol
+    from vargfacenet.common.data.pair_sets import write_pairs
+    from vargfacenet.common.engine.checkpoint import save_params, save_symbol
+    from vargfacenet.common.synth.face import jpeg_faces
+    from vargfacenet.eval import verify
+
+    symbol = tiny_symbol(8)
+    save_symbol(folder / 'model', symbol)
+    save_params(folder / 'model-0001.params', *reference_params(symbol))
+    faces = [jpeg_faces(3, person, [0], 112)[0] for person in range(4)]
+    images = [faces[pick] for pair in range(10) for pick in ((0, 0), (1, 2))[pair % 2]]
+    write_pairs(folder / 'pairs.bin', images, [pair % 2 == 0 for pair in range(10)])
+    model = ['--model', f'{folder}/model,1', '--engine', 'mxnet']
+    target = ['--target', str(folder / 'pairs.bin'), '--folds', '5']
+    assert verify.main([*model, *target, '--save', str(folder / 'v.npz')]) == 0
+    return [(folder / 'v.npz').read_bytes()]
+
+
+@reader('resume_npz', 'case.npz')
+def _(path):
+    from vargfacenet.eval.search.resume import ResumeFile
+
+    ResumeFile(path, 'key').load()
+
+
+@seeds_of('resume_npz')
+def _(folder):
+    from vargfacenet.eval.search.resume import ResumeFile
+
+    saved = {'done': np.int64(3), 'counts': np.arange(20)}
+    return [_written(folder, '.npz', lambda path: ResumeFile(path, 'key').save(**saved))]
+
+
+@reader('store', 'train.teacher-abc.f16')
+def _(path):
+    from vargfacenet.recognition.teacher_store import TeacherStore, read_header
+
+    header = read_header(path)
+    TeacherStore(path, header).read(np.array([0, header.records - 1]), np.array([True, False]))
+
+
+@seeds_of('store')
+def _(folder):
+    from vargfacenet.recognition.teacher_store import HEADER_BYTES, Header
+
+    header = Header('m,1', 'a' * 64, 'train.rec', 'b' * 64, 4, 8, 'mxnet', done=4)
+    text = json.dumps(asdict(header)).encode().ljust(HEADER_BYTES)
+    return [text + np.zeros((4, 2, 8), np.float16).tobytes()]
+
+
+@reader('gallery_db', 'gallery.sqlite')
+def _(path):
+    from vargfacenet.deploy.gallery import Gallery
+
+    kept = path.with_name('embeddings.kept')
+    if not kept.exists():
+        content = path.read_bytes()
+        _gallery(path.parent / 'made')
+        shutil.copy(path.parent / 'made' / 'embeddings.f32', kept)
+        path.write_bytes(content)
+    for old in path.parent.glob('gallery.sqlite-*'):
+        old.unlink()
+    shutil.copy(kept, path.with_name('embeddings.f32'))
+    gallery = Gallery(path.parent)
+    try:
+        gallery.identities()
+        gallery.identify(_rows()[0], 3)
+        gallery.crop('ada')
+    finally:
+        gallery.close()
+
+
+def _gallery(folder):
+    from vargfacenet.deploy.gallery import Gallery
+
+    gallery = Gallery(folder, 4, 'f' * 64)
+    gallery.enrol(['ada', 'ada', 'bob'], _rows()[:3], crops=[b'x' * 50] * 3)
+    gallery.close()
+
+
+@seeds_of('gallery_db')
+def _(folder):
+    _gallery(folder / 'seed')
+    return [(folder / 'seed' / 'gallery.sqlite').read_bytes()]
+
+
+# --- runs
+
+
+@reader('run_json', 'model-0001.json')
+def _(path):
+    from vargfacenet.recognition.run_state import checkpoint_numbers, load_state
+
+    prefix = path.parent / 'model'
+    load_state(prefix, checkpoint_numbers(prefix)[-1])
+
+
+@reader('report_run', 'model-0001.json')
+def _(path):
+    from vargfacenet.eval.report.__main__ import build_sections, read_run
+
+    (path.parent / 'history.jsonl').write_bytes(_history())
+    build_sections([read_run(str(path.parent))])
+
+
+@seeds_of('run_json', 'report_run')
+def _(_folder):
+    return [_RUN.encode()]
+
+
+_RUN = json.dumps(
+    {
+        'config': {
+            **{'alpha': 7.0, 'augment': 'mirror', 'ckpt': 3, 'classification': True},
+            **{'data_dir': 'data', 'devices': 'cpu', 'distill_form': 'l2', 'frequent': 5},
+            **{'kvstore': 'local', 'loss': 'margin', 'lr': 0.1, 'lr_factor': 0.1},
+            **{'loss_options': {'m1': 1.0, 'm2': 0.5, 'm3': 0.0, 's': 64.0}, 'lr_mode': 'cosine'},
+            **{'lr_steps': [], 'models_root': 'runs', 'mom': 0.9, 'name': 'base'},
+            **{'network': 'vargfacenet', 'network_options': {'emb_size': 64, 'multiplier': 0.25}},
+            **{'num_classes': 12, 'num_devices': 1, 'num_images': 72, 'num_workers': 1},
+            **{'per_batch_size': 8, 'pretrained': '', 'seed': 0, 'shuffle': 'full', 'teacher': ''},
+            **{'teacher_store': '', 'threads': 0, 'total_steps': 10, 'val_targets': ['synth']},
+            **{'verbose': 5, 'warmup_steps': 2, 'wd': 0.0005},
+        },
+        'state': {'step': 10, 'number': 2, 'best_number': 1, 'best_score': 0.5, 'seconds': 3.5},
+    }
+)
+
+
+@reader('history', 'history.jsonl')
+def _(path):
+    from vargfacenet.eval.report.__main__ import build_sections, read_run
+
+    build_sections([read_run(str(path.parent))])
+
+
+@reader('curves', 'history.jsonl')
+def _(path):
+    from vargfacenet.recognition.curves import plot_curves
+
+    plot_curves(path.parent, 'run')
+
+
+def _history():
+    row = {'loss': 4.0, 'accuracy': 0.1, 'learning_rate': 0.1, 'images_per_second': 50.0}
+    rows = [{'step': step, **row, 'synth_accuracy': 0.7, 'synth_val': 0.3} for step in (1, 2, 3)]
+    return '\n'.join(map(json.dumps, rows)).encode()
+
+
+_SEEDS['history'] = _SEEDS['curves'] = lambda folder: [_history()]
+
+
+# --- lists
+
+
+def _label_list(path):
+    from vargfacenet.common.data.label_lists import read_label_list
+
+    for name in 'ab':
+        (path.parent / name).mkdir(exist_ok=True)
+        (path.parent / name / '1.jpg').touch()
+    read_label_list(path)
+
+
+def _lists():
+    from vargfacenet.common.data.make_rec import read_exclude
+    from vargfacenet.common.data.pair_lists import read_pair_list
+    from vargfacenet.eval.identify import read_identities
+    from vargfacenet.eval.image_list import read_list
+    from vargfacenet.eval.megaface import read_cmc, read_noises
+
+    lfw = b'2 1\nAda\t1\t2\nAda\t1\tBob\t2\nBob 1 2\nCyd 1 Bob 2\n'
+    return {
+        'imagelist': (lambda path: read_list(path, path.parent), [b'a/1.jpg 0\nb/2.jpg 1\n']),
+        'identities': (
+            lambda path: read_identities(path, path.parent),
+            [b'a/1.jpg ada\nb/2.jpg\n'],
+        ),
+        'pairlist': (read_pair_list, [lfw, b'a/1.jpg a/2.jpg 1\na/1.jpg b/1.jpg 0\n']),
+        'labellist': (_label_list, [b'0\t3.0\ta/1.jpg\n1\t4.0\tb/1.jpg\n', b'a/1.jpg 0\n']),
+        'exclude': (lambda path: read_exclude(str(path), path.parent, True), [b'a/1.jpg\nb\n']),
+        'noises': (read_noises, [b'# head\na\tb_1.jpg\nc_2.jpg\n']),
+        'cmc': (
+            read_cmc,
+            [json.dumps({'cmc': [[1, 2], [0.9, 1]], 'roc': [[0, 1], [0, 1]]}).encode()],
+        ),
+    }
+
+
+for _name in ('imagelist', 'identities', 'pairlist', 'labellist', 'exclude', 'noises', 'cmc'):
+    reader(_name)(lambda path, name=_name: _lists()[name][0](path))
+    _SEEDS[_name] = lambda folder, name=_name: _lists()[name][1]
+
+
+@reader('ijb_tid', 'x_face_tid_mid.txt')
+def _(path):
+    from vargfacenet.eval.ijb import read_meta
+
+    (path.parent / 'x_name_5pts_score.txt').write_bytes(_POINTS)
+    read_meta(path.parent, 'x')
+
+
+@reader('ijb_pairs', 'x_template_pair_label.txt')
+def _(path):
+    from vargfacenet.eval.ijb import read_pairs
+
+    read_pairs(path.parent, 'x')
+
+
+@reader('ijb_subjects', 'case.csv')
+def _(path):
+    from vargfacenet.eval.ijb import read_subjects
+
+    read_subjects(path)
+
+
+_TIDS = b'1.jpg 1 10\n2.jpg 2 11\n'
+_POINTS = b''.join(b'%d.jpg ' % n + b' '.join([b'30.5'] * 10) + b' 0.9\n' for n in (1, 2))
+
+
+@reader('ijb_points', 'x_name_5pts_score.txt')
+def _(path):
+    from vargfacenet.eval.ijb import read_meta
+
+    (path.parent / 'x_face_tid_mid.txt').write_bytes(_TIDS)
+    read_meta(path.parent, 'x')
+
+
+_SEEDS['ijb_tid'] = lambda folder: [_TIDS]
+_SEEDS['ijb_points'] = lambda folder: [_POINTS]
+_SEEDS['ijb_pairs'] = lambda folder: [b'1 2 1\n1 3 0\n']
+_SEEDS['ijb_subjects'] = lambda folder: [b'TEMPLATE_ID,SUBJECT_ID\n1,5\n2,6\n']
