@@ -59,8 +59,9 @@ _HEIF_BRANDS = (b'heic', b'heix', b'heif', b'mif1', b'msf1')
 
 _JPEG_START = b'\xff\xd8'
 _JPEG_END = 0xD9
+_JPEG_WHOLE = b'\xff\xd9'
 _JPEG_SCAN = 0xDA
-_JPEG_ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
+_JPEG_ALONE = {0x01, 0xFF, *range(0xD0, 0xD9)}  # markers without a length, and filling
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 # in the data of a scan 0xff is followed by zero or a restart marker; filling bytes are more 0xff
 _MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
@@ -130,25 +131,33 @@ def _read_jpeg(encoded: bytes) -> _Header:
     What follows the end is of no matter: telephones put a video there. OpenCV fills the missing
     part of a cut-off file with grey and reports nothing, so InputError is raised for it here.
     """
-    header, scanned, place = None, False, 2
+    header, scanned, place, size = None, False, 2, len(encoded)
     while True:
-        match = _MARKER.search(encoded, place)
-        if match is None:
-            raise InputError(f'JPEG of {len(encoded)} bytes is cut off')
-        marker, place = encoded[match.end() - 1], match.end()
-        if marker == _JPEG_END and scanned:
-            return header
+        # a segment ends where the next marker stands; a scan's data have to be searched for it
+        if scanned or encoded[place : place + 1] != b'\xff':
+            match = _MARKER.search(encoded, place)
+            place = match.start() if match else size
+        if size < place + 10:
+            if scanned and encoded[place : place + 2] == _JPEG_WHOLE:
+                return header
+            raise InputError(f'JPEG of {size} bytes is cut off')
+        marker, high, low = encoded[place + 1], encoded[place + 2], encoded[place + 3]
         if marker in _JPEG_ALONE:
+            place += 1 if marker == 0xFF else 2
             continue
-        segment = encoded[place : place + 8]
-        if len(segment) < 8 or marker == _JPEG_END:
-            raise InputError(f'JPEG of {len(encoded)} bytes is cut off')
-        length = int.from_bytes(segment[:2], 'big')
+        if marker == _JPEG_END:
+            if scanned:
+                return header
+            raise InputError(f'JPEG of {size} bytes ends before its picture')
         if marker in _JPEG_FRAMES:
-            _, _, height, width, channels = struct.unpack('>HBHHB', segment)
+            height, width, channels = struct.unpack_from('>HHB', encoded, place + 5)
             header = _Header('JPEG', width, height, channels=channels)
-        scanned |= marker == _JPEG_SCAN and header is not None
-        place += length
+        place += 2 + (high << 8) + low
+        if marker == _JPEG_SCAN and header:
+            scanned = True
+            # the usual file, without looking at every byte: its end is the end of this picture
+            if encoded.endswith(_JPEG_WHOLE) and encoded.find(_JPEG_START, place) < 0:
+                return header
 
 
 def _read_header(encoded: bytes) -> _Header:

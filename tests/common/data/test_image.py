@@ -71,6 +71,8 @@ def test_what_follows_the_end_of_a_jpeg_is_left_alone(rng):
         np.testing.assert_array_equal(decode_rgb(content + tail), decoded(content))
         with pytest.raises(InputError, match='cut off'):
             decode_rgb(content[:-40] + b'\0' * 8)
+    filled = content[:2] + b'\xff\xff\xff' + content[2:]  # filling before a marker is allowed
+    np.testing.assert_array_equal(decode_rgb(filled + tail), decoded(content))
     progressive = cv2.imencode('.jpg', picture(rng), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
     np.testing.assert_array_equal(decode_rgb(progressive + tail), decoded(progressive))
     scans = [place for place in range(len(progressive)) if progressive[place:][:2] == b'\xff\xda']
