@@ -182,6 +182,7 @@ class FaceRecordIter(mx.io.DataIter):
     ----------
     epoch, batch : the place of the next batch; what `seek` takes
     batches_per_epoch, num_images, num_classes : int
+    class_names : tuple of str, () where the data do not tell
 
     Raises
     ------
@@ -214,6 +215,7 @@ class FaceRecordIter(mx.io.DataIter):
         records = open_records(data)
         self.num_images = len(records)
         self.num_classes = records.num_classes
+        self.class_names = records.class_names
         self.batches_per_epoch = batches_in_epoch(self.num_images, batch_size, num_parts)
         if not self.batches_per_epoch:
             raise InputError(

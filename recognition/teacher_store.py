@@ -24,6 +24,7 @@ from typing import Callable
 import numpy as np
 
 from ..common.console import ProgressBar
+from ..common.data.records import side_file
 from ..common.engine.network import Network
 from ..common.errors import InputError, RunError
 from ..common.files import PathLike, input_file
@@ -82,9 +83,7 @@ def teacher_hash(network: Network) -> str:
 
 def store_path(header: Header) -> Path:
     """Where the store of a teacher and a data set lies, or would lie."""
-    data, name = Path(header.data), f'.teacher-{header.key}.f16'
-    # inside a folder of crops, beside a record file
-    return data / f'train{name}' if data.is_dir() else data.with_name(data.stem + name)
+    return side_file(header.data, f'.teacher-{header.key}.f16')
 
 
 def read_header(path: PathLike) -> Header:

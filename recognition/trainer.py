@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -11,12 +11,13 @@ from gluoncv.utils.lr_scheduler import LRSequential
 
 from ..common import console
 from ..common.backend import mx, parse_devices
+from ..common.data.recordio import CLASSES
 from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
 from ..common.engine.network import Network
 from ..common.engine.optimizer_states import read_states
 from ..common.errors import InputError
-from ..common.files import output_folder
+from ..common.files import atomic_write, output_folder
 from ..eval.verification import VerificationResult
 from ..symbol import get_symbol
 from .config import TrainConfig
@@ -183,6 +184,14 @@ def _clear(config: TrainConfig, overwrite: bool) -> None:
         remove_checkpoint(config.prefix, number)
 
 
+def _name_classes(config: TrainConfig, names: Sequence[str]) -> None:
+    """Write who the class numbers of the run are, where the data tell."""
+    path = config.run_folder / CLASSES
+    path.unlink(missing_ok=True)
+    if names:
+        atomic_write(path, ''.join(f'{name}\n' for name in names))
+
+
 def create_kvstore(name: str):
     """The Module's kvstore: a name, or the connected store of a dist_sync process.
 
@@ -339,6 +348,7 @@ def _watchers(run: _Run, overwrite: bool) -> tuple[NoHistory, VerifyHook, NoSave
         beside = f', though {config.data_dir} holds {", ".join(found)}' if found else ''
         log.info('nothing is verified: no --target was given%s', beside)
     _clear(config, overwrite)
+    _name_classes(config, run.data.class_names)
     history = History(config.run_folder, run.state)
     verify_hook = VerifyHook(config, run.module, run.embedder, run.targets, history)
     save_hook = SaveHook(config, run.module, run.embedding, verify_hook)

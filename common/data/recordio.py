@@ -373,10 +373,6 @@ class RecordFile:
             content.update(os.pread(self._file, _SAMPLE_BYTES, start))
         return content.hexdigest()
 
-    def side_file(self, suffix: str) -> Path:
-        """Where a file that belongs to this set lies: beside it, its name with `suffix`."""
-        return self.source.with_name(self.source.stem + suffix)
-
     def name(self, position: int) -> str:
         """How errors call image `position`: file and record key."""
         return self._row_name(self._first_row + position)

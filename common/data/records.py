@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import PathLike
 from ..names import IMAGE_SIZE
 from .folders import find_identities, find_pictures, identity_folders, warn_of_others
-from .recordio import RecordFile
+from .recordio import RecordFile, record_paths
 
 TRAIN_REC = 'train.rec'
 UNLABELLED = -1  # label of every picture of a set without identities
@@ -54,9 +54,6 @@ class Records(Protocol):
 
     def digest(self) -> str:
         """Hash that another data set, or a changed one, does not have."""
-
-    def side_file(self, suffix: str) -> Path:
-        """Where a file that belongs to this set lies: beside it, its name with `suffix`."""
 
     def close(self) -> None:
         """Close the files; no thread may be reading."""
@@ -136,12 +133,19 @@ class FolderRecords:
             content.update(self._paths[position].read_bytes())
         return content.hexdigest()
 
-    def side_file(self, suffix: str) -> Path:
-        """See `Records`."""
-        return self.source / f'train{suffix}'
-
     def close(self) -> None:
         """Nothing is kept open."""
+
+
+def side_file(source: PathLike, suffix: str) -> Path:
+    """Where a file that belongs to a set lies: beside its `.rec`, or in its folder.
+
+    `source` is `Records.source`; the file is called train or as the `.rec` is, and `suffix`.
+    """
+    source = Path(source)
+    if source.is_dir():
+        return source / f'train{suffix}'
+    return source.with_name(source.stem + suffix)
 
 
 def record_file(folder: Path) -> Path:
@@ -158,21 +162,14 @@ def record_file(folder: Path) -> Path:
     return found[0] if found else folder / TRAIN_REC
 
 
-def has_records(folder: PathLike) -> bool:
-    """Whether `open_records` would find a record file or pictures there."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        return False
-    return record_file(folder).is_file() or bool(find_pictures(folder).pictures)
-
-
 def open_records(data_dir: PathLike, size: int = IMAGE_SIZE) -> Records:
     """Open a training set.
 
     Parameters
     ----------
-    data_dir : a folder with a `.rec` (and its `property`), the `.rec` itself, or a folder of
-        identity folders with crops; a folder of crops alone is a set without labels
+    data_dir : a folder with a `.rec` (and its `property`), the `.rec` itself (its suffix may be
+        left out), or a folder of identity folders with crops; a folder of crops alone is a set
+        without labels
     size : picture size that `property` must state
 
     Raises
@@ -180,7 +177,7 @@ def open_records(data_dir: PathLike, size: int = IMAGE_SIZE) -> Records:
     InputError for what is none of these, and as RecordFile and FolderRecords do.
     """
     path = Path(data_dir)
-    if path.suffix == '.rec' and not path.is_dir():
+    if not path.is_dir() and (path.suffix == '.rec' or record_paths(path).rec.is_file()):
         return RecordFile(path, size)
     if not path.is_dir():
         raise InputError(

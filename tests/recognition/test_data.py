@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pictures import decoded, encoded, jpeg, picture
 from vargfacenet.common.backend import mx
-from vargfacenet.common.data.recordio import write_face_records
+from vargfacenet.common.data.recordio import RecordFile, write_face_records
 from vargfacenet.common.errors import InputError
 from vargfacenet.recognition import data
 from vargfacenet.recognition.data import FaceRecordIter, epoch_order, record_draws
@@ -122,13 +122,13 @@ def test_blocks_tell_the_system_what_comes(rec, monkeypatch):
     monkeypatch.setattr(data, 'BLOCK', 5)
     monkeypatch.setattr(data, 'WINDOW', 15)
     announced = []
-    will_need = data.RecordFile.will_need
+    will_need = RecordFile.will_need
 
     def spy(self, start, end):
         announced.extend(range(start, end))
         will_need(self, start, end)
 
-    monkeypatch.setattr(data.RecordFile, 'will_need', spy)
+    monkeypatch.setattr(RecordFile, 'will_need', spy)
     batches = FaceRecordIter(rec, 4, shuffle='blocks')
     order = epoch_order(37, 0, 0, 'blocks', batch_size=4)
     batches.next()

@@ -14,6 +14,7 @@ import pytest
 from vargfacenet.common.backend import mx
 from vargfacenet.common.console import Parser
 from vargfacenet.common.data.pair_sets import read_pairs, write_pairs
+from vargfacenet.common.data.recordio import RecordFile
 from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.history import read_history
 from vargfacenet.recognition.config import add_arguments, resolve
@@ -77,6 +78,35 @@ def test_learns_and_reports(options, run_command, tmp_path):
     )
     assert state.step == 32
     assert config.network_options == {'multiplier': 0.25, 'emb_size': 32, 'bn_mom': 0.5}
+
+
+def test_a_folder_of_people_trains_to_the_very_weights_of_its_record_file(
+    options, patterns, run_command, tmp_path
+):
+    """The same order, the same classes."""
+    records = RecordFile(patterns / 'train')
+    for position in range(len(records)):
+        label, encoded = records.read(position)
+        path = tmp_path / 'people' / f'p{label}' / f'{position:04d}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded)
+    options = [*options, '--target', '', '--steps', 4]
+    assert run_command('train', *options)[0] == 0
+    folder = [*options, '--data-dir', tmp_path / 'people', '--name', 'folder']
+    assert run_command('train', *folder, '--ckpt', 1)[0] == 0
+    expected = weights(tmp_path / 'run' / 'model', 1)
+    assert_same_weights(weights(tmp_path / 'folder' / 'model', 1), expected)
+    names = (tmp_path / 'folder' / 'classes.txt').read_text().split()
+    assert names == [f'p{number}' for number in range(6)]
+    assert not (tmp_path / 'run' / 'classes.txt').exists()  # that .rec does not tell
+
+
+def test_pictures_without_labels_are_refused_by_a_classification(options, run_command, tmp_path):
+    (tmp_path / 'crops').mkdir()
+    for number in range(8):
+        (tmp_path / 'crops' / f'{number}.jpg').write_bytes(b'never decoded')
+    code, _, errors = run_command('train', *options, '--data-dir', tmp_path / 'crops')
+    assert code == 2 and 'holds no classes' in errors and errors.count('\n') == 1
 
 
 def test_killed_and_resumed_ends_with_the_same_weights(run_options, tmp_path):
