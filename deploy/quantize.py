@@ -12,7 +12,7 @@ import numpy as np
 
 from ..common import console
 from ..common.data.image import centre_crop, decode_rgb, resize_short_side
-from ..common.data.recordio import RecordFile
+from ..common.data.records import Records, open_records
 from ..common.engine.parity import cosines
 from ..common.errors import InputError
 from ..common.extras import need
@@ -40,7 +40,7 @@ def calibration_images(path: PathLike, count: int) -> np.ndarray:
 
     Parameters
     ----------
-    path : a `.rec` (with its `.idx` and `property`) or a `.bin`
+    path : a training set, as `open_records` takes it, or a `.bin`
     count : how many; all of a smaller set
 
     Returns
@@ -55,9 +55,9 @@ def calibration_images(path: PathLike, count: int) -> np.ndarray:
     if path.suffix == '.bin':
         images, _ = load_bin(path)
         return images[_spread(len(images), count)]
-    if path.suffix != '.rec':
-        raise InputError(f'calibration images {path}: expected a .rec or a .bin file')
-    records = RecordFile(path)
+    if path.suffix != '.rec' and not path.is_dir():
+        raise InputError(f'calibration images {path}: expected a .rec, a .bin or a folder of crops')
+    records = open_records(path)
     with contextlib.closing(records):
         return np.stack([_picture(records, row) for row in _spread(len(records), count)])
 
@@ -66,7 +66,7 @@ def _spread(total: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
 
 
-def _picture(records: RecordFile, row: int) -> np.ndarray:
+def _picture(records: Records, row: int) -> np.ndarray:
     try:
         image = decode_rgb(records.read(row)[1])
     except InputError as error:
