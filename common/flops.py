@@ -66,8 +66,10 @@ _PER_INPUT = {'Activation': 1, 'BatchNorm': 2, 'LeakyReLU': 1, 'Pooling': 1}
 
 def _all_flops(node: dict, shapes: list[tuple[int, ...]], output_shape: tuple[int, ...]) -> int:
     """`flops_all` of one node; `shapes` are those of its inputs."""
+    if node['op'] in _PER_INPUT:
+        return _PER_INPUT[node['op']] * math.prod(shapes[0])
     if node['op'] not in ('Convolution', 'FullyConnected'):
-        return _PER_INPUT.get(node['op'], 0) * math.prod(shapes[0])
+        return 0
     products = math.prod(shapes[1][1:]) * math.prod(output_shape)
     no_bias = node['attrs'].get('no_bias', 'False') in ('True', '1')
     return 2 * products + (0 if no_bias else math.prod(output_shape))

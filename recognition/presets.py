@@ -27,6 +27,9 @@ network = edict()
 network.vargfacenet = edict(network_options={})
 # a quarter of the multiply-adds, for two-core machines; channels 16, 32, 64, 128
 network.vargfacenet_half = edict(network='vargfacenet', network_options={'multiplier': 0.5})
+# trained with the last batch norm, which the authors leave out when they verify
+network.polyface = edict(network_options={'feature_nobn': False})
+network.polyface_deep = edict(network_options={'feature_nobn': False})
 
 dataset = edict()
 # made on first use by `vargfacenet synth`, so that everything runs without a download

@@ -30,6 +30,7 @@ class TorchLayout:
     input_scale : what it multiplies (pixel - 127.5) with; None where both do the same
     bn_eps : what it adds to every variance; None where both do the same
     absent : name of a parameter that it does not have -> the value that changes nothing
+    unused : starts of keys that a network without the layer does not need
     pointwise : parameters of a fully connected layer here that are a 1x1 convolution there
     """
 
@@ -39,6 +40,7 @@ class TorchLayout:
     input_scale: Optional[float] = None
     bn_eps: Optional[float] = None
     absent: Mapping[str, float] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
     pointwise: tuple[str, ...] = ()
 
     def key(self, name: str) -> str:

@@ -171,7 +171,8 @@ def _check(
     wanted = {layout.key(key): layout.shape(key, shape) for key, shape in shapes.items()}
     optional = {layout.key(key) for key in layout.absent}
     parts = {key.split('.')[0] for key in wanted}
-    given = {key for key in tensors if not key.endswith(_COUNTER)}
+    ignored = {key for key in tensors.keys() - wanted.keys() if key.startswith(layout.unused)}
+    given = {key for key in tensors.keys() - ignored if not key.endswith(_COUNTER)}
     missing = wanted.keys() - given - optional
     foreign = {key for key in given - wanted.keys() if key.split('.')[0] not in parts}
     extra = given - wanted.keys() - foreign

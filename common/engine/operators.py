@@ -286,7 +286,7 @@ _add(
 _add('Activation', _same, act_type=_choice('relu', 'sigmoid', 'tanh', 'softrelu', 'softsign'))
 _add(
     'relu sigmoid tanh exp sqrt square abs negative identity _copy BlockGrad stop_gradient '
-    'softsign erf log',
+    'softsign erf log floor',
     _same,
 )
 _add('Cast cast', _same, dtype=_DTYPE)
@@ -535,3 +535,39 @@ _add(
     dtype=(_DTYPE, 'None'),
     use_length=(_choice('False', '0'), 'False'),
 )
+
+
+def _arange(attrs: dict, shapes: Shapes) -> list[Shape]:
+    start, stop, step = attrs['start'], attrs['stop'], attrs['step']
+    if stop is None:
+        start, stop = 0.0, start
+    steps = (stop - start) / step if step else 0.0
+    if not 0 < steps <= limits.LAYER_LENGTH:
+        raise InputError(f'counts from {start:g} to {stop:g} by {step:g}')
+    return [(math.ceil(steps),)]
+
+
+_add(
+    '_arange',
+    _arange,
+    (),
+    start=_number(),
+    stop=(_optional(_number()), None),
+    step=(_number(), 1.0),
+    repeat=(_integer(1, 1), 1),
+    infer_range=(_choice('False', '0'), 'False'),
+    dtype=(_choice('float32'), 'float32'),
+    ctx=(_choice(''), ''),
+)
+
+
+def _take(attrs: dict, shapes: Shapes) -> list[Shape]:
+    shape, indices = _known(shapes), _known(shapes, 1)
+    axis = _axis(attrs['axis'], len(shape))
+    result = (*shape[:axis], *indices, *shape[axis + 1 :])
+    _need_axes(result, 1)
+    return [result]
+
+
+# what is out of range is the nearest with 'clip'; 'raise' would end the process
+_add('take', _take, ('a', 'indices'), axis=(_AXIS, 0), mode=(_choice('clip', 'wrap'), 'clip'))

@@ -273,6 +273,8 @@ def test_every_network_exports(network, run_command, tmp_path):
         options['multiplier'] = 0.25
     elif 'mixfacenet' in network:
         options.update(width=0.5, gdw_size=32)
+    elif network.startswith('polyface'):
+        options.update(blocks_a=1, blocks_b=1, blocks_c=1)
     symbol = get_symbol(network, **options)
     arg_params, aux_params = reference_params(symbol)
     checkpoint.save_embedding(tmp_path / 'model', 0, Network(symbol, arg_params, aux_params))

@@ -180,6 +180,14 @@ CASES = {
         mx.sym.slice_axis(TALL, axis=1, begin=2, end=-3),
         mx.sym.slice_axis(TALL, axis=-1, begin=-4, end=None),
     ],
+    '_arange': [
+        mx.sym.take(TALL, mx.sym.arange(start=begin, stop=end, step=step))
+        for begin, end, step in ((0, 3, 1), (2, -1, -1), (-1, 2, 0.4))
+    ],
+    'take': [
+        mx.sym.take(TALL, mx.sym.arange(3), axis=1, mode='wrap'),
+        mx.sym.take(TALL, mx.sym.reshape(mx.sym.arange(6), shape=(2, 3)), axis=-1),
+    ],
     'softmax': [mx.sym.softmax(TALL, axis=1, temperature=2.0)],
     'log_softmax': [mx.sym.log_softmax(TALL)],
     **{
@@ -206,6 +214,7 @@ CASES = {
         'softsign',
         'erf',
         'log',
+        'floor',
         'Flatten',
         'flatten',
     ),
@@ -288,6 +297,9 @@ def replaced(**fields):
         (replaced(name='a\nb'), 'impossible name'),
         (replaced(attrs={'act_type': 3}), 'no texts'),
         (replaced(attrs={'act_type': 'rrelu'}), "impossible act_type 'rrelu'"),
+        (replaced(op='_arange', inputs=[], attrs={'start': '0', 'stop': '9', 'step': '0'}), 'by 0'),
+        (replaced(op='_arange', inputs=[], attrs={'start': '0', 'stop': '1e30'}), r'to 1e\+30 by'),
+        (replaced(op='take', attrs={'mode': 'raise'}), "impossible mode 'raise'"),
         (changed('Convolution', num_group='0'), "impossible num_group '0'"),
         (changed('Convolution', num_group='5'), '5 groups for 3 channels'),
         (changed('Convolution', num_filter='-4'), 'impossible num_filter'),

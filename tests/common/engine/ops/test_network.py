@@ -84,6 +84,10 @@ def error(actual, expected):
     return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
 
+# ReLU, and a slope that all channels share
+WITHOUT_SLOPES = ('polyface', 'polyface_deep', 'qan_quality')
+
+
 @pytest.mark.parametrize('name', list_networks())
 def test_every_network_keeps_its_names(name):
     symbol = get_symbol(name)
@@ -92,6 +96,8 @@ def test_every_network_keeps_its_names(name):
     assert fast.list_auxiliary_states() == symbol.list_auxiliary_states()
     assert fast.list_outputs() == symbol.list_outputs()
     operators = {node['op'] for node in json.loads(fast.tojson())['nodes']}
+    if name in WITHOUT_SLOPES:
+        return
     assert 'LeakyReLU' not in operators
     assert operators & {'vg_prelu', 'vg_bn_prelu'}
 
