@@ -96,9 +96,14 @@ def test_only_the_highest_are_kept(rng, kernel, order, monkeypatch):
     if order == 'worst':
         distractors = distractors[np.argsort((distractors @ probes.T).max(axis=1))]
     result = tpr_at_fpr(
-        probes, labels, distractors, (1e-5, 1e-3, 1e-2), kernel=kernel, block=500,
+        probes,
+        labels,
+        distractors,
+        (1e-5, 1e-3, 1e-2),
+        kernel=kernel,
+        block=500,
         capacity=ROW_STEP * 500,
-    )  # fmt: skip
+    )
     genuine, negatives = brute_force(probes, labels, distractors, False)
     check(result, genuine, negatives)
     assert (result.highest == negatives[: len(result.highest)]).all()
@@ -145,9 +150,12 @@ def test_rotation_and_order_change_nothing(rng, kernel):
     order = rng.permutation(len(probes))
     turn, _ = np.linalg.qr(rng.standard_normal((probes.shape[1],) * 2))
     second = tpr_at_fpr(
-        unit(probes[order] @ turn), labels[order], unit(distractors[::-1] @ turn), (0.01,),
+        unit(probes[order] @ turn),
+        labels[order],
+        unit(distractors[::-1] @ turn),
+        (0.01,),
         kernel=kernel,
-    )  # fmt: skip
+    )
     assert second.tpr[0] == pytest.approx(first.tpr[0], abs=2 / first.positives)
     assert second.thresholds[0] == pytest.approx(first.thresholds[0], abs=1e-5)
 
@@ -239,8 +247,9 @@ def test_shares_of_processes_add_up(rng, size):
 def test_ranks_equal_a_loop(rng, kernel, make):
     probes, labels, distractors = make(rng)
     sizes = (1, 10, 77, len(distractors))
-    result = rank_rates(probes, labels, distractors, sizes, 5, kernel=kernel, block=50,
-                        capacity=ROW_STEP * 50)  # fmt: skip
+    result = rank_rates(
+        probes, labels, distractors, sizes, 5, kernel=kernel, block=50, capacity=ROW_STEP * 50
+    )
     a, b = probes.astype(np.float64), distractors.astype(np.float64)
     within, across = np.float32(a @ a.T), np.float32(a @ b.T)
     found = np.zeros((len(sizes), 5))

@@ -77,15 +77,16 @@ def test_open_set(folder, data, run_command):
     np.savez(folder / 'gallery.npz', embeddings=probes[first], labels=labels[first])
     rest = np.setdiff1d(np.arange(120), first)
     np.savez(folder / 'rest.npz', embeddings=probes[rest], labels=labels[rest])
-    code, result, err = run_command(
-        'identify', '--protocol', 'open-set', '--gallery', folder / 'gallery.npz',
-        '--probes', folder / 'rest.npz', '--distractors', folder / 'distractors.bin',
-    )  # fmt: skip
+    options = ['--protocol', 'open-set', '--gallery', folder / 'gallery.npz']
+    options += ['--probes', folder / 'rest.npz', '--distractors', folder / 'distractors.bin']
+    code, result, err = run_command('identify', *options)
     assert code == 0, err
     expected = open_set(
-        probes[first], labels[first], np.concatenate([probes[rest], distractors]),
+        probes[first],
+        labels[first],
+        np.concatenate([probes[rest], distractors]),
         np.concatenate([labels[rest], 1000 + np.arange(900)]),
-    )  # fmt: skip
+    )
     assert list(result['open_set']['tpir'].values()) == expected.tpir.tolist()
     assert (result['open_set']['mated'], result['open_set']['non_mated']) == (len(rest), 900)
 
@@ -102,11 +103,10 @@ def test_images_of_a_model(folder, run_command, rng):
             lines.append(str(path.relative_to(folder / 'images')))
         (folder / f'{name}.txt').write_text('\n'.join(lines))
     (folder / 'images' / 'd4' / '4.png').unlink()
-    code, result, err = run_command(
-        'identify', '--model', f'{folder / "model"},1', '--root', folder / 'images',
-        '--probes', folder / 'p.txt', '--distractors', folder / 'd.txt',
-        '--features', folder / 'features', '--batch-size', 8, '--fpr', 0.1,
-    )  # fmt: skip
+    options = ['--model', f'{folder / "model"},1', '--root', folder / 'images']
+    options += ['--probes', folder / 'p.txt', '--distractors', folder / 'd.txt']
+    options += ['--features', folder / 'features', '--batch-size', 8, '--fpr', 0.1]
+    code, result, err = run_command('identify', *options)
     assert code == 0, err
     assert result['missing'] == {'probes': 0, 'distractors': 1}
     assert result['pairs']['negatives'] == 12 * 19
@@ -150,8 +150,11 @@ def test_processes_share_the_work(folder, data, launcher, processes):
     command, environment = launcher(folder, processes)
     done = subprocess.run(
         [*command, '--protocol', 'megaface', '--fpr', '1e-4', '0.01'],
-        env={**os.environ, **environment}, capture_output=True, text=True, cwd=folder,
-    )  # fmt: skip
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
     assert done.returncode == 0, done.stderr
     lines = [line.split('<stdout>:')[-1] for line in done.stdout.splitlines() if '{' in line]
     (result,) = map(json.loads, lines)

@@ -103,8 +103,10 @@ def write_lists(folder):
     gallery = list(zip(CASE['gallery_templates'], CASE['gallery_subjects']))
     probes = zip(CASE['probe_templates'], CASE['probe_subjects'])
     for name, part in (
-        ('gallery_S1', gallery[:20]), ('gallery_S2', gallery[20:]), ('probe_mixed', probes)
-    ):  # fmt: skip
+        ('gallery_S1', gallery[:20]),
+        ('gallery_S2', gallery[20:]),
+        ('probe_mixed', probes),
+    ):
         rows = ''.join(f'{tid},{subject},x\n' for tid, subject in part)
         (folder / f'ijbb_1N_{name}.csv').write_text('TEMPLATE_ID,SUBJECT_ID,FILENAME\n' + rows)
     return names
@@ -140,10 +142,9 @@ def test_pictures_are_warped_and_embedded(tmp_path, run_command, rng):
     for name, image in zip(names[:-1], images):  # the last one is missing
         cv2.imwrite(str(pictures / name), image[:, :, ::-1])
     features = tmp_path / 'out' / 'features.bin'
-    code, result, err = run_command(
-        'ijb', '--set', 'ijbb', '--meta', tmp_path, '--images', pictures,
-        '--model', f'{tmp_path / "model"},1', '--features', features,
-    )  # fmt: skip
+    options = ['--set', 'ijbb', '--meta', tmp_path, '--images', pictures]
+    options += ['--model', f'{tmp_path / "model"},1', '--features', features]
+    code, result, err = run_command('ijb', *options)
     assert code == 0, err
     assert result['missing'] == 1
     assert f'1 of {len(names)} images' in err and names[-1] in err
@@ -166,10 +167,9 @@ def test_pictures_without_usable_landmarks_count_as_missing(tmp_path, run_comman
     for name in names:
         picture = rng.randint(0, 256, (150, 140, 3)).astype(np.uint8)
         cv2.imwrite(str(tmp_path / name), picture)
-    code, result, err = run_command(
-        'ijb', '--set', 'ijbb', '--meta', tmp_path, '--images', tmp_path,
-        '--model', f'{tmp_path / "model"},1', '--features', tmp_path / 'features.bin',
-    )  # fmt: skip
+    options = ['--set', 'ijbb', '--meta', tmp_path, '--images', tmp_path]
+    options += ['--model', f'{tmp_path / "model"},1', '--features', tmp_path / 'features.bin']
+    code, result, err = run_command('ijb', *options)
     assert (code, result['missing']) == (0, 1) and names[3] in err
 
 

@@ -34,10 +34,10 @@ def folder(tmp_path, rng):
 
 
 def run(folder, run_command, list_name, *more):
-    return run_command(
-        'lfr', '--model', f'{folder / "model"},1', '--list', folder / list_name,
-        '--root', folder / 'images', '--out', folder / 'features.bin', '--batch-size', 2, *more,
-    )  # fmt: skip
+    options = ['--model', f'{folder / "model"},1', '--list', folder / list_name]
+    options += ['--root', folder / 'images', '--out', folder / 'features.bin']
+    options += ['--batch-size', 2, *more]
+    return run_command('lfr', *options)
 
 
 def unit(rows):
@@ -116,10 +116,12 @@ def test_missing_images_are_zero_and_counted(folder, run_command):
         (lambda folder: (folder / 'images' / 'v0').rename(folder / 'v0'), None),
         (lambda folder: (folder / 'images.txt').write_text('\n'), 'is empty'),
         (lambda folder: (folder / 'images.txt').write_text('x.jpg\ny.jpg'), 'none of the 2'),
-        (lambda folder: cv2.imwrite(str(folder / 'images/v0/0.jpg'), np.zeros((90, 112, 3))),
-         '112x90 pixels'),
+        (
+            lambda folder: cv2.imwrite(str(folder / 'images/v0/0.jpg'), np.zeros((90, 112, 3))),
+            '112x90 pixels',
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_input(folder, run_command, change, message):
     change(folder)
     code, _, err = run(folder, run_command, 'images.txt')

@@ -80,18 +80,15 @@ def lists(folder):
 
 
 def embed(folder, run_command):
-    return run_command(
-        'megaface', 'embed', '--model', f'{folder / "model"},1', *lists(folder),
-        '--facescrub-root', folder, '--megaface-root', folder, '--out', folder / 'raw',
-        '--batch-size', 2,
-    )  # fmt: skip
+    options = ['--model', f'{folder / "model"},1', *lists(folder), '--facescrub-root', folder]
+    options += ['--megaface-root', folder, '--out', folder / 'raw', '--batch-size', 2]
+    return run_command('megaface', 'embed', *options)
 
 
 def clean(folder, run_command, out='clean'):
-    return run_command(
-        'megaface', 'clean', *lists(folder), '--features', folder / 'raw', '--out', folder / out,
-        '--facescrub-noises', folder / 'fn.txt', '--megaface-noises', folder / 'mn.txt',
-    )  # fmt: skip
+    options = [*lists(folder), '--features', folder / 'raw', '--out', folder / out]
+    options += ['--facescrub-noises', folder / 'fn.txt', '--megaface-noises', folder / 'mn.txt']
+    return run_command('megaface', 'clean', *options)
 
 
 def test_embed_and_clean(folder, run_command):

@@ -62,10 +62,9 @@ def test_the_fastest_variant_is_chosen_and_what_fails_is_not(checkpoint, caplog)
 def test_every_engine_is_measured(checkpoint, run_command, tmp_path, monkeypatch):
     one = {'one thread': {'OMP_NUM_THREADS': '1'}}  # fewer processes to start
     monkeypatch.setattr(engines, 'environments', lambda: one)
-    code, result, errors = run_command(
-        'bench', 'engines', '--model', checkpoint, '--batch-size', 4, '--seconds', 0.1,
-        '--out', tmp_path / 'b.json',
-    )  # fmt: skip
+    options = ['--model', checkpoint, '--batch-size', 4, '--seconds', 0.1]
+    options += ['--out', tmp_path / 'b.json']
+    code, result, errors = run_command('bench', 'engines', *options)
     assert code == 0, errors
     rows = {row['engine']: row for row in result['engines']}
     names = ('onnxruntime float32', 'onnxruntime int8', 'OpenVINO float32', 'OpenVINO int8')

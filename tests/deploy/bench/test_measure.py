@@ -20,8 +20,10 @@ def test_candidates_take_turns_and_the_short_one_runs_more_often():
 
     times = measure.in_turn(
         {'slow': lambda: call('slow', 0.03), 'fast': lambda: call('fast', 0.003)},
-        seconds=0, slice_seconds=0.02, min_rounds=4,
-    )  # fmt: skip
+        seconds=0,
+        slice_seconds=0.02,
+        min_rounds=4,
+    )
     assert order[:3] == ['slow', 'fast', 'slow']  # one of each that does not count, then rounds
     assert order.count('slow') == 5
     assert order.count('fast') > 3 * 4

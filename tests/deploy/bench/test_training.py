@@ -23,10 +23,9 @@ def check_files(result, out):
 def test_train(run_command, tmp_path, monkeypatch):
     out = tmp_path / 'train.json'
     monkeypatch.setattr(train, 'SETTINGS', {'bound': {'OMP_PROC_BIND': 'true'}})
-    code, result, errors = run_command(
-        'bench', 'train', *SMALL, '--batches', '4', '--multipliers', '0.25', '--seconds', 0.1,
-        '--classes', 20, '--rounds', 1, '--out', out,
-    )  # fmt: skip
+    options = [*SMALL, '--batches', '4', '--multipliers', '0.25', '--seconds', 0.1]
+    options += ['--classes', 20, '--rounds', 1, '--out', out]
+    code, result, errors = run_command('bench', 'train', *options)
     assert code == 0
     assert {'default', 'bound'} <= set(result['settings'])
     assert result['processes']['count'] == cpu_count()
@@ -64,10 +63,9 @@ def test_head(run_command, tmp_path):
 @pytest.mark.slow
 def test_distill(run_command, tmp_path):
     out = tmp_path / 'distill.json'
-    code, result, errors = run_command(
-        'bench', 'distill', '--student', 'y1', '--teacher', 'y1', '--batch-size', 2,
-        '--seconds', 0.1, '--out', out,
-    )  # fmt: skip
+    options = ['--student', 'y1', '--teacher', 'y1', '--batch-size', 2, '--seconds', 0.1]
+    options += ['--out', out]
+    code, result, errors = run_command('bench', 'distill', *options)
     assert code == 0
     check_files(result, out)
     assert result['stock']['setting'] in stock.environments()
@@ -83,10 +81,9 @@ def test_data(run_command, tmp_path, monkeypatch):
     for name, value in {'PEOPLE': 4, 'FACES': 4, 'COPIES': 40}.items():
         monkeypatch.setattr(data, name, value)
     out = tmp_path / 'data.json'
-    code, result, _ = run_command(
-        'bench', 'data', '--batch-size', 16, '--seconds', 0.5, '--threads', '1',
-        '--index-records', 3000, '--out', out,
-    )  # fmt: skip
+    options = ['--batch-size', 16, '--seconds', 0.5, '--threads', '1', '--index-records', 3000]
+    options += ['--out', out]
+    code, result, _ = run_command('bench', 'data', *options)
     assert code == 0
     check_files(result, out)
     assert set(result['warm']) == {'stock', 'threads 1'}
@@ -150,9 +147,10 @@ def test_the_stock_iterator_delivers_the_pictures_of_the_file(tmp_path):
     left = list(range(12))
     for image in batch:
         found = [
-            i for i in left
+            i
+            for i in left
             if np.array_equal(image, pictures[i]) or np.array_equal(image, pictures[i][:, :, ::-1])
-        ]  # fmt: skip
+        ]
         assert found
         left.remove(found[0])
     assert not left

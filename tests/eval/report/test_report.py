@@ -15,10 +15,17 @@ from vargfacenet.eval.report.statistics import held_out_correct
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 FLAGS = (
-    '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync',
-    '--enable-logging=stderr', '--hide-scrollbars',
-)  # fmt: skip
+    '--headless',
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+    '--enable-logging=stderr',
+    '--hide-scrollbars',
+)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium')
 
 
@@ -42,19 +49,29 @@ def folder(tmp_path_factory):
         run = root / name
         run.mkdir()
         save_embedding(run / 'model', 1, Network(symbol, *reference_params(symbol, seed)))
-        rows = [{'step': s, 'loss': 9 / s, 'accuracy': s / 99, 'learning_rate': 0.1 / s,
-                 'images_per_second': 30.0} for s in range(1, 60)]  # fmt: skip
+        rows = [
+            {
+                'step': s,
+                'loss': 9 / s,
+                'accuracy': s / 99,
+                'learning_rate': 0.1 / s,
+                'images_per_second': 30.0,
+            }
+            for s in range(1, 60)
+        ]
         rows += [{'step': s, 'set_accuracy': 0.5 + s / 200} for s in (20, 40, 59)]
         (run / 'history.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
         state = {'config': {'network': f'net-{name}', 'lr': 0.1}, 'state': {'seconds': 75}}
         (run / 'model-0001.json').write_text(json.dumps(state))
-        words = ['verify', '--model', f'{run / "model"},1', '--target', str(root / 'set.bin'),
-                 '--save', str(run / 'verify.npz')]  # fmt: skip
+        model, target = f'{run / "model"},1', str(root / 'set.bin')
+        saved = ['--save', str(run / 'verify.npz')]
+        words = ['verify', '--model', model, '--target', target, *saved]
         assert main(words) == 0
         rows = unit(random.standard_normal((15, 16))[labels] + random.standard_normal((60, 16)))
         np.savez(root / 'p.npz', embeddings=rows, labels=labels)
-        words = ['identify', '--probes', str(root / 'p.npz'), '--distractors', str(root / 'd.npz'),
-                 '--protocol', 'megaface', '--save', str(run / 'identify.npz')]  # fmt: skip
+        sets = ['--probes', str(root / 'p.npz'), '--distractors', str(root / 'd.npz')]
+        saved = ['--save', str(run / 'identify.npz')]
+        words = ['identify', *sets, '--protocol', 'megaface', *saved]
         assert main(words) == 0
     return root
 
@@ -71,8 +88,8 @@ def report(folder):
 
 
 def read_csv(path):
-    rows = [line.split(',') for line in re.sub('"[^"]*"', lambda m: m[0].replace(',', ';'),
-            path.read_text()).splitlines()]  # fmt: skip
+    text = re.sub('"[^"]*"', lambda quoted: quoted[0].replace(',', ';'), path.read_text())
+    rows = [line.split(',') for line in text.splitlines()]
     return rows
 
 
@@ -83,8 +100,13 @@ def test_what_the_page_holds(report):
     # training 4, verification ROC DET folds 2 histograms, identification ROC DET curve 2 histograms
     assert page.count('data:image/svg+xml') == 4 + 5 + 5
     assert page.count('data:image/jpeg') == 2 * 2 * 2 * 12  # runs, kinds, faces of a pair, pairs
-    for text in ('net-teacher', 'Hardest false accepts', 'Hardest false rejects', 'McNemar p',
-                 '1:15'):  # fmt: skip
+    for text in (
+        'net-teacher',
+        'Hardest false accepts',
+        'Hardest false rejects',
+        'McNemar p',
+        '1:15',
+    ):
         assert text in page
 
 
@@ -170,10 +192,17 @@ def test_wrong_runs(folder, run_command, words, message, tmp_path):
 def chromium(folder, tmp_path, *flags):
     """(stdout, console messages) of the page in headless Chromium with a new profile."""
     done = subprocess.run(
-        [CHROMIUM, *FLAGS, f'--user-data-dir={tmp_path / "profile"}', *flags,
-         (folder / 'report.html').as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            CHROMIUM,
+            *FLAGS,
+            f'--user-data-dir={tmp_path / "profile"}',
+            *flags,
+            (folder / 'report.html').as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     return done.stdout, [line for line in done.stderr.splitlines() if ':CONSOLE' in line]
 
 

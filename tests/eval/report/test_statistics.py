@@ -79,8 +79,11 @@ def test_interval_covers_the_truth():
         issame = np.ones(len(correct), bool)
         (interval,) = bootstrap(
             lambda weights, correct=correct: np.array([weighted_mean(correct, weights)]),
-            identities, issame, 200, trial,
-        )  # fmt: skip
+            identities,
+            issame,
+            200,
+            trial,
+        )
         covered += interval.low <= 0.7 <= interval.high
         error = 1.96 * math.sqrt(correct.var() / len(correct))
         naive += abs(correct.mean() - 0.7) <= error
