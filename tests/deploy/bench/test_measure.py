@@ -67,12 +67,13 @@ def test_the_peak_is_above_what_a_product_reaches():
 
     a = np.ones((512, 512), np.float32)
     threads = len(os.sched_getaffinity(0))
-    best = 0.0
-    for _ in range(20):
+    best = peak = 0.0
+    for _ in range(20):  # in turn: other work on the machine slows both down
         started = time.perf_counter()
         a @ a
         best = max(best, 2 * 512**3 / (time.perf_counter() - started) / 1e9)
-    assert ops.peak_gflops(threads, 0.3) > 0.8 * best > 1
+        peak = max(peak, ops.peak_gflops(threads, 0.05))
+    assert peak > 0.8 * best > 1
 
 
 @pytest.mark.parametrize('text', ['', 'a', '1,', '0', '4,-1'])
