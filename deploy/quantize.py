@@ -56,7 +56,7 @@ def calibration_images(path: PathLike, count: int) -> np.ndarray:
         images, _ = load_bin(path)
         return images[_spread(len(images), count)]
     if path.suffix != '.rec' and not path.is_dir():
-        raise InputError(f'calibration images {path}: expected a .rec, a .bin or a folder of crops')
+        raise InputError(f'calibration images {path}: expected a .rec or a .bin file, or crops')
     records = open_records(path)
     with contextlib.closing(records):
         return np.stack([_picture(records, row) for row in _spread(len(records), count)])
