@@ -15,6 +15,7 @@ from typing import Any
 from ..common.backend import parse_devices
 from ..common.console import Parser
 from ..common.data.records import open_records
+from ..common.engine.model_name import parse_model
 from ..common.errors import InputError
 from ..common.options import (
     NOT_NEGATIVE,
@@ -449,6 +450,9 @@ def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
             f'{given.get("config") or "presets"}: a table lacks an entry or has one of a wrong '
             f'type: {type(error).__name__}: {error}'
         ) from None
+    for name in ('pretrained', 'teacher'):  # what `latest` is now, not at another time
+        if str(values.get(name, '')).endswith((',latest', ',best')):
+            values[name] = '{},{}'.format(*parse_model(values[name]))
     values['num_devices'] = len(parse_devices(values['devices']))
     return values
 

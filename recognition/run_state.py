@@ -12,16 +12,22 @@ step is all there is to remember of them.
 """
 
 import json
-import re
-from dataclasses import asdict, dataclass
+import logging
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Optional
 
+from gluoncv.utils.lr_scheduler import LRSequential
+
 from ..common.engine.optimizer_states import write_states
 from ..common.errors import InputError
-from ..common.files import PathLike, atomic_write, read_json
+from ..common.files import PathLike, atomic_write
+from ..common.run_files import checkpoint_numbers, read_state, state_path
 from ..common.typed import from_values
 from .config import TrainConfig
+from .schedules import learning_rate
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,10 +39,6 @@ class TrainState:
     best_number: int = 0  # of the checkpoint with the best verification
     best_score: float = -1.0  # its mean accuracy over the targets
     seconds: float = 0.0  # spent training, over all resumed parts
-
-
-def state_path(prefix: PathLike, number: int) -> Path:
-    return Path(f'{prefix}-{number:04d}.json')
 
 
 def optimizer_path(prefix: PathLike, number: int) -> Path:
@@ -51,29 +53,33 @@ def save_state(prefix: PathLike, config: TrainConfig, state: TrainState, momenta
     atomic_write(state_path(prefix, state.number), json.dumps(content, indent=1, sort_keys=True))
 
 
-def checkpoint_numbers(prefix: PathLike) -> list[int]:
-    """Numbers of all complete checkpoints, ascending."""
-    prefix = Path(prefix)
-    pattern = re.compile(re.escape(prefix.name) + r'-(\d{4,})\.json')
-    matches = (pattern.fullmatch(path.name) for path in prefix.parent.glob(f'{prefix.name}-*.json'))
-    return sorted(int(match.group(1)) for match in matches if match)
-
-
 def load_state(prefix: PathLike, number: int) -> tuple[TrainConfig, TrainState]:
     """Configuration and state of checkpoint `number`; InputError for a damaged file."""
-    path = state_path(prefix, number)
-    content = read_json(path, 'run state')
-    if not isinstance(content, dict) or not {'config', 'state'} <= content.keys():
-        raise InputError(f'{path} is no saved run state')
+    config, state = read_state(prefix, number)
     try:
-        config = TrainConfig.from_json(json.dumps(content['config']))
-        return config, from_values(TrainState, content['state'], 'saved state')
+        return TrainConfig.from_json(json.dumps(config)), from_values(
+            TrainState, state, 'saved state'
+        )
     except InputError as error:
-        raise InputError(f'{path}: {error}') from None
+        raise InputError(f'{state_path(prefix, number)}: {error}') from None
+
+
+def learning_rate_of(config: TrainConfig) -> LRSequential:
+    """The learning rate at every step of a run."""
+    return learning_rate(
+        config.lr_mode,
+        config.lr,
+        config.total_steps,
+        config.warmup_steps,
+        config.lr_steps,
+        config.lr_factor,
+    )
 
 
 def newest_state(config: TrainConfig) -> Optional[TrainState]:
     """State to resume `config` from, or None where nothing was saved yet.
+
+    A run may be made longer: from the checkpoint on, the learning rate is that of the longer one.
 
     Raises
     ------
@@ -83,12 +89,26 @@ def newest_state(config: TrainConfig) -> Optional[TrainState]:
     if not numbers:
         return None
     saved, state = load_state(config.prefix, numbers[-1])
+    before = saved
+    if config.total_steps > saved.total_steps:
+        longer = {'total_steps': config.total_steps}
+        if state.step >= max(config.warmup_steps, saved.warmup_steps):
+            longer['warmup_steps'] = config.warmup_steps  # is over either way
+        saved = replace(saved, **longer)
     differences = config.differences(saved)
     if differences:
         raise InputError(
             f'{state_path(config.prefix, numbers[-1])} was saved by another configuration: '
             + '; '.join(differences)
             + ' (give the same options, another --name, or --overwrite)'
+        )
+    if config.total_steps > before.total_steps:
+        rates = (learning_rate_of(each)(state.step + 1) for each in (before, config))
+        log.info(
+            '%s is made longer, from %d to %d steps: at step %d the learning rate goes from %.4g '
+            'to %.4g',
+            *(config.name, before.total_steps, config.total_steps, state.step + 1),
+            *rates,
         )
     return state
 

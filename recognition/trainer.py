@@ -39,11 +39,11 @@ from .hooks import (
 from .run_state import (
     TrainState,
     checkpoint_numbers,
+    learning_rate_of,
     newest_state,
     optimizer_path,
     remove_checkpoint,
 )
-from .schedules import learning_rate
 from .teacher import EmbeddingSource, StoredTeacher, check_sizes, open_teacher
 from .teacher_file import SUFFIX, TeacherFile
 from .teacher_store import TeacherStore
@@ -96,18 +96,6 @@ def _matching_classifier(module, arg_params: dict, model: str) -> dict:
             log.info('%s of %s has %s: it starts from random values', name, model, shape)
             arg_params = {key: value for key, value in arg_params.items() if key != name}
     return arg_params
-
-
-def learning_rate_of(config: TrainConfig) -> LRSequential:
-    """The learning rate at every step of a run."""
-    return learning_rate(
-        config.lr_mode,
-        config.lr,
-        config.total_steps,
-        config.warmup_steps,
-        config.lr_steps,
-        config.lr_factor,
-    )
 
 
 def _start_optimizer(module, config: TrainConfig, state: TrainState, lr_at, kvstore) -> None:

@@ -20,6 +20,9 @@ from .network import Network
 from .params_file import read_arrays, write_arrays
 from .symbol_file import read_symbol
 
+# The last weight of the MobileFaceNet that is published for MXNet, and of all networks here.
+PUBLISHED_DENSE, DENSE = 'fc1_weight', 'pre_fc1_weight'
+
 Params = dict  # name -> mx.nd.NDArray
 
 _SHOWN_NAMES = 3  # how many differing names an error lists
@@ -136,6 +139,10 @@ def load_embedding(model: str, symbol: Optional['mx.sym.Symbol'] = None) -> Netw
         symbol = mx.sym.load_json(read_symbol(symbol_path(prefix)).tojson())
     path = params_path(prefix, epoch)
     arg_params, aux_params = load_params(path)
+    arguments = symbol.list_arguments()
+    if PUBLISHED_DENSE in arg_params and PUBLISHED_DENSE not in arguments and DENSE in arguments:
+        arg_params = {**arg_params, DENSE: arg_params[PUBLISHED_DENSE]}
+        del arg_params[PUBLISHED_DENSE]
     check_match(symbol, arg_params, aux_params, str(path))
     used = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
     everything = {**arg_params, **aux_params}

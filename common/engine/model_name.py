@@ -5,17 +5,31 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import PathLike
+from ..run_files import checkpoint_numbers, read_state
 
 
 def parse_model(text: str) -> tuple[str, int]:
-    """'PREFIX,EPOCH' -> (prefix, epoch); raises InputError for any other form."""
-    match = re.fullmatch(r'(.+),(\d{1,9})', text.strip())
+    """'PREFIX,EPOCH' -> (prefix, epoch).
+
+    EPOCH may be `latest`, the newest checkpoint of a training run, or `best`, the best verified of
+    those that are there. Raises InputError for any other form, and where there is no such run.
+    """
+    match = re.fullmatch(r'(.+),(\d{1,9}|latest|best)', text.strip())
     if not match:
         raise InputError(
             f'model {text!r}: expected PREFIX,EPOCH, e.g. models/run/model,1 '
             f'for models/run/model-symbol.json and models/run/model-0001.params'
         )
-    return match.group(1), int(match.group(2))
+    prefix, epoch = match.groups()
+    return prefix, int(epoch) if epoch.isdigit() else _number(prefix, epoch)
+
+
+def _number(prefix: str, word: str) -> int:
+    numbers = checkpoint_numbers(prefix)
+    if not numbers:
+        raise InputError(f'model {prefix},{word}: {prefix} is no training run with checkpoints')
+    best = read_state(prefix, numbers[-1])[1].get('best_number')
+    return best if word == 'best' and best in numbers else numbers[-1]
 
 
 def symbol_path(prefix: PathLike) -> Path:

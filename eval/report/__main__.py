@@ -17,8 +17,9 @@ import numpy as np
 
 from ...common import console
 from ...common.errors import InputError
-from ...common.files import atomic_write, output_folder, read_json
+from ...common.files import atomic_write, output_folder
 from ...common.history import HISTORY, read_history
+from ...common.run_files import checkpoint_numbers, read_state, state_path
 from ..rates import roc_points
 from ..results import IDENTIFICATION, Results, load_results
 from . import figures
@@ -68,16 +69,14 @@ class Run:
 
 def _training_state(folder: Path) -> dict:
     """Configuration and state that the newest checkpoint of a run was saved with, or {}."""
-    paths = [path for path in folder.glob('*.json') if re.search(r'-\d{4,}\.json$', path.name)]
-    if not paths:
+    numbers = checkpoint_numbers(folder / 'model')
+    if not numbers:
         return {}
-    newest = max(paths, key=lambda path: int(path.stem.rsplit('-', 1)[1]))
-    content = read_json(newest, 'state of a training run')
-    parts = [content.get(key) for key in ('config', 'state')] if isinstance(content, dict) else []
-    seconds = parts[1].get('seconds', 0) if parts and isinstance(parts[1], dict) else None
-    if not parts or not isinstance(parts[0], dict) or type(seconds) not in (int, float):
-        raise InputError(f'{newest} is no state of a training run; remove it')
-    return {'config': parts[0], 'state': parts[1]}
+    config, state = read_state(folder / 'model', numbers[-1])
+    if type(state.get('seconds', 0)) not in (int, float):
+        path = state_path(folder / 'model', numbers[-1])
+        raise InputError(f'{path} is no state of a training run; remove it')
+    return {'config': config, 'state': state}
 
 
 def _add_results(run: Run, path: Path) -> None:

@@ -1,5 +1,6 @@
 """The training command: learning, resuming after a kill, stopping, refusing."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,8 +15,11 @@ import pytest
 from vargfacenet.common.backend import mx
 from vargfacenet.common.console import Parser
 from vargfacenet.common.data.pair_sets import read_pairs, write_pairs
-from vargfacenet.common.data.recordio import RecordFile
+from vargfacenet.common.data.recordio import RecordFile, write_face_records
+from vargfacenet.common.data.records import open_records
 from vargfacenet.common.engine import checkpoint
+from vargfacenet.common.engine.model_name import parse_model
+from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
 from vargfacenet.recognition.config import add_arguments, resolve
 from vargfacenet.recognition.data import FaceRecordIter
@@ -235,6 +239,9 @@ WRONG = {
     'not a number': (['--wd', 'nan'], '--wd'),
     'margin not a number': (['--loss-option', 'm2=NaN'], 'm2 must be a finite number, not nan'),
     'lr-steps alone': (['--lr-steps', '5,10'], '--lr-mode step'),
+    'resume and overwrite': (['--resume', '--overwrite'], 'give one of the two'),
+    'a path for a name': (['--name', '../../evil'], '--name'),
+    'network option': (['--network-option', 'use_se=perhaps'], 'use_se must be true or false'),
     'no parameter server': (['--kvstore', 'dist_sync'], 'dist_train.sh'),
 }
 
@@ -385,3 +392,89 @@ def test_two_dist_sync_workers_train_together(options, patterns, tmp_path):
         expected = start[name] - config.lr * (gradient[name] / 8 + config.wd * start[name])
         moved = np.abs(expected - start[name]).max()
         assert np.abs(trained[name] - expected).max() <= 1e-4 * moved + 1e-7, name
+
+
+def test_a_longer_run_goes_on_with_a_shorter_one(options, run_command, tmp_path):
+    """From the checkpoint on the learning rate is that of the longer run, and this is said."""
+    options = [*options, '--frequent', 1, '--warmup-steps', 0]
+    assert run_command('train', *options, '--steps', 4)[0] == 0
+    code, result, errors = run_command('train', *options, '--steps', 8, '--resume')
+    assert code == 0 and result['steps'] == 8
+    assert (
+        'run is made longer, from 4 to 8 steps: at step 5 the learning rate goes from 0 to'
+        in errors
+    )
+    rates = [row['learning_rate'] for row in read_history(tmp_path / 'run')]
+    cosine = [0.05 * (1 + np.cos(np.pi * min(step, 7) / 7)) / 2 for step in range(5, 9)]
+    np.testing.assert_allclose(rates[4:], cosine, atol=1e-12)
+    code, _, errors = run_command('train', *options, '--steps', 6, '--resume')
+    assert code == 2 and 'total_steps 6, saved 8' in errors
+
+
+def test_latest_and_best_name_checkpoints(options, run_command, tmp_path):
+    assert run_command('train', *options, '--verbose', 6, '--ckpt', 2)[0] == 0
+    prefix = f'{tmp_path}/run/model'
+    path = tmp_path / 'run' / 'model-0002.json'
+    assert parse_model(f'{prefix},latest') == (prefix, 2)
+    content = json.loads(path.read_text())
+    content['state']['best_number'] = 1
+    path.write_text(json.dumps(content))
+    assert parse_model(f'{prefix},best') == (prefix, 1)
+    (tmp_path / 'run' / 'model-0001.json').unlink()
+    assert parse_model(f'{prefix},best') == (prefix, 2)  # the better one is gone
+    for word in ('latest', 'best'):
+        with pytest.raises(InputError, match='no training run'):
+            parse_model(f'{tmp_path}/nothing,{word}')
+    words = [*options, '--name', 'other', '--steps', 1, '--pretrained', f'{prefix},latest']
+    assert run_command('train', *words)[0] == 0
+    config, _ = load_state(tmp_path / 'other' / 'model', 1)
+    assert config.pretrained == f'{prefix},2'
+
+
+def test_the_published_name_of_the_last_weight_is_known(run_options, run_command, tmp_path):
+    """MobileFaceNet's file for MXNet calls it fc1_weight, all networks here pre_fc1_weight."""
+    options = [*run_options, '--network', 'y1', '--steps', 1]
+    assert run_command('train', *options)[0] == 0
+    arg_params, aux_params = checkpoint.load_params(tmp_path / 'run' / 'model-0001.params')
+    arg_params['fc1_weight'] = arg_params.pop('pre_fc1_weight')
+    checkpoint.save_params(tmp_path / 'published-0000.params', arg_params, aux_params)
+    symbol = get_symbol('y1')
+    network = checkpoint.load_embedding(f'{tmp_path}/published,0', symbol)
+    np.testing.assert_array_equal(
+        network.arg_params['pre_fc1_weight'].asnumpy(), arg_params['fc1_weight'].asnumpy()
+    )
+    words = [*options, '--name', 'tuned', '--pretrained', f'{tmp_path}/published,0']
+    assert run_command('train', *words)[0] == 0
+
+
+def encoded_pictures(folder) -> list[bytes]:
+    """All pictures of a data set."""
+    with contextlib.closing(open_records(folder)) as records:
+        return [records.read(position)[1] for position in range(len(records))]
+
+
+def test_a_classification_loss_needs_people(options, patterns, run_command, tmp_path):
+    images = encoded_pictures(patterns)[:8]
+    (tmp_path / 'one').mkdir()
+    write_face_records(tmp_path / 'one' / 'train', [images])
+    code, _, errors = run_command('train', *options, '--data-dir', tmp_path / 'one')
+    assert code == 2 and 'holds one class' in errors
+    (tmp_path / 'one' / 'property').write_text('85742,112,112')
+    code, _, errors = run_command('train', *options, '--data-dir', tmp_path / 'one')
+    assert code == 2 and '85742 classes' in errors
+
+
+def test_people_train_without_a_record_file(options, patterns, run_command, tmp_path):
+    """A folder of identity folders gives the weights that its record file gives."""
+    for number, encoded in enumerate(encoded_pictures(patterns)):
+        path = tmp_path / 'people' / f'{number // 8}' / f'{number % 8}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded)
+    words = [*options, '--steps', 4]
+    assert run_command('train', *words, '--name', 'rec')[0] == 0
+    code, _, errors = run_command(
+        'train', *words, '--name', 'folder', '--data-dir', tmp_path / 'people'
+    )
+    assert code == 0, errors
+    one, other = (weights(tmp_path / name / 'model', 1) for name in ('rec', 'folder'))
+    assert_same_weights(one, other)

@@ -1,0 +1,33 @@
+"""Files of a training run by checkpoint, as others than the training read them.
+
+PREFIX-%04d.json holds the configuration and the state of checkpoint number %d, and is written last,
+so its presence is the proof that the checkpoint is whole.
+"""
+
+import re
+from pathlib import Path
+
+from .errors import InputError
+from .files import PathLike, read_json
+
+
+def state_path(prefix: PathLike, number: int) -> Path:
+    return Path(f'{prefix}-{number:04d}.json')
+
+
+def checkpoint_numbers(prefix: PathLike) -> list[int]:
+    """Numbers of all complete checkpoints, ascending."""
+    prefix = Path(prefix)
+    pattern = re.compile(re.escape(prefix.name) + r'-(\d{4,})\.json')
+    found = (pattern.fullmatch(path.name) for path in prefix.parent.glob('*.json'))
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def read_state(prefix: PathLike, number: int) -> tuple[dict, dict]:
+    """(configuration, state) of checkpoint `number`; InputError for a damaged file."""
+    path = state_path(prefix, number)
+    content = read_json(path, 'state of a training run')
+    parts = [content.get(key) for key in ('config', 'state')] if isinstance(content, dict) else []
+    if not parts or not all(isinstance(part, dict) for part in parts):
+        raise InputError(f'{path} is no state of a training run; remove it')
+    return parts[0], parts[1]
