@@ -2,8 +2,10 @@
 
 import codecs
 import contextlib
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +16,10 @@ from . import limits
 from .errors import InputError
 
 PathLike = Union[str, Path]
+
+log = logging.getLogger(__name__)
+
+_held: set[Path] = set()  # folders that this process keeps
 
 _BYTE_ORDER_MARK = '\ufeff'
 
@@ -118,6 +124,35 @@ def output_folder(path: PathLike) -> Path:
             f'{path}: cannot write here ({error.strerror}); choose another output folder'
         ) from None
     return path
+
+
+@contextlib.contextmanager
+def exclusive(folder: PathLike) -> Iterator[None]:
+    """Keep `folder` for this process while it writes there; the end of the process, by a kill too,
+    gives it free. Inside one process it may be taken again.
+
+    Raises InputError at once where another process has it.
+    """
+    folder = Path(folder).resolve()
+    if folder in _held:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)  # the folder itself: no file is left
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f'{folder}: another command is writing there; wait for its end, or choose another '
+                f'folder'
+            ) from None
+        except OSError as error:  # a network file system that cannot
+            log.warning('%s: not kept from other commands (%s)', folder, error.strerror)
+        _held.add(folder)
+        yield
+    finally:
+        _held.discard(folder)
+        os.close(handle)
 
 
 def input_file(path: PathLike, what: str) -> Path:

@@ -30,7 +30,7 @@ from ..common.engine.mxnet import Embedder, flatten_before_dense
 from ..common.engine.open_model import open_model
 from ..common.errors import InputError, RunError
 from ..common.extras import missing, need
-from ..common.files import atomic_write, input_file, output_folder, sha256
+from ..common.files import atomic_write, exclusive, input_file, output_folder, sha256
 from ..common.names import DATA, IMAGE_SHAPE
 from ..eval.datasets import load_bin
 from ..eval.verification import embed_both, verify_rows
@@ -270,7 +270,7 @@ def _folder_for(out: Path) -> Iterator[Path]:
     """A folder whose files move to `out` when all of them are good; else nothing is left."""
     existed = out.exists()
     out = output_folder(out)
-    with tempfile.TemporaryDirectory(dir=out, prefix='.export.') as temporary:
+    with exclusive(out), tempfile.TemporaryDirectory(dir=out, prefix='.export.') as temporary:
         try:
             yield Path(temporary)
         except BaseException:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from mxboard import SummaryWriter
 
 from ..common.backend import mx
 from ..common.engine import checkpoint
@@ -27,6 +26,7 @@ from ..eval.targets import resolve_targets
 from ..eval.verification import VerificationResult, check_pairs, verify
 from .config import TrainConfig
 from .curves import plot_curves
+from .event_log import EventLog
 from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, TOTAL_LOSS, current_params
 from .run_state import TrainState, checkpoint_numbers, remove_checkpoint, save_state
 
@@ -49,30 +49,28 @@ class NoHistory:
 
 
 class History(NoHistory):
-    """`history.jsonl` and the mxboard log of a run; rows after `state.step` are dropped on resume,
-    since the resumed run writes them again (mxboard keeps both)."""
+    """`history.jsonl` and the TensorBoard log of a run; rows after `state.step` are dropped on
+    resume, since the resumed run writes them again (TensorBoard's keeps both)."""
 
     def __init__(self, folder: Path, state: TrainState):
         self._folder, self._path = folder, folder / HISTORY
         rows = read_history(folder) if state.step else []
         kept = [json.dumps(row) + '\n' for row in rows if row['step'] <= state.step]
         atomic_write(self._path, ''.join(kept))
-        # flushed at each row: a killed run keeps what it logged
-        self._board = SummaryWriter(logdir=str(folder / 'mxboard'), flush_secs=5, verbose=False)
+        self._events = EventLog(folder / 'mxboard')
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Append one row and send its values to mxboard."""
+        """Append one row, here and to the TensorBoard log."""
         with open(self._path, 'a') as handle:
             handle.write(json.dumps({'step': step, **values}) + '\n')
-        for name, value in values.items():
-            self._board.add_scalar(tag=name, value=value, global_step=step)
+        self._events.add(step, values)
 
     def draw(self, title: str) -> None:
         """Draw the rows as `curves.png`."""
         plot_curves(self._folder, title)
 
     def close(self) -> None:
-        self._board.close()
+        self._events.close()
 
 
 def momenta(module) -> dict:
@@ -270,7 +268,8 @@ class SaveHook(NoSaveHook):
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into a set event, so that the step can end and be saved."""
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) into a set event, so that the
+    step can end and be saved. A SIGHUP that is ignored already (nohup) stays so."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -282,7 +281,10 @@ def stop_signals() -> Iterator[threading.Event]:
         asked.set()
         log.info('stopping after this step; press Ctrl-C again to stop at once')
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield asked
     finally:

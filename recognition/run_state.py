@@ -19,10 +19,12 @@ from typing import Optional
 
 from gluoncv.utils.lr_scheduler import LRSequential
 
-from ..common.engine.optimizer_states import write_states
+from ..common.engine.model_name import params_path
+from ..common.engine.optimizer_states import read_states, write_states
+from ..common.engine.params_file import read_arrays
 from ..common.errors import InputError
 from ..common.files import PathLike, atomic_write
-from ..common.run_files import checkpoint_numbers, read_state, state_path
+from ..common.run_files import checkpoint_numbers, checksum, read_state, state_path
 from ..common.typed import from_values
 from .config import TrainConfig
 from .schedules import learning_rate
@@ -50,6 +52,7 @@ def save_state(prefix: PathLike, config: TrainConfig, state: TrainState, momenta
     `state.number`."""
     write_states(optimizer_path(prefix, state.number), momenta)
     content = {'config': json.loads(config.to_json()), 'state': asdict(state)}
+    content['crc32'] = checksum(content)
     atomic_write(state_path(prefix, state.number), json.dumps(content, indent=1, sort_keys=True))
 
 
@@ -79,7 +82,9 @@ def learning_rate_of(config: TrainConfig) -> LRSequential:
 def newest_state(config: TrainConfig) -> Optional[TrainState]:
     """State to resume `config` from, or None where nothing was saved yet.
 
-    A run may be made longer: from the checkpoint on, the learning rate is that of the longer one.
+    It is that of the newest checkpoint whose files are whole; damaged ones after it are named in
+    the log, and written anew by the run. A run may be made
+    longer: from the checkpoint on, the learning rate is that of the longer one.
 
     Raises
     ------
@@ -88,7 +93,7 @@ def newest_state(config: TrainConfig) -> Optional[TrainState]:
     numbers = checkpoint_numbers(config.prefix)
     if not numbers:
         return None
-    saved, state = load_state(config.prefix, numbers[-1])
+    number, saved, state = _last_whole(config.prefix, numbers)
     before = saved
     if config.total_steps > saved.total_steps:
         longer = {'total_steps': config.total_steps}
@@ -98,7 +103,7 @@ def newest_state(config: TrainConfig) -> Optional[TrainState]:
     differences = config.differences(saved)
     if differences:
         raise InputError(
-            f'{state_path(config.prefix, numbers[-1])} was saved by another configuration: '
+            f'{state_path(config.prefix, number)} was saved by another configuration: '
             + '; '.join(differences)
             + ' (give the same options, another --name, or --overwrite)'
         )
@@ -111,6 +116,25 @@ def newest_state(config: TrainConfig) -> Optional[TrainState]:
             *rates,
         )
     return state
+
+
+def _last_whole(prefix: PathLike, numbers: list[int]) -> tuple[int, TrainConfig, TrainState]:
+    """Number, configuration and state of the newest checkpoint that is not damaged.
+
+    Raises InputError, that of the newest, where all are.
+    """
+    first = None
+    for number in reversed(numbers):
+        try:
+            saved = load_state(prefix, number)
+            read_arrays(params_path(prefix, number))
+            read_states(optimizer_path(prefix, number))
+        except InputError as error:
+            log.warning('checkpoint %d is damaged: %s', number, error)
+            first = first or error
+        else:
+            return number, *saved
+    raise first
 
 
 def remove_checkpoint(prefix: PathLike, number: int) -> None:

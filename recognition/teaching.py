@@ -16,6 +16,7 @@ from ..common.data.records import Records, open_records
 from ..common.engine.engines import fastest
 from ..common.engine.network import Network
 from ..common.errors import InputError
+from ..common.files import exclusive
 from ..common.parallel import ordered_map
 from .augmentations import AUGMENTATIONS
 from .data import decode_crop
@@ -62,13 +63,14 @@ def teach(teacher: Teacher, header: Header, batch_size: int = 32) -> TeacherStor
             engine = fastest(teacher.model, batch_size=batch_size)
         else:
             engine = teacher.model.engine
-        build(
-            path,
-            replace(header, engine=engine.name),
-            functools.partial(_blocks, records),
-            engine.embed,
-            lambda done: console.progress(len(records), f'teaching {path.name}', start=done),
-        )
+        with exclusive(path.parent):
+            build(
+                path,
+                replace(header, engine=engine.name),
+                functools.partial(_blocks, records),
+                engine.embed,
+                lambda done: console.progress(len(records), f'teaching {path.name}', start=done),
+            )
     return TeacherStore(path, header)
 
 

@@ -1,5 +1,6 @@
 """The training loop: one configuration in, one trained checkpoint out."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from ..common.engine.mxnet import Embedder
 from ..common.engine.network import Network
 from ..common.engine.optimizer_states import read_states
 from ..common.errors import InputError
-from ..common.files import atomic_write, output_folder
+from ..common.files import atomic_write, exclusive, output_folder
 from ..eval.verification import VerificationResult
 from ..symbol import get_symbol
 from .config import TrainConfig
@@ -297,9 +298,15 @@ def train(
     ------
     InputError before the first step: data, targets, weights or folder are not right.
     RunError when the loss is no longer finite; the last good checkpoint stays.
-    KeyboardInterrupt after Ctrl-C or SIGTERM, once the step is done and saved.
+    KeyboardInterrupt after Ctrl-C, SIGTERM or SIGHUP, once the step is done and saved.
     """
     kvstore = kvstore or create_kvstore(config.kvstore)
+    first = isinstance(kvstore, str) or kvstore.rank == 0  # the one that writes
+    with exclusive(output_folder(config.run_folder)) if first else contextlib.nullcontext():
+        return _train(config, resume, overwrite, kvstore, teacher)
+
+
+def _train(config, resume: bool, overwrite: bool, kvstore, teacher) -> TrainResult:
     run = _prepare(config, resume, overwrite, kvstore, teacher)
     state = run.state
     history, verify_hook, save_hook = _watchers(run, overwrite)

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 from vargfacenet.common import files
@@ -52,3 +54,28 @@ def test_input_file_names_its_role(tmp_path):
         files.input_file(tmp_path / 'none', 'pair list')
     with pytest.raises(InputError, match='is a folder'):
         files.input_file(tmp_path, 'pair list')
+
+
+def test_a_folder_is_kept_until_the_process_ends_even_by_a_kill(tmp_path):
+    program = (
+        'import sys, time\n'
+        'from vargfacenet.common.files import exclusive\n'
+        'with exclusive(sys.argv[1]), exclusive(sys.argv[1]):\n'
+        '    print("kept", flush=True)\n'
+        '    time.sleep(60)\n'
+    )
+    other = subprocess.Popen(
+        [sys.executable, '-c', program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == 'kept\n'
+        taken = pytest.raises(InputError, match='another command is writing there')
+        with taken, files.exclusive(tmp_path):
+            raise AssertionError
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    with files.exclusive(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,64 @@
+"""Checkpoints on disk: which one a run goes on with when files are damaged."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fuzz.readers import _RUN
+from vargfacenet.common.engine.params_file import write_arrays
+from vargfacenet.common.errors import InputError
+from vargfacenet.recognition import run_state
+from vargfacenet.recognition.config import TrainConfig
+from vargfacenet.recognition.run_state import TrainState, load_state, newest_state, save_state
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Configuration of a run with the checkpoints 1, 2 and 3."""
+    config = TrainConfig.from_json(json.dumps(json.loads(_RUN)['config']))
+    config = replace(config, models_root=str(tmp_path), name='run')
+    config.run_folder.mkdir()
+    for number in (1, 2, 3):
+        arrays = {'arg:a': np.full(5, number, np.float32)}
+        write_arrays(f'{config.prefix}-{number:04d}.params', arrays)
+        state = TrainState(step=10 * number, number=number)
+        save_state(config.prefix, config, state, {0: np.full(5, number, np.float32)})
+    return config
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize('suffix', ['params', 'states', 'json'])
+def test_a_damaged_checkpoint_is_named_and_the_last_whole_one_taken(saved, suffix, monkeypatch):
+    warned = []
+    monkeypatch.setattr(run_state.log, 'warning', lambda form, *args: warned.append(form % args))
+    assert newest_state(saved).number == 3 and not warned
+    path = saved.run_folder / f'model-0003.{suffix}'
+    content = path.read_bytes()
+    for position in range(0, len(content), max(len(content) // 200, 1)):
+        path.write_bytes(content)
+        flip(path, position)
+        assert newest_state(saved).number == 2
+        assert str(path) in warned.pop() and not warned
+    path.write_bytes(content)
+    assert newest_state(saved).number == 3
+
+
+def test_none_is_whole(saved):
+    for path in saved.run_folder.glob('*.states'):
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r'model-0003\.states'):
+        newest_state(saved)
+
+
+def test_states_without_a_checksum_are_read(saved):
+    path = run_state.state_path(saved.prefix, 1)
+    content = json.loads(path.read_text())
+    del content['crc32']
+    path.write_text(json.dumps(content))
+    assert load_state(saved.prefix, 1)[1].step == 10
