@@ -8,8 +8,8 @@
 // own.
 // - Types in CamelCase, functions and variables in snake_case, members with an underscore behind,
 //   constants, enumerators and template values as kName; nothing in capitals but macros.
-// - Everything in namespace vargfacenet, what one file alone uses in a nameless one within; only
-//   what Python calls is extern "C", and begins with the library's letters.
+// - A library's code is in namespace vargfacenet, what one file alone uses in a nameless one
+//   within; only what Python calls is extern "C", and begins with the library's letters.
 // - A comment above a function gives the arrays' shapes in the order of memory, (rows, depth);
 //   sizes are int64_t.
 

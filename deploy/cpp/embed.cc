@@ -24,18 +24,19 @@ namespace {
 constexpr size_t kSide = 112;
 
 // The next word of a PPM's header, behind comments; they go from # to the end of the line.
-std::string HeaderWord(std::istream& file) {
+std::string header_word(std::istream& file) {
   std::string word, comment;
   while (file >> word && word[0] == '#') std::getline(file, comment);
   return word;
 }
 
 // Pixels of a binary PPM, RGB, row by row.
-std::vector<uint8_t> ReadFace(const std::string& path) {
+std::vector<uint8_t> read_face(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error(path + " cannot be opened");
-  const std::string magic = HeaderWord(file), width = HeaderWord(file), height = HeaderWord(file);
-  if (magic != "P6" || HeaderWord(file) != "255") {
+  const std::string magic = header_word(file), width = header_word(file),
+                    height = header_word(file);
+  if (magic != "P6" || header_word(file) != "255") {
     throw std::runtime_error(path + ": expected a binary PPM (P6) with 8 bits a channel");
   }
   if (width != std::to_string(kSide) || height != std::to_string(kSide)) {
@@ -50,19 +51,22 @@ std::vector<uint8_t> ReadFace(const std::string& path) {
   return pixels;
 }
 
-std::vector<float> Embed(const std::string& model_path, std::vector<uint8_t> pixels) {
+std::vector<float> embed(const std::string& model_path, std::vector<uint8_t> pixels) {
   if (!std::ifstream(model_path)) throw std::runtime_error(model_path + " cannot be opened");
   ov::Core core;
   auto model = core.read_model(model_path);
   // OpenVINO turns bytes row by row into what the model takes, float32 or uint8, plane by plane.
   ov::preprocess::PrePostProcessor steps(model);
-  steps.input().tensor().set_element_type(ov::element::u8).set_layout("NHWC").set_shape(
-      {1, kSide, kSide, 3});
+  steps.input()
+      .tensor()
+      .set_element_type(ov::element::u8)
+      .set_layout("NHWC")
+      .set_shape({1, kSide, kSide, 3});
   steps.input().model().set_layout("NCHW");
   // On CPUs with bfloat16 it would otherwise compute in it.
-  auto request = core.compile_model(steps.build(), "CPU",
-                                    ov::hint::inference_precision(ov::element::f32))
-                     .create_infer_request();
+  auto request =
+      core.compile_model(steps.build(), "CPU", ov::hint::inference_precision(ov::element::f32))
+          .create_infer_request();
   request.set_input_tensor(ov::Tensor(ov::element::u8, {1, kSide, kSide, 3}, pixels.data()));
   request.infer();
   const ov::Tensor output = request.get_output_tensor();
@@ -84,7 +88,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    for (float value : Embed(argv[1], ReadFace(argv[2]))) std::printf("%.7f\n", value);
+    for (float value : embed(argv[1], read_face(argv[2]))) std::printf("%.7f\n", value);
   } catch (const std::exception& error) {
     std::cerr << argv[0] << ": " << error.what() << '\n';
     return 2;
