@@ -177,6 +177,11 @@ def load_targets(config: TrainConfig) -> dict[str, tuple]:
     targets = {}
     for name, path in target_paths(config).items():
         images, issame = load_bin(path)
+        if len(issame) < FOLDS:
+            raise InputError(
+                f'target {path} has {len(issame)} pairs; verification takes {FOLDS}, one a '
+                'fold. Add pairs to it, or leave it out of --target'
+            )
         check_pairs(len(images), issame, FOLDS)
         targets[name] = images, issame
     return targets

@@ -319,6 +319,7 @@ def _train(config, resume: bool, overwrite: bool, kvstore, teacher) -> TrainResu
             log_hook = LogHook(config, run.module, run.lr_at, watch, history, bar)
             for _ in _steps(run, watch, log_hook, [verify_hook, save_hook]):
                 if stop.is_set() and state.step < config.total_steps:
+                    state.seconds += watch.lap()  # of the steps since the last log line
                     save_hook.save(state)
                     kept = last_checkpoint(config, state)
                     log.info('stopped at step %d (%s); go on with --resume', state.step, kept)
