@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import InputError, RunError
+from .plugins import load_plugins
 from .registry import unknown_name
 
 log = logging.getLogger(__name__)
@@ -218,10 +219,10 @@ def command(
         return parser
 
     def main(argv: Optional[Sequence[str]] = None) -> int:
-        parser = make_parser()
         set_up_logging()
         try:
-            result = run(parser.parse_args(argv))
+            load_plugins()  # before the parser, whose choices come from the registries
+            result = run(make_parser().parse_args(argv))
             if result is not None:
                 sys.stdout.write(json.dumps(result, default=_plain) + '\n')
                 sys.stdout.flush()
@@ -229,7 +230,7 @@ def command(
         except (InputError, RunError, OSError, KeyboardInterrupt) as error:
             if os.environ.get('VARGFACENET_DEBUG'):
                 raise
-            return report_error(parser.prog, error)
+            return report_error(f'vargfacenet {name}', error)
 
     main.parser = make_parser
     return main

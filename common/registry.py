@@ -78,3 +78,7 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names, sorted."""
         return sorted(self._items)
+
+    def newest_first(self) -> list[T]:
+        """All values, what was registered last before others: who adds one comes first."""
+        return list(reversed(self._items.values()))

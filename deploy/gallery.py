@@ -4,6 +4,9 @@ Two files in a folder: `gallery.sqlite` knows who has which rows, `embeddings.f3
 plain float32 matrix that is searched where it lies (memory-mapped). A row counts only once the
 database names it, and it is on disk before the database does, so a crash at any moment leaves the
 gallery as it was before or after the change. What is removed is overwritten.
+
+A codec of `CODECS` seals the rows and the pictures; the rows are then opened into memory. Names,
+sources and times are never sealed.
 """
 
 import contextlib
@@ -14,12 +17,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, Protocol
 
 import numpy as np
 
 from ..common.errors import InputError, RunError
 from ..common.files import PathLike, output_folder
+from ..common.registry import Registry
 
 DATABASE = 'gallery.sqlite'
 MATRIX = 'embeddings.f32'
@@ -55,6 +59,22 @@ class Match(NamedTuple):
     source: str  # where that face came from
 
 
+class Codec(Protocol):
+    """Seals what a gallery keeps of faces; there is none in the project, a plugin brings it."""
+
+    def seal(self, content: bytes) -> bytes:
+        """What goes to the disk; of contents of one length always of one length."""
+
+    def open(self, sealed: bytes) -> bytes:
+        """The content again; InputError for another key and for what somebody has changed."""
+
+
+# name -> function that makes the codec; it finds its key itself and raises InputError without one
+CODECS: Registry[Callable[[], Codec]] = Registry('gallery codec')
+CODEC_HELP = "how a new gallery seals its faces: a plugin's codec (docs/extending.md)"
+_SAMPLE = b'vargfacenet gallery'  # lies sealed in the database, to know a wrong key at once
+
+
 class Gallery:
     """Known faces on disk; usable from several threads, and by several processes at once.
 
@@ -64,13 +84,14 @@ class Gallery:
     embedding_size : D
     fingerprint : of the model (FaceEmbedder.fingerprint); a gallery belongs to one model.
         Without these two the gallery must exist, and its model is not asked for.
+    codec : name in CODECS for a new gallery, '' for none; an old one remembers its own
 
     Raises
     ------
-    InputError for a folder that cannot be written, a gallery of another model, a damaged one, and
-    one that does not exist when no model is given. Every method may raise GalleryBusy, after ten
-    seconds, and RunError for a disk that fails; reading waits for changes in this object and for
-    the moment in which another process completes one.
+    InputError for a folder that cannot be written, a gallery of another model, codec or key, a
+    damaged one, and one that does not exist when no model is given. Every method may raise
+    GalleryBusy, after ten seconds, and RunError for a disk that fails; reading waits for changes in
+    this object and for the moment in which another process completes one.
     """
 
     def __init__(
@@ -78,6 +99,7 @@ class Gallery:
         folder: PathLike,
         embedding_size: Optional[int] = None,
         fingerprint: Optional[str] = None,
+        codec: str = '',
     ):
         if fingerprint is None:
             check_exists(folder)
@@ -96,7 +118,7 @@ class Gallery:
             raise InputError(f'{self.folder / DATABASE} is no gallery: {error}') from None
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
-            self._open(embedding_size, fingerprint)
+            self._open(embedding_size, fingerprint, codec)
             on_error.pop_all()
 
     def close(self) -> None:
@@ -143,11 +165,11 @@ class Gallery:
         sources = [
             source.encode(errors='replace').decode() for source in sources or [''] * len(names)
         ]
-        crops = crops or [None] * len(names)
+        crops = [crop and self._sealed(crop) for crop in crops or [None] * len(names)]
         now = datetime.now(timezone.utc).isoformat(timespec='seconds')
         with self._change():
             places = self._unused(len(names))
-            self._write_rows(places, rows)
+            self._write_rows(places, self._sealed_rows(rows))
             self._database.executemany(
                 'INSERT INTO faces VALUES (?, ?, ?, ?, ?)',
                 [
@@ -199,7 +221,8 @@ class Gallery:
         with self._access():
             query = 'SELECT crop FROM faces WHERE identity = ? ORDER BY row LIMIT 1'
             found = self._database.execute(query, (identity,)).fetchone()
-        return found[0] if found else None
+        crop = found[0] if found else None
+        return self._codec.open(crop) if self._codec and crop else crop
 
     def _best_rows(self, cosine: np.ndarray, top: int) -> list[int]:
         """Rows of the best face of each of the `top` best identities, best first."""
@@ -214,34 +237,39 @@ class Gallery:
             count = min(known, 4 * count)
         return []
 
-    def _open(self, size: Optional[int], fingerprint: Optional[str]) -> None:
+    def _open(self, size: Optional[int], fingerprint: Optional[str], codec: str) -> None:
         with self._access():
             self._database.execute('PRAGMA trusted_schema = OFF')
             self._database.execute('PRAGMA secure_delete = ON')
             self._database.execute('PRAGMA synchronous = FULL')
-            self._size = self._prepare(size, fingerprint)
+            self._prepare(size, fingerprint, codec)
             self._matrix_file = os.open(self.folder / MATRIX, os.O_RDWR | os.O_CREAT, 0o666)
             self._refresh()
         self._tidy()
 
-    def _prepare(self, size: Optional[int], fingerprint: Optional[str]) -> int:
-        """Make the tables of a new gallery, check those of an old one; the embeddings' size."""
+    def _prepare(self, size: Optional[int], fingerprint: Optional[str], codec: str) -> None:
+        """Make the tables of a new gallery, check those of an old one; size and codec are known
+        afterwards."""
         wanted = {'format': FORMAT, 'size': str(size), 'model': fingerprint}
         if not self._has_tables():
             if fingerprint is None:
                 raise InputError(f'{self.folder / DATABASE} is no gallery: it has no tables')
+            sealed = {}
+            if codec:
+                sealed = {'codec': codec, 'sample': CODECS.get(codec)().seal(_SAMPLE).hex()}
             with self._transaction():
                 if not self._has_tables():  # another process may have been faster
                     for statement in _TABLES.split(';'):
                         self._database.execute(statement)
-                    self._database.executemany('INSERT INTO meta VALUES (?, ?)', wanted.items())
+                    rows = {**wanted, **sealed}.items()
+                    self._database.executemany('INSERT INTO meta VALUES (?, ?)', rows)
         if self._schema(self._database) != self._expected_schema():
             # a trigger of a stranger would make of a removal what he likes
             raise InputError(
                 f'{self.folder / DATABASE} is no gallery: it has other tables than ours'
             )
         meta = dict(self._database.execute('SELECT key, value FROM meta LIMIT 9'))
-        if fingerprint is not None and meta != wanted:
+        if fingerprint is not None and any(meta.get(key) != wanted[key] for key in wanted):
             raise InputError(
                 f'gallery {self.folder} was made with another model (embeddings of '
                 f'{meta.get("size")} numbers, fingerprint {meta.get("model", "")[:12]}; this one: '
@@ -250,7 +278,35 @@ class Gallery:
         size_text = str(meta.get('size'))
         if meta.get('format') != FORMAT or not re.fullmatch(r'[1-9][0-9]{0,4}', size_text):
             raise InputError(f'{self.folder / DATABASE} is no gallery of this version')
-        return int(size_text)
+        self._size = int(size_text)
+        self._codec = self._known_codec(meta, codec)
+        self._width = len(self._sealed(bytes(4 * self._size)))  # bytes of a row
+
+    def _known_codec(self, meta: dict[str, str], wanted: str) -> Optional[Codec]:
+        """The codec that a gallery was made with; InputError for another, or another key."""
+        name = meta.get('codec', '')
+        if wanted and wanted != name:
+            made = f'with codec {name!r}' if name else 'without a codec'
+            raise InputError(
+                f'gallery {self.folder} was made {made}, not with {wanted!r}; enrol in a new one'
+            )
+        if not name:
+            return None
+        codec = CODECS.get(name)()
+        try:
+            sample = bytes.fromhex(meta.get('sample', ''))
+        except (TypeError, ValueError):
+            raise InputError(f'{self.folder / DATABASE} is damaged: its sample is none') from None
+        codec.open(sample)
+        return codec
+
+    def _sealed(self, content: bytes) -> bytes:
+        return self._codec.seal(content) if self._codec else content
+
+    def _sealed_rows(self, rows: np.ndarray) -> np.ndarray:
+        """float32 (N, D) as they lie on the disk, uint8 (N, width)."""
+        sealed = b''.join(self._sealed(row.tobytes()) for row in rows)
+        return np.frombuffer(sealed, np.uint8).reshape(len(rows), self._width)
 
     @staticmethod
     def _schema(database: sqlite3.Connection) -> list[tuple]:
@@ -315,8 +371,7 @@ class Gallery:
             return
         rows = self._database.execute('SELECT row, identity FROM faces').fetchall()
         # all rows of the file count, so that those of removed faces are seen wherever they are
-        width = 4 * self._size
-        capacity = os.fstat(self._matrix_file).st_size // width
+        capacity = os.fstat(self._matrix_file).st_size // self._width
         if not all(row >= 0 and isinstance(identity, str) for row, identity in rows):
             raise InputError(f'{self.folder / DATABASE} is damaged: a face has no row or no name')
         last = max((row for row, _ in rows), default=-1)
@@ -329,13 +384,21 @@ class Gallery:
         self._codes = np.full(capacity, -1, np.int64)
         for row, identity in rows:
             self._codes[row] = names.setdefault(identity, len(names))
-        self._matrix = self._map(capacity)
+        self._raw = self._map(capacity)
+        if self._codec:
+            self._matrix = np.zeros((capacity, self._size), np.float32)
+            for row, _ in rows:
+                content = self._codec.open(self._raw[row].tobytes())
+                self._matrix[row] = np.frombuffer(content, np.float32)
+        else:
+            self._matrix = self._raw.view(np.float32)
         self._version = version
 
     def _map(self, rows: int) -> np.ndarray:
+        """The matrix file, uint8 (rows, width)."""
         if not rows:
-            return np.empty((0, self._size), np.float32)
-        return np.memmap(self.folder / MATRIX, np.float32, 'r+', shape=(rows, self._size))
+            return np.empty((0, self._width), np.uint8)
+        return np.memmap(self.folder / MATRIX, np.uint8, 'r+', shape=(rows, self._width))
 
     def _unused(self, count: int) -> np.ndarray:
         """Rows that no face has, the first ones."""
@@ -344,10 +407,10 @@ class Gallery:
         return np.concatenate([free, np.arange(end, end + count - len(free))])
 
     def _write_rows(self, places: np.ndarray, rows: np.ndarray) -> None:
-        """Put rows into the matrix file and on the disk."""
+        """Put rows, uint8 (N, width), into the matrix file and on the disk."""
         if not len(places):
             return
-        width = 4 * self._size
+        width = self._width
         needed = width * (int(places.max()) + 1)
         if os.fstat(self._matrix_file).st_size < needed:
             os.ftruncate(self._matrix_file, needed + width * _GROWTH)
@@ -367,13 +430,13 @@ class Gallery:
             try:
                 self._refresh()
                 stale = np.flatnonzero(self._codes < 0)
-                if len(stale) and self._matrix[stale].any():
+                if len(stale) and self._raw[stale].any():
                     # an enrolment by another process may take these rows, or have filled them
                     with self._transaction():
                         self._version = None
                         self._refresh()
                         stale = np.flatnonzero(self._codes < 0)
-                        self._write_rows(stale, np.zeros((len(stale), self._size), np.float32))
+                        self._write_rows(stale, np.zeros((len(stale), self._width), np.uint8))
             finally:
                 self._database.execute(f'PRAGMA busy_timeout = {1000 * _LOCK_SECONDS:.0f}')
 

@@ -17,7 +17,7 @@ from ..common.engine.options import add_options
 from ..common.errors import InputError
 from .decide import add_threshold_options, choose_threshold, embedder_from, face_of
 from .embedder import FaceEmbedder
-from .gallery import Gallery, check_exists, checked_name
+from .gallery import CODEC_HELP, Gallery, check_exists, checked_name
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -35,6 +35,7 @@ def build_parser(parser: console.Parser) -> None:
         if action in ('enrol', 'remove'):
             part.add_argument('name', metavar='NAME', help='of the person')
         if action == 'enrol':
+            part.add_argument('--codec', default='', metavar='NAME', help=CODEC_HELP)
             part.add_argument('photographs', nargs='+', metavar='PHOTO', help='of the person')
         if action == 'identify':
             part.add_argument('photograph', metavar='PHOTO')
@@ -46,10 +47,10 @@ def build_parser(parser: console.Parser) -> None:
 
 
 def _opened(
-    args: argparse.Namespace, embedder: Optional[FaceEmbedder] = None
+    args: argparse.Namespace, embedder: Optional[FaceEmbedder] = None, codec: str = ''
 ) -> contextlib.closing[Gallery]:
-    model = (embedder.embedding_size, embedder.fingerprint) if embedder else ()
-    return contextlib.closing(Gallery(args.gallery, *model))
+    model = (embedder.embedding_size, embedder.fingerprint) if embedder else (None, None)
+    return contextlib.closing(Gallery(args.gallery, *model, codec))
 
 
 def _enrol(args: argparse.Namespace) -> dict:
@@ -57,7 +58,7 @@ def _enrol(args: argparse.Namespace) -> dict:
     embedder = embedder_from(args)
     faces = [face_of(embedder, path) for path in args.photographs]
     # opened last: a new gallery is made only when there is something to put into it
-    with _opened(args, embedder) as gallery:
+    with _opened(args, embedder, args.codec) as gallery:
         gallery.enrol(
             [args.name] * len(faces),
             np.stack([face.embedding for face in faces]),

@@ -27,7 +27,7 @@ from ..common.errors import InputError
 from ..common.extras import need
 from .decide import Face, NoFace, default_far, embedder_from, find_face, stored_thresholds
 from .embedder import FaceEmbedder
-from .gallery import Gallery, GalleryBusy, UnknownIdentity
+from .gallery import CODEC_HELP, Gallery, GalleryBusy, UnknownIdentity
 
 log = logging.getLogger(__name__)
 
@@ -283,6 +283,7 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--gallery', type=Path, default=Path('gallery'), metavar='DIR', help='made if needed'
     )
+    parser.add_argument('--codec', default='', metavar='NAME', help=CODEC_HELP)
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on')
     parser.add_argument('--port', type=int, default=8350, help='0: any that is free')
 
@@ -343,7 +344,7 @@ def run(args: argparse.Namespace) -> dict:
                 '--pairs',
                 args.model,
             )
-        gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint)
+        gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint, args.codec)
         stack.callback(gallery.close)
         hosts = {'localhost', '127.0.0.1', '::1', args.host} if is_loopback(args.host) else None
         server = make_server(make_app(Service(embedder, gallery), hosts), listener)

@@ -11,13 +11,13 @@ and networks of its own:
     default = edict(per_batch_size=64)
 """
 
-import runpy
 from pathlib import Path
 
 from easydict import EasyDict as edict
 
 from ..common.errors import InputError
-from ..common.files import PathLike, input_file
+from ..common.files import PathLike
+from ..common.plugins import run_file
 from ..common.registry import Registry, unknown_name
 
 TABLES = ('network', 'dataset', 'loss', 'recipe', 'default')
@@ -109,12 +109,9 @@ def load_tables(config_file: PathLike = '') -> edict:
     tables = edict({name: edict(globals()[name]) for name in TABLES})
     if not config_file:
         return tables
-    path = input_file(config_file, 'configuration file')
+    path = Path(config_file)
     registered = Registry.registered
-    try:
-        names = runpy.run_path(str(path))
-    except Exception as error:  # whatever the user's code raises is their input
-        raise InputError(f'{path}: {type(error).__name__}: {error}') from None
+    names = run_file(path, 'configuration file')
     for name in TABLES:
         if name not in names:
             continue
@@ -123,7 +120,7 @@ def load_tables(config_file: PathLike = '') -> edict:
         tables[name].update(edict(names[name]))
     if not any(name in names for name in TABLES) and Registry.registered == registered:
         raise InputError(
-            f'{Path(path)} defines none of the tables {", ".join(TABLES)} and registers nothing'
+            f'{path} defines none of the tables {", ".join(TABLES)} and registers nothing'
         )
     return tables
 

@@ -10,6 +10,8 @@ Lists of pairs:
 The folds of the verification protocol are blocks of the file. View 2 is in such blocks and its
 order is kept. View 1 and lists of paths have no folds: they are laid out as View 2 is, in blocks of
 equally many same and different pairs. Words of a line are separated by tabs, or by blanks.
+
+Another format is a function in `PAIR_FORMATS`.
 """
 
 import os
@@ -18,12 +20,13 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import Callable, NamedTuple, Optional, Union
 
 import numpy as np
 
 from ..errors import InputError
 from ..files import PathLike, is_file, read_lines
+from ..registry import Registry
 from .folders import Identity, is_hidden, is_picture
 
 FOLDS = 10  # of the protocol
@@ -42,6 +45,13 @@ class Pair(NamedTuple):
 class PairList(NamedTuple):
     pairs: list[Pair]  # in the order in which they are written
     folds: int
+
+
+# Functions (path, lines) -> PairList, or None for a list in another format; asked before the lines
+# are read as one of the formats above.
+PAIR_FORMATS: Registry[Callable[[PathLike, Sequence[str]], Optional[PairList]]] = Registry(
+    'pair format'
+)
 
 
 def _parse_lfw_line(path: PathLike, line: int, text: str, same: bool) -> Pair:
@@ -82,6 +92,10 @@ def _is_number(word: str) -> bool:
 def read_pair_list(path: PathLike) -> PairList:
     """Parse a pair list; see the module. Raises InputError naming file and line."""
     lines = read_lines(path, 'pair list')
+    for read in PAIR_FORMATS.newest_first():
+        pair_list = read(path, lines)
+        if pair_list is not None:
+            return pair_list
     head = lines[0].split() if lines else []
     if len(head) >= 3 and not all(map(_is_number, head)):
         numbered = [(number, text) for number, text in enumerate(lines, 1) if text.strip()]

@@ -1,19 +1,21 @@
 """The one way to a training set: a `.rec`, or a folder of identity folders with crops.
 
 `open_records` alone knows how either lies in a folder. What it returns has the interface of
-`Records`, and everything that trains, teaches, distils or calibrates goes through it.
+`Records`, and everything that trains, teaches or distils goes through it. Another kind of source is
+a function in `SOURCES`.
 """
 
 import hashlib
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Callable, Optional, Protocol
 
 import numpy as np
 
 from ..errors import InputError
 from ..files import PathLike
 from ..names import IMAGE_SIZE
+from ..registry import Registry
 from .folders import find_identities, find_pictures, identity_folders, warn_of_others
 from .recordio import RecordFile, record_paths
 
@@ -57,6 +59,11 @@ class Records(Protocol):
 
     def close(self) -> None:
         """Close the files; no thread may be reading."""
+
+
+# Functions (path, picture size) -> Records, or None for what is not of their kind; they are asked
+# before a `.rec` or folders are looked for.
+SOURCES: Registry[Callable[[Path, int], Optional[Records]]] = Registry('training source')
 
 
 class FolderRecords:
@@ -169,7 +176,7 @@ def open_records(data_dir: PathLike, size: int = IMAGE_SIZE) -> Records:
     ----------
     data_dir : a folder with a `.rec` (and its `property`), the `.rec` itself (its suffix may be
         left out), or a folder of identity folders with crops; a folder of crops alone is a set
-        without labels
+        without labels; or what a function in SOURCES knows
     size : picture size that `property` must state
 
     Raises
@@ -177,6 +184,10 @@ def open_records(data_dir: PathLike, size: int = IMAGE_SIZE) -> Records:
     InputError for what is none of these, and as RecordFile and FolderRecords do.
     """
     path = Path(data_dir)
+    for open_source in SOURCES.newest_first():
+        records = open_source(path, size)
+        if records is not None:
+            return records
     if not path.is_dir() and (path.suffix == '.rec' or record_paths(path).rec.is_file()):
         return RecordFile(path, size)
     if not path.is_dir():

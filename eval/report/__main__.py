@@ -25,6 +25,7 @@ from ..results import IDENTIFICATION, Results, load_results
 from . import figures
 from .page import FigureItem, Item, PairsItem, Section, TableItem, page, write_files
 from .statistics import (
+    METRICS,
     REPLICATES,
     Interval,
     RateAtFar,
@@ -269,6 +270,25 @@ def comparison_table(name: str, targets: Mapping[str, Mapping]) -> Optional[Tabl
     )
 
 
+def metrics_table(name: str, targets: Mapping[str, Mapping]) -> Optional[TableItem]:
+    """Every number of METRICS for every run, with its interval; None where there are none."""
+    if not METRICS.names():
+        return None
+    rows = []
+    for run, target in targets.items():
+        pairs = (target['distances'], target['issame'])
+
+        def numbers(weights: np.ndarray, pairs: tuple = pairs) -> np.ndarray:
+            return np.array([METRICS.get(metric)(*pairs, weights) for metric in METRICS])
+
+        intervals = bootstrap(numbers, target['identities'], target['issame'])
+        rows.append(
+            (run, *(f'{value:.3f} [{low:.3f}, {high:.3f}]' for value, low, high in intervals))
+        )
+    note = '[low, high]: 95 % confidence, bootstrap over identities.'
+    return TableItem(_slug(name, 'metrics'), 'More metrics', ('run', *METRICS), rows, note)
+
+
 def _curve(target: Mapping) -> tuple[np.ndarray, np.ndarray, None]:
     roc = roc_points(-target['distances'], target['issame'])
     return roc.fpr, roc.tpr, None
@@ -322,9 +342,8 @@ def verification_section(name: str, targets: Mapping[str, Mapping]) -> Section:
         f'{len(first["fold_accuracies"])}-fold protocol.',
     )
     section.items.append(summary_table(name, targets))
-    comparison = comparison_table(name, targets)
-    if comparison:
-        section.items.append(comparison)
+    more = (metrics_table(name, targets), comparison_table(name, targets))
+    section.items += [table for table in more if table]
     section.items += _curve_items(name, {run: _curve(target) for run, target in targets.items()})
     folds = {run: target['fold_accuracies'] for run, target in targets.items()}
     figure = figures.fold_accuracies('Accuracy by fold', folds)

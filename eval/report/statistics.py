@@ -13,10 +13,15 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import binomtest
 
+from ...common.registry import Registry
 from ..metrics import fold_numbers
 
 REPLICATES = 1000
 CONFIDENCE = 0.95
+
+# More numbers of a pair set for the page: functions (distances (P,) squared of unit vectors,
+# issame (P,) bool, weights (P,) of the pairs) -> number. The bootstrap draws the weights.
+METRICS: Registry[Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = Registry('report metric')
 
 
 class Interval(NamedTuple):
