@@ -20,7 +20,8 @@ REPLICATES = 1000
 CONFIDENCE = 0.95
 
 # More numbers of a pair set for the page: functions (distances (P,) squared of unit vectors,
-# issame (P,) bool, weights (P,) of the pairs) -> number. The bootstrap draws the weights.
+# issame (P,) bool, weights (P,) of the pairs) -> number, NaN for what the
+# weights do not define. The bootstrap draws them.
 METRICS: Registry[Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = Registry('report metric')
 
 
