@@ -73,9 +73,50 @@ def _behind_dropout(entry: tuple) -> tuple:
     return entry
 
 
+def _fold_into_parts(norm: Node, uses: Counter, values: dict) -> None:
+    """Fold BatchNorm(joined convolutions) into each of them; the join gets the BatchNorm's name.
+
+    The join is a Concat of channels, or that of `symbol.blocks.concatenate` with five axes.
+    """
+    join, inside = norm.inputs[0][0], [norm.inputs[0]]
+    concat = join
+    if join.op == 'Reshape' and join.attrs.get('shape') == '(0, 0, 0, -3)':
+        concat = join.inputs[0][0]
+        inside.append(join.inputs[0])
+    if concat.op != 'Concat' or concat.attrs.get('dim', '1') != '1':
+        return
+    parts = list(concat.inputs)
+    if concat is not join:
+        if any(part.op != 'expand_dims' or part.attrs['axis'] != '4' for part, _ in parts):
+            return
+        inside += parts
+        parts = [part.inputs[0] for part, _ in parts]
+    inside += parts
+    weights = [layer.inputs[1] for layer, _ in parts if layer.op == 'Convolution']
+    if len(weights) != len(parts) or any(uses[entry] != 1 for entry in (*inside, *weights)):
+        return
+    if not all(flag(layer, 'no_bias', False) for layer, _ in parts):
+        return
+    scale, shift = scale_and_shift(norm, values)
+    begin = 0
+    for (layer, _), (weight, _) in zip(parts, weights):
+        own = slice(begin, begin + len(values[weight.name]))
+        values[weight.name] = values[weight.name] * scale[own, None, None, None]
+        bias = _bias(layer, values, own.stop - own.start)
+        values[bias.name] = shift[own]
+        layer.become(
+            'Convolution', [*layer.inputs[:2], (bias, 0)], **{**layer.attrs, 'no_bias': 'False'}
+        )
+        begin = own.stop
+    norm.become(join.op, join.inputs, **join.attrs)
+
+
 def _fold_back(norm: Node, uses: Counter, values: dict) -> None:
     """Turn BatchNorm(layer(x)) into the layer, under the BatchNorm's name."""
     layer = norm.inputs[0][0]
+    if layer.op in ('Concat', 'Reshape') and norm.attrs.get('axis', '1') == '1':
+        _fold_into_parts(norm, uses, values)
+        return
     if layer.op not in ('Convolution', 'FullyConnected') or norm.attrs.get('axis', '1') != '1':
         return
     parameters = [source for source, _ in layer.inputs[1:]]

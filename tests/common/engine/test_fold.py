@@ -29,6 +29,8 @@ def operators(symbol):
         ('vargfacenet', {'multiplier': 0.25, 'emb_size': 32}, 0),
         ('vargnet', {'multiplier': 0.25, 'emb_size': 32}, 0),
         ('y1', {}, 0),
+        # mixed convolutions: one BatchNorm behind several that are joined
+        ('shufflemixfacenet_xs', {'width': 0.25, 'gdw_size': 32, 'emb_size': 32}, 0),
         # bn1 of each of the 8 units is before a convolution that pads
         ('r18_se', {'width': 0.125, 'emb_size': 32}, 8),
     ],
