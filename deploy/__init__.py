@@ -1,4 +1,4 @@
-"""Export, run-time back ends, and what runs on them: FaceEmbedder, gallery, web page."""
+"""Export, and what uses it on any engine: FaceEmbedder, gallery, web page."""
 
 from .embedder import FaceEmbedder, Faces
 

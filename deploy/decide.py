@@ -28,7 +28,7 @@ def embedder_from(args: argparse.Namespace) -> FaceEmbedder:
 
 
 def stored_thresholds(embedder: FaceEmbedder) -> dict[str, float]:
-    """FAR as text -> cosine, from export.json: those of the embedder's file in its run time, of the
+    """FAR as text -> cosine, from export.json: those of the embedder's file in its engine, of the
     float32 ONNX file where that was not measured; {} without.
     """
     rows = embedder.record.get('verification', ())

@@ -1,4 +1,4 @@
-"""FaceEmbedder: crops and photographs to embeddings, on the fastest run time that is installed."""
+"""FaceEmbedder: crops and photographs to embeddings, on the fastest engine that is installed."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Union

@@ -11,7 +11,7 @@ BENCHMARKS = {
     'train': ('train', 'the training step against stock operators; batch, width, memory, profile'),
     'head': ('head', 'the margin head against one-hot labels, up to a million classes'),
     'distill': ('distill', 'distilling from the teacher store against a live teacher'),
-    'engines': ('engines', 'the original network against ours in every run time, batch 1 and 32'),
+    'engines': ('engines', 'the original network against ours in every engine, batch 1 and 32'),
     'search': ('search', "the kernels of identification against this machine's matrix products"),
     'data': ('data', 'the iterator against one thread and an NDArray per image; start-up'),
 }

@@ -1,4 +1,4 @@
-"""Run times for embedding networks behind one interface: MXNet, onnxruntime, OpenVINO.
+"""Engines, which run embedding networks behind one interface: MXNet, onnxruntime, OpenVINO.
 
 An engine takes aligned crops and gives embeddings; what it needs in layout, type, batch size and
 threads is its own business. Every module of this folder is an engine and registers itself when it
