@@ -7,16 +7,20 @@ poolings as well.
 
 import argparse
 import dataclasses
+import json
 import sys
 from typing import Any
 
 from ..common import console, flops
 from ..common.backend import mx
 from ..common.errors import InputError
+from ..common.files import input_file
 from ..common.names import DATA, IMAGE_SHAPE
 from . import get_symbol, list_networks, network_options, parse_options
+from .published import PUBLISHED
 
 _FLOAT32_BYTES = 4
+_INT8_OVERHEAD = 8  # bytes a filter: its bias and its scale
 # the two conventions of flops.py, as the tables name them
 ORGANISERS = 'LFR organisers'
 AUTHORS = 'MixFaceNet authors'
@@ -31,13 +35,25 @@ def _summary(symbol: mx.sym.Symbol, layers: list[flops.Layer]) -> dict[str, Any]
         'flops': count.flops,
         'flops_all': sum(layer.flops_all for layer in layers),
         'megabytes': round(count.params * _FLOAT32_BYTES / 1e6, 2),
+        'megabytes_int8': round(_int8_bytes(layers) / 1e6, 2),
         'embedding_size': output_shape[1],
     }
 
 
+def _int8_bytes(layers: list[flops.Layer]) -> int:
+    """Bytes of the parameters with 8-bit weights and batch norms folded; a file has some more."""
+    total = 0
+    for layer in layers:
+        if layer.operator in ('Convolution', 'FullyConnected'):
+            total += layer.params + _INT8_OVERHEAD * layer.output_shape[1]
+        elif layer.operator != 'BatchNorm':
+            total += _FLOAT32_BYTES * layer.params
+    return total
+
+
 def all_networks() -> dict[str, dict[str, Any]]:
-    """Name -> params, flops, flops_all, megabytes (float32) and embedding_size, every option at
-    its default.
+    """Name -> params, flops, flops_all, megabytes (float32), megabytes_int8 and embedding_size,
+    every option at its default.
     """
     symbols = {name: get_symbol(name) for name in list_networks()}
     return {name: _summary(symbol, flops.layers(symbol)) for name, symbol in symbols.items()}
@@ -81,6 +97,81 @@ def _print_networks(networks: dict[str, dict[str, Any]]) -> None:
     console.table('Networks', columns, rows)
 
 
+def measured(words: list[str]) -> dict[str, dict[str, Any]]:
+    """The fastest engine at batch 1 of each network, from 'NETWORK=FILE' words.
+
+    A file is what `bench engines --out FILE` wrote for that network.
+
+    Returns
+    -------
+    name -> {'engine', 'latency_ms', 'machine'}
+
+    Raises
+    ------
+    InputError for an unknown network and for a file of another kind.
+    """
+    found = {}
+    for word in words:
+        name, _, path = word.partition('=')
+        network_options(name)  # an unknown one is an error
+        text = input_file(path, 'results file').read_bytes()
+        try:
+            result = json.loads(text)
+            rows = [(float(row['latency_ms_median']), row['engine']) for row in result['engines']]
+            latency, engine = min(rows)
+            found[name] = {'engine': engine, 'latency_ms': latency, 'machine': result['machine']}
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f'{path} is no result of `bench engines --out`') from None
+    return found
+
+
+TABLE_COLUMNS = (
+    'network',
+    'M params',
+    f'MFLOPs, {ORGANISERS}',
+    f'MFLOPs, {AUTHORS}',
+    'MB float32',
+    'MB int8',
+    'ms here',
+    'LFW',
+    'CFP-FP',
+    'AgeDB-30',
+    'IJB-B',
+    'IJB-C',
+    'trained on',
+    'source',
+)
+
+
+def table_rows(
+    networks: dict[str, dict[str, Any]], latencies: dict[str, dict[str, Any]]
+) -> list[tuple[str, ...]]:
+    """One row of TABLE_COLUMNS a network; what is not known is empty."""
+    rows = []
+    for name, network in networks.items():
+        here = latencies.get(name)
+        published = PUBLISHED.get(name)
+        rows.append(
+            (
+                name,
+                f'{network["params"] / 1e6:.2f}',
+                f'{network["flops"] / 1e6:,.1f}',
+                _truncated_millions(network['flops_all']),
+                f'{network["megabytes"]:.1f}',
+                f'{network["megabytes_int8"]:.1f}',
+                f'{here["latency_ms"]:.1f} ({here["engine"]})' if here else '',
+                *('' if value is None else str(value) for value in published or [None] * 7),
+            )
+        )
+    return rows
+
+
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """The table in Markdown."""
+    lines = [TABLE_COLUMNS, ['---', *['---:'] * 11, '---', '---'], *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
+
+
 def _truncated_millions(flop_count: int) -> str:
     """Cut off after one decimal, as MixFaceNet's authors publish 161,988,532 as 161.9."""
     return f'{flop_count // 100_000 / 10:,.1f}'
@@ -118,6 +209,20 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
         metavar='OPTION=VALUE',
         help='set an option of the network, e.g. use_se=false (repeatable)',
     )
+    parser.add_argument(
+        '--table',
+        nargs='?',
+        const='text',
+        choices=('text', 'markdown'),
+        help='all networks with published accuracies (percent; IJB: TAR at FAR 1e-4)',
+    )
+    parser.add_argument(
+        '--results',
+        action='append',
+        default=[],
+        metavar='NETWORK=FILE',
+        help='latency of a network from `bench engines --out FILE`, for --table (repeatable)',
+    )
     for option in ('multiplier', 'emb_size'):
         parser.add_argument(
             f'--{option.replace("_", "-")}',
@@ -129,8 +234,31 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def _table(arguments: argparse.Namespace) -> dict[str, Any]:
+    latencies = measured(arguments.results)
+    networks = all_networks()
+    rows = table_rows(networks, latencies)
+    if arguments.table == 'markdown':
+        sys.stderr.write(markdown(rows))
+    else:
+        console.table('Networks', TABLE_COLUMNS, rows)
+    for name, network in networks.items():
+        published = PUBLISHED.get(name)
+        network['published'] = published._asdict() if published else None
+        network['measured'] = latencies.get(name)
+    return {'networks': networks}
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The dict of `one_network`, or of `all_networks` under 'networks'."""
+    """The dict of `one_network`, or of `all_networks` under 'networks'; with --table also what is
+    published and what the results files measured.
+    """
+    if arguments.table:
+        if arguments.network or arguments.option:
+            raise InputError('--table shows all networks as they are; leave the network out')
+        return _table(arguments)
+    if arguments.results:
+        raise InputError('--results belongs to --table')
     if arguments.network:
         result = one_network(arguments.network, parse_options(arguments.network, arguments.option))
         _print_layers(result)

@@ -81,3 +81,43 @@ def test_wrong_usage(run_command, arguments, message):
     assert code == 2
     assert message in errors
     assert errors.count('\n') == 1
+
+
+def test_the_table_has_what_is_published_and_measured(run_command, tmp_path):
+    engines = [
+        {'engine': 'mxnet', 'latency_ms_median': 9.0},
+        {'engine': 'openvino', 'latency_ms_median': 4.25},
+    ]
+    (tmp_path / 'xs.json').write_text(json.dumps({'engines': engines, 'machine': {'cpu': 'x'}}))
+    results = f'mixfacenet_xs={tmp_path}/xs.json'
+    code, result, errors = run_command('info', '--table', 'markdown', '--results', results)
+    assert code == 0
+    lines = [line.strip('| ').split(' | ') for line in errors.splitlines()]
+    assert len(lines) == 2 + len(list_networks())
+    rows = {line[0]: line for line in lines}
+    # published: arXiv:2107.13046 and arXiv:1910.04985
+    assert rows['mixfacenet_xs'][1:4] == ['1.04', '151.4', '161.9']
+    assert '4.2 (openvino)' in rows['mixfacenet_xs'] and '90.73' in rows['mixfacenet_xs']
+    assert rows['vargfacenet'][7:10] == ['99.85', '98.5', '98.15']
+    assert result['networks']['mixfacenet_xs']['measured']['engine'] == 'openvino'
+    assert result['networks']['r18']['published'] is None
+    # a weight is a byte, and a filter has a bias and a scale
+    sizes = {name: row['megabytes_int8'] for name, row in result['networks'].items()}
+    assert 5.0 < sizes['vargfacenet'] < 6.5  # the exported file has at most 6.5 MB
+    assert run_command('info', '--table')[0] == 0
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--table', 'text', 'y1'], 'leave the network out'),
+        (['--table', '--option', 'use_se=no'], 'leave the network out'),
+        (['--results', 'y1=x'], 'belongs to --table'),
+        (['--table', '--results', 'y3=x'], "unknown network 'y3'"),
+        (['--table', '--results', 'y1=x'], 'results file x does not exist'),
+        (['--table', '--results', f'y1={DATA}/align.json'], 'is no result of `bench engines'),
+    ],
+)
+def test_wrong_use_of_the_table(arguments, message, run_command):
+    code, _, errors = run_command('info', *arguments)
+    assert code == 2 and message in errors
