@@ -74,8 +74,9 @@ _vgf_setup() { # extras...
   fi
   # A compiled library of another source or machine is never loaded, so this only saves the
   # second that asking MXNet takes.
-  key=$(cat "$_vgf_root"/{common/cpp,common/engine/ops,eval/search/kernels}/*.{cc,h} /proc/cpuinfo \
-    2>/dev/null | grep -v MHz | sha256sum)
+  # (By find: a pattern without a file would end a script that has set -e and pipefail.)
+  key=$({ find "$_vgf_root"/{common,eval} -name '*.cc' -o -name '*.h' | sort | xargs cat
+    cat /proc/cpuinfo 2>/dev/null || true; } | grep -v MHz | sha256sum)
   stamp="$_vgf_venv/.compiled"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$key $_vgf_root" ]; then
     (cd / && "$_vgf_venv/bin/python" -m vargfacenet.common.engine.ops.build >&2 &&

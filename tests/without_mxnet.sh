@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Runs the tests of exported models, decisions and evaluation where MXNet is not installed, on the
+# current NumPy: what a machine gets for which MXNet has no wheel.
+#   tests/without_mxnet.sh [pytest options]
+# .venv-without-mxnet is made on first use; MXNet's environment exports the model that is tried.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+VARGFACENET_EXTRAS=dev source common/setup_env.sh
+
+venv=${VARGFACENET_VENV_WITHOUT_MXNET:-.venv-without-mxnet}
+key=$(cat requirements.lock setup.py tests/without_mxnet.sh | sha256sum)
+if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$key" ]; then
+  echo "setup: making $venv, without MXNet and with NumPy 2" >&2
+  python -m venv --clear "$venv"
+  # the pins of the lock file for a machine that MXNet does not know
+  python - <<'PY' >"$venv/pins.txt"
+from pip._vendor.packaging.requirements import Requirement
+
+for line in open('requirements.lock'):
+    if line.startswith('#') or not line.strip():
+        continue
+    pin = Requirement(line)
+    if pin.marker is None or pin.marker.evaluate({'platform_machine': 'elsewhere'}):
+        print(f'{pin.name}{pin.specifier}')
+PY
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+    -r "$venv/pins.txt" 'setuptools<81' >&2
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+    --no-build-isolation -e . >&2
+  echo "$key" >"$venv/.installed"
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python tests/deploy_models.py "$work"
+export VARGFACENET_TEST_EXPORT=$work
+"$venv/bin/python" - <<'PY'
+import importlib.util
+
+import numpy
+
+assert importlib.util.find_spec('mxnet') is None and int(numpy.__version__.split('.')[0]) >= 2
+PY
+"$venv/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider "$@" \
+  tests/test_public.py tests/common tests/deploy tests/eval tests/recognition tests/symbol
