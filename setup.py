@@ -32,7 +32,8 @@ DEPLOY = [
     f'onnx>=1.18; {NO_MXNET}',
     'onnxruntime>=1.19',
     # onnxruntime.quantization imports these two without requiring them
-    'ml-dtypes>=0.4',
+    f'ml-dtypes>=0.4; {MXNET}',
+    f'ml-dtypes>=0.5; {NO_MXNET}',  # onnx names types that 0.4 lacks
     'sympy>=1.12',
     'openvino>=2025.3',
     'flask>=3',

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import vargfacenet
-from conftest import DATA
+from conftest import DATA, needs_mxnet
 from deploy_models import export_folder, portraits
 from vargfacenet.__main__ import COMMANDS
 from vargfacenet.common.engine.open_model import open_model
@@ -21,6 +21,7 @@ from vargfacenet.eval.verification import verify
 _HIDE_MXNET = 'import sys; sys.modules.update(mxnet=None, gluoncv=None, mxboard=None)\n'
 
 
+@needs_mxnet
 def test_public_names_are_the_modules_own():
     assert set(vargfacenet.__all__) <= set(dir(vargfacenet))
     assert vargfacenet.open_model is open_model

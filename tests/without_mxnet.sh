@@ -24,22 +24,36 @@ for line in open('requirements.lock'):
         print(f'{pin.name}{pin.specifier}')
 PY
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
-    -r "$venv/pins.txt" 'setuptools<81' >&2
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
-    --no-build-isolation -e . >&2
+    -r "$venv/pins.txt" -e . >&2
   echo "$key" >"$venv/.installed"
 fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python tests/deploy_models.py "$work"
-export VARGFACENET_TEST_EXPORT=$work
-"$venv/bin/python" - <<'PY'
+export VARGFACENET_TEST_EXPORT=$work/export
+"$venv/bin/python" - "$work" <<'PY'
 import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy
+from vargfacenet.common.synth.face import jpeg_faces
 
 assert importlib.util.find_spec('mxnet') is None and int(numpy.__version__.split('.')[0]) >= 2
+folder = Path(sys.argv[1])
+for person in (0, 1):
+    (folder / f'{person}.jpg').write_bytes(jpeg_faces(3, person, [0], 250)[0])
+compare = ['compare', '0.jpg', '1.jpg', '--model', 'export']
+for what, words in (
+    ('import vargfacenet', ['-c', 'import vargfacenet']),
+    ('vargfacenet compare, start to answer', ['-m', 'vargfacenet', *compare]),
+):
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, cwd=folder, capture_output=True)
+    print(f'{what}: {time.perf_counter() - started:.2f} s', flush=True)
 PY
 "$venv/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider "$@" \
-  tests/test_public.py tests/common tests/deploy tests/eval tests/recognition tests/symbol
+  --ignore tests/deploy/bench tests/test_public.py tests/common tests/deploy tests/eval tests/symbol

@@ -20,7 +20,10 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from ..errors import InputError
 from ..names import IMAGE_SIZE
 
-cv2.setLogLevel(0)
+if hasattr(cv2, 'setLogLevel'):  # its name up to OpenCV 4.10
+    cv2.setLogLevel(0)
+else:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # what counts of its warnings (sizes, damaged EXIF) is told in our own words, or of no matter
 warnings.filterwarnings('ignore', module=r'PIL\.')
 

@@ -8,6 +8,7 @@ import sqlite3
 import cv2
 import numpy as np
 import pytest
+from conftest import needs_mxnet
 from deploy_models import export_folder, portrait, portraits
 from pictures import encoded, scene
 from vargfacenet.common.data.image import encode_jpeg
@@ -143,6 +144,7 @@ def test_compare_at_the_stored_thresholds(folder, model, run_command):
     assert run_command('compare', first, second, '--model', model, '--threshold', 2)[0] == 2
 
 
+@needs_mxnet
 def test_compare_without_thresholds_and_with_pairs(folder, model, run_command, tmp_path):
     network, first = f'{model}/model,0', folder / 'p0' / '0.png'
     plain = model.parent / 'model,3'
@@ -253,6 +255,7 @@ def test_the_lowest_stored_rate_counts_without_the_usual_one(folder, run_command
     assert run_command('compare', *pictures, '--model', model, '--far', 2)[0] == 2
 
 
+@needs_mxnet
 def test_every_file_has_its_own_thresholds(tmp_path):
     out = export_folder(tmp_path)
     record = json.loads((out / 'export.json').read_text())
