@@ -10,11 +10,12 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 from rich.console import Console
@@ -183,6 +184,14 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f'{message} (see {self.prog} --help)')
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal has stopped a command; `number` is the signal's."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
 def check_ranges(options: Iterable[tuple[str, float, float, float]]) -> None:
     """Raise InputError for the first of (flag, value, lowest, highest) that is out of its range."""
     for flag, value, low, high in options:
@@ -193,7 +202,7 @@ def check_ranges(options: Iterable[tuple[str, float, float, float]]) -> None:
 def command(
     name: str,
     build_parser: Callable[[Parser], None],
-    run: Callable[[argparse.Namespace], Optional[dict]],
+    run: Callable[[argparse.Namespace], Union[dict, tuple[dict, int], None]],
 ) -> Callable[[Optional[Sequence[str]]], int]:
     """The `main(argv=None)` of a command.
 
@@ -203,12 +212,13 @@ def command(
     build_parser : adds the command's arguments to the parser it is given; the module docstring's
         first paragraph of `run`'s module is the description
     run : does the work; its dict is printed as the last line of stdout (None, of a process that
-        only helps another: nothing is printed)
+        only helps another: nothing is printed); with an exit code of its own, (dict, code)
 
     Returns
     -------
     function of argv that returns the exit code: 0, 2 for InputError, 1 for RunError or a failing
-    disk, 130 after Ctrl-C. Set VARGFACENET_DEBUG=1 to see the traceback of any of them.
+    disk, 128 and the signal's number after one that stopped it (130 for Ctrl-C). Set
+    VARGFACENET_DEBUG=1 to see the traceback of any of them.
     `main.parser()` makes the command's parser.
     """
 
@@ -223,10 +233,11 @@ def command(
         try:
             load_plugins()  # before the parser, whose choices come from the registries
             result = run(make_parser().parse_args(argv))
+            result, code = result if isinstance(result, tuple) else (result, 0)
             if result is not None:
                 sys.stdout.write(json.dumps(result, default=_plain) + '\n')
                 sys.stdout.flush()
-            return 0
+            return code
         except (InputError, RunError, OSError, KeyboardInterrupt) as error:
             if os.environ.get('VARGFACENET_DEBUG'):
                 raise
@@ -239,7 +250,7 @@ def command(
 def report_error(prog: str, error: BaseException) -> int:
     """One line on stderr for an expected error; returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        message, code = 'interrupted', 130
+        message, code = 'interrupted', 128 + getattr(error, 'number', signal.SIGINT)
     elif isinstance(error, OSError):
         where = f'{error.filename}: ' if error.filename else ''
         message, code = f'{where}{error.strerror or error}', 1

@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -26,7 +27,8 @@ _BYTE_ORDER_MARK = '\ufeff'
 
 @contextlib.contextmanager
 def atomic_path(path: PathLike) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success it is flushed to disk and renamed.
+    """Yield a temporary name beside `path`; on success it is flushed to disk and renamed, and the
+    folder's new entry flushed as well.
 
     On any error the temporary file is removed and `path` is as it was. The temporary name keeps
     the suffix, since some writers choose the format by it.
@@ -46,12 +48,26 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         with open(temporary, 'rb+') as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         if error.filename is None:  # of a write; the user should know which file
             error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: PathLike) -> None:
+    """Have the names in a folder on the disk: a rename lies in memory until then, and a power cut
+    undoes it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # file systems that know no such thing say EINVAL
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)
 
 
 def atomic_write(path: PathLike, content: Union[bytes, str]) -> None:

@@ -2,7 +2,8 @@
 
 PREFIX-%04d.json holds the configuration and the state of checkpoint number %d, and is written last,
 so its presence is the proof that the checkpoint was written whole. It carries a checksum of its
-own, as the parameters and the optimizer's state do.
+own, as the parameters and the optimizer's state do, and that of PREFIX-symbol.json, whose format
+has no place for one.
 """
 
 import json
@@ -11,9 +12,14 @@ import zlib
 from pathlib import Path
 
 from .errors import InputError
-from .files import PathLike, read_json
+from .files import PathLike, input_file, read_json
 
 _CHECKSUM = 'crc32'
+SYMBOL_CHECKSUM = 'symbol_crc32'
+
+
+def symbol_path(prefix: PathLike) -> Path:
+    return Path(f'{prefix}-symbol.json')
 
 
 def state_path(prefix: PathLike, number: int) -> Path:
@@ -36,12 +42,38 @@ def checksum(content: dict) -> int:
 
 def read_state(prefix: PathLike, number: int) -> tuple[dict, dict]:
     """(configuration, state) of checkpoint `number`; InputError for a damaged file."""
+    content = _content(prefix, number)
+    return content['config'], content['state']
+
+
+def _content(prefix: PathLike, number: int) -> dict:
     path = state_path(prefix, number)
     content = read_json(path, 'state of a training run')
     parts = [content.get(key) for key in ('config', 'state')] if isinstance(content, dict) else []
-    known = bool(parts) and content.keys() <= {'config', 'state', _CHECKSUM}
+    known = bool(parts) and content.keys() <= {'config', 'state', _CHECKSUM, SYMBOL_CHECKSUM}
     if not known or not all(isinstance(part, dict) for part in parts):
         raise InputError(f'{path} is no state of a training run; remove it')
     if content.get(_CHECKSUM, checksum(content)) != checksum(content):  # older runs have none
         raise InputError(f'{path} was damaged after it was written: its checksum does not agree')
-    return parts[0], parts[1]
+    return content
+
+
+def symbol_checksum(prefix: PathLike) -> int:
+    """CRC-32 of PREFIX-symbol.json; InputError where it is missing."""
+    return zlib.crc32(input_file(symbol_path(prefix), 'symbol').read_bytes())
+
+
+def check_symbol(prefix: PathLike, number: int) -> None:
+    """InputError where PREFIX-symbol.json is not the file of checkpoint `number` any more.
+
+    Nothing is known of checkpoints that are no training run's, and of those of older runs.
+    """
+    if not state_path(prefix, number).is_file():
+        return
+    if _content(prefix, number).get(SYMBOL_CHECKSUM, symbol_checksum(prefix)) != symbol_checksum(
+        prefix
+    ):
+        raise InputError(
+            f'{symbol_path(prefix)} was changed or damaged after it was written: its checksum in '
+            f'{state_path(prefix, number).name} does not agree'
+        )

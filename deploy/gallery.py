@@ -450,6 +450,61 @@ class Gallery:
         return rows
 
 
+class Inspection(NamedTuple):
+    """What `inspect_gallery` found."""
+
+    faces: int
+    identities: int
+    sealed: bool  # by a codec: rows were not looked at
+    problems: list[str]
+
+
+def inspect_gallery(folder: PathLike) -> Inspection:
+    """Look a gallery through without changing it, unlike `Gallery`, which tidies up.
+
+    Raises InputError for a database that is damaged, has other tables, or is none.
+    """
+    check_exists(folder)
+    path = Path(folder) / DATABASE
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro', uri=True)
+        ) as database:
+            database.execute('PRAGMA trusted_schema = OFF')
+            if Gallery._schema(database) != Gallery._expected_schema():
+                raise InputError(f'{path} is no gallery: it has other tables than ours')
+            state = [text for (text,) in database.execute('PRAGMA integrity_check(20)')]
+            meta = dict(database.execute('SELECT key, value FROM meta LIMIT 9'))
+            faces = database.execute('SELECT row, identity FROM faces').fetchall()
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise InputError(f'{path} is damaged: {error}') from None
+    problems = [] if state == ['ok'] else [f'{path}: {text}' for text in state]
+    sealed = 'codec' in meta
+    if not re.fullmatch(r'[1-9][0-9]{0,4}', str(meta.get('size'))):
+        problems.append(f'{path} is no gallery of this version')
+    elif not all(type(row) is int and row >= 0 and isinstance(name, str) for row, name in faces):
+        problems.append(f'{path}: a face has no row or no name')
+    elif faces and not sealed:
+        problems += _damaged_rows(Path(folder) / MATRIX, int(meta['size']), faces)
+    return Inspection(len(faces), len({name for _, name in faces}), sealed, problems)
+
+
+def _damaged_rows(path: Path, size: int, faces: Sequence[tuple[int, str]]) -> list[str]:
+    """What is wrong with the rows of the matrix that faces have."""
+    width = 4 * size
+    capacity = path.stat().st_size // width if path.is_file() else 0
+    needed = max(row for row, _ in faces) + 1
+    if needed > capacity:
+        return [f'{path} is cut off: it holds {capacity} rows and the gallery needs {needed}']
+    matrix = np.memmap(path, np.float32, 'r', shape=(capacity, size))
+    lengths = np.linalg.norm(matrix[[row for row, _ in faces]], axis=1)
+    bad = np.flatnonzero(~(np.abs(lengths - 1) < _UNIT_TOLERANCE))  # NaN as well
+    return [
+        f'{path}: row {faces[index][0]}, of {faces[index][1]}, is of no unit length'
+        for index in bad
+    ]
+
+
 def check_exists(folder: PathLike) -> None:
     """Raise InputError unless a folder holds a gallery."""
     if not (Path(folder) / DATABASE).is_file():

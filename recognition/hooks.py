@@ -5,22 +5,25 @@ so that a checkpoint is never written of a run whose loss is already known to be
 """
 
 import contextlib
-import json
+import errno
 import logging
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..common.backend import mx
+from ..common.console import Interrupted
 from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError, RunError
 from ..common.files import atomic_write
-from ..common.history import HISTORY, read_history
+from ..common.history import HISTORY, history_line, read_history
 from ..eval.datasets import load_bin
 from ..eval.targets import resolve_targets
 from ..eval.verification import VerificationResult, check_pairs, verify
@@ -50,26 +53,55 @@ class NoHistory:
 
 class History(NoHistory):
     """`history.jsonl` and the TensorBoard log of a run; rows after `state.step` are dropped on
-    resume, since the resumed run writes them again (TensorBoard's keeps both)."""
+    resume, since the resumed run writes them again (TensorBoard's keeps both).
+
+    A log does not end a run: where the disk is full, rows wait until one can be written again."""
 
     def __init__(self, folder: Path, state: TrainState):
         self._folder, self._path = folder, folder / HISTORY
         rows = read_history(folder) if state.step else []
-        kept = [json.dumps(row) + '\n' for row in rows if row['step'] <= state.step]
+        kept = [history_line(row) for row in rows if row['step'] <= state.step]
         atomic_write(self._path, ''.join(kept))
+        self._waiting: list[str] = []
         self._events = EventLog(folder / 'mxboard')
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Append one row, here and to the TensorBoard log."""
-        with open(self._path, 'a') as handle:
-            handle.write(json.dumps({'step': step, **values}) + '\n')
+        self._waiting.append(history_line({'step': step, **values}))
+        self._write()
         self._events.add(step, values)
+
+    def _write(self) -> None:
+        """Append what waits, whole or not at all."""
+        first_failure = len(self._waiting) == 1
+        try:
+            # unbuffered, so that what fails does so here
+            with open(self._path, 'ab', buffering=0) as handle:
+                size, content = handle.tell(), ''.join(self._waiting).encode()
+                try:
+                    if handle.write(content) < len(content):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        handle.truncate(size)
+                    raise
+        except OSError as error:
+            if first_failure:
+                log.warning(
+                    '%s: cannot be written (%s); the run goes on and tries again with every row',
+                    self._path,
+                    error.strerror,
+                )
+        else:
+            self._waiting.clear()
 
     def draw(self, title: str) -> None:
         """Draw the rows as `curves.png`."""
         plot_curves(self._folder, title)
 
     def close(self) -> None:
+        if self._waiting:
+            self._write()
         self._events.close()
 
 
@@ -271,19 +303,29 @@ class SaveHook(NoSaveHook):
                 remove_checkpoint(config.prefix, number)
 
 
+@dataclass
+class StopRequest:
+    """Whether a signal asked the run to stop: true then, and `number` is the signal's."""
+
+    number: int = 0
+
+    def __bool__(self) -> bool:
+        return self.number > 0
+
+
 @contextlib.contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) into a set event, so that the
+def stop_signals() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) into a request, so that the
     step can end and be saved. A SIGHUP that is ignored already (nohup) stays so."""
-    asked = threading.Event()
+    asked = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def ask(number, frame):
-        if asked.is_set():  # a second Ctrl-C does not wait
-            raise KeyboardInterrupt
-        asked.set()
+        if asked:  # a second Ctrl-C does not wait
+            raise Interrupted(number)
+        asked.number = number
         log.info('stopping after this step; press Ctrl-C again to stop at once')
 
     numbers = [signal.SIGINT, signal.SIGTERM]

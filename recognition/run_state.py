@@ -24,7 +24,14 @@ from ..common.engine.optimizer_states import read_states, write_states
 from ..common.engine.params_file import read_arrays
 from ..common.errors import InputError
 from ..common.files import PathLike, atomic_write
-from ..common.run_files import checkpoint_numbers, checksum, read_state, state_path
+from ..common.run_files import (
+    SYMBOL_CHECKSUM,
+    checkpoint_numbers,
+    checksum,
+    read_state,
+    state_path,
+    symbol_checksum,
+)
 from ..common.typed import from_values
 from .config import TrainConfig
 from .schedules import learning_rate
@@ -52,6 +59,7 @@ def save_state(prefix: PathLike, config: TrainConfig, state: TrainState, momenta
     `state.number`."""
     write_states(optimizer_path(prefix, state.number), momenta)
     content = {'config': json.loads(config.to_json()), 'state': asdict(state)}
+    content[SYMBOL_CHECKSUM] = symbol_checksum(prefix)
     content['crc32'] = checksum(content)
     atomic_write(state_path(prefix, state.number), json.dumps(content, indent=1, sort_keys=True))
 

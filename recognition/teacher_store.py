@@ -4,10 +4,7 @@ With mirroring as the only augmentation a record has exactly two teacher embeddi
 its mirror image's. The store holds both for every record, at unit length, float16: distillation
 looks at directions alone (VarGFaceNet Eq. 4 and 5). All students and generations share it.
 
-The file lies beside the `.rec` as `train.teacher-KEY.f16`. KEY is a hash of the teacher's network
-and weights, of the data set and of the preprocessing, so that another teacher or data set gets
-another file. It is a header of HEADER_BYTES, JSON padded with spaces, and behind it float16
-(records, 2, D), little-endian: [i, 0] is record i, [i, 1] its mirror image. While it is being made
+The file lies beside the `.rec`; `common/data/store_file` tells its form. While it is being made
 it is called `.part`; `done` in its header counts the records that are safely on the disk.
 """
 
@@ -16,8 +13,9 @@ import hashlib
 import json
 import logging
 import os
+import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Callable
 
@@ -25,47 +23,13 @@ import numpy as np
 
 from ..common.console import ProgressBar
 from ..common.data.records import side_file
+from ..common.data.store_file import HEADER_BYTES, NO_CHECKSUM, VIEWS, Header, read_header
 from ..common.engine.network import Network
 from ..common.errors import InputError, RunError
-from ..common.files import PathLike, input_file
-from ..common.typed import from_values
+from ..common.files import PathLike, sync_folder
 from ..common.vectors import unit_rows
 
 log = logging.getLogger(__name__)
-
-HEADER_BYTES = 4096
-KIND = 'vargfacenet teacher store'
-PREPROCESSING = 'RGB 0..255 112x112, image and mirror image, unit length, version 1'
-_VIEWS = 2  # a record and its mirror image
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a store says of itself."""
-
-    teacher: str  # 'PREFIX,EPOCH' as it was called when the store was made
-    teacher_hash: str
-    data: str  # the record file
-    data_hash: str
-    records: int
-    embedding_size: int
-    engine: str  # that computed the embeddings
-    done: int = 0  # records that are on the disk
-    preprocessing: str = PREPROCESSING
-    kind: str = KIND
-
-    @property
-    def key(self) -> str:
-        """Twelve hexadecimal digits that name teacher, data set and preprocessing."""
-        return _digest(self.teacher_hash, self.data_hash, self.preprocessing)[:12]
-
-    @property
-    def file_bytes(self) -> int:
-        return HEADER_BYTES + 2 * _VIEWS * self.records * self.embedding_size
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.sha256('\0'.join(texts).encode()).hexdigest()
 
 
 def teacher_hash(network: Network) -> str:
@@ -84,21 +48,6 @@ def teacher_hash(network: Network) -> str:
 def store_path(header: Header) -> Path:
     """Where the store of a teacher and a data set lies, or would lie."""
     return side_file(header.data, f'.teacher-{header.key}.f16')
-
-
-def read_header(path: PathLike) -> Header:
-    """Header of a store; InputError for a file that is none."""
-    path = input_file(path, 'teacher store')
-    with open(path, 'rb') as handle:
-        text = handle.read(HEADER_BYTES)
-    try:
-        header = from_values(Header, json.loads(text.decode()), 'header')
-    except (ValueError, RecursionError):
-        header = None
-    size = header and (header.records, header.embedding_size, header.done, header.file_bytes)
-    if not header or header.kind != KIND or min(size) < 0 or header.file_bytes > 1 << 62:
-        raise InputError(f'{path} is no teacher store; make one with `vargfacenet teach`')
-    return header
 
 
 def _write_header(handle, header: Header) -> None:
@@ -151,7 +100,7 @@ class TeacherStore:
         size = self.path.stat().st_size
         if size != header.file_bytes:
             raise InputError(f'{path} has {size} bytes, not {header.file_bytes}; delete it')
-        shape = (header.records, _VIEWS, header.embedding_size)
+        shape = (header.records, VIEWS, header.embedding_size)
         self._rows = np.memmap(self.path, '<f2', 'r', HEADER_BYTES, shape)
 
     def read(self, positions: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
@@ -227,8 +176,9 @@ def build(
         with open(part, 'r+b' if done else 'w+b') as handle, bar(done) as progress:
             if not done:
                 handle.truncate(header.file_bytes)
-                _write_header(handle, replace(header, done=0))
-            row_bytes = 2 * _VIEWS * header.embedding_size
+                header = replace(header, done=0, crc32=0)
+                _write_header(handle, header)
+            row_bytes = 2 * VIEWS * header.embedding_size
             for images in blocks(done):
                 rows = np.stack(
                     [
@@ -242,11 +192,14 @@ def build(
                 handle.flush()
                 os.fsync(handle.fileno())  # before the header says that they are there
                 done += len(images)
+                if header.crc32 != NO_CHECKSUM:
+                    header = replace(header, crc32=zlib.crc32(rows, header.crc32))
                 _write_header(handle, replace(header, done=done))
                 progress.advance(len(images))
         if done != header.records:
             raise RunError(f'{part}: {done} of {header.records} images came')
         os.replace(part, path)
+        sync_folder(path.parent)
 
 
 def _done_before(part: Path, header: Header) -> tuple[int, Header]:
@@ -258,13 +211,14 @@ def _done_before(part: Path, header: Header) -> tuple[int, Header]:
         before = read_header(part)
     except InputError:
         return 0, header
-    free = {'done': 0, 'teacher': '', 'data': '', 'engine': ''}
+    free = {'done': 0, 'crc32': 0, 'teacher': '', 'data': '', 'engine': ''}
     same = replace(before, **free) == replace(header, **free)
     if not same or part.stat().st_size != header.file_bytes:
         log.info('%s is of no use here and starts anew', part)
         return 0, header
     if before.done:
         log.info('going on with %s: %d images are done', part, before.done)
+    header = replace(header, crc32=before.crc32)
     engines = [before.engine, header.engine]
     if before.done and header.engine not in before.engine.split(', '):
         header = replace(header, engine=', '.join(engines))

@@ -318,12 +318,12 @@ def _train(config, resume: bool, overwrite: bool, kvstore, teacher) -> TrainResu
             watch = Stopwatch()
             log_hook = LogHook(config, run.module, run.lr_at, watch, history, bar)
             for _ in _steps(run, watch, log_hook, [verify_hook, save_hook]):
-                if stop.is_set() and state.step < config.total_steps:
+                if stop and state.step < config.total_steps:
                     state.seconds += watch.lap()  # of the steps since the last log line
                     save_hook.save(state)
                     kept = last_checkpoint(config, state)
                     log.info('stopped at step %d (%s); go on with --resume', state.step, kept)
-                    raise KeyboardInterrupt
+                    raise console.Interrupted(stop.number)
             if not verify_hook.results:  # resumed after its end
                 verify_hook(state)
     finally:

@@ -15,7 +15,8 @@ from ..backend import mx
 from ..errors import InputError, RunError
 from ..files import PathLike, atomic_write
 from ..names import CLASSIFIER_PREFIX, DATA, EMBEDDING_OUTPUT, IMAGE_SHAPE
-from .model_name import params_path, parse_model, symbol_path
+from ..run_files import check_symbol, symbol_path
+from .model_name import params_path, parse_model
 from .network import Network
 from .params_file import read_arrays, write_arrays
 from .symbol_file import read_symbol
@@ -136,6 +137,7 @@ def load_embedding(model: str, symbol: Optional['mx.sym.Symbol'] = None) -> Netw
     """
     prefix, epoch = parse_model(model)
     if symbol is None:
+        check_symbol(prefix, epoch)
         symbol = mx.sym.load_json(read_symbol(symbol_path(prefix)).tojson())
     path = params_path(prefix, epoch)
     arg_params, aux_params = load_params(path)

@@ -32,9 +32,5 @@ def _number(prefix: str, word: str) -> int:
     return best if word == 'best' and best in numbers else numbers[-1]
 
 
-def symbol_path(prefix: PathLike) -> Path:
-    return Path(f'{prefix}-symbol.json')
-
-
 def params_path(prefix: PathLike, epoch: int) -> Path:
     return Path(f'{prefix}-{epoch:04d}.params')

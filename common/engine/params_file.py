@@ -113,6 +113,13 @@ def read_arrays(path: PathLike) -> dict[str, np.ndarray]:
             ) from None
 
 
+def has_checksum(path: PathLike) -> bool:
+    """Whether a `.params` file ends in our trailer, so that `read_arrays` notices damage."""
+    with open(input_file(path, 'parameter file'), 'rb') as handle:
+        handle.seek(max(os.fstat(handle.fileno()).st_size - _TRAILER.size, 0))
+        return handle.read(len(_TRAILER_MAGIC)) == _TRAILER_MAGIC
+
+
 def array_of_bytes(content: bytes) -> np.ndarray:
     """One array as a file holds it, which is how MXNet pickles it; InputError for other bytes."""
     reader = _Reader(io.BytesIO(content), len(content))

@@ -19,6 +19,7 @@ def saved(tmp_path):
     config = TrainConfig.from_json(json.dumps(json.loads(_RUN)['config']))
     config = replace(config, models_root=str(tmp_path), name='run')
     config.run_folder.mkdir()
+    (config.run_folder / 'model-symbol.json').write_text('{"nodes": []}')
     for number in (1, 2, 3):
         arrays = {'arg:a': np.full(5, number, np.float32)}
         write_arrays(f'{config.prefix}-{number:04d}.params', arrays)

@@ -1,0 +1,67 @@
+"""The file of a teacher store: a header, and a data set's embeddings by one teacher.
+
+It lies beside the `.rec` as `train.teacher-KEY.f16`. KEY is a hash of the teacher's network and
+weights, of the data set and of the preprocessing, so that another teacher or data set gets another
+file. It is a header of HEADER_BYTES, JSON padded with spaces, and behind it float16
+(records, 2, D), little-endian: [i, 0] is record i, [i, 1] its mirror image, both of unit length.
+The header has the CRC-32 of the rows.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..files import PathLike, input_file
+from ..typed import from_values
+
+HEADER_BYTES = 4096
+KIND = 'vargfacenet teacher store'
+PREPROCESSING = 'RGB 0..255 112x112, image and mirror image, unit length, version 1'
+VIEWS = 2  # a record and its mirror image
+NO_CHECKSUM = -1  # of stores that were made before there was one
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a store says of itself."""
+
+    teacher: str  # 'PREFIX,EPOCH' as it was called when the store was made
+    teacher_hash: str
+    data: str  # the record file
+    data_hash: str
+    records: int
+    embedding_size: int
+    engine: str  # that computed the embeddings
+    done: int = 0  # records that are on the disk
+    crc32: int = NO_CHECKSUM  # of the rows up to `done`
+    preprocessing: str = PREPROCESSING
+    kind: str = KIND
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits that name teacher, data set and preprocessing."""
+        return _digest(self.teacher_hash, self.data_hash, self.preprocessing)[:12]
+
+    @property
+    def file_bytes(self) -> int:
+        return HEADER_BYTES + 2 * VIEWS * self.records * self.embedding_size
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256('\0'.join(texts).encode()).hexdigest()
+
+
+def read_header(path: PathLike) -> Header:
+    """Header of a store; InputError for a file that is none."""
+    path = input_file(path, 'teacher store')
+    with open(path, 'rb') as handle:
+        text = handle.read(HEADER_BYTES)
+    try:
+        header = from_values(Header, json.loads(text.decode()), 'header')
+    except (ValueError, RecursionError):
+        header = None
+    size = header and (header.records, header.embedding_size, header.done, header.file_bytes)
+    if not header or header.kind != KIND or min(size) < 0 or header.file_bytes > 1 << 62:
+        raise InputError(f'{path} is no teacher store; make one with `vargfacenet teach`')
+    return header

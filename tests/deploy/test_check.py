@@ -1,0 +1,176 @@
+"""`check` finds every flipped bit in what carries a checksum, and leaves what is whole alone."""
+
+import json
+import shutil
+import sqlite3
+
+import numpy as np
+import pytest
+from deploy_models import portrait, write_checkpoint
+from pair_sets import pair_images, write_bin
+from pictures import encoded, write_folder
+from vargfacenet.__main__ import main
+from vargfacenet.common.data.recordio import write_face_records
+from vargfacenet.common.data.store_file import HEADER_BYTES
+from vargfacenet.deploy.export import main as export
+from vargfacenet.deploy.gallery import Gallery
+
+
+@pytest.fixture(scope='module')
+def everything(tmp_path_factory):
+    """A folder with one of each kind that commands write."""
+    folder = tmp_path_factory.mktemp('everything')
+    data = folder / 'data'
+    data.mkdir()
+    faces = [[encoded(portrait(i, k)) for k in range(4)] for i in range(4)]
+    write_face_records(data / 'train', faces)
+    random = np.random.RandomState(2)
+    write_bin(data / 'pairs.bin', *pair_images(random))
+    write_folder(folder / 'people', random, {'Ada': 3, 'Bob': 2})
+    made = folder / 'made'
+    made.mkdir()
+    model = write_checkpoint(made)
+    assert main(['teach', '--data-dir', str(data), '--teacher', model]) == 0
+    options = ['--data-dir', data, '--models-root', folder, '--name', 'run', '--steps', '4']
+    options += ['--per-batch-size', '4', '--frequent', '2', '--verbose', '2', '--ckpt', '2']
+    options += ['--network', 'vargfacenet', '--network-option', 'multiplier=0.25']
+    assert main(['train', *map(str, options)]) == 0
+    assert export(['--model', model, '--out', str(folder / 'export')]) == 0
+    rows = np.eye(3, 8, dtype=np.float32)
+    gallery = Gallery(folder / 'gallery', 8, 'model')
+    gallery.enrol(['Ada', 'Ada', 'Bob'], rows)
+    gallery.close()
+    (folder / 'rows').mkdir()
+    np.savez(folder / 'rows' / 'features.npz', embeddings=rows, labels=np.array(['a', 'b', 'c']))
+    return folder
+
+
+@pytest.fixture
+def copy(everything, tmp_path):
+    return shutil.copytree(everything, tmp_path / 'copy')
+
+
+def check(folder, capsys):
+    """(exit code, {path below the folder: item of the result})"""
+    capsys.readouterr()
+    code = main(['check', str(folder)])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return code, {item['path'].removeprefix(f'{folder}/'): item for item in result['items']}
+
+
+def flip(path, position, bit=0):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_what_commands_write_is_known_and_whole(everything, capsys):
+    code, items = check(everything, capsys)
+    assert code == 0 and not any(item['problems'] for item in items.values())
+    store = next(path.name for path in (everything / 'data').glob('*.f16'))
+    assert {path: (item['kind'], item['content']) for path, item in items.items()} == {
+        'data/pairs.bin': ('pair set', '20 pairs, 10 of one person'),
+        'data/train.rec': ('data set', '16 images of 4 classes'),
+        f'data/{store}': ('teacher store', '16 images, 32 numbers each'),
+        'export': ('export', '5 files'),
+        'rows/features.npz': ('arrays', 'float32 (3, 8)'),
+        'gallery': ('gallery', '3 faces of 2 identities'),
+        'made/model': ('checkpoint', '1 checkpoints'),
+        'people': ('pictures', '5 images of 2 classes'),
+        'run': ('history', '2 rows'),
+        'run/model': ('run', '2 checkpoints'),
+    }
+
+
+FLIPPED = [
+    'run/model-0001.params',
+    'run/model-0002.states',
+    'run/model-0001.json',
+    'run/model-symbol.json',
+    'run/history.jsonl',
+    'export/model-0000.params',
+    'export/model-symbol.json',
+    'data/train.teacher-*.f16',
+    'rows/features.npz',
+]
+
+
+@pytest.mark.parametrize('name', FLIPPED)
+def test_every_flipped_bit_is_noticed(copy, name, capsys, rng):
+    """Ten bits all over a file; those of the archive's directory that mean nothing are spared."""
+    path = next(copy.glob(name))
+    whole = path.read_bytes()
+    first = HEADER_BYTES if path.suffix == '.f16' else 0
+    last = whole.index(b'PK\1\2') if path.suffix == '.npz' else len(whole)
+    if path.suffix == '.npz':
+        first = whole.index(b'\x93NUMPY')
+        last = whole.index(b'PK\3\4', 4)
+    if path.name == 'history.jsonl':
+        last = whole.index(b'\n')  # a last line that is broken was cut off by a kill
+    alone = copy.parent / 'alone'
+    shutil.copytree(path.parent, alone)
+    for position in rng.randint(first, last, 10):
+        path = alone / path.name
+        path.write_bytes(whole)
+        flip(path, position, rng.randint(8))
+        code, items = check(alone, capsys)
+        problems = [text for item in items.values() for text in item['problems']]
+        assert code == 1 and problems, position
+        assert any(str(alone) in text for text in problems)
+
+
+def test_bad_records_are_all_named(copy, capsys):
+    content = bytearray((copy / 'data' / 'train.rec').read_bytes())
+    index = (copy / 'data' / 'train.idx').read_text().splitlines()
+    offsets = dict(tuple(map(int, line.split())) for line in index)
+    for key in (3, 9):
+        start = offsets[key] + 8 + 24
+        content[start : start + 200] = bytes(200)  # a JPEG without its head
+    content[offsets[12] + 8 + 4 : offsets[12] + 8 + 8] = np.float32(77).tobytes()  # its label
+    (copy / 'data' / 'train.rec').write_bytes(content)
+    code, items = check(copy / 'data', capsys)
+    problems = items['train.rec']['problems']
+    assert code == 1 and len(problems) == 3
+    for key, text in zip((3, 9, 12), problems):
+        assert f'record {key}' in text
+    assert 'label 77' in problems[2]
+
+
+def test_copies_are_told_and_are_no_damage(copy, capsys):
+    people = copy / 'people'
+    shutil.copy(people / 'Ada' / 'Ada_0001.jpg', people / 'Bob' / 'Bob_0009.jpg')
+    shutil.copy(people / 'Ada' / 'Ada_0002.jpg', people / 'Ada' / 'Ada_0009.jpg')
+    code, items = check(people.parent, capsys)
+    remarks = ' '.join(items['people']['remarks'])
+    assert code == 0
+    assert '1 pictures are there twice in one class' in remarks
+    assert 'Ada_0001.jpg' in remarks and 'Bob_0009.jpg' in remarks
+
+
+def test_a_gallery_is_looked_at_and_not_changed(copy, capsys):
+    gallery = copy / 'gallery'
+    before = {path: path.read_bytes() for path in gallery.iterdir()}
+    assert check(gallery, capsys)[0] == 0
+    assert {path: path.read_bytes() for path in gallery.iterdir()} == before
+    matrix = gallery / 'embeddings.f32'
+    flip(matrix, 32 + 7, 5)  # of an exponent in the second row
+    code, items = check(gallery, capsys)
+    assert code == 1 and 'row 1, of Ada' in items[str(gallery)]['problems'][0]
+    matrix.write_bytes(before[matrix][:40])
+    assert 'cut off' in check(gallery, capsys)[1][str(gallery)]['problems'][0]
+    matrix.write_bytes(before[matrix])
+    with sqlite3.connect(gallery / 'gallery.sqlite') as database:
+        database.execute('CREATE TRIGGER lie AFTER DELETE ON faces BEGIN SELECT 1; END')
+    assert 'other tables' in check(gallery, capsys)[1][str(gallery)]['problems'][0]
+
+
+def test_missing_files_and_folders(copy, capsys, tmp_path):
+    (copy / 'export' / 'model-folded-0000.params').unlink()
+    (copy / 'run' / 'model-0002.json').unlink()
+    code, items = check(copy, capsys)
+    assert code == 1
+    assert 'model-folded-0000.params is missing' in items['export']['problems'][0]
+    assert 'left by a kill' in ' '.join(items['run/model']['remarks'])
+    (tmp_path / 'empty').mkdir()
+    assert main(['check', str(tmp_path / 'empty')]) == 2
+    assert main(['check', str(tmp_path / 'nowhere')]) == 2
