@@ -16,7 +16,7 @@ from typing import Any
 from . import names
 from .errors import InputError
 
-Symbol = Any  # an mx.sym.Symbol; what it can do is all that is needed here, not MXNet
+Symbol = Any  # mx.sym.Symbol or engine.symbol_file.Symbol; what they can do is all that is needed
 
 _INPUTS = (names.DATA, names.LABEL, names.TEACHER)
 
@@ -79,6 +79,8 @@ def _shapes(symbol: Symbol, image_shape: tuple[int, ...]) -> dict[str, tuple[int
     """Shapes of variables by name and of operators' outputs by the name of the output."""
     if names.DATA not in symbol.list_arguments():
         raise InputError(f'the symbol has no input {names.DATA!r}, so its shapes are unknown')
+    if hasattr(symbol, 'output_shapes'):
+        return symbol.output_shapes(image_shape)
     internals = symbol.get_internals()
     try:
         _, outputs, _ = internals.infer_shape_partial(**{names.DATA: (1, *image_shape)})

@@ -113,6 +113,7 @@ class _Export:
         ):
             prefix = self._folder / stem
             # so that MXNet runs them as they are: MobileFaceNet's second forward crashes without
+            network = network.in_mxnet()
             network = network._replace(symbol=flatten_before_dense(network.symbol))
             checkpoint.save_embedding(prefix, 0, network)
             embedder = Embedder(checkpoint.load_embedding(f'{prefix},0'), batch_size=_PROBES)

@@ -25,7 +25,7 @@ def load_block(model: str, device: Optional['mx.Context'] = None) -> 'mx.gluon.S
     ------
     InputError for missing, truncated or disagreeing files.
     """
-    network = load_embedding(model)
+    network = load_embedding(model).in_mxnet()
     # without it, the second forward pass at batch size 1 fails on the CPU
     symbol = flatten_before_dense(network.symbol)
     block = mx.gluon.SymbolBlock(symbol, mx.sym.Variable(DATA))

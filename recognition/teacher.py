@@ -150,4 +150,4 @@ def _open(model: str, preprocessing: str) -> Union[Network, OpenModel]:
     is_file = model.endswith('.onnx') or ',' not in model
     if is_file or preprocessing:
         return open_model(model, preprocessing=preprocessing)
-    return checkpoint.load_embedding(model)
+    return checkpoint.load_embedding(model).in_mxnet()

@@ -79,7 +79,7 @@ def _start_weights(module, config: TrainConfig, state: TrainState, embedding) ->
     model = f'{config.prefix},{state.number}' if state.number else config.pretrained
     arg_params, aux_params = {}, {}
     if model:
-        _, arg_params, aux_params = checkpoint.load_embedding(model, embedding)
+        _, arg_params, aux_params = checkpoint.load_embedding(model, embedding).in_mxnet()
         arg_params = _matching_classifier(module, arg_params, model)
     mx.random.seed(config.seed)
     module.init_params(initializer(), arg_params, aux_params, allow_missing=True, allow_extra=True)

@@ -39,7 +39,7 @@ def to_pytorch(model: str, target: str) -> dict[str, Any]:
 
     Raises InputError for a checkpoint that is missing or damaged.
     """
-    network, state = to_torch(checkpoint.load_embedding(model))
+    network, state = to_torch(checkpoint.load_embedding(model).in_mxnet())
     output_folder(Path(target).parent)
     write_state(target, state)
     whose = f'the keys of {network}' if network else 'keys of our own'

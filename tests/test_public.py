@@ -14,7 +14,9 @@ import vargfacenet
 from conftest import DATA, needs_mxnet
 from deploy_models import export_folder, portraits
 from vargfacenet.__main__ import COMMANDS
+from vargfacenet.common.backend import mx
 from vargfacenet.common.engine.open_model import open_model
+from vargfacenet.common.flops import count
 from vargfacenet.eval.verification import verify
 
 # What `import` finds of it in a process that runs this first.
@@ -144,9 +146,31 @@ def test_help_needs_no_mxnet():
     subprocess.run([sys.executable, '-c', code, *words], check=True, capture_output=True)
 
 
-def test_a_checkpoint_without_mxnet_is_one_line(folder):
-    code, _, errors = without_mxnet(
-        folder, 'compare', 'crops/0.png', 'crops/1.png', '--model', 'model,3'
-    )
+CHECKPOINT_RUNS = {
+    'embed': ('embed', 'crops', '--model', 'model,3', '--out', 'checkpoint.npz'),
+    'verify': ('verify', '--model', 'model,3', '--target', 'PAIRS'),
+    'lfr': (
+        'lfr', '--model', 'model,3', '--list', 'list.txt', '--root', '.', '--out', 'lfr2.bin',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', CHECKPOINT_RUNS)
+def test_a_checkpoint_runs_without_mxnet(name, folder):
+    words = [str(DATA / 'tiny_verif.bin') if w == 'PAIRS' else w for w in CHECKPOINT_RUNS[name]]
+    code, result, errors = without_mxnet(folder, *words)
+    assert code == 0, errors
+    if name == 'embed':
+        in_mxnet = open_model(f'{folder}/model,3', 'mxnet').embed(portraits(4))
+        in_mxnet /= np.linalg.norm(in_mxnet, axis=1, keepdims=True)
+        with np.load(folder / 'checkpoint.npz') as found:
+            np.testing.assert_allclose(found['embeddings'], in_mxnet, rtol=0, atol=1e-5)
+    if name == 'lfr':
+        assert result['flops'] == count(mx.sym.load(f'{folder}/model-symbol.json')).flops
+
+
+def test_mxnet_where_it_is_not_is_one_line(folder):
+    words = ('crops/0.png', 'crops/1.png', '--model', 'model,3', '--engine', 'mxnet')
+    code, _, errors = without_mxnet(folder, 'compare', *words)
     assert code == 2 and errors.strip().count('\n') == 0
-    assert 'MXNet' in errors
+    assert 'MXNet is not installed' in errors

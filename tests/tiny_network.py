@@ -75,6 +75,7 @@ def _value(name, shape, seed):
 
 def embed_on_stock_graph(symbol, arg_params, aux_params, images):
     """Embeddings by a plain executor over all images at once, no code of ours."""
+    symbol, arg_params, aux_params = Network(symbol, arg_params, aux_params).in_mxnet()
     data = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32)
     executor = symbol.simple_bind(mx.cpu(), grad_req='null', data=data.shape)
     executor.copy_params_from(arg_params, aux_params)

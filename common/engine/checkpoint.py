@@ -7,30 +7,32 @@ and no loss, so that InsightFace's tools load it. Its parameters may hold the cl
 
 import shutil
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
-from ..backend import mx
 from ..errors import InputError, RunError
 from ..files import PathLike, atomic_write
-from ..names import CLASSIFIER_PREFIX, DATA, EMBEDDING_OUTPUT, IMAGE_SHAPE
+from ..names import CLASSIFIER_PREFIX, EMBEDDING_OUTPUT
 from ..run_files import check_symbol, symbol_path
 from .model_name import params_path, parse_model
-from .network import Network
+from .network import Network, plain_arrays, plain_symbol
 from .params_file import read_arrays, write_arrays
-from .symbol_file import read_symbol
+from .symbol_file import Symbol, read_symbol
+
+if TYPE_CHECKING:
+    from ..backend import mx
 
 # The last weight of the MobileFaceNet that is published for MXNet, and of all networks here.
 PUBLISHED_DENSE, DENSE = 'fc1_weight', 'pre_fc1_weight'
 
-Params = dict  # name -> mx.nd.NDArray
+Params = dict  # name -> NumPy array or mx.nd.NDArray
 
 _SHOWN_NAMES = 3  # how many differing names an error lists
 
 
 def load_params(path: PathLike) -> tuple[Params, Params]:
-    """(arg_params, aux_params) of a `.params` file.
+    """(arg_params, aux_params) of a `.params` file, NumPy arrays.
 
     Raises InputError for a missing, truncated, damaged or foreign file.
     """
@@ -42,14 +44,14 @@ def load_params(path: PathLike) -> tuple[Params, Params]:
                 f'{path}: names do not start with arg: or aux:; not a Module checkpoint'
             )
         part = arg if name.startswith('arg:') else aux
-        part[name[4:]] = mx.nd.array(value, dtype=value.dtype)
+        part[name[4:]] = value
     return arg, aux
 
 
 def save_params(path: PathLike, arg_params: Params, aux_params: Params) -> None:
     """Write a `.params` file whole or not at all; RunError where the disk does not take it."""
-    stored = {f'arg:{name}': value.asnumpy() for name, value in arg_params.items()}
-    stored.update({f'aux:{name}': value.asnumpy() for name, value in aux_params.items()})
+    stored = {f'arg:{name}': value for name, value in plain_arrays(arg_params).items()}
+    stored.update({f'aux:{name}': value for name, value in plain_arrays(aux_params).items()})
     try:
         write_arrays(path, stored)
     except OSError as error:
@@ -82,7 +84,7 @@ def _listed(names) -> str:
 
 
 def check_match(
-    symbol: 'mx.sym.Symbol', arg_params: Params, aux_params: Params, source: str
+    symbol: Union[Symbol, 'mx.sym.Symbol'], arg_params: Params, aux_params: Params, source: str
 ) -> None:
     """Two-way comparison of a symbol and parameters: names and shapes.
 
@@ -92,10 +94,7 @@ def check_match(
     ------
     InputError naming what is only in the network, only in the file, and what differs in shape.
     """
-    arg_shapes, _, aux_shapes = symbol.infer_shape(**{DATA: (1, *IMAGE_SHAPE)})
-    wanted = dict(zip(symbol.list_arguments(), arg_shapes))
-    wanted.update(zip(symbol.list_auxiliary_states(), aux_shapes))
-    wanted.pop(DATA)
+    wanted = plain_symbol(symbol).shapes
     given = {**arg_params, **aux_params}
     missing = wanted.keys() - given.keys()
     extra = {
@@ -119,7 +118,7 @@ def check_match(
         raise InputError(f'{source} is a checkpoint of another network; ' + '; '.join(problems))
 
 
-def load_embedding(model: str, symbol: Optional['mx.sym.Symbol'] = None) -> Network:
+def load_embedding(model: str, symbol: Union[Symbol, 'mx.sym.Symbol', None] = None) -> Network:
     """Load 'PREFIX,EPOCH' as an embedding network.
 
     Parameters
@@ -129,7 +128,7 @@ def load_embedding(model: str, symbol: Optional['mx.sym.Symbol'] = None) -> Netw
 
     Returns
     -------
-    Network; parameters the symbol does not use (`fc7_weight`) are kept.
+    Network, plain; parameters the symbol does not use (`fc7_weight`) are kept.
 
     Raises
     ------
@@ -138,7 +137,8 @@ def load_embedding(model: str, symbol: Optional['mx.sym.Symbol'] = None) -> Netw
     prefix, epoch = parse_model(model)
     if symbol is None:
         check_symbol(prefix, epoch)
-        symbol = mx.sym.load_json(read_symbol(symbol_path(prefix)).tojson())
+        symbol = read_symbol(symbol_path(prefix))
+    symbol = plain_symbol(symbol)
     path = params_path(prefix, epoch)
     arg_params, aux_params = load_params(path)
     arguments = symbol.list_arguments()
@@ -154,7 +154,7 @@ def load_embedding(model: str, symbol: Optional['mx.sym.Symbol'] = None) -> Netw
 
 def _check_finite(params: Params, path: Path) -> None:
     for name, value in params.items():
-        bad = int((~np.isfinite(value.asnumpy())).sum())
+        bad = int((~np.isfinite(value)).sum())
         if bad:
             raise InputError(
                 f'{path}: {bad} of the {value.size} values of {name} are not finite; the training '
@@ -163,7 +163,11 @@ def _check_finite(params: Params, path: Path) -> None:
 
 
 def save_embedding(prefix: PathLike, epoch: int, network: Network) -> None:
-    """Write a slim checkpoint: the embedding symbol and only the parameters it uses."""
+    """Write a slim checkpoint: the embedding symbol and only the parameters it uses.
+
+    MXNet writes the symbol, as it does in a training.
+    """
+    network = network.in_mxnet()
     symbol = embedding_symbol(network.symbol)
     used_args, used_aux = set(symbol.list_arguments()), set(symbol.list_auxiliary_states())
     save_params(

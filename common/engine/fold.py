@@ -9,22 +9,20 @@ from collections import Counter
 
 import numpy as np
 
-from ..backend import mx
-from ..names import DATA, IMAGE_SHAPE
-from .graph import Node, assemble, flag, parse
+from ..names import DATA
+from .graph import Node, assemble, flag, parse, reached
 from .network import Network
+from .symbol_file import Symbol, symbol_of_graph
 
 _SEEN_THROUGH = ('Flatten', 'flatten', '_copy', 'identity')  # keep the order of all values
 
 
-def without_dropout(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
+def without_dropout(symbol: Symbol) -> Symbol:
     """The same symbol without its Dropout operators, which do nothing in inference."""
-    nodes, heads, attrs = parse(symbol, {DATA: (1, *IMAGE_SHAPE)}, {DATA})
-    if not any(node.op == 'Dropout' for node in nodes):
+    if not any(layer.op == 'Dropout' for layer in symbol.layers):
         return symbol
-    for node in nodes:
-        node.inputs = [_behind_dropout(entry) for entry in node.inputs]
-    return assemble([_behind_dropout(entry) for entry in heads], attrs)
+    heads, attrs = _heads_without_dropout(symbol)
+    return symbol_of_graph(assemble(heads, attrs))
 
 
 def fold_batch_norms(network: Network) -> Network:
@@ -36,23 +34,25 @@ def fold_batch_norms(network: Network) -> Network:
 
     Returns
     -------
-    Network: the same function with running statistics, without Dropout. Layers keep their weights'
-    names; a folded layer has the BatchNorm's name (so the output is `fc1_output` still) and a bias.
+    Network, plain: the same function with running statistics, without Dropout. Layers keep their
+    weights' names; a folded layer has the BatchNorm's name (so the output is `fc1_output` still)
+    and a bias.
     The sums are made in float64 and rounded once.
     """
-    folded = without_dropout(network.symbol)
-    values = {name: value.asnumpy().astype(np.float64) for name, value in network.params.items()}
+    symbol, *_ = network = network.plain()
+    values = {name: value.astype(np.float64) for name, value in network.params.items()}
+    heads, attrs = _heads_without_dropout(symbol)
     for op, fold in (('BatchNorm', _fold_back), ('FullyConnected', _fold_forward)):
-        nodes, heads, attrs = parse(folded, {DATA: (1, *IMAGE_SHAPE)}, {DATA})
+        nodes = reached(heads)
         uses = Counter(entry for node in nodes for entry in node.inputs)
         uses.update(heads)
         for node in nodes:
             if node.op == op:
                 fold(node, uses, values)
-        folded = assemble(heads, attrs)
+    folded = symbol_of_graph(assemble(heads, attrs))
 
     def used(names: list) -> dict:
-        return {name: mx.nd.array(values[name].astype(np.float32)) for name in names}
+        return {name: values[name].astype(np.float32) for name in names}
 
     arguments = [name for name in folded.list_arguments() if name != DATA]
     return Network(folded, used(arguments), used(folded.list_auxiliary_states()))
@@ -65,6 +65,14 @@ def scale_and_shift(node: Node, values: dict) -> tuple[np.ndarray, np.ndarray]:
     if not flag(node, 'fix_gamma', True):
         scale = scale * gamma
     return scale, beta - scale * mean
+
+
+def _heads_without_dropout(symbol: Symbol) -> tuple[list, dict]:
+    """(heads, attributes) of the nodes of a symbol, as from `parse`, that has no Dropout."""
+    nodes, heads, attrs = parse(symbol.graph(), symbol.infer_shapes(), {DATA})
+    for node in nodes:
+        node.inputs = [_behind_dropout(entry) for entry in node.inputs]
+    return [_behind_dropout(entry) for entry in heads], attrs
 
 
 def _behind_dropout(entry: tuple) -> tuple:

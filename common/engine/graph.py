@@ -1,12 +1,6 @@
-"""MXNet symbols as a list of nodes that passes read and change."""
+"""MXNet symbols as a list of nodes that passes read and change: JSON in, JSON out."""
 
-import json
 from dataclasses import dataclass, field
-
-import numpy as np
-
-from ..backend import mx
-from ..errors import InputError
 
 
 @dataclass(eq=False)
@@ -38,53 +32,28 @@ class Node:
         self.changed = True
 
 
-def parse(symbol: 'mx.sym.Symbol', shapes: dict, fixed: set) -> tuple[list[Node], list, dict]:
+def parse(graph: dict, shapes: list, fixed: set) -> tuple[list[Node], list, dict]:
     """Take a symbol apart.
 
     Parameters
     ----------
-    symbol : any
-    shapes : input name -> shape
+    graph : what the symbol's JSON holds; it is used up
+    shapes : of every node's visible outputs, a list for each node
     fixed : names of all inputs of the network; every other variable is a parameter
 
     Returns
     -------
     (nodes, heads, attrs): Nodes in topological order, the outputs as (node, output index) pairs,
     and the attributes of the whole symbol, for `assemble`.
-
-    Raises
-    ------
-    InputError if a parameter's shape does not follow from `shapes`.
     """
-    graph = json.loads(symbol.tojson())
-    nodes = []
-    for item in graph['nodes']:
+    nodes: list[Node] = []
+    for item, known in zip(graph['nodes'], shapes):
         inputs = [(nodes[index], output) for index, output, *_ in item.pop('inputs')]
-        node = Node(item.pop('op'), item.pop('name'), item.pop('attrs', {}), inputs, item)
+        node = Node(item.pop('op'), item.pop('name'), item.pop('attrs', {}), inputs, item, known)
         node.batched = node.name in fixed or any(source.batched for source, _ in inputs)
         nodes.append(node)
-    internals = symbol.get_internals()
-    _, output_shapes, _ = internals.infer_shape_partial(**shapes)
-    for (index, *_), shape in zip(json.loads(internals.tojson())['heads'], output_shapes):
-        nodes[index].shapes.append(shape or ())
-    for node in nodes:
-        if node.op == 'null' and node.name not in fixed and not (node.shape and all(node.shape)):
-            raise InputError(
-                f'the shape of parameter {node.name!r} does not follow from the input shapes '
-                f'{shapes}; give the shape of every input of the network'
-            )
     heads = [(nodes[index], output) for index, output, *_ in graph['heads']]
     return nodes, heads, graph['attrs']
-
-
-def constant_value(symbol: 'mx.sym.Symbol', node: Node, arrays: dict) -> np.ndarray:
-    """The value of an operator that does not depend on the inputs of the network.
-
-    `arrays` has the parameters by name, as NumPy arrays.
-    """
-    output = symbol.get_internals()[f'{node.name}_output']
-    arguments = {name: mx.nd.array(arrays[name]) for name in output.list_arguments()}
-    return output.bind(mx.cpu(), arguments).forward()[0].asnumpy()
 
 
 def reached(heads: list) -> list[Node]:
@@ -104,25 +73,31 @@ def reached(heads: list) -> list[Node]:
     return order
 
 
-def assemble(heads: list, attrs: dict) -> 'mx.sym.Symbol':
-    """The symbol of what `heads` reach, (node, output index) pairs; `attrs` as from `parse`."""
+def assemble(heads: list, attrs: dict) -> dict:
+    """What the JSON holds of the symbol that `heads` reach, (node, output index) pairs; `attrs` as
+    from `parse`."""
     order = reached(heads)
     index = {node: position for position, node in enumerate(order)}
 
     def entries(pairs: list) -> list:
         return [[index[node], output, 0] for node, output in pairs]
 
-    graph = {
-        'nodes': [
-            dict(node.extra, op=node.op, name=node.name, attrs=node.attrs,
-                 inputs=entries(node.inputs))
-            for node in order
-        ],
+    def item(node: Node) -> dict:
+        inputs = entries(node.inputs)
+        return {
+            **node.extra,
+            'op': node.op,
+            'name': node.name,
+            'attrs': node.attrs,
+            'inputs': inputs,
+        }
+
+    return {
+        'nodes': [item(node) for node in order],
         'arg_nodes': [index[node] for node in order if node.op == 'null'],
         'heads': entries(heads),
         'attrs': attrs,
-    }  # fmt: skip
-    return mx.sym.load_json(json.dumps(graph))
+    }
 
 
 def flag(node: Node, name: str, default: bool) -> bool:

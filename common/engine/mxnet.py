@@ -12,7 +12,7 @@ from ..names import DATA, IMAGE_SHAPE
 from . import ops
 from .checkpoint import check_match
 from .contract import check_images
-from .network import Network
+from .network import Network, plain_symbol
 
 
 def flatten_before_dense(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
@@ -62,13 +62,14 @@ class Embedder:
         devices: Optional[list] = None,
         batch_size: int = 64,
     ):
-        symbol = network.symbol
         if batch_size < 1:
             raise InputError(f'batch size {batch_size}: expected at least 1')
+        symbol, *_ = network = network.in_mxnet()
         devices = devices or [mx.cpu()]
         self.batch_size = max(batch_size, len(devices))  # a batch is split over them
         self._symbol = symbol
         self.embedding_size = network.embedding_size
+        self._plain_symbol = plain_symbol(symbol)  # that parameters are checked against
         self._devices = devices
         self._input = np.zeros((self.batch_size, *IMAGE_SHAPE), np.float32)
         self._module = None
@@ -90,7 +91,7 @@ class Embedder:
         aux_names = set(self._symbol.list_auxiliary_states())
         arg_params = {name: value for name, value in arg_params.items() if name in arg_names}
         aux_params = {name: value for name, value in aux_params.items() if name in aux_names}
-        check_match(self._symbol, arg_params, aux_params, 'the given set of parameters')
+        check_match(self._plain_symbol, arg_params, aux_params, 'the given set of parameters')
         # Bound anew: after a first forward on the CPU, MXNet 1.9.1 goes on with its fused copies of
         # some old weights (FullyConnected, convolutions without BatchNorm), silently.
         self._module = None  # gives its memory to the new one

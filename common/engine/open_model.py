@@ -1,6 +1,6 @@
 """open_model: any model that embeds, by the text of a --model option, on any engine.
 
-MXNet is imported only for a checkpoint, or where it is the engine.
+MXNet is imported only where it is the engine.
 """
 
 import functools
@@ -14,8 +14,9 @@ from .. import flops
 from ..console import ProgressBar
 from ..errors import InputError
 from ..files import PathLike, input_file, sha256
+from .checkpoint import load_embedding
 from .contract import Contract, override, read_contract
-from .engines import AUTO, PRECISIONS, Engine, choose, open_network
+from .engines import AUTO, ENGINES, PRECISIONS, Engine, choose, open_network
 from .export_record import RECORD, read_record, source_digest, weights_name
 from .model_name import params_path, parse_model
 from .network import Network
@@ -33,7 +34,7 @@ class OpenModel:
     engine : what runs it
     weights : file that the weights come from
     record : content of export.json, {} for a model without one
-    network : Network of a checkpoint, None of an ONNX file
+    network : Network of a checkpoint, plain; None of an ONNX file
     contract : what pixels become before the model, of an ONNX file that is not an export of ours;
         None of all others, which take RGB 0..255
     """
@@ -140,7 +141,7 @@ def open_model(
     batch_size : images at once, at most; memory grows with it
     preprocessing : 'mean=127.5,std=128,colour=bgr', or a part of it, of a foreign ONNX file whose
         first layers do not tell: pixels of 0..255 go in as (value - mean) / std
-    checkpoint_engine : what 'auto' is for a checkpoint
+    checkpoint_engine : what 'auto' is for a checkpoint where it is installed
 
     Raises
     ------
@@ -156,7 +157,8 @@ def open_model(
     if not place.is_onnx:
         if preprocessing:
             raise InputError(f'--input is for ONNX files of others; {model} is a checkpoint')
-        if engine == AUTO:
+        wanted = checkpoint_engine != AUTO and ENGINES.get(checkpoint_engine).available()
+        if engine == AUTO and wanted:
             engine = checkpoint_engine
         return _open_checkpoint(model, place, record, (engine, precision, device, batch_size))
     kind = choose(engine, precision, Contract)
@@ -180,9 +182,6 @@ def open_model(
 def _open_checkpoint(model: str, place: _Place, record: dict, options: tuple) -> OpenModel:
     engine, precision, device, batch_size = options
     kind = choose(engine, precision)
-    choose('mxnet')  # whatever runs it, MXNet reads it
-    from .checkpoint import load_embedding
-
     network = load_embedding(place.path)
     opened = open_network(kind, network, precision, device, batch_size)
     return OpenModel(model, opened, place.weights, record, network)

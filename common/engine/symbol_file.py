@@ -100,6 +100,9 @@ class Symbol:
     def list_auxiliary_states(self) -> list[str]:
         return self._variables(auxiliary=True)
 
+    def list_outputs(self) -> list[str]:
+        return [EMBEDDING_OUTPUT]
+
     @property
     def embedding_size(self) -> int:
         return self.layers[-1].shapes[self._output][1]
@@ -113,24 +116,61 @@ class Symbol:
             if layer.op == VARIABLE and layer.name != DATA
         }
 
-    def tojson(self) -> str:
-        """In the form of MXNet 1.9.1."""
+    def infer_shapes(self, batch_size: int = 1) -> list[list[Shape]]:
+        """Shapes of each layer's outputs at a batch size.
+
+        Raises InputError, naming the layer, where the network does not take that many pictures.
+        """
+        known: dict[Layer, list[Shape]] = {}
+        for layer in self.layers:
+            if layer.op == VARIABLE:
+                is_data = layer.name == DATA
+                known[layer] = [(batch_size, *IMAGE_SHAPE)] if is_data else layer.shapes
+                continue
+            shapes = [known[source][output] for source, output, _ in layer.inputs]
+            try:
+                known[layer] = OPERATORS[layer.op].infer(layer.values, shapes)
+            except InputError as error:
+                raise InputError(
+                    f'layer {layer.name!r} ({layer.op}) {error} at batch size {batch_size}'
+                ) from None
+        return list(known.values())
+
+    def output_shapes(self, image_shape: Shape = IMAGE_SHAPE) -> dict[str, Shape]:
+        """Shapes for one picture: of variables by name, of others' first outputs by its name.
+
+        Raises InputError for another `image_shape` than that of crops.
+        """
+        if tuple(image_shape) != IMAGE_SHAPE:
+            raise InputError(
+                f'images of shape {tuple(image_shape)}: checkpoints take {IMAGE_SHAPE}'
+            )
+        return {
+            layer.name if layer.op == VARIABLE else f'{layer.name}_output': layer.shapes[0]
+            for layer in self.layers
+        }
+
+    def graph(self) -> dict:
+        """What the JSON of MXNet 1.9.1 holds; a copy."""
         index = {layer: position for position, layer in enumerate(self.layers)}
         nodes = []
         for layer in self.layers:
             node = {'op': layer.op, 'name': layer.name}
             if layer.attrs:
-                node['attrs'] = layer.attrs
+                node['attrs'] = dict(layer.attrs)
             node['inputs'] = [[index[source], *rest] for source, *rest in layer.inputs]
             nodes.append(node)
         variables = [i for i, layer in enumerate(self.layers) if layer.op == VARIABLE]
-        graph = {
+        return {
             'nodes': nodes,
             'arg_nodes': variables,
             'heads': [[len(nodes) - 1, self._output, 0]],
             'attrs': {'mxnet_version': ['int', _VERSION]},
         }
-        return json.dumps(graph, ensure_ascii=False)  # MXNet knows no \u in a text
+
+    def tojson(self) -> str:
+        """In the form of MXNet 1.9.1."""
+        return json.dumps(self.graph(), ensure_ascii=False)  # MXNet knows no \u in a text
 
 
 def read_symbol(path: PathLike) -> Symbol:
@@ -150,7 +190,7 @@ def read_symbol(path: PathLike) -> Symbol:
             content = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
             raise InputError(str(error) or 'it is nested too deep') from None
-        return _symbol(content)
+        return symbol_of_graph(content)
     except InputError as error:
         newer = _newer_version(content)
         raise InputError(f'{path} is no symbol that MXNet reads: {newer or error}') from None
@@ -181,7 +221,8 @@ def _is_list(value: Any, length: int) -> bool:
     return isinstance(value, list) and len(value) <= length
 
 
-def _symbol(content: Any) -> Symbol:
+def symbol_of_graph(content: Any) -> Symbol:
+    """The embedding network of a symbol's JSON, read; arguments and errors as `read_symbol`."""
     if not isinstance(content, dict) or not _is_list(content.get('nodes'), limits.NUM_NODES):
         raise InputError('it holds no list of nodes')
     layers: list[Layer] = []

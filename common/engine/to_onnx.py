@@ -20,7 +20,7 @@ from ..names import DATA, IMAGE_SHAPE
 from ..registry import Registry
 from .contract import OUTPUT
 from .fold import fold_batch_norms
-from .graph import Node, constant_value, flag, parse, reached
+from .graph import Node, flag, parse, reached
 from .network import Network
 
 onnx = need('onnx', 'deploy')
@@ -33,6 +33,9 @@ _PROBE = 2  # batch size at which a dimension that is the batch can be told from
 # operator -> function(writer, node, inputs) -> names of its outputs
 _Operator = Callable[['_Writer', Node, list[str]], list[str]]
 OPERATORS: Registry[_Operator] = Registry('operator')
+
+# operator -> function(node, *values of its inputs), where no input depends on the images
+CONSTANTS: dict[str, Callable[..., np.ndarray]] = {}
 
 
 @dataclass
@@ -75,7 +78,7 @@ def to_onnx(
 
     Parameters
     ----------
-    network : with one input `data` and one output (N, D)
+    network : plain or MXNet's
     input_type : of `data`, 'float32' or 'uint8'; RGB 0..255 either way
     l2_normalize : divide every embedding by its length
     dtype : of the arithmetic and the weights, np.float32 or np.float16; the output is float32
@@ -88,9 +91,10 @@ def to_onnx(
     ------
     InputError for an operator that is not known here, naming the layer.
     """
-    nodes, heads, _ = parse(network.symbol, {DATA: (_PROBE, *IMAGE_SHAPE)}, {DATA})
+    symbol, *_ = network = network.plain()
+    nodes, heads, _ = parse(symbol.graph(), symbol.infer_shapes(_PROBE), {DATA})
     nodes = _with_plain_concatenations(nodes, heads)
-    arrays = {name: value.asnumpy() for name, value in network.params.items()}
+    arrays = network.params
     writer = _Writer(np.dtype(dtype), arrays)
     element = onnx.helper.np_dtype_to_tensor_dtype(writer.dtype)
     values = {}  # (node, output index) -> name in the ONNX graph
@@ -101,7 +105,7 @@ def to_onnx(
             values[node, 0] = first
         elif node.op != 'null' and not node.batched:
             # what uses it takes it for a parameter
-            arrays[node.name] = constant_value(network.symbol, node, arrays)
+            arrays[node.name] = _constant_value(node, arrays)
         elif node.op != 'null':
             names = _convert(writer, node, values)
             values.update({(node, index): name for index, name in enumerate(names)})
@@ -145,6 +149,13 @@ def _convert(writer: _Writer, node: Node, values: dict) -> list[str]:
     # parameters are initialisers of a form that the operator decides, '' until then
     inputs = [values.get(entry, '') for entry in node.inputs]
     return OPERATORS.get(node.op)(writer, node, inputs)
+
+
+def _constant_value(node: Node, arrays: dict) -> np.ndarray:
+    """The value of an operator that does not depend on the images, float32 as in MXNet."""
+    if node.op not in CONSTANTS:
+        raise _unsupported(node, 'no input that depends on the images')
+    return CONSTANTS[node.op](node, *(arrays[source.name] for source, _ in node.inputs))
 
 
 def _unit_length(writer: _Writer, name: str) -> str:
@@ -325,8 +336,8 @@ def _pooling(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
     )
 
 
-def _same(names: tuple, operator: str) -> None:
-    """Register MXNet operators that ONNX has under another name."""
+def _same(names: tuple, operator: str, value: Callable[..., np.ndarray]) -> None:
+    """Register MXNet operators that ONNX has under another name; `value` computes them."""
 
     def convert(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
         # a parameter among the inputs, such as a constant that is added, keeps its shape
@@ -335,38 +346,55 @@ def _same(names: tuple, operator: str) -> None:
 
     for name in names:
         OPERATORS.register(name)(convert)
+        CONSTANTS[name] = lambda node, *values: value(*values)
 
 
-_same(('elemwise_add', '_plus', '_Plus', '_add', 'broadcast_add', 'broadcast_plus'), 'Add')
-_same(('elemwise_sub', '_minus', '_Minus', '_sub', 'broadcast_sub', 'broadcast_minus'), 'Sub')
-_same(('elemwise_mul', '_mul', '_Mul', 'broadcast_mul'), 'Mul')
-_same(('elemwise_div', '_div', '_Div', 'broadcast_div'), 'Div')
-_same(('relu',), 'Relu')
-_same(('sigmoid',), 'Sigmoid')
-_same(('tanh',), 'Tanh')
-_same(('exp',), 'Exp')
-_same(('sqrt',), 'Sqrt')
-_same(('floor',), 'Floor')
+_same(('elemwise_add', '_plus', '_Plus', '_add', 'broadcast_add', 'broadcast_plus'), 'Add', np.add)
+_same(
+    ('elemwise_sub', '_minus', '_Minus', '_sub', 'broadcast_sub', 'broadcast_minus'),
+    'Sub',
+    np.subtract,
+)
+_same(('elemwise_mul', '_mul', '_Mul', 'broadcast_mul'), 'Mul', np.multiply)
+_same(('elemwise_div', '_div', '_Div', 'broadcast_div'), 'Div', np.divide)
+_same(('relu',), 'Relu', lambda x: np.maximum(x, 0))
+_same(('sigmoid',), 'Sigmoid', lambda x: 1 / (1 + np.exp(-x)))
+_same(('tanh',), 'Tanh', np.tanh)
+_same(('exp',), 'Exp', np.exp)
+_same(('sqrt',), 'Sqrt', np.sqrt)
+_same(('floor',), 'Floor', np.floor)
 
 
-def _scalar(names: tuple, operator: str, reversed_: bool = False) -> None:
-    """Register MXNet operators of a tensor and a number."""
+def _scalar(
+    names: tuple, operator: str, value: Callable[..., np.ndarray], reversed_: bool = False
+) -> None:
+    """Register MXNet operators of a tensor and a number; `value` computes them."""
+
+    def order(pair: list) -> list:
+        return pair[::-1] if reversed_ else pair
 
     def convert(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
-        number = np.float32(node.attrs.get('scalar', 1))
-        operands = [inputs[0], writer.constant(f'{node.name}_scalar', number)]
-        return writer.add(operator, node.name, operands[::-1] if reversed_ else operands)
+        constant = writer.constant(f'{node.name}_scalar', _number(node))
+        return writer.add(operator, node.name, order([inputs[0], constant]))
+
+    def compute(node: Node, array: np.ndarray) -> np.ndarray:
+        return value(*order([array, _number(node)]))
 
     for name in names:
         OPERATORS.register(name)(convert)
+        CONSTANTS[name] = compute
 
 
-_scalar(('_plus_scalar', '_PlusScalar'), 'Add')
-_scalar(('_minus_scalar', '_MinusScalar'), 'Sub')
-_scalar(('_rminus_scalar', '_RMinusScalar'), 'Sub', reversed_=True)
-_scalar(('_mul_scalar', '_MulScalar'), 'Mul')
-_scalar(('_div_scalar', '_DivScalar'), 'Div')
-_scalar(('_maximum_scalar', '_MaximumScalar'), 'Max')
+def _number(node: Node) -> np.float32:
+    return np.float32(node.attrs.get('scalar', 1))
+
+
+_scalar(('_plus_scalar', '_PlusScalar'), 'Add', np.add)
+_scalar(('_minus_scalar', '_MinusScalar'), 'Sub', np.subtract)
+_scalar(('_rminus_scalar', '_RMinusScalar'), 'Sub', np.subtract, reversed_=True)
+_scalar(('_mul_scalar', '_MulScalar'), 'Mul', np.multiply)
+_scalar(('_div_scalar', '_DivScalar'), 'Div', np.divide)
+_scalar(('_maximum_scalar', '_MaximumScalar'), 'Max', np.maximum)
 
 
 def _nothing(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
@@ -488,3 +516,32 @@ def _clip(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
         for name in ('a_min', 'a_max')
     )
     return writer.add('Clip', node.name, [inputs[0], low, high])
+
+
+# --- constants that have no ONNX operator above, or are simpler in NumPy
+
+
+def _arange_value(node: Node) -> np.ndarray:
+    start = 0 if node.attrs.get('stop', 'None') == 'None' else node.attrs['start']
+    steps = np.arange(node.shape[0], dtype=np.float32)
+    return np.float32(start) + steps * np.float32(node.attrs.get('step', 1))
+
+
+def _reshaped_value(node: Node, value: np.ndarray) -> np.ndarray:
+    return value.reshape(node.shape)
+
+
+def _clipped_value(node: Node, value: np.ndarray) -> np.ndarray:
+    return np.clip(value, *(np.float32(node.attrs[name]) for name in ('a_min', 'a_max')))
+
+
+def _joined_value(node: Node, *values: np.ndarray) -> np.ndarray:
+    return np.concatenate(values, axis=int(node.attrs.get('dim', 1)))
+
+
+CONSTANTS['_arange'] = _arange_value
+CONSTANTS['clip'] = _clipped_value
+CONSTANTS['Concat'] = CONSTANTS['concat'] = _joined_value
+for _name in ('Reshape', 'reshape', 'Flatten', 'flatten', 'expand_dims', 'identity', '_copy'):
+    CONSTANTS[_name] = _reshaped_value
+CONSTANTS['BlockGrad'] = CONSTANTS['stop_gradient'] = _reshaped_value

@@ -25,7 +25,7 @@ def original(model: str, batch_size: int, flatten: bool) -> Run:
     from ...common.engine.checkpoint import load_embedding
     from ...common.engine.mxnet import flatten_before_dense
 
-    symbol, arg_params, aux_params = load_embedding(model)
+    symbol, arg_params, aux_params = load_embedding(model).in_mxnet()
     symbol = flatten_before_dense(symbol) if flatten else symbol
     module = mx.mod.Module(symbol, data_names=(DATA,), label_names=None, context=mx.cpu())
     module.bind([(DATA, (batch_size, *IMAGE_SHAPE))], for_training=False)

@@ -337,7 +337,7 @@ def test_a_damaged_record_is_said(change, tmp_path):
 def test_a_model_without_a_direction(value, tmp_path):
     """Weights that are not finite are found when they are read, an ONNX file's when it runs."""
     model = write_checkpoint(tmp_path)
-    symbol, arg_params, aux_params = load_embedding(model)
+    symbol, arg_params, aux_params = load_embedding(model).in_mxnet()
     for name in ('fc1_gamma', 'fc1_beta'):
         arg_params[name] *= value
     onnx.save(to_onnx(Network(symbol, arg_params, aux_params)), str(tmp_path / 'model.onnx'))

@@ -40,7 +40,7 @@ FAST = (
 def trained(tmp_path):
     """A checkpoint of a small network with a classifier, as training leaves it."""
     model = write_checkpoint(tmp_path)
-    _, arg_params, aux_params = checkpoint.load_embedding(model)
+    _, arg_params, aux_params = checkpoint.load_embedding(model).in_mxnet()
     arg_params['fc7_weight'] = mx.nd.ones((7, EMBEDDING_SIZE))
     checkpoint.save_params(tmp_path / 'model-0003.params', arg_params, aux_params)
     return model
@@ -70,7 +70,7 @@ def test_the_export_holds_the_embedding_alone(trained, run_command, tmp_path):
     assert symbol.list_outputs() == ['fc1_output']
     assert set(arg_params) == set(symbol.list_arguments()) - {'data'}
     assert set(aux_params) == set(symbol.list_auxiliary_states())
-    _, full_args, _ = checkpoint.load_embedding(trained)
+    _, full_args, _ = checkpoint.load_embedding(trained).in_mxnet()
     for name, value in arg_params.items():
         np.testing.assert_array_equal(value.asnumpy(), full_args[name].asnumpy())
     count = sum(value.size for value in arg_params.values())
@@ -216,7 +216,7 @@ def test_a_damaged_checkpoint_leaves_nothing_behind(
 
 
 def test_symbols_and_parameters_that_disagree(trained, run_command, tmp_path):
-    _, arg_params, aux_params = checkpoint.load_embedding(trained)
+    _, arg_params, aux_params = checkpoint.load_embedding(trained).in_mxnet()
     arg_params.pop('pre_fc1_weight')
     checkpoint.save_params(tmp_path / 'model-0003.params', arg_params, aux_params)
     code, _, errors = run_command('export', '--model', trained, '--out', tmp_path / 'x')

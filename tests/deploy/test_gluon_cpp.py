@@ -40,7 +40,7 @@ def test_the_block_gives_the_embeddings(name, hybrid, model):
 
 def test_the_block_keeps_names_and_learns(model):
     block = load_block(f'{model}/model,0')
-    symbol, _, _ = load_embedding(f'{model}/model,0')
+    symbol, _, _ = load_embedding(f'{model}/model,0').in_mxnet()
     names = {*symbol.list_arguments(), *symbol.list_auxiliary_states()} - {'data'}
     assert set(block.collect_params()) == names
     data = mx.nd.array(portraits(2).transpose(0, 3, 1, 2), dtype=np.float32)
@@ -93,7 +93,7 @@ def test_cpp_says_what_is_wrong(case, program, model, tmp_path):
         face.unlink()
     path = tmp_path / 'none.onnx' if case == 'no model' else model / 'model.onnx'
     if case == 'zero':
-        symbol, arg_params, aux_params = load_embedding(f'{model}/model,0')
+        symbol, arg_params, aux_params = load_embedding(f'{model}/model,0').in_mxnet()
         zero = {name: value * (not name.startswith('fc1_')) for name, value in arg_params.items()}
         path = tmp_path / 'zero.onnx'
         onnx.save(to_onnx(Network(symbol, zero, aux_params)), str(path))

@@ -107,7 +107,7 @@ def test_the_teacher_stays_bit_identical(teacher):
     for _ in range(3):
         frozen(mx.nd.random.uniform(0, 255, (8, 3, 112, 112)))
     np.testing.assert_array_equal(frozen(images).asnumpy(), first)
-    _, arg_params, aux_params = checkpoint.load_embedding(teacher)
+    _, arg_params, aux_params = checkpoint.load_embedding(teacher).in_mxnet()
     held = frozen.params()
     for name, value in {**arg_params, **aux_params}.items():
         if not name.startswith('fc7'):

@@ -158,7 +158,7 @@ def test_a_network_without_another_implementation_keeps_its_names(name, run_comm
     arguments = ('--network', name, *words, '--out', tmp_path / 'back')
     code, result, _ = run_command('convert', tmp_path / 'x.pth', *arguments)
     assert code == 0
-    back = checkpoint.load_embedding(result['model'])
+    back = checkpoint.load_embedding(result['model']).in_mxnet()
     assert back.symbol.tojson() == symbol.tojson()
     for key, value in network.params.items():
         # the ResNet's last gamma is fixed at 1, whatever its array holds

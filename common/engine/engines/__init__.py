@@ -140,10 +140,10 @@ def open_network(
     device: str = 'cpu',
     batch_size: int = 32,
 ) -> Engine:
-    """An engine for a network that MXNet holds; engines that read ONNX get it converted."""
+    """An engine for a network; engines that read ONNX get it converted."""
     if kind.reads is Network:
         return kind(network, precision, device, batch_size)
-    from ..to_onnx import inference_model  # needs MXNet and the package onnx
+    from ..to_onnx import inference_model  # needs the package onnx
 
     content = inference_model(network, input_type='uint8').SerializeToString()
     contract = Contract(dtype='uint8', embedding_size=network.embedding_size)

@@ -63,7 +63,7 @@ class MXNetEngine(Engine):
     def absent(cls) -> InputError:
         return InputError(
             'MXNet is not installed; it has wheels for Linux on x86-64 with Python up to 3.12. '
-            'What vargfacenet export writes there (model.onnx) runs everywhere'
+            'The other engines run checkpoints as well, and what vargfacenet export writes'
         )
 
     @classmethod

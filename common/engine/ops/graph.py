@@ -9,11 +9,14 @@ answers is taken. Nodes are visited from the outputs to the inputs: what a node 
 stock then, and what nothing reads any more is dropped.
 """
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
+from ...backend import mx
+from ...errors import InputError
 from ...names import DATA, LABEL, TEACHER
 from ..graph import Node, assemble, flag, parse, reached
 
@@ -58,7 +61,7 @@ def rewrite(symbol, shapes: dict, compiled: bool, norms: bool = True, accumulate
     """See `accelerate`; `compiled` says whether our operators are loaded, `norms` whether
     BatchNorms are replaced as well."""
     fixed = {DATA, LABEL, TEACHER, *shapes}
-    nodes, heads, attrs = parse(symbol, shapes, fixed)
+    nodes, heads, attrs = _parse(symbol, shapes, fixed)
     uses = Counter(entry for node in nodes for entry in node.inputs)
     uses.update(heads)
     mode = next((node for node in nodes if node.name == MODE), None) or _mode()
@@ -74,7 +77,25 @@ def rewrite(symbol, shapes: dict, compiled: bool, norms: bool = True, accumulate
             node.become(replacement.op, replacement.inputs, **(replacement.attrs or {}))
     if compiled:
         _buffer_gradients(heads, accumulate)
-    return assemble(heads, attrs)
+    return mx.sym.load_json(json.dumps(assemble(heads, attrs)))
+
+
+def _parse(symbol, shapes: dict, fixed: set) -> tuple[list[Node], list, dict]:
+    """`parse` with the shapes that MXNet infers, since a training's operators are not all ours."""
+    graph = json.loads(symbol.tojson())
+    internals = symbol.get_internals()
+    _, output_shapes, _ = internals.infer_shape_partial(**shapes)
+    inferred: list[list] = [[] for _ in graph['nodes']]
+    for (index, *_), shape in zip(json.loads(internals.tojson())['heads'], output_shapes):
+        inferred[index].append(shape or ())
+    nodes, heads, attrs = parse(graph, inferred, fixed)
+    for node in nodes:
+        if node.op == 'null' and node.name not in fixed and not (node.shape and all(node.shape)):
+            raise InputError(
+                f'the shape of parameter {node.name!r} does not follow from the input shapes '
+                f'{shapes}; give the shape of every input of the network'
+            )
+    return nodes, heads, attrs
 
 
 def _buffer_gradients(heads: list, accumulate: bool) -> None:

@@ -8,7 +8,7 @@ from pictures import picture
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.backend import mx
 from vargfacenet.common.engine.fold import fold_batch_norms, without_dropout
-from vargfacenet.common.engine.network import Network
+from vargfacenet.common.engine.network import Network, plain_symbol
 from vargfacenet.common.names import IMAGE_SHAPE
 from vargfacenet.symbol import get_symbol
 
@@ -65,19 +65,18 @@ def test_scale_and_shift_by_the_definition(rng):
     symbol = mx.sym.Convolution(
         mx.sym.Variable('data'), kernel=(112, 112), num_filter=2, no_bias=True, name='c'
     )
-    symbol = mx.sym.BatchNorm(symbol, eps=0.5, fix_gamma=False, name='fc1')
+    symbol = mx.sym.BatchNorm(symbol, eps=0.5, fix_gamma=False, name='b')
+    symbol = mx.sym.Flatten(symbol, name='fc1')
     arrays = {
-        'c_weight': rng.randn(2, *IMAGE_SHAPE), 'fc1_gamma': [2.0, -3.0], 'fc1_beta': [1.0, 0.25],
+        'c_weight': rng.randn(2, *IMAGE_SHAPE), 'b_gamma': [2.0, -3.0], 'b_beta': [1.0, 0.25],
     }  # fmt: skip
     arrays = {name: mx.nd.array(value) for name, value in arrays.items()}
-    aux = {'fc1_moving_mean': mx.nd.array([4.0, 5.0]), 'fc1_moving_var': mx.nd.array([0.5, 3.5])}
+    aux = {'b_moving_mean': mx.nd.array([4.0, 5.0]), 'b_moving_var': mx.nd.array([0.5, 3.5])}
     _, folded, _ = fold_batch_norms(Network(symbol, arrays, aux))
     # 2 / sqrt(0.5 + 0.5) = 2 and -3 / sqrt(3.5 + 0.5) = -1.5
     weight = arrays['c_weight'].asnumpy().astype(np.float64)
-    np.testing.assert_allclose(
-        folded['c_weight'].asnumpy(), weight * [[[[2.0]]], [[[-1.5]]]], rtol=1e-6
-    )
-    np.testing.assert_allclose(folded['c_bias'].asnumpy(), [1 - 2 * 4, 0.25 + 1.5 * 5], rtol=1e-6)
+    np.testing.assert_allclose(folded['c_weight'], weight * [[[[2.0]]], [[[-1.5]]]], rtol=1e-6)
+    np.testing.assert_allclose(folded['c_bias'], [1 - 2 * 4, 0.25 + 1.5 * 5], rtol=1e-6)
 
 
 @pytest.mark.parametrize('case', ['read twice', 'shared weight', 'before padding'])
@@ -106,10 +105,10 @@ def test_what_cannot_be_folded_stays(case, rng):
 
 
 def test_dropout_goes_and_nothing_else():
-    symbol = get_symbol('r18', width=0.125)
+    symbol = plain_symbol(get_symbol('r18', width=0.125))
     slim = without_dropout(symbol)
     expected = [op for op in operators(symbol) if op != 'Dropout']
     assert 'Dropout' in operators(symbol) and operators(slim) == expected
     assert slim.list_arguments() == symbol.list_arguments()
-    tiny = tiny_symbol()
+    tiny = plain_symbol(tiny_symbol())
     assert without_dropout(tiny) is tiny
