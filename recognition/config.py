@@ -32,7 +32,7 @@ from ..common.typed import from_values
 from ..symbol import get_symbol, list_networks, parse_options
 from . import presets
 from .augmentations import AUGMENTATIONS
-from .distillation import DISTILLATION_LOSSES, make_distillation_loss
+from .distillation import DISTILLATION_LOSSES, DistillationLoss, make_distillation_loss
 from .distillation.angular import FORMS
 from .losses import LOSSES, make_loss
 from .schedules import SCHEDULES
@@ -60,6 +60,11 @@ def _losses() -> str:
         numbers = ' '.join(f'{key} {value:g}' for key, value in options.items())
         rows.append(f'{name} ({numbers})' if numbers else name)
     return ', '.join([*rows, *(name for name in LOSSES if name not in presets.loss)])
+
+
+def _default_alphas() -> str:
+    alphas = {name: DISTILLATION_LOSSES.get(name).default_alpha for name in DISTILLATION_LOSSES}
+    return ', '.join(f'{name} {alpha:g}' for name, alpha in alphas.items())
 
 
 def _options_of(registry: Registry) -> str:
@@ -190,7 +195,12 @@ class TrainConfig:
         metavar='auto|live|FILE',
         free=True,
     )
-    alpha: float = option('weight of L_s in Eq. 7', 7.0, group=DISTILL, rule=positive())
+    alpha: float = option(
+        lambda: f'weight of L_s in Eq. 7 (default {_default_alphas()})',
+        DistillationLoss.default_alpha,
+        group=DISTILL,
+        rule=positive(),
+    )
     distill: str = option(
         lambda: f'the loss L_s: {", ".join(DISTILLATION_LOSSES)}',
         'angular',
@@ -306,7 +316,8 @@ def _argument(field) -> dict[str, Any]:
     if field.type is bool:
         return {'action': 'store_true', 'help': about}
     default = presets.default.get(field.name, field.default)
-    if isinstance(default, (str, int, float)) and (default or field.name == 'seed'):
+    told = '(default ' in about  # by a help that says it better
+    if isinstance(default, (str, int, float)) and (default or field.name == 'seed') and not told:
         about = f'{about} (default {default})'
     about = about.replace('%', '%%')
     if field.name in OPTION_WORDS:
@@ -384,6 +395,7 @@ def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
         return
     name = values.setdefault('distill', 'angular')
     kind = DISTILLATION_LOSSES.get(name)
+    values.setdefault('alpha', kind.default_alpha)
     if values.get('form'):
         words['distill_options'] = [*words['distill_options'], f'form={values["form"]}']
     options = parse(

@@ -21,7 +21,14 @@ class Pair(NamedTuple):
 
 class DistillationLoss:
     """Base of all distillation losses: a frozen dataclass of options, made by
-    `common.options.option`, and the loss that they lead to."""
+    `common.options.option`, and the loss that they lead to.
+
+    Attributes
+    ----------
+    default_alpha : weight of L_s beside the classification loss where --alpha is not given
+    """
+
+    default_alpha = 7.0  # VarGFaceNet's
 
     def loss(self, pair: Pair) -> 'mx.sym.Symbol':
         """L_s of every image, (N,) float32; the trainer takes alpha times its mean (VarGFaceNet,
@@ -30,6 +37,11 @@ class DistillationLoss:
 
 
 DISTILLATION_LOSSES: Registry[type[DistillationLoss]] = Registry('distillation loss')
+
+
+def for_every_image(loss: 'mx.sym.Symbol', batch_size: int) -> 'mx.sym.Symbol':
+    """A loss of the batch as a whole, (1,), as that of every image, (N,)."""
+    return mx.sym.broadcast_to(loss, shape=(batch_size,))
 
 
 def make_distillation_loss(name: str, options: Mapping[str, Any]) -> DistillationLoss:

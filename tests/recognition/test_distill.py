@@ -175,3 +175,34 @@ def test_teacher_and_data_are_read_once(options, teacher, run_command, monkeypat
         )
         assert code == 0 and result['teacher_store']
         assert (counts[loads], counts['digest', ''], counts['teacher_hash', '']) == (1, 1, 1)
+
+
+@pytest.fixture
+def crops(patterns, tmp_path):
+    """The pictures of the record file as a folder of crops without identities."""
+    folder = tmp_path / 'crops'
+    folder.mkdir()
+    records = RecordFile(patterns / 'train')
+    for position in range(len(records)):
+        (folder / f'{position:03d}.jpg').write_bytes(records.read(position)[1])
+    return folder
+
+
+def test_pictures_without_labels_teach_as_those_with_labels(
+    options, teacher, crops, run_command, tmp_path
+):
+    """L_s alone looks at no label: a folder of crops gives the run of the record file."""
+    words = [*options, '--teacher', teacher, '--generations', 1, '--no-classification']
+    words += ['--frequent', 1, '--distill', 'angular']
+    assert run_command('distill', *words, '--name', 'labelled')[0] == 0
+    plain = [*words, '--data-dir', crops]
+    code, result, errors = run_command('distill', *plain, '--name', 'plain')
+    assert code == 0, errors
+    assert result['teacher_store'].startswith(str(crops))  # and teaches from a store of its own
+    labelled, unlabelled = (
+        [row['distill_loss'] for row in read_history(tmp_path / f'{name}-gen1')]
+        for name in ('labelled', 'plain')
+    )
+    np.testing.assert_allclose(unlabelled, labelled, rtol=1e-3)
+    code, _, errors = run_command('distill', *words[:-5], '--data-dir', crops, '--name', 'no')
+    assert code == 2 and 'distil with --no-classification' in errors
