@@ -144,9 +144,9 @@ def progress(
         last_line = time.monotonic()
         left = duration(bar.seconds_left)
         log.info(
-            '%s: %d/%d %s, %.1f %s/s, %s left %s',
-            description, bar.done, total, unit, bar.rate, unit, left, note,
-        )  # fmt: skip
+            f'%s: %d/%d {unit}, %.1f {unit}/s, %s left %s',
+            *(description, bar.done, total, bar.rate, left, note),
+        )
 
     bar._update = line
     yield bar

@@ -207,8 +207,11 @@ def test_every_room_was_looked_at():
         ('eval/rates.py', 'def f():\n    from ..recognition import losses', 'recognition.losses'),
         ('recognition/losses.py', 'from ..eval.rates import allowed', None),
         ('recognition/losses.py', 'from ..deploy import FaceEmbedder', 'deploy'),
-        ('deploy/gallery.py', 'def f():\n    from ..recognition.losses import a',
-         'recognition.losses'),
+        (
+            'deploy/gallery.py',
+            'def f():\n    from ..recognition.losses import a',
+            'recognition.losses',
+        ),
         ('deploy/gallery.py', 'from .bench.measure import Timing', 'deploy.bench.measure'),
         ('deploy/bench/measure.py', 'from ...recognition.losses import a', None),
         ('deploy/gallery.py', 'from .. import __version__', None),
@@ -226,15 +229,21 @@ def test_every_room_was_looked_at():
         ('eval/rates.py', 'from gluoncv.utils import LRScheduler', 'gluoncv.utils.LRScheduler'),
         ('common/backend.py', 'import mxnet as mx', None),
         ('eval/rates.py', 'from ..common.backend import mx', 'common.backend'),
-        ('eval/rates.py', 'try:\n    from ..common.backend import mx\nexcept E:\n    pass',
-         'common.backend'),
-        ('eval/rates.py', 'class A:\n    from ..common.engine.ops import build',
-         'common.engine.ops.build'),
+        (
+            'eval/rates.py',
+            'try:\n    from ..common.backend import mx\nexcept E:\n    pass',
+            'common.backend',
+        ),
+        (
+            'eval/rates.py',
+            'class A:\n    from ..common.engine.ops import build',
+            'common.engine.ops.build',
+        ),
         ('eval/rates.py', 'def f():\n    from ..common.backend import mx', None),
         ('eval/rates.py', 'if TYPE_CHECKING:\n    from ..common.backend import mx', None),
         ('deploy/gluon.py', 'from ..common.backend import mx', None),
     ],
-)  # fmt: skip
+)
 def test_the_check_sees_what_it_should(path, text, imported):
     files = (
         '__init__ common/backend common/files common/data/image common/synth/face '

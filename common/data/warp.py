@@ -7,13 +7,15 @@ from ..errors import InputError
 from ..names import IMAGE_SIZE
 
 # left eye, right eye, nose tip, left and right mouth corner, as seen in the picture (ArcFace)
-TEMPLATE = np.array([
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
-])  # fmt: skip
+TEMPLATE = np.array(
+    [
+        (38.2946, 51.6963),
+        (73.5318, 51.5014),
+        (56.0252, 71.7366),
+        (41.5493, 92.3655),
+        (70.7299, 92.2041),
+    ]
+)
 
 
 def estimate_similarity(landmarks: np.ndarray) -> np.ndarray:

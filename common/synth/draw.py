@@ -19,12 +19,22 @@ SUPERSAMPLING = 2
 
 # palettes from one end of a scale to the other
 _SKIN = (
-    (252, 222, 200), (240, 198, 168), (214, 164, 128), (172, 118, 84), (118, 78, 54), (78, 52, 40),
-)  # fmt: skip
+    (252, 222, 200),
+    (240, 198, 168),
+    (214, 164, 128),
+    (172, 118, 84),
+    (118, 78, 54),
+    (78, 52, 40),
+)
 _HAIR = (
-    (24, 20, 20), (58, 40, 30), (98, 64, 40), (150, 74, 38), (206, 168, 106), (152, 150, 148),
+    (24, 20, 20),
+    (58, 40, 30),
+    (98, 64, 40),
+    (150, 74, 38),
+    (206, 168, 106),
+    (152, 150, 148),
     (226, 222, 216),
-)  # fmt: skip
+)
 _IRIS = ((46, 28, 20), (96, 58, 30), (118, 100, 50), (80, 112, 76), (82, 122, 162), (128, 140, 148))
 _LIPS = ((206, 138, 126), (188, 94, 94), (160, 62, 76), (122, 62, 58))
 
@@ -212,13 +222,9 @@ def _draw_skin_marks(canvas: Canvas, identity: Identity, look: _Look) -> None:
 
 def _draw_eyes(canvas: Canvas, identity: Identity, look: _Look, variation: Variation) -> None:
     width, height, tilt = identity.eye_width, look.eye_height, identity.eye_tilt
-    upper = _open([
-        (-width, 0.4 * tilt), (-0.4 * width, -height), (0.4 * width, -height), (width, -tilt),
-    ])  # fmt: skip
-    lower = _open([
-        (width, -tilt), (0.3 * width, 0.75 * height), (-0.5 * width, 0.65 * height),
-        (-width, 0.4 * tilt),
-    ])  # fmt: skip
+    outer, inner = (-width, 0.4 * tilt), (width, -tilt)
+    upper = _open([outer, (-0.4 * width, -height), (0.4 * width, -height), inner])
+    lower = _open([inner, (0.3 * width, 0.75 * height), (-0.5 * width, 0.65 * height), outer])
     lid_colour = _mix(0.88 * look.skin, (90, 60, 90), 0.3 * variation.make_up)
     for side in (-1, 1):
         lid = _at(upper, identity.eye_x, identity.eye_y, side)

@@ -76,13 +76,9 @@ def _relief(identity: Identity, side: int) -> np.ndarray:
 def _front_landmarks(identity: Identity, variation: Variation) -> np.ndarray:
     """(5, 3) eyes, nose tip and mouth corners of the unturned head, left of the picture first."""
     corner_x, corner_y = mouth_corner(identity, variation)
-    points = np.array([
-        (-identity.eye_x, identity.eye_y),
-        (identity.eye_x, identity.eye_y),
-        (identity.nose_bend, identity.nose_y),
-        (-corner_x, corner_y),
-        (corner_x, corner_y),
-    ])  # fmt: skip
+    eye_x, eye_y = identity.eye_x, identity.eye_y
+    eyes, mouth = [(-eye_x, eye_y), (eye_x, eye_y)], [(-corner_x, corner_y), (corner_x, corner_y)]
+    points = np.array([*eyes, (identity.nose_bend, identity.nose_y), *mouth])
     x, y = points[:, :1], points[:, 1:]
     centre_x, centre_y, width, length, height = _bumps(identity).T
     bumps = np.exp(-0.5 * (((x - centre_x) / width) ** 2 + ((y - centre_y) / length) ** 2)) @ height
@@ -165,10 +161,8 @@ def _turn(image: np.ndarray, relief: np.ndarray, rotation, similarity, size: int
     offset_x, offset_y = MIDDLE + MARGIN + 0.5, MARGIN + 0.5
     from_x, from_y = flat_x, flat_y
     for _ in range(4):
-        height = cv2.remap(
-            relief, (from_x + offset_x) * scale - 0.5, (from_y + offset_y) * scale - 0.5,
-            cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE,
-        )  # fmt: skip
+        x, y = (from_x + offset_x) * scale - 0.5, (from_y + offset_y) * scale - 0.5
+        height = cv2.remap(relief, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         from_x, from_y = flat_x - shift[0] * height, flat_y - shift[1] * height
     scale = len(image) / (IMAGE_SIZE + 2 * MARGIN)
     side = SUPERSAMPLING * size
@@ -205,10 +199,9 @@ def _occlude(scene: np.ndarray, amount: float, rng: np.random.Generator) -> None
     centre = side / 2 * (1 + outwards * rng.uniform(1.0, 1.3))
     axes = side * (0.15 + 0.3 * amount) * rng.uniform(0.6, 1.2, 2)
     colour = rng.uniform(20, 235, 3)
-    cv2.ellipse(
-        scene, centre.astype(int).tolist(), axes.astype(int).tolist(), float(rng.uniform(0, 180)),
-        0, 360, colour.tolist(), -1, cv2.LINE_AA,
-    )  # fmt: skip
+    centre, axes = centre.astype(int).tolist(), axes.astype(int).tolist()
+    angle = float(rng.uniform(0, 180))
+    cv2.ellipse(scene, centre, axes, angle, 0, 360, colour.tolist(), -1, cv2.LINE_AA)
 
 
 def _photograph(scene: np.ndarray, variation: Variation, rng, size: int) -> np.ndarray:

@@ -152,10 +152,8 @@ def test_compare_without_thresholds_and_with_pairs(folder, model, run_command, t
     assert result['same'] is None and 'no decision' in errors
     faces = [encode_jpeg(face) for face in portraits(40)]
     write_pairs(tmp_path / 'pairs.bin', faces, [False] * 19 + [True])
-    result = run_command(
-        'compare', first, first, '--model', network, '--pairs', tmp_path / 'pairs.bin',
-        '--far', 0.2,
-    )[1]  # fmt: skip
+    measured = ['--pairs', tmp_path / 'pairs.bin', '--far', 0.2]
+    result = run_command('compare', first, first, '--model', network, *measured)[1]
     assert result['same'] is True and -1 < result['threshold'] < 1
 
 
@@ -192,10 +190,9 @@ def test_a_failing_enrolment_makes_no_gallery(wrong, folder, model, run_command,
     blank = tmp_path / 'blank.png'
     blank.write_bytes(cv2.imencode('.png', np.full((80, 90, 3), 50, np.uint8))[1].tobytes())
     photographs = {'photograph': [folder / 'notes.txt'], 'face': [blank]}.get(wrong, [])
-    code, _, errors = run_command(
-        'gallery', 'enrol', ' ' if wrong == 'name' else 'Ada', folder / 'p0' / '0.png',
-        *photographs, '--gallery', tmp_path / 'new', '--model', model,
-    )  # fmt: skip
+    enrol = ['enrol', ' ' if wrong == 'name' else 'Ada', folder / 'p0' / '0.png', *photographs]
+    place = ['--gallery', tmp_path / 'new', '--model', model]
+    code, _, errors = run_command('gallery', *enrol, *place)
     assert code == 2 and not (tmp_path / 'new').exists()
     assert {
         'name': 'expected a name',
@@ -272,10 +269,13 @@ def test_every_file_has_its_own_thresholds(tmp_path):
         record['files'][name] = record['files']['model.onnx']
     (out / 'export.json').write_text(json.dumps(record))
     for name, backend, wanted in (
-        ('', 'openvino', 0.0), ('', 'onnxruntime', 0.1), ('', 'mxnet', 0.0),
-        ('model.int8.onnx', 'openvino', 0.2), ('model.int8.onnx', 'onnxruntime', 0.3),
+        ('', 'openvino', 0.0),
+        ('', 'onnxruntime', 0.1),
+        ('', 'mxnet', 0.0),
+        ('model.int8.onnx', 'openvino', 0.2),
+        ('model.int8.onnx', 'onnxruntime', 0.3),
         ('model.fp16.onnx', 'onnxruntime', 0.1),
-    ):  # fmt: skip
+    ):
         assert stored_thresholds(FaceEmbedder(out / name, backend)) == {'0.1': wanted}
 
 

@@ -44,9 +44,11 @@ def expected(models):
 def test_all_give_mxnets_embeddings(backend, kind, models, expected):
     folder, checkpoint = models
     model = {
-        'folder': folder, 'checkpoint': checkpoint, 'slim checkpoint': f'{folder}/model,0',
+        'folder': folder,
+        'checkpoint': checkpoint,
+        'slim checkpoint': f'{folder}/model,0',
         'onnx': folder / 'model.onnx',
-    }[kind]  # fmt: skip
+    }[kind]
     if (backend, kind) == ('mxnet', 'onnx'):
         with pytest.raises(InputError, match='MXNet runs no ONNX files'):
             FaceEmbedder(model, backend)

@@ -1,5 +1,6 @@
 """Exports: the files, what they hold, and that a bad one never stays."""
 
+import itertools
 import json
 
 import numpy as np
@@ -21,9 +22,15 @@ from vargfacenet.deploy import export, quantize
 from vargfacenet.symbol import get_symbol, list_networks
 
 ALL_FILES = {
-    'model-symbol.json', 'model-0000.params', 'model-folded-symbol.json',
-    'model-folded-0000.params', 'model.onnx', 'model.fp16.onnx', 'model.int8.onnx', 'export.json',
-}  # fmt: skip
+    'model-symbol.json',
+    'model-0000.params',
+    'model-folded-symbol.json',
+    'model-folded-0000.params',
+    'model.onnx',
+    'model.fp16.onnx',
+    'model.int8.onnx',
+    'export.json',
+}
 
 
 FAST = (
@@ -81,10 +88,9 @@ def test_the_export_holds_the_embedding_alone(trained, run_command, tmp_path):
 
 def test_all_files_and_their_record(trained, pairs, run_command, tmp_path):
     out = tmp_path / 'out'
-    code, result, _ = run_command(
-        'export', '--model', trained, '--out', out, '--fp16', '--calibrate', pairs,
-        '--pairs', pairs, '--input-type', 'uint8', '--l2-normalize',
-    )  # fmt: skip
+    flags = ['--fp16', '--calibrate', pairs, '--pairs', pairs, '--input-type', 'uint8']
+    flags += ['--l2-normalize']
+    code, result, _ = run_command('export', '--model', trained, '--out', out, *flags)
     assert code == 0 and files(out) == ALL_FILES
     record = json.loads((out / 'export.json').read_text())
     assert set(record['files']) == ALL_FILES - {'export.json'}
@@ -93,11 +99,11 @@ def test_all_files_and_their_record(trained, pairs, run_command, tmp_path):
     assert record['source_sha256']['model-0003.params'] == sha256(tmp_path / 'model-0003.params')
     assert record['input']['type'] == 'uint8' and record['output']['unit_length'] is True
     checked = {(row['file'], row['engine']) for row in record['parity']}
-    assert checked == {
-        ('model-0000.params', 'mxnet'), ('model-folded-0000.params', 'mxnet'),
-        *((name, engine) for name in ('model.onnx', 'model.fp16.onnx', 'model.int8.onnx')
-          for engine in ('onnxruntime', 'openvino')),
-    }  # fmt: skip
+    networks = ('model-0000.params', 'model-folded-0000.params')
+    graphs = ('model.onnx', 'model.fp16.onnx', 'model.int8.onnx')
+    expected = {*itertools.product(networks, ['mxnet'])}
+    expected |= {*itertools.product(graphs, ['onnxruntime', 'openvino'])}
+    assert checked == expected
     assert {row['pairs'] for row in record['verification']} == {20}
     assert result['parity'] == record['parity']
     # the file of its own, in another's hands
@@ -160,9 +166,11 @@ def test_a_file_that_is_off_is_not_left_behind(
         run_command('export', '--model', trained, '--out', out)
         before = {path.name: path.read_bytes() for path in out.iterdir()}
     name = {
-        'float32': 'MAX_DIFFERENCE', 'folded': 'MIN_COSINE', 'float16': 'MIN_COSINE_HALF',
+        'float32': 'MAX_DIFFERENCE',
+        'folded': 'MIN_COSINE',
+        'float16': 'MIN_COSINE_HALF',
         'int8': 'MEAN_COSINE_INT8',
-    }[kind]  # fmt: skip
+    }[kind]
     # no file is as good as this
     monkeypatch.setattr(parity, name, -1 if kind == 'float32' else 2)
     code, _, errors = run_command(
@@ -296,10 +304,9 @@ def test_the_full_network_fits(run_command, tmp_path):
     symbol = get_symbol('vargfacenet')
     arg_params, aux_params = reference_params(symbol, golden['seed'])
     checkpoint.save_embedding(tmp_path / 'model', 0, Network(symbol, arg_params, aux_params))
-    code, result, errors = run_command(
-        'export', '--model', f'{tmp_path}/model,0', '--out', tmp_path / 'out',
-        '--calibrate', DATA / 'tiny_verif.bin',
-    )  # fmt: skip
+    place = ['--model', f'{tmp_path}/model,0', '--out', tmp_path / 'out']
+    calibrate = ['--calibrate', DATA / 'tiny_verif.bin']
+    code, result, errors = run_command('export', *place, *calibrate)
     assert code == 0, errors
     assert result['files']['model.onnx']['bytes'] <= 21_000_000
     assert result['files']['model.int8.onnx']['bytes'] <= 6_500_000

@@ -99,10 +99,14 @@ def test_cpp_says_what_is_wrong(case, program, model, tmp_path):
         onnx.save(to_onnx(Network(symbol, zero, aux_params)), str(path))
     done = run(program) if case == 'no argument' else run(program, path, face)
     message = {
-        'no model': 'none.onnx', 'no picture': 'binary PPM', 'other size': '112x10 pixels',
-        'cut off': 'cut off', 'no argument': 'usage', 'no file': 'face.ppm cannot be opened',
+        'no model': 'none.onnx',
+        'no picture': 'binary PPM',
+        'other size': '112x10 pixels',
+        'cut off': 'cut off',
+        'no argument': 'usage',
+        'no file': 'face.ppm cannot be opened',
         'zero': 'zero or not finite',
-    }[case]  # fmt: skip
+    }[case]
     assert done.returncode == 2 and message in done.stderr and not done.stdout
     assert len(done.stderr.splitlines()) == 1
 

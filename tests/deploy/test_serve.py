@@ -25,6 +25,18 @@ from vargfacenet.deploy import gallery as gallery_module
 from vargfacenet.deploy.gallery import DATABASE, Gallery
 
 FAR = '0.1'
+CHROMIUM = (  # it starts without a window and calls nobody
+    'headless',
+    'no-sandbox',
+    'disable-gpu',
+    'disable-quic',
+    'no-first-run',
+    'disable-background-networking',
+    'disable-component-update',
+    'disable-sync',
+    'disable-dev-shm-usage',
+    'window-size=1000,760',
+)
 
 
 @pytest.fixture(scope='module')
@@ -308,16 +320,20 @@ def browser(tmp_path):
         pytest.skip('no Chromium with chromedriver')
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for argument in (
-        'headless', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run',
-        'disable-background-networking', 'disable-component-update', 'disable-sync',
-        'disable-dev-shm-usage', f'user-data-dir={tmp_path / "profile"}', 'window-size=1000,760',
-    ):  # fmt: skip
+    for argument in (*CHROMIUM, f'user-data-dir={tmp_path / "profile"}'):
         options.add_argument(f'--{argument}')
     driver = webdriver.Chrome(options, webdriver.ChromeService(driver_path))
     driver.implicitly_wait(10)
     yield driver
     driver.quit()
+
+
+def fits(browser, width):
+    """Whether nothing of the page lies beyond the right edge of a window of this width."""
+    browser.set_window_size(width, 900)
+    right = 'return Math.max(...[...document.querySelectorAll("body *")].map('
+    right += 'e => e.getBoundingClientRect().right))'
+    return browser.execute_script(right) <= browser.execute_script('return innerWidth')
 
 
 def test_the_page_in_a_browser(page, browser, tmp_path):
@@ -338,12 +354,6 @@ def test_the_page_in_a_browser(page, browser, tmp_path):
             lambda _: text in browser.find_element(By.CSS_SELECTOR, selector).text
         )
 
-    def fits(width):
-        browser.set_window_size(width, 900)
-        right = 'return Math.max(...[...document.querySelectorAll("body *")].map('
-        right += 'e => e.getBoundingClientRect().right))'
-        return browser.execute_script(right) <= browser.execute_script('return innerWidth')
-
     browser.get(page)
     wait_for('#model', 'openvino')
     browser.save_screenshot(str(shots / 'empty.png'))
@@ -353,7 +363,7 @@ def test_the_page_in_a_browser(page, browser, tmp_path):
     drop('second', 'ada')
     wait_for('#compare-result', 'Same person')
     browser.save_screenshot(str(shots / 'compare.png'))
-    assert all(fits(width) for width in (320, 390, 768, 1280))
+    assert all(fits(browser, width) for width in (320, 390, 768, 1280))
 
     browser.find_element(By.CSS_SELECTOR, '[data-tab=people]').click()
     odd = '../AC//DC'  # browsers and servers would shorten such a path
@@ -365,7 +375,7 @@ def test_the_page_in_a_browser(page, browser, tmp_path):
         browser.find_element(By.CSS_SELECTOR, '#enrol > button').click()
         wait_for('#enrol-message', f'{title} is enrolled')
     browser.save_screenshot(str(shots / 'people.png'))
-    assert all(fits(width) for width in (320, 390, 768, 1280))
+    assert all(fits(browser, width) for width in (320, 390, 768, 1280))
 
     browser.find_element(By.CSS_SELECTOR, '[data-tab=identify]').click()
     drop('probe', 'grace')
@@ -393,10 +403,8 @@ def test_ctrl_c_ends_the_server_well(host, model, tmp_path):
         socket.create_server((host, 0), family=socket.getaddrinfo(host, 0)[0][0]).close()
     except OSError:
         pytest.skip(f'this machine has no {host}')
-    command = [
-        sys.executable, '-m', 'vargfacenet', 'serve', '--model', str(model), '--port', '0',
-        '--gallery', str(tmp_path / 'g'), '--host', host,
-    ]  # fmt: skip
+    command = [sys.executable, '-m', 'vargfacenet', 'serve', '--model', str(model)]
+    command += ['--port', '0', '--gallery', str(tmp_path / 'g'), '--host', host]
     server = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     )

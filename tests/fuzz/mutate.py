@@ -3,11 +3,10 @@
 import random
 import struct
 
-NUMBERS = (0, 1, -1, 2, 127, 128, 255, 256, 1 << 15, 1 << 16, 1 << 31, (1 << 31) - 1, 1 << 40,
-           (1 << 63) - 1, -(1 << 31), 10**9)  # fmt: skip
-TEXTS = (b'0', b'-1', b'9' * 30, b'1e999', b'NaN', b'null', b'[]', b'{}', b'"', b'\n', b'\0', b'\t',
-         b'\xff', b'\xc2\xb2', b'\xef\xbb\xbf', b'[' * 3000, b'a' * 3000, b'../', b'/', b'%s',
-         b'true', b'1.5', b'()', b' ')  # fmt: skip
+_SMALL, _POWERS = (0, 1, -1, 2, 127, 128, 255, 256), (1 << 15, 1 << 16, 1 << 31)
+NUMBERS = (*_SMALL, *_POWERS, (1 << 31) - 1, 1 << 40, (1 << 63) - 1, -(1 << 31), 10**9)
+_WORDS = b'0 -1 1e999 NaN null [] {} " \xff \xc2\xb2 \xef\xbb\xbf ../ / %s true 1.5 ()'
+TEXTS = (*_WORDS.split(b' '), b' ', b'\n', b'\0', b'\t', b'9' * 30, b'[' * 3000, b'a' * 3000)
 
 
 def _flip(data, rnd):

@@ -24,8 +24,14 @@ from fuzz.readers import READERS
 COUNT = int(os.environ.get('FUZZ_COUNT', 300))
 SEED = int(os.environ.get('FUZZ_SEED', 1))
 # what one case costs, in those of the others: a network is bound, a figure drawn
-COST = {'checkpoint_params': 10, 'symbol_run': 10, 'curves': 30, 'onnx_openvino': 10,
-        'report_run': 2, 'bin': 2}  # fmt: skip
+COST = {
+    'checkpoint_params': 10,
+    'symbol_run': 10,
+    'curves': 30,
+    'onnx_openvino': 10,
+    'report_run': 2,
+    'bin': 2,
+}
 TOGETHER = 6  # readers a child process
 
 
@@ -111,12 +117,12 @@ def test_mutations_change_most_and_are_the_same_again():
 
 # --- structures rather than bytes
 
+TEXT = st.text(max_size=5)
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner,
-                                                                 max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
-)  # fmt: skip
+)
 JSON_READERS = ('symbol', 'export_json', 'run_json', 'report_run', 'cmc', 'history')
 
 
@@ -136,8 +142,8 @@ def test_json_with_any_value_in_any_place(name, tmp_path):
     work, made = tmp_path / 'work', tmp_path / 'made'
     work.mkdir()
     made.mkdir()
-    seeds = [json.loads(seed.splitlines()[0] if name == 'history' else seed)
-             for seed in reader.seeds(made)]  # fmt: skip
+    seeds = reader.seeds(made)
+    seeds = [json.loads(seed.splitlines()[0] if name == 'history' else seed) for seed in seeds]
 
     @settings(max_examples=max(COUNT // 3, 10), deadline=None, database=None, derandomize=True)
     @given(st.sampled_from(seeds), st.lists(st.integers(0, 30), max_size=6), PLAIN)

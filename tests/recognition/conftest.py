@@ -37,17 +37,15 @@ def patterns(tmp_path_factory):
 @pytest.fixture
 def run_options(patterns, tmp_path):
     """Options of `train`, all but the network: 12 steps of 8 images, one checkpoint at the end."""
-    return [
-        '--data-dir', patterns, '--models-root', tmp_path, '--name', 'run',
-        '--per-batch-size', 8, '--steps', 12, '--frequent', 4, '--verbose', 100, '--lr', 0.05,
-    ]  # fmt: skip
+    place = ['--data-dir', patterns, '--models-root', tmp_path, '--name', 'run']
+    steps = ['--per-batch-size', 8, '--steps', 12, '--frequent', 4, '--verbose', 100]
+    return [*place, *steps, '--lr', 0.05]
 
 
 @pytest.fixture
 def options(run_options):
     """The same for a VarGFaceNet of a fifth of the paper's channels, whose running statistics
     follow the batches quickly enough for a few steps."""
-    return [
-        *run_options, '--network', 'vargfacenet', '--network-option', 'multiplier=0.25',
-        '--network-option', 'emb_size=32', '--network-option', 'bn_mom=0.5',
-    ]  # fmt: skip
+    words = ('multiplier=0.25', 'emb_size=32', 'bn_mom=0.5')
+    network = [text for word in words for text in ('--network-option', word)]
+    return [*run_options, '--network', 'vargfacenet', *network]

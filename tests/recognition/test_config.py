@@ -63,8 +63,8 @@ def test_epochs_become_steps(patterns):
 
 
 def test_presets_are_not_changed_by_resolving(patterns):
-    first = resolve(parse('--data-dir', patterns, '--loss', 'cosface', '--loss-option', 's=20',
-                          '--per-batch-size', 8))  # fmt: skip
+    words = ['--loss', 'cosface', '--loss-option', 's=20', '--per-batch-size', 8]
+    first = resolve(parse('--data-dir', patterns, *words))
     second = resolve(parse('--data-dir', patterns, '--loss', 'cosface', '--per-batch-size', 8))
     assert (first.loss_options['s'], second.loss_options['s']) == (20, 64.0)
 

@@ -21,11 +21,16 @@ def teacher(patterns, tmp_path_factory):
     from vargfacenet.__main__ import main
 
     root = tmp_path_factory.mktemp('teacher')
-    code = main(
-        ['train', '--data-dir', str(patterns), '--models-root', str(root), '--name', 'teacher',
-         '--network', 'r18_se', '--network-option', 'width=0.125', '--network-option',
-         'emb_size=32', '--per-batch-size', '8', '--steps', '30', '--frequent', '10']
-    )  # fmt: skip
+    words = ['train', '--data-dir', str(patterns), '--models-root', str(root), '--name', 'teacher']
+    words += [
+        '--network',
+        'r18_se',
+        '--network-option',
+        'width=0.125',
+        '--network-option',
+        'emb_size=32',
+    ]
+    code = main([*words, *['--per-batch-size', '8', '--steps', '30', '--frequent', '10']])
     assert code == 0
     return f'{root}/teacher/model,1'
 
@@ -46,10 +51,8 @@ def test_generations_start_from_each_other_and_end_in_a_table(
 ):
     before = checkpoint.params_path(*teacher.split(',')[:1], 1).read_bytes()
     _, scratch, _ = run_command('train', *options, '--name', 'scratch')
-    code, result, errors = run_command(
-        'distill', *options, '--teacher', teacher, '--scratch', scratch['model'],
-        '--generations', 2, '--target', 'pairs',
-    )  # fmt: skip
+    words = ['--teacher', teacher, '--scratch', scratch['model'], '--generations', 2]
+    code, result, errors = run_command('distill', *options, *words, '--target', 'pairs')
     assert code == 0
     assert list(result['targets']) == ['teacher', 'scratch', 'generation 1', 'generation 2']
     for row in result['targets']:
@@ -66,10 +69,8 @@ def test_generations_start_from_each_other_and_end_in_a_table(
 
 def test_the_student_turns_towards_the_teacher(options, teacher, patterns, run_command, tmp_path):
     _, plain, _ = run_command('train', *options, '--name', 'plain')
-    code, distilled, _ = run_command(
-        'distill', *options, '--teacher', teacher, '--generations', 1, '--steps', 40, '--lr', 0.1,
-        '--no-classification',
-    )  # fmt: skip
+    words = ['--teacher', teacher, '--generations', 1, '--steps', 40, '--lr', 0.1]
+    code, distilled, _ = run_command('distill', *options, *words, '--no-classification')
     assert code == 0
     alike = cosine_to_teacher(distilled['model'], teacher, patterns)
     assert alike > 0.3 + cosine_to_teacher(plain['model'], teacher, patterns)
@@ -78,10 +79,9 @@ def test_the_student_turns_towards_the_teacher(options, teacher, patterns, run_c
 
 
 def test_equation_4_trains_as_well(options, teacher, run_command, tmp_path):
-    code, _, _ = run_command(
-        'distill', *options, '--teacher', teacher, '--generations', 1, '--steps', 24, '--lr', 0.1,
-        '--form', 'cosine', '--no-classification',
-    )  # fmt: skip
+    words = ['--teacher', teacher, '--generations', 1, '--steps', 24, '--lr', 0.1]
+    words += ['--form', 'cosine', '--no-classification']
+    code, _, _ = run_command('distill', *options, *words)
     assert code == 0
     distances = [row['distill_loss'] for row in read_history(tmp_path / 'run-gen1')]
     assert distances[-1] < 0.7 * distances[0]

@@ -89,10 +89,9 @@ def test_train_runs_what_a_file_registers(mine_options, run_command, tmp_path):
 
 def test_distill_runs_what_a_file_registers(mine_options, run_command, tmp_path):
     _, teacher, _ = run_command('train', *mine_options, '--name', 'teacher')
-    code, _, errors = run_command(
-        'distill', *mine_options, '--teacher', teacher['model'], '--generations', 1,
-        '--distill', 'one_minus_cosine', '--no-classification',
-    )  # fmt: skip
+    words = ['--teacher', teacher['model'], '--generations', 1]
+    words += ['--distill', 'one_minus_cosine', '--no-classification']
+    code, _, errors = run_command('distill', *mine_options, *words)
     assert code == 0, errors
     assert 'live teacher: --augment dark' in errors
     distances = [row['distill_loss'] for row in read_history(tmp_path / 'run-gen1')]

@@ -270,10 +270,8 @@ def test_a_checkpoint_of_another_network_names_the_difference(
     options, run_options, run_command, tmp_path
 ):
     assert run_command('train', *options, '--steps', 4)[0] == 0
-    code, _, errors = run_command(
-        'train', *run_options, '--name', 'other', '--network', 'y1',
-        '--pretrained', f'{tmp_path}/run/model,1',
-    )  # fmt: skip
+    words = ['--name', 'other', '--network', 'y1', '--pretrained', f'{tmp_path}/run/model,1']
+    code, _, errors = run_command('train', *run_options, *words)
     assert code == 2
     assert 'only in the network' in errors and 'only in the file' in errors
 
@@ -292,8 +290,10 @@ def test_a_disk_that_takes_no_more_is_one_line(options, tmp_path):
     )
     done = subprocess.run(
         [sys.executable, '-c', limited, 'train', *map(str, options), '--steps', '2'],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 1
     assert 'model-0001.params could not be written whole' in done.stderr.splitlines()[-1]
     assert 'Traceback' not in done.stderr
@@ -365,9 +365,11 @@ def test_two_dist_sync_workers_train_together(options, patterns, tmp_path):
     words = [*options, '--per-batch-size', 4, '--steps', 1, '--lr-mode', 'constant', '--lr', 1e-3]
     done = subprocess.run(
         ['bash', script, '2', *map(str, words), '--warmup-steps', '0'],
-        capture_output=True, text=True, timeout=500,
+        capture_output=True,
+        text=True,
+        timeout=500,
         env={**os.environ, 'VARGFACENET_VENV': sys.prefix},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     result = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
     assert [row['model'] for row in result] == [f'{tmp_path}/run/model,1']  # one process reports

@@ -17,13 +17,11 @@ from vargfacenet.common.names import IMAGE_SHAPE
 from vargfacenet.symbol import get_symbol, list_networks, network_options
 from vargfacenet.symbol.options import ACTIVATIONS
 
-ALL = (
-    'mixfacenet_m', 'mixfacenet_s', 'mixfacenet_xs',
-    'shufflemixfacenet_m', 'shufflemixfacenet_s', 'shufflemixfacenet_xs',
-    'polyface', 'polyface_deep', 'qan_quality',
-    'r100', 'r100_se', 'r18', 'r18_se', 'r34', 'r34_se', 'r50', 'r50_se',
-    'vargfacenet', 'vargnet', 'y1', 'y2',
-)  # fmt: skip
+RESNETS = ('r100', 'r100_se', 'r18', 'r18_se', 'r34', 'r34_se', 'r50', 'r50_se')
+MIXED = ('mixfacenet_m', 'mixfacenet_s', 'mixfacenet_xs')
+SHUFFLED = ('shufflemixfacenet_m', 'shufflemixfacenet_s', 'shufflemixfacenet_xs')
+POLYFACES = ('polyface', 'polyface_deep', 'qan_quality')
+ALL = (*MIXED, *SHUFFLED, *POLYFACES, *RESNETS, 'vargfacenet', 'vargnet', 'y1', 'y2')
 REFERENCE = ('vargfacenet', 'y1', 'y2', 'r18_se', 'r34_se', 'r50', 'r50_se', 'r100', 'r100_se')
 SLOW = ('r34', 'r34_se', 'r50', 'r50_se', 'r100', 'r100_se')
 

@@ -35,8 +35,8 @@ def test_view_1(folder, tmp_path, run_command):
         'reencoded': 0,
         'bin': str(tmp_path / 'new/x.bin'),
     }
-    names = ['abe_0001', 'abe_0002', 'abe_0001', 'bea_0002', 'bea_0003', 'bea_0001', 'cy_0001',
-             'abe_0003']  # fmt: skip
+    same, different = ['abe_0001', 'abe_0002'], ['abe_0001', 'bea_0002']
+    names = [*same, *different, 'bea_0003', 'bea_0001', 'cy_0001', 'abe_0003']
     files = [(folder / name[:-5] / f'{name}.jpg').read_bytes() for name in names]
     assert load(tmp_path / 'new/x.bin') == (files, [True, False, True, False])
 

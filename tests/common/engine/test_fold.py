@@ -68,8 +68,10 @@ def test_scale_and_shift_by_the_definition(rng):
     symbol = mx.sym.BatchNorm(symbol, eps=0.5, fix_gamma=False, name='b')
     symbol = mx.sym.Flatten(symbol, name='fc1')
     arrays = {
-        'c_weight': rng.randn(2, *IMAGE_SHAPE), 'b_gamma': [2.0, -3.0], 'b_beta': [1.0, 0.25],
-    }  # fmt: skip
+        'c_weight': rng.randn(2, *IMAGE_SHAPE),
+        'b_gamma': [2.0, -3.0],
+        'b_beta': [1.0, 0.25],
+    }
     arrays = {name: mx.nd.array(value) for name, value in arrays.items()}
     aux = {'b_moving_mean': mx.nd.array([4.0, 5.0]), 'b_moving_var': mx.nd.array([0.5, 3.5])}
     _, folded, _ = fold_batch_norms(Network(symbol, arrays, aux))

@@ -181,9 +181,16 @@ def test_only_data_is_an_input_and_no_node_is_stray():
         counts[node.op_type] = counts.get(node.op_type, 0) + 1
     # one PRelu for each of the 82 slopes, one SE module for each of the 12 normal blocks
     assert counts == {
-        'Sub': 1, 'Mul': 13, 'Conv': 102, 'PRelu': 82, 'Add': 18, 'GlobalAveragePool': 12,
-        'Sigmoid': 12, 'Flatten': 1, 'Gemm': 1,
-    }  # fmt: skip
+        'Sub': 1,
+        'Mul': 13,
+        'Conv': 102,
+        'PRelu': 82,
+        'Add': 18,
+        'GlobalAveragePool': 12,
+        'Sigmoid': 12,
+        'Flatten': 1,
+        'Gemm': 1,
+    }
     # with fewer axes than the data, run times change their layout around each addition
     slopes = {node.input[1] for node in model.graph.node if node.op_type == 'PRelu'}
     axes = {len(tensor.dims) for tensor in model.graph.initializer if tensor.name in slopes}

@@ -173,10 +173,8 @@ def test_what_a_file_names_is_not_run(write, tmp_path, capsys):
 
 def tensor(key=b'0', length=4, size=b'(K\x04t', stride=b'(K\x01t', kind=b'FloatStorage'):
     """A pickle of {'a': tensor} in which everything can be wrong."""
-    identifier = (
-        b'(X\x07\0\0\0storagectorch\n' + kind + b'\nX' + struct.pack('<I', len(key)) + key
-        + b'X\x03\0\0\0cpu\x8a\x08' + struct.pack('<q', length) + b'tQ'
-    )  # fmt: skip
+    identifier = b'(X\x07\0\0\0storagectorch\n' + kind + b'\nX' + struct.pack('<I', len(key)) + key
+    identifier += b'X\x03\0\0\0cpu\x8a\x08' + struct.pack('<q', length) + b'tQ'
     call = b'ctorch._utils\n_rebuild_tensor_v2\n(' + identifier + b'K\0' + size + stride
     return b'\x80\x02}X\x01\0\0\0a' + call + b'\x89ccollections\nOrderedDict\n)RtRs.'
 

@@ -105,17 +105,11 @@ def test_faces_are_no_task_for_principal_components():
     def grey(encoded):
         return decode_rgb(encoded).mean(axis=2)[::2, ::2].ravel()
 
-    train = np.array([
-        grey(encoded)
-        for identity in range(people)
-        for encoded in jpeg_faces(0, identity, range(pictures), size)
-    ])  # fmt: skip
+    faces = [jpeg_faces(0, identity, range(pictures), size) for identity in range(people)]
+    train = np.array([grey(encoded) for one in faces for encoded in one])
     drawn = draw_pairs(pairs, 40, seed=0)
-    test = np.array([
-        grey(*jpeg_faces(0, identity, [picture], size))
-        for pair in drawn
-        for identity, picture in (pair.first, pair.second)
-    ])  # fmt: skip
+    shown = [face for pair in drawn for face in (pair.first, pair.second)]
+    test = np.array([grey(*jpeg_faces(0, who, [picture], size)) for who, picture in shown])
     same = np.array([pair.same for pair in drawn])
     mean, projection = whitened(train, 64)
     embedding = (test - mean) @ projection
