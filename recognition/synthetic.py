@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..common.synth.dataset import make_dataset
+from ..common.synth.dataset import FILES, make_dataset
 from . import presets
 
 log = logging.getLogger(__name__)
@@ -16,6 +16,6 @@ def make_if_missing(values: dict[str, Any]) -> None:
     folder = Path(values['data_dir'])
     if values['dataset'] != 'synth' or folder != Path(presets.dataset.synth.data_dir):
         return
-    if not ((folder / 'train.rec').exists() and (folder / 'synth.bin').exists()):
+    if not all((folder / name).exists() for name in FILES):
         log.info('no data set was named: making synthetic faces in %s', folder)
         make_dataset(folder)

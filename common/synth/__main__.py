@@ -8,9 +8,7 @@ from pathlib import Path
 
 from .. import console
 from ..files import free_to_write
-from .dataset import SynthOptions, make_dataset
-
-FILES = ('train.rec', 'synth.bin')
+from .dataset import FILES, SynthOptions, make_dataset
 
 HELP = {
     'identities': 'people to train on',

@@ -30,6 +30,7 @@ from .face import jpeg_faces
 
 log = logging.getLogger(__name__)
 
+FILES = ('train.rec', 'synth.bin')  # of a data set, beside index and property
 FOLDS = 10
 TEST_START = 1_000_000_000  # number of the first identity in synth.bin; training starts at 0
 _MOST_RECORDS = 1 << 24  # of a .rec, whose labels are float32
@@ -188,10 +189,10 @@ def make_dataset(folder: PathLike, options: SynthOptions = DEFAULTS) -> dict:
     workers = 1 if total <= _SMALL_JOB else options.workers
     with _painter(workers) as paint, console.progress(total, 'synth') as bar:
         written = write_face_records(
-            out / 'train', _painted(training, paint, workers, bar), options.size
+            out / FILES[0], _painted(training, paint, workers, bar), options.size
         )
         images = [encoded for (encoded,) in _painted(testing, paint, workers, bar)]
-        write_pairs(out / 'synth.bin', images, [pair.same for pair in pairs])
+        write_pairs(out / FILES[1], images, [pair.same for pair in pairs])
         rate = bar.rate
     log.info('%s: %d pictures of %d people', folder, written.num_images, written.num_classes)
     return {
@@ -206,5 +207,5 @@ def make_dataset(folder: PathLike, options: SynthOptions = DEFAULTS) -> dict:
         'rec': str(written.paths.rec),
         'idx': str(written.paths.idx),
         'property': str(written.paths.property),
-        'bin': str(out / 'synth.bin'),
+        'bin': str(out / FILES[1]),
     }

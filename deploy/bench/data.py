@@ -16,6 +16,7 @@ import numpy as np
 
 from ...common import console
 from ...common.data.recordio import RecordPaths, record_paths, write_face_records
+from ...common.data.records import record_file
 from ...common.errors import InputError
 from ...common.files import input_file
 from ...common.names import IMAGE_SIZE
@@ -34,7 +35,7 @@ INSIGHTFACE_RECORDS = 5_800_000  # as many as MS1M has
 
 
 def build_parser(parser: console.Parser) -> None:
-    parser.add_argument('--data-dir', default='', help='folder with train.rec (default: made here)')
+    parser.add_argument('--data-dir', default='', help='folder with a .rec (default: made here)')
     parser.add_argument('--batch-size', type=int, default=128)
     parser.add_argument('--threads', default='1,2', help='decoding threads to measure')
     parser.add_argument('--seconds', type=float, default=20, help='of measuring each comparison')
@@ -47,8 +48,7 @@ def build_parser(parser: console.Parser) -> None:
 def make_records(folder: Path) -> Path:
     """A record file of 80,000 records: 400 drawn faces, 200 times over."""
     people = [jpeg_faces(0, person, range(FACES), IMAGE_SIZE) for person in range(PEOPLE)]
-    write_face_records(folder / 'train', (faces * COPIES for faces in people))
-    return folder / 'train.rec'
+    return write_face_records(folder / 'train', (faces * COPIES for faces in people)).paths.rec
 
 
 def compare(rec: Path, args: argparse.Namespace, threads: list[int]) -> dict:
@@ -99,29 +99,28 @@ def cold_epochs(paths: RecordPaths, batch_size: int, rounds: int = 4) -> dict:
     }
 
 
-def write_long_index(paths: RecordPaths, folder: Path, records: int) -> Path:
+def write_long_index(paths: RecordPaths, folder: Path, records: int) -> None:
     """A data set whose index has `records` lines, over and over those of a short record file."""
     offsets = np.loadtxt(paths.idx, dtype=np.int64, ndmin=2)
     grouped = offsets[:, 0].min() == 0
     images = offsets[1 : len(offsets) - 1, 1][: 1000 if grouped else None]
     images = np.sort(offsets[:, 1])[: len(images)]  # the images are in front in both layouts
-    os.symlink(paths.rec.resolve(), folder / 'train.rec')
-    os.symlink(paths.property.resolve(), folder / 'property')
+    long = record_paths(folder / 'train')
+    os.symlink(paths.rec.resolve(), long.rec)
+    os.symlink(paths.property.resolve(), long.property)
     lines = np.empty((records, 2), np.int64)
     lines[:, 0] = np.arange(1, records + 1)  # no key 0: every record is an image
     lines[:, 1] = np.resize(images, records)
-    with open(folder / 'train.idx', 'w') as handle:
+    with open(long.idx, 'w') as handle:
         for start in range(0, records, 1 << 18):
             part = lines[start : start + (1 << 18)]
             handle.write(''.join(f'{key}\t{offset}\n' for key, offset in part.tolist()))
-    return folder
 
 
 def measure_start(paths: RecordPaths, records: int, folder: Path) -> dict:
     """Seconds from command to the end of the first step, and the memory of the index."""
     write_long_index(paths, folder, records)
-    rec = str(folder / 'train.rec')
-    found = child.run(measure_index, rec=rec)
+    found = child.run(measure_index, data_dir=str(folder))
     started = time.perf_counter()
     words = ['--data-dir', str(folder), '--models-root', str(folder / 'models'), '--target', '']
     words += ['--steps', '1', '--per-batch-size', '16', '--ckpt', '0']
@@ -182,7 +181,7 @@ def run(args: argparse.Namespace) -> dict:
             raise InputError(f'--{name} {getattr(args, option)}: must be above 0')
     with tempfile.TemporaryDirectory() as temporary:
         if args.data_dir:
-            rec = input_file(Path(args.data_dir) / 'train.rec', 'training data')
+            rec = input_file(record_file(Path(args.data_dir)), 'training data')
         else:
             log.info('drawing %d faces', PEOPLE * FACES)
             rec = make_records(Path(temporary))

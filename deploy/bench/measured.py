@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ...common.backend import mx
-from ...common.data.recordio import RecordFile
+from ...common.data.records import open_records
 from .measure import peak_memory
 from .steps import head_step, training_step
 
@@ -68,11 +68,11 @@ def measure_head(classes: int, batch_size: int, size: int, stock: bool, rounds: 
     return {'seconds': _timed(step, rounds), 'bytes': peak_memory() - before}
 
 
-def measure_index(rec: str) -> dict:
-    """Seconds to open a record file, the bytes that stay, and the most it took meanwhile."""
+def measure_index(data_dir: str) -> dict:
+    """Seconds to open a training set, the bytes that stay, and the most it took meanwhile."""
     held = _resident()
     started = time.perf_counter()
-    records = RecordFile(rec)
+    records = open_records(data_dir)
     return {
         'seconds': time.perf_counter() - started,
         'bytes': _resident() - held,
