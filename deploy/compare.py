@@ -1,9 +1,9 @@
 """Compare the faces of two photographs: their cosine and whether it is one person.
 
 The decision is made at the threshold for a chosen false-accept rate. Thresholds belong to a model
-and to faces like those it will see: `vargfacenet export --pairs` stores them with the model;
---pairs measures them here, --threshold sets one. In a photograph with several faces the largest
-counts. A picture of 112x112 is taken as it is, for an aligned crop.
+and to faces like those it will see: `vargfacenet export --people` or `--pairs` stores them with the
+model; --pairs measures them here, --threshold sets one. In a photograph with several faces the
+largest counts. A picture of 112x112 whose face lies on the template is taken for an aligned crop.
 """
 
 import argparse
@@ -13,19 +13,21 @@ import numpy as np
 
 from ..common import console
 from ..common.engine.options import add_options
-from .decide import add_threshold_options, choose_threshold, embedder_from, face_of
+from .decide import add_threshold_options, choose_threshold, embedder_from
+from .faces import add_faces_option, face_of
 
 
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('photographs', nargs=2, metavar='PHOTO', help='two pictures')
     add_options(parser)
+    add_faces_option(parser)
     add_threshold_options(parser)
 
 
 def run(args: argparse.Namespace) -> dict:
     embedder = embedder_from(args)
     threshold, far = choose_threshold(args, embedder)
-    first, second = (face_of(embedder, path) for path in args.photographs)
+    first, second = (face_of(embedder, path, args.faces) for path in args.photographs)
     cosine = float(np.dot(first.embedding.astype(np.float64), second.embedding))
     same = None if threshold is None else cosine > threshold
     words = {True: 'the same person', False: 'different people', None: 'no decision'}
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> dict:
         'far': far,
         'same': same,
         'faces': [first.count, second.count],
+        'pictures': [first.summary(), second.summary()],
         'model': args.model,
         'backend': embedder.backend,
     }

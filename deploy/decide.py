@@ -1,25 +1,29 @@
-"""Decisions: thresholds of an export, the face of a photograph that counts.
+"""Decisions: the threshold of a comparison, and of a gallery.
 
-The decision is made at the threshold for a chosen false-accept rate. Thresholds belong to a model
-and to faces like those it will see: `vargfacenet export --pairs` stores them with the model.
+Two faces are compared at the threshold for a chosen false-accept rate, a gallery names people at
+one for a false-identification rate, which depends on its size. Thresholds belong to a model and to
+faces like those it will see: `vargfacenet export --people` or `--pairs` stores them with the model.
 """
 
 import argparse
 import logging
 from typing import NamedTuple, Optional
 
-import numpy as np
-
 from ..common.console import Parser
 from ..common.engine.options import open_from
 from ..common.errors import InputError
-from ..eval.datasets import load_bin
-from .embedder import FaceEmbedder, read_photo
-from .thresholds import pair_cosines, threshold_at_far
+from .embedder import FaceEmbedder
+from .tail import GalleryDecision, Tail, fpir_of, gallery_decision
+from .thresholds import measure_file
 
 log = logging.getLogger(__name__)
 
-DEFAULT_FAR = 0.01
+DEFAULT_FAR = 0.001
+DEFAULT_FPIR = 0.01
+HOW_TO_GET_THRESHOLDS = (
+    'export the checkpoint with --people FOLDER (crops of your people in folders) or --pairs BIN, '
+    'and take the export as --model'
+)
 
 
 def embedder_from(args: argparse.Namespace) -> FaceEmbedder:
@@ -27,16 +31,22 @@ def embedder_from(args: argparse.Namespace) -> FaceEmbedder:
     return FaceEmbedder.of(open_from(args))
 
 
-def stored_thresholds(embedder: FaceEmbedder) -> dict[str, float]:
-    """FAR as text -> cosine, from export.json: those of the embedder's file in its engine, of the
-    float32 ONNX file where that was not measured; {} without.
+def stored_row(embedder: FaceEmbedder) -> dict:
+    """What export.json measured: of the embedder's file in its engine, else in another, else of
+    the float32 ONNX file; {} without.
     """
     rows = embedder.record.get('verification', ())
-    for wanted in ((embedder.weights.name, embedder.backend), ('model.onnx', embedder.backend)):
+    file, engine = embedder.weights.name, embedder.backend
+    for wanted in ((file, engine), (file, None), ('model.onnx', engine), ('model.onnx', None)):
         for row in rows:
-            if (row['file'], row['engine']) == wanted:
-                return row['thresholds']
-    return rows[0]['thresholds'] if rows else {}
+            if row['file'] == wanted[0] and wanted[1] in (row['engine'], None):
+                return row
+    return rows[0] if rows else {}
+
+
+def stored_thresholds(embedder: FaceEmbedder) -> dict[str, float]:
+    """FAR as text -> cosine, of `stored_row`; {} without."""
+    return stored_row(embedder).get('thresholds', {})
 
 
 def default_far(thresholds: dict[str, float]) -> Optional[str]:
@@ -45,12 +55,15 @@ def default_far(thresholds: dict[str, float]) -> Optional[str]:
     return usual if usual in thresholds else min(thresholds, key=float, default=None)
 
 
-def add_threshold_options(parser: Parser, of_what: str = '') -> None:
-    """The options of `choose_threshold`; `of_what` says what the rate is of."""
+def add_threshold_options(
+    parser: Parser,
+    otherwise: str = f'by default {DEFAULT_FAR:g} or the lowest that is stored',
+) -> None:
+    """The options of `choose_threshold`; `otherwise` says what counts without --far."""
     parser.add_argument(
         '--far',
         type=float,
-        help=f'false-accept rate{of_what}, by default {DEFAULT_FAR:g} or the lowest that is stored',
+        help=f'false-accept rate of one comparison, {otherwise}',
     )
     parser.add_argument('--pairs', metavar='BIN', help='verification .bin to measure it on')
     parser.add_argument('--threshold', type=float, help='cosine above which it is one person')
@@ -75,15 +88,16 @@ def choose_threshold(args: argparse.Namespace, embedder: FaceEmbedder) -> Decisi
             raise InputError(f'--threshold {args.threshold:g}: a cosine is -1..1')
         return Decision(args.threshold, None)
     if args.pairs:
-        images, issame = load_bin(args.pairs)
-        far = DEFAULT_FAR if args.far is None else args.far
-        return Decision(threshold_at_far(pair_cosines(embedder.embed(images)), issame, far), far)
+        measured = measure_file(embedder.embed, args.pairs, args.far)
+        lowest = min(measured.thresholds(), default=DEFAULT_FAR)
+        far = max(DEFAULT_FAR, lowest) if args.far is None else args.far
+        return Decision(measured.threshold(far), far)
     known = stored_thresholds(embedder)
     if not known:
         log.warning(
-            'no decision: %s has no thresholds; export it with --pairs, or give --pairs or '
-            '--threshold',
+            'no decision: %s has no thresholds; %s, or give --pairs or --threshold',
             embedder.model,
+            HOW_TO_GET_THRESHOLDS,
         )
         return Decision(None, None)
     far = default_far(known) if args.far is None else f'{args.far:g}'
@@ -95,43 +109,57 @@ def choose_threshold(args: argparse.Namespace, embedder: FaceEmbedder) -> Decisi
     return Decision(known[far], float(far))
 
 
-class Face(NamedTuple):
-    """The face of a picture that counts."""
-
-    embedding: np.ndarray  # (D,) float32, unit length
-    crop: np.ndarray  # (112, 112, 3) uint8 RGB
-    count: int  # faces in the picture
-
-
-class NoFace(InputError):
-    """A picture in which no face is found."""
-
-    def __init__(self):
-        super().__init__(
-            'no face found; take a photograph where it is larger and seen from the front'
-        )
+def check_fpir(fpir: Optional[float]) -> float:
+    """A false-identification rate, by default DEFAULT_FPIR; InputError for one that is none."""
+    if fpir is None:
+        return DEFAULT_FPIR
+    if not 0 < fpir < 1:
+        raise InputError(f'FPIR {fpir:g}: expected a share between 0 and 1')
+    return fpir
 
 
-def find_face(embedder: FaceEmbedder, image: np.ndarray) -> Face:
-    """The largest face of a (H, W, 3) uint8 RGB picture; NoFace if there is none.
+def decide_for_gallery(
+    embedder: FaceEmbedder, faces: int, fpir: float
+) -> Optional[GalleryDecision]:
+    """The threshold at which a gallery of `faces` names a share `fpir` of strangers.
 
-    An aligned crop is taken as it is; a 112x112 photograph is none.
+    None for a model without thresholds. Where what was measured does not reach so far, a warning
+    says so and the decision which rate holds.
     """
-    if embedder.is_crop(image):
-        return Face(embedder.embed(image[None])[0], image, 1)
-    faces = embedder.embed_photos([image], which='all')[0]
-    if not len(faces.scores):
-        raise NoFace()
-    return Face(faces.embeddings[0], faces.crops[0], len(faces.scores))
+    row = stored_row(embedder)
+    if not row.get('thresholds'):
+        return None
+    decision = gallery_decision(row['thresholds'], Tail.of(row.get('tail')), max(faces, 1), fpir)
+    if decision.fpir > fpir:
+        log.warning(
+            'for %d faces the thresholds of %s tell no false-identification rate below %.2g; %s of '
+            'more people',
+            faces,
+            embedder.model,
+            decision.fpir,
+            HOW_TO_GET_THRESHOLDS,
+        )
+    return decision
 
 
-def face_of(embedder: FaceEmbedder, path: str) -> Face:
-    """The largest face of a picture file; InputError if there is none in it."""
-    image = read_photo(path)
-    try:
-        face = find_face(embedder, image)
-    except NoFace as error:
-        raise InputError(f'{path}: {error}') from None
-    if face.count > 1:
-        log.warning('%s: %d faces; the largest counts', path, face.count)
-    return face
+def choose_for_gallery(
+    args: argparse.Namespace, embedder: FaceEmbedder, faces: int
+) -> Optional[GalleryDecision]:
+    """The decision of a gallery by the options `threshold`, `pairs`, `far` and `fpir`.
+
+    With one of the first three it is that of one comparison, and the rate of the gallery follows
+    from it where it is known.
+    """
+    fpir = check_fpir(args.fpir)
+    if args.threshold is None and args.pairs is None and args.far is None:
+        decision = decide_for_gallery(embedder, faces, fpir)
+        if decision is None:
+            choose_threshold(args, embedder)  # says why
+        return decision
+    if args.fpir is not None:
+        raise InputError('--fpir chooses the threshold; leave out --threshold, --pairs and --far')
+    threshold, far = choose_threshold(args, embedder)
+    if threshold is None:
+        return None
+    share = None if far is None else fpir_of(far, max(faces, 1))
+    return GalleryDecision(threshold, share, faces, far)

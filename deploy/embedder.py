@@ -5,6 +5,7 @@ from typing import NamedTuple, Union
 
 import numpy as np
 
+from ..common.data import detect
 from ..common.data.detect import CROP_FACE, FaceDetector, is_aligned_crop
 from ..common.data.image import decode_rgb
 from ..common.data.warp import crop
@@ -50,9 +51,13 @@ class FaceFinder:
         """Whether a picture is an aligned crop already; see `is_aligned_crop`."""
         return is_aligned_crop(image, self._crop_detector)
 
+    def detect(self, image: np.ndarray) -> detect.Faces:
+        """Boxes, scores and landmarks of a (H, W, 3) uint8 RGB photograph, largest face first."""
+        return self._detector.detect(image)
+
     def find(self, image: np.ndarray, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(boxes, scores, crops), as in Faces, of a (H, W, 3) uint8 RGB photograph."""
-        faces = self._detector.detect(image)
+        faces = self.detect(image)
         count = len(faces.scores) if which == 'all' else min(1, len(faces.scores))
         crops = [crop(image, landmarks) for landmarks in faces.landmarks[:count]]
         return (
@@ -84,6 +89,7 @@ class FaceEmbedder:
     weights : file that the weights come from
     record : content of export.json, {} for a model without one
     preprocessing : what pixels become before the model
+    finder : finds the faces of photographs
 
     Raises
     ------
@@ -120,7 +126,7 @@ class FaceEmbedder:
         self.fingerprint = opened.fingerprint
         self.embedding_size = opened.embedding_size
         self.preprocessing = opened.preprocessing
-        self._finder = FaceFinder(min_face)
+        self.finder = FaceFinder(min_face)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Embeddings of aligned crops.
@@ -138,11 +144,11 @@ class FaceEmbedder:
         InputError for another dtype or shape, and for a model whose embeddings are not finite or
         zero.
         """
-        return unit_length(self._opened.embed(images), self.model)
+        return unit_length(self.raw(images), self.model)
 
-    def is_crop(self, image: np.ndarray) -> bool:
-        """Whether a (H, W, 3) uint8 RGB picture is an aligned crop, to be embedded as it is."""
-        return self._finder.is_crop(image)
+    def raw(self, images: np.ndarray) -> np.ndarray:
+        """(N, D) float32 as the model gives them, of any length; otherwise as `embed`."""
+        return self._opened.embed(images)
 
     def embed_photos(self, photos: Sequence[Photo], which: str = 'largest') -> list[Faces]:
         """Find, align and embed the faces of photographs.
@@ -162,7 +168,7 @@ class FaceEmbedder:
         """
         if which not in WHICH:
             raise unknown_name('choice of faces', which, WHICH)
-        found = [self._finder.find(read_photo(photo), which) for photo in photos]
+        found = [self.finder.find(read_photo(photo), which) for photo in photos]
         # faces of all photographs fill the batches together
         crops = [crops for _, _, crops in found]
         rows = iter(self.embed(np.concatenate(crops)) if crops else ())

@@ -36,7 +36,7 @@ from ..eval.datasets import load_bin
 from ..eval.verification import embed_both, verify_rows
 from . import quantize
 from .embedder import unit_length
-from .thresholds import FARS, pair_cosines, thresholds
+from .thresholds import FARS, Measured, load_people, measure_pair_set, measure_people
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ FILES = (
     'model.int8.onnx',
     RECORD,
 )
+_CHUNK = 256  # pictures between two moves of a progress bar
 MAX_ACCURACY_LOSS = 0.005 + 1e-9  # of int8; more is worth a warning, rounding is not
 _PROBES = max(parity.BATCHES)
 
@@ -67,8 +68,14 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--pairs',
         metavar='BIN',
-        help='verification .bin: measure the accuracy of each ONNX file and store thresholds for '
-        'decisions in export.json',
+        help='verification .bin: measure the accuracy of each ONNX file and, from all pairs of its '
+        'pictures, store thresholds for decisions in export.json',
+    )
+    parser.add_argument(
+        '--people',
+        metavar='DIR',
+        help='crops of people in folders of their own, or a .rec: store thresholds from all pairs '
+        'of them, which is better than from --pairs, where nobody has a name',
     )
     parser.add_argument(
         '--fp16', action='store_true', help='write model.fp16.onnx as well, for GPUs and phones'
@@ -104,6 +111,7 @@ class _Export:
         self._expected = Embedder(self._network, batch_size=_PROBES).embed(self._images)
         unit_length(self._expected, args.model)  # without a direction there is nothing to compare
         self._pairs = load_bin(args.pairs) if args.pairs else None
+        self._people = _people(args.people) if args.people else None
 
     def mxnet(self) -> None:
         """The slim checkpoint and the folded one."""
@@ -171,19 +179,24 @@ class _Export:
 
     def verify(self) -> None:
         """Accuracy of the float32 and int8 files on the pairs, and thresholds for decisions."""
-        _, issame = self._pairs
         for name in ('model.onnx', 'model.int8.onnx'):
             if name not in self.files:
                 continue
-            for kind in by_rank(Contract):
-                self.verification.append(self._verified(name, kind.name))
+            kinds = [kind.name for kind in by_rank(Contract)]
+            # thresholds of a file are the same in all engines but for rounding
+            for engine in kinds if self._pairs else kinds[:1]:
+                self.verification.append(self._verified(name, engine))
         if not self.verification[0]['thresholds']:
             log.warning(
-                'no thresholds are stored: %d different pairs tell no false-accept rate, not even '
-                '%g',
-                np.count_nonzero(~issame),
+                'no thresholds are stored: %d pairs of different people tell no false-accept rate, '
+                'not even %g',
+                self.verification[0]['impostor_pairs'],
                 max(FARS),
             )
+        if self._pairs:
+            self._warn_of_losses()
+
+    def _warn_of_losses(self) -> None:
         by_kind = {(row['file'], row['engine']): row['accuracy'] for row in self.verification}
         for (name, engine), accuracy in by_kind.items():
             loss = by_kind['model.onnx', engine] - accuracy
@@ -197,20 +210,25 @@ class _Export:
 
     def _verified(self, name: str, engine: str) -> dict:
         """A row of the record: one file in one engine."""
-        images, issame = self._pairs
         model = open_model(self._folder / name, engine)
-        with console.progress(2 * len(images), f'{name} in {engine}') as bar:
-            plain, flipped = embed_both(model, images, bar)
-        result, _ = verify_rows(plain, flipped, issame)
-        cosine = pair_cosines(unit_length(plain, name))
-        return {
-            'file': name,
-            'engine': engine,
-            'pairs': len(issame),
-            'accuracy': result.accuracy,
-            'accuracy_std': result.accuracy_std,
-            'thresholds': thresholds(cosine, issame),
-        }
+        row = {'file': name, 'engine': engine}
+        if self._pairs:
+            images, issame = self._pairs
+            with console.progress(2 * len(images), f'{name} in {engine}') as bar:
+                plain, flipped = embed_both(model, images, bar)
+            result, _ = verify_rows(plain, flipped, issame)
+            row['pairs'] = len(issame)
+            row['accuracy'], row['accuracy_std'] = result.accuracy, result.accuracy_std
+        if self._people:
+            images, identities = self._people
+            plain = _embedded(model, images, f'{name} in {engine}')
+            measured = measure_people(unit_length(plain, name), identities)
+        else:
+            measured = measure_pair_set(images, issame, unit_length(plain, name))
+        _say_what_was_joined(measured)
+        length = float(np.median(np.linalg.norm(plain, axis=1)))
+        source = self._args.people or self._args.pairs
+        return {**row, **measured.as_dict(), 'norm': length, 'measured_on': source}
 
     def record(self) -> dict:
         """What export.json holds."""
@@ -242,6 +260,38 @@ class _Export:
             'parity': [result.as_dict() for result in self.parities],
             'verification': self.verification,
         }
+
+
+def _people(folder: str) -> tuple[np.ndarray, np.ndarray]:
+    images, identities, total = load_people(folder)
+    if len(images) < total:
+        log.info(
+            '%s: thresholds from %d of %d pictures, of %d people',
+            folder,
+            len(images),
+            total,
+            len(np.unique(identities)),
+        )
+    return images, identities
+
+
+def _embedded(model, images: np.ndarray, text: str) -> np.ndarray:
+    rows = []
+    with console.progress(len(images), text) as bar:
+        for start in range(0, len(images), _CHUNK):
+            rows.append(model.embed(images[start : start + _CHUNK]))
+            bar.advance(len(rows[-1]))
+    return np.concatenate(rows)
+
+
+def _say_what_was_joined(measured: Measured) -> None:
+    if measured.joined:
+        log.info(
+            'the pair set names nobody: %d people were joined with others since pictures of theirs '
+            'have a cosine above %.3f; all other pairs without a mark count as of different people',
+            measured.joined,
+            measured.level,
+        )
 
 
 def _check_targets(out: Path, model: str) -> None:
@@ -291,7 +341,8 @@ def _folder_for(out: Path) -> Iterator[Path]:
 def _wants_onnx(args: argparse.Namespace) -> bool:
     """Whether ONNX files are written; without the packages only if nobody asked for them."""
     absent = [package for package in ONNX_PACKAGES if missing(package)]
-    if absent and (args.calibrate or args.fp16 or args.l2_normalize or args.pairs):
+    asked = args.calibrate, args.fp16, args.l2_normalize, args.pairs, args.people
+    if absent and any(asked):
         need(absent[0], 'deploy')
     if absent:
         log.warning(
@@ -323,21 +374,38 @@ def _show(args: argparse.Namespace, record: dict) -> None:
         rows,
     )
     if record['verification']:
-        fars = list(record['verification'][0]['thresholds'])
+        _show_verification(record['verification'])
+
+
+def _show_verification(rows: list[dict]) -> None:
+    first = rows[0]
+    if 'accuracy' in first:
         console.table(
-            f'{record["verification"][0]["pairs"]} pairs of {args.pairs}, 10 folds; thresholds for '
-            f'the false-accept rates that they can tell',
-            ('file', 'engine', 'accuracy', *(f'cosine at FAR {far}' for far in fars)),
+            f'{first["pairs"]} pairs, 10 folds',
+            ('file', 'engine', 'accuracy'),
             [
-                (
-                    row['file'],
-                    row['engine'],
-                    f'{row["accuracy"]:.5f} +- {row["accuracy_std"]:.5f}',
-                    *(f'{row["thresholds"][far]:.4f}' for far in fars),
-                )
-                for row in record['verification']
+                (row['file'], row['engine'], f'{row["accuracy"]:.5f} +- {row["accuracy_std"]:.5f}')
+                for row in rows
             ],
         )
+    files = {row['file']: row for row in reversed(rows)}  # the first engine of each
+    console.table(
+        f'thresholds from {first["impostor_pairs"]:,} pairs of different people and '
+        f'{first["genuine_pairs"]:,} of the same: {first["pictures"]:,} pictures of '
+        f'{first["people"]:,} people in {first["measured_on"]}',
+        ('file', 'false-accept rate', 'cosine', '95 %', 'true accepts'),
+        [
+            (
+                name,
+                far,
+                f'{threshold:.4f}',
+                '{:.4f} .. {:.4f}'.format(*row['intervals'][far]),
+                f'{row["true_accepts"][far]:.5f}' if row['true_accepts'] else '',
+            )
+            for name, row in sorted(files.items(), reverse=True)
+            for far, threshold in row['thresholds'].items()
+        ],
+    )
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -348,6 +416,8 @@ def run(args: argparse.Namespace) -> dict:
     for path, what in ((args.calibrate, 'calibration set'), (args.pairs, 'pair set')):
         if path:
             input_file(path, what)
+    if args.people and not Path(args.people).exists():
+        raise InputError(f'folder of people {args.people} does not exist')
     with_onnx = _wants_onnx(args)
     out = Path(args.out)
     _check_targets(out, args.model)
@@ -356,13 +426,15 @@ def run(args: argparse.Namespace) -> dict:
         export.mxnet()
         if with_onnx:
             export.onnx()
-            if args.pairs:
+            if args.pairs or args.people:
                 export.verify()
         record = export.record()
         atomic_write(folder / RECORD, json.dumps(record, indent=1) + '\n')
     _show(args, record)
     if with_onnx and not args.calibrate:
         log.info('model.int8.onnx is written with --calibrate FILE (.rec or .bin of faces)')
+    if with_onnx and not record['verification']:
+        log.info('thresholds for decisions are stored with --people DIR or --pairs BIN')
     slim = checkpoint.params_path('model', 0).name
     return {
         'model': f'{out / "model"},0',

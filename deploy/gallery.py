@@ -224,6 +224,14 @@ class Gallery:
         crop = found[0] if found else None
         return self._codec.open(crop) if self._codec and crop else crop
 
+    def has_crop(self, identity: str, crop: bytes) -> bool:
+        """Whether an identity has a face whose encoded picture is this one, byte for byte."""
+        with self._access():
+            query = 'SELECT crop FROM faces WHERE identity = ? AND crop IS NOT NULL'
+            found = self._database.execute(query, (identity,)).fetchall()
+        opened = (self._codec.open(kept) if self._codec else kept for (kept,) in found)
+        return crop in opened
+
     def _best_rows(self, cosine: np.ndarray, top: int) -> list[int]:
         """Rows of the best face of each of the `top` best identities, best first."""
         known = int(np.count_nonzero(self._codes >= 0))

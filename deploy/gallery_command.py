@@ -1,11 +1,16 @@
 """Enrol faces in a gallery on disk, identify photographs with it, remove people from it.
 
-The largest face of a photograph counts; a picture of 112x112 is taken as it is, for an aligned
-crop. A gallery belongs to the model it was made with.
+The largest face of a photograph counts. A face is not enrolled if its picture is poor, or if it
+seems to be in the gallery under another name, unless --force says so. A gallery belongs to the
+model it was made with.
+
+A face is named at a threshold that depends on the gallery's size: such that of people who are not
+in it a share of --fpir is named. What `vargfacenet export --people` or `--pairs` measured tells it.
 """
 
 import argparse
 import contextlib
+import logging
 from pathlib import Path
 from typing import Optional
 
@@ -15,9 +20,20 @@ from ..common import console
 from ..common.data.image import encode_jpeg
 from ..common.engine.options import add_options
 from ..common.errors import InputError
-from .decide import add_threshold_options, choose_threshold, embedder_from, face_of
+from .decide import (
+    DEFAULT_FPIR,
+    add_threshold_options,
+    choose_for_gallery,
+    decide_for_gallery,
+    embedder_from,
+)
 from .embedder import FaceEmbedder
-from .gallery import CODEC_HELP, Gallery, check_exists, checked_name
+from .enrolment import enrolment_doubts, poor_quality, repeated
+from .faces import Face, add_faces_option, face_of
+from .gallery import CODEC_HELP, DATABASE, Gallery, check_exists, checked_name
+from .tail import GalleryDecision
+
+log = logging.getLogger(__name__)
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -32,18 +48,27 @@ def build_parser(parser: console.Parser) -> None:
         part.add_argument('--gallery', required=True, type=Path, metavar='DIR', help='its folder')
         if action in ('enrol', 'identify'):
             add_options(part)
+            add_faces_option(part)
         if action in ('enrol', 'remove'):
             part.add_argument('name', metavar='NAME', help='of the person')
         if action == 'enrol':
             part.add_argument('--codec', default='', metavar='NAME', help=CODEC_HELP)
             part.add_argument('photographs', nargs='+', metavar='PHOTO', help='of the person')
+            part.add_argument(
+                '--force',
+                action='store_true',
+                help='enrol poor pictures, and people who seem to be there under another name',
+            )
         if action == 'identify':
             part.add_argument('photograph', metavar='PHOTO')
             part.add_argument('--top', type=int, default=5, help='how many people to list')
-            add_threshold_options(
-                part,
-                of_what=' of one comparison (among N people about N times as likely)',
+            part.add_argument(
+                '--fpir',
+                type=float,
+                help='share of people who are not in the gallery that it may name, by default '
+                f'{DEFAULT_FPIR:g}; the threshold follows from it and the number of faces',
             )
+            add_threshold_options(part, otherwise='in place of --fpir')
 
 
 def _opened(
@@ -54,18 +79,50 @@ def _opened(
 
 
 def _enrol(args: argparse.Namespace) -> dict:
-    checked_name(args.name)
+    name = checked_name(args.name)
     embedder = embedder_from(args)
-    faces = [face_of(embedder, path) for path in args.photographs]
+    faces = [face_of(embedder, path, args.faces) for path in args.photographs]
+    again = repeated(faces)
+    doubts = [f'{args.photographs[row]}: the same picture is given twice' for row in again]
     # opened last: a new gallery is made only when there is something to put into it
+    if (args.gallery / DATABASE).is_file():
+        with _opened(args, embedder) as gallery:
+            doubts += _doubts(args, embedder, gallery, faces)
+    else:
+        doubts += [
+            f'{path}: {poor}'
+            for path, face in zip(args.photographs, faces)
+            for poor in poor_quality(face)
+        ]
+    if doubts and not args.force:
+        raise InputError(f'{"; ".join(doubts)}. Nothing is enrolled; --force does it all the same')
+    for doubt in doubts:
+        log.warning('%s; enrolled all the same', doubt)
     with _opened(args, embedder, args.codec) as gallery:
         gallery.enrol(
-            [args.name] * len(faces),
+            [name] * len(faces),
             np.stack([face.embedding for face in faces]),
             args.photographs,
             [encode_jpeg(face.crop) for face in faces],
         )
-        return {'faces': len(gallery), 'enrolled': len(faces)}
+        return {
+            'faces': len(gallery),
+            'enrolled': len(faces),
+            'doubts': doubts,
+            'pictures': [face.summary() for face in faces],
+        }
+
+
+def _doubts(
+    args: argparse.Namespace, embedder: FaceEmbedder, gallery: Gallery, faces: list[Face]
+) -> list[str]:
+    decision = decide_for_gallery(embedder, len(gallery), DEFAULT_FPIR)
+    threshold = decision and decision.threshold
+    return [
+        f'{path}: {doubt}'
+        for path, face in zip(args.photographs, faces)
+        for doubt in enrolment_doubts(gallery, checked_name(args.name), face, threshold)
+    ]
 
 
 def _identify(args: argparse.Namespace) -> dict:
@@ -73,29 +130,38 @@ def _identify(args: argparse.Namespace) -> dict:
     if not 1 <= args.top <= 1000:
         raise InputError(f'--top {args.top}: must be 1..1000')
     embedder = embedder_from(args)
-    threshold = choose_threshold(args, embedder).threshold
     with _opened(args, embedder) as gallery:
-        face = face_of(embedder, args.photograph)
-        matches = gallery.identify(face.embedding, args.top)
         faces = len(gallery)
+        decision = choose_for_gallery(args, embedder, faces)
+        face = face_of(embedder, args.photograph, args.faces)
+        matches = gallery.identify(face.embedding, args.top)
     words = {True: 'match', False: 'no match', None: ''}
+    threshold = decision and decision.threshold
     same = [None if threshold is None else match.cosine > threshold for match in matches]
     console.table(
-        f'{args.photograph} among {faces} faces',
+        f'{args.photograph} among {faces} faces{_said(decision)}',
         ('name', 'cosine', '' if threshold is None else f'above {threshold:.4f}?'),
         [
             (match.identity, f'{match.cosine:.4f}', words[is_same])
             for match, is_same in zip(matches, same)
         ],
     )
+    applied = decision.as_dict() if decision else {'threshold': None, 'fpir': None, 'far': None}
     return {
         'faces': faces,
-        'threshold': threshold,
+        **applied,
+        'picture': face.summary(),
         'matches': [
             {'name': match.identity, 'cosine': match.cosine, 'same': is_same}
             for match, is_same in zip(matches, same)
         ],
     }
+
+
+def _said(decision: Optional[GalleryDecision]) -> str:
+    if decision is None or decision.fpir is None:
+        return ''
+    return f'; of strangers {100 * decision.fpir:.2g} % are named'
 
 
 def _remove(args: argparse.Namespace) -> dict:

@@ -25,9 +25,20 @@ from ..common.data.image import decode_rgb, encode_jpeg
 from ..common.engine.options import add_options
 from ..common.errors import InputError
 from ..common.extras import need
-from .decide import Face, NoFace, default_far, embedder_from, find_face, stored_thresholds
+from .decide import (
+    DEFAULT_FPIR,
+    HOW_TO_GET_THRESHOLDS,
+    check_fpir,
+    decide_for_gallery,
+    default_far,
+    embedder_from,
+    stored_thresholds,
+)
 from .embedder import FaceEmbedder
-from .gallery import CODEC_HELP, Gallery, GalleryBusy, UnknownIdentity
+from .enrolment import enrolment_doubts
+from .faces import Face, NoFace, add_faces_option, find_face
+from .gallery import CODEC_HELP, Gallery, GalleryBusy, UnknownIdentity, checked_name
+from .tail import GalleryDecision, fpir_of
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +47,7 @@ MAX_REQUEST = 40 << 20  # bytes: two photographs
 _MAX_BODY = 2 * MAX_REQUEST  # bytes: of more waitress reads nothing, and says so in plain text
 _MAX_CONNECTIONS = 30  # each may have such a body in memory
 TOP = 5
+FPIRS = (0.1, 0.01, 0.001)  # that the page offers
 _HEADERS = {
     'Content-Security-Policy': "default-src 'self'; img-src 'self' data: blob:",
     'X-Content-Type-Options': 'nosniff',
@@ -52,6 +64,13 @@ class RequestError(Exception):
         self.status = status
 
 
+class DoubtfulEnrolment(RequestError):
+    """A face that is enrolled only if the request insists."""
+
+    def __init__(self, doubts: list[str]):
+        super().__init__(f'not enrolled: {"; ".join(doubts)}', 409)
+
+
 class Answer(NamedTuple):
     """A cosine and what follows from it; `same` is None without a threshold."""
 
@@ -66,14 +85,16 @@ class Service:
     ----------
     embedder : its export's thresholds decide
     gallery : of the same model
+    faces : what pictures are, as for `find_face`
 
     Methods take encoded pictures, and as `far` one of `thresholds`, or '' for that of `info`. They
     raise RequestError, and what Gallery raises.
     """
 
-    def __init__(self, embedder: FaceEmbedder, gallery: Gallery):
+    def __init__(self, embedder: FaceEmbedder, gallery: Gallery, faces: str = 'auto'):
         self._embedder = embedder
         self._gallery = gallery
+        self._faces = faces
         # the embedder serves one thread at a time, and one large picture is enough in memory
         self._lock = threading.Lock()
         self.thresholds = stored_thresholds(embedder)
@@ -86,6 +107,8 @@ class Service:
             'backend': self._embedder.backend,
             'thresholds': self.thresholds,
             'far': self.far,
+            'fpirs': list(FPIRS) if self.thresholds else [],
+            'fpir': DEFAULT_FPIR,
             'max_bytes': MAX_REQUEST,
             'identities': self._gallery.identities(),
         }
@@ -97,33 +120,51 @@ class Service:
         cosine = float(np.dot(faces[0].embedding.astype(np.float64), faces[1].embedding))
         answer = self._answer(cosine, threshold)
         return {
-            'faces': [{'crop': _data_url(face.crop), 'count': face.count} for face in faces],
+            'faces': [_shown(face) for face in faces],
             'threshold': threshold,
             **answer._asdict(),
         }
 
-    def enrol(self, name: str, photograph: bytes) -> dict:
-        """Add the one face of a photograph to the gallery."""
+    def enrol(self, name: str, photograph: bytes, force: bool = False) -> dict:
+        """Add the one face of a photograph to the gallery.
+
+        A poor picture, and one of somebody who seems to be there under another name, is a
+        DoubtfulEnrolment unless `force` is true.
+        """
+        name = checked_name(name)
         face = self._face(photograph, 'photograph')
         if face.count > 1:
             raise RequestError(
                 f'the photograph shows {face.count} faces; enrol from one of a single person', 422
             )
+        decision = decide_for_gallery(self._embedder, len(self._gallery), DEFAULT_FPIR)
+        doubts = enrolment_doubts(self._gallery, name, face, decision and decision.threshold)
+        if doubts and not force:
+            raise DoubtfulEnrolment(doubts)
         self._gallery.enrol([name], face.embedding[None], ['web page'], [encode_jpeg(face.crop)])
-        return {'name': name.strip(), 'identities': self._gallery.identities()}
+        return {
+            'name': name,
+            'face': face.summary(),
+            'doubts': doubts,
+            'identities': self._gallery.identities(),
+        }
 
-    def identify(self, photograph: bytes, far: str) -> dict:
-        """The people of the gallery most like the largest face of a photograph."""
-        threshold = self._threshold(far)
+    def identify(self, photograph: bytes, far: str = '', fpir: str = '') -> dict:
+        """The people of the gallery most like the largest face of a photograph.
+
+        `fpir` is the share of strangers who may be named, by default DEFAULT_FPIR; `far`, in its
+        place, the rate of one comparison.
+        """
+        applied = self._gallery_decision(far, fpir)
         face = self._face(photograph, 'photograph')
         return {
-            'face': {'crop': _data_url(face.crop), 'count': face.count},
-            'threshold': threshold,
+            'face': _shown(face),
+            **applied,
             'matches': [
                 {
                     'name': match.identity,
                     'crop': self._stored_crop(match.identity),
-                    **self._answer(match.cosine, threshold)._asdict(),
+                    **self._answer(match.cosine, applied['threshold'])._asdict(),
                 }
                 for match in self._gallery.identify(face.embedding, TOP)
             ],
@@ -139,7 +180,7 @@ class Service:
             raise RequestError(f'the {what} is missing; choose a picture file')
         with self._lock:
             try:
-                return find_face(self._embedder, decode_rgb(content))
+                return find_face(self._embedder, decode_rgb(content), self._faces)
             except InputError as error:
                 status = 422 if isinstance(error, NoFace) else 400
                 raise RequestError(f'{what}: {error}', status) from None
@@ -152,12 +193,34 @@ class Service:
             raise RequestError(f'far {far!r}: choose one of {", ".join(self.thresholds)}')
         return self.thresholds[far]
 
+    def _gallery_decision(self, far: str, fpir: str) -> dict:
+        """The threshold of an identification, and the rates that belong to it."""
+        faces = len(self._gallery)
+        if far:
+            threshold = self._threshold(far)
+            known = threshold is not None
+            share = fpir_of(float(far), max(faces, 1)) if known else None
+            applied = GalleryDecision(threshold, share, faces, float(far) if known else None)
+            return applied.as_dict()
+        try:
+            wanted = check_fpir(float(fpir) if fpir else None)
+        except ValueError:
+            raise RequestError(f'fpir {fpir!r}: expected a number between 0 and 1') from None
+        decision = decide_for_gallery(self._embedder, faces, wanted)
+        if decision is None:
+            return GalleryDecision(None, None, faces, None).as_dict()
+        return decision.as_dict()
+
     def _answer(self, cosine: float, threshold: Optional[float]) -> Answer:
         return Answer(cosine, None if threshold is None else cosine > threshold)
 
     def _stored_crop(self, name: str) -> Optional[str]:
         crop = self._gallery.crop(name)
         return crop and _encoded_url(crop)
+
+
+def _shown(face: Face) -> dict:
+    return {'crop': _data_url(face.crop), **face.summary()}
 
 
 def _data_url(image: np.ndarray) -> str:
@@ -237,11 +300,15 @@ def _add_routes(app, request, service: Service) -> None:
 
     @app.post('/api/identify')
     def identify():
-        return service.identify(upload('photograph'), chosen_far())
+        return service.identify(upload('photograph'), chosen_far(), request.form.get('fpir', ''))
 
     @app.post('/api/enrol')
     def enrol():
-        return service.enrol(request.form.get('name', ''), upload('photograph'))
+        return service.enrol(
+            request.form.get('name', ''),
+            upload('photograph'),
+            request.form.get('force', '') == '1',
+        )
 
     @app.delete('/api/identities')
     def remove():
@@ -255,7 +322,8 @@ def _add_errors(app, request) -> None:
 
     @app.errorhandler(RequestError)
     def refused(error):
-        return {'error': str(error)}, error.status
+        doubtful = isinstance(error, DoubtfulEnrolment)
+        return {'error': str(error), **({'doubtful': True} if doubtful else {})}, error.status
 
     def answer_with(status: int):
         return lambda error: ({'error': str(error)}, status)
@@ -280,6 +348,7 @@ def _add_errors(app, request) -> None:
 
 def build_parser(parser: console.Parser) -> None:
     add_options(parser)
+    add_faces_option(parser)
     parser.add_argument(
         '--gallery', type=Path, default=Path('gallery'), metavar='DIR', help='made if needed'
     )
@@ -340,14 +409,14 @@ def run(args: argparse.Namespace) -> dict:
         embedder = embedder_from(args)
         if not stored_thresholds(embedder):
             log.warning(
-                '%s has no thresholds, so the page shows cosines and no decisions; export it with '
-                '--pairs',
+                '%s has no thresholds, so the page shows cosines and no decisions; %s',
                 args.model,
+                HOW_TO_GET_THRESHOLDS,
             )
         gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint, args.codec)
         stack.callback(gallery.close)
         hosts = {'localhost', '127.0.0.1', '::1', args.host} if is_loopback(args.host) else None
-        server = make_server(make_app(Service(embedder, gallery), hosts), listener)
+        server = make_server(make_app(Service(embedder, gallery, args.faces), hosts), listener)
         if hosts is None:
             log.warning('--host %s: everyone who reaches this machine can use the page', args.host)
         host = f'[{args.host}]' if ':' in args.host else args.host

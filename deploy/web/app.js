@@ -18,7 +18,10 @@ async function api(path, options) {
   }
   const response = await fetch(path, options);
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error || `the server answered ${response.status}`);
+  if (!response.ok) {
+    const error = new Error(answer.error || `the server answered ${response.status}`);
+    throw Object.assign(error, { doubtful: Boolean(answer.doubtful) });
+  }
   return answer;
 }
 
@@ -61,11 +64,17 @@ function scale(answer, threshold) {
   return bar;
 }
 
-function severalFaces(faces) {
+/* What is to be said of the faces that were found: several, turned, poor. */
+function notes(faces) {
   const many = faces.filter((face) => face.count > 1).map((face) => face.count);
-  if (!many.length) return [];
-  const text = `${many.join(' and ')} faces in a photograph; the largest one counts`;
-  return [element('p', { className: 'note', textContent: text })];
+  const texts = many.length
+    ? [`${many.join(' and ')} faces in a photograph; the largest one counts`] : [];
+  for (const face of faces) {
+    if (face.turned) texts.push(`found with the picture turned by ${face.turned} degrees`);
+    const quality = `quality ${face.quality.toFixed(2)}`;
+    texts.push(...face.reasons.map((reason) => `${quality}: ${reason}`));
+  }
+  return texts.map((text) => element('p', { className: 'note', textContent: text }));
 }
 
 function drawComparison(answer) {
@@ -82,7 +91,20 @@ function drawComparison(answer) {
       element('div', { className: 'number', textContent: numbers })), crops[1]);
   const ends = element('div', { className: 'ends' },
     element('span', { textContent: 'unlike' }), element('span', { textContent: 'alike' }));
-  return [verdict, scale(answer, answer.threshold), ends, ...severalFaces(answer.faces)];
+  return [verdict, scale(answer, answer.threshold), ends, ...notes(answer.faces)];
+}
+
+function oneIn(rate) {
+  return `1 in ${Math.round(1 / rate).toLocaleString('en')}`;
+}
+
+/* At what a gallery decides, in words. */
+function applied(answer) {
+  if (answer.threshold === null) return 'no decision: the model has no thresholds';
+  const among = `${answer.gallery_faces} enrolled ${answer.gallery_faces === 1 ? 'face' : 'faces'}`;
+  const share = answer.fpir < 0.4 ? `${oneIn(answer.fpir)} is` : `${Math.round(100 * answer.fpir)} % are`;
+  return `threshold ${answer.threshold.toFixed(3)} for ${among}: of people who are not enrolled, `
+    + `${share} named`;
 }
 
 function drawMatches(answer) {
@@ -97,7 +119,8 @@ function drawMatches(answer) {
     element('div', { className: `name ${kind(match.same)}`, textContent: match.name }),
     element('div', { className: 'number', textContent: match.cosine.toFixed(3) }),
     scale(match, answer.threshold)));
-  return [...rows, ...severalFaces([answer.face])];
+  const rate = element('p', { className: 'note', textContent: applied(answer) });
+  return [...rows, rate, ...notes([answer.face])];
 }
 
 function compare() {
@@ -109,7 +132,7 @@ function compare() {
 
 function identify() {
   if (!photographs.probe) return;
-  const body = formOf({ photograph: photographs.probe, far: byId('far').value });
+  const body = formOf({ photograph: photographs.probe, fpir: byId('fpir').value });
   show(byId('identify-result'), () => api('/api/identify', { method: 'POST', body }), drawMatches);
 }
 
@@ -129,6 +152,7 @@ function drawPeople(identities) {
 async function say(ask, success) {
   const message = byId('enrol-message');
   message.className = 'message';
+  byId('insist').hidden = true;
   message.textContent = 'Working …';
   try {
     drawPeople((await ask()).identities);
@@ -136,16 +160,16 @@ async function say(ask, success) {
   } catch (error) {
     message.className = 'message error';
     message.textContent = error.message;
+    byId('insist').hidden = !error.doubtful;
   }
 }
 
-function enrol(event) {
-  event.preventDefault();
+function enrol(force) {
   const name = byId('name').value.trim();
   const photograph = photographs.portrait;
   say(() => {
     if (!photograph) throw new Error('drop a portrait first');
-    return api('/api/enrol', { method: 'POST', body: formOf({ name, photograph }) });
+    return api('/api/enrol', { method: 'POST', body: formOf({ name, photograph, force }) });
   }, `${name} is enrolled`);
 }
 
@@ -183,6 +207,18 @@ function chooseTab(name) {
     tab.setAttribute('aria-selected', chosen);
     byId(tab.dataset.tab).hidden = !chosen;
   }
+  for (const label of document.querySelectorAll('[data-rate]')) {
+    const usable = label.querySelector('option') !== null;
+    label.hidden = !usable || label.dataset.rate !== name;
+  }
+}
+
+/* Rates to choose from, as "1 in N". */
+function offer(id, rates, chosen) {
+  for (const rate of rates) {
+    byId(id).append(element('option', { value: rate, textContent: oneIn(rate) }));
+  }
+  if (rates.length) byId(id).value = chosen;
 }
 
 async function start() {
@@ -190,8 +226,10 @@ async function start() {
   dropZone('second', compare);
   dropZone('probe', identify);
   dropZone('portrait', () => {});
-  byId('enrol').addEventListener('submit', enrol);
-  byId('far').addEventListener('change', () => { compare(); identify(); });
+  byId('enrol').addEventListener('submit', (event) => { event.preventDefault(); enrol(''); });
+  byId('insist').addEventListener('click', () => enrol('1'));
+  byId('far').addEventListener('change', compare);
+  byId('fpir').addEventListener('change', identify);
   for (const tab of document.querySelectorAll('[data-tab]')) {
     tab.addEventListener('click', () => chooseTab(tab.dataset.tab));
   }
@@ -199,13 +237,9 @@ async function start() {
   maxBytes = info.max_bytes;
   byId('model').textContent = `${info.model} in ${info.backend}`;
   drawPeople(info.identities);
-  const rates = Object.keys(info.thresholds);
-  byId('far-label').hidden = !rates.length;
-  for (const rate of rates) {
-    const text = `1 in ${Math.round(1 / rate).toLocaleString('en')}`;
-    byId('far').append(element('option', { value: rate, textContent: text }));
-  }
-  if (rates.length) byId('far').value = info.far;
+  offer('far', Object.keys(info.thresholds), info.far);
+  offer('fpir', info.fpirs, info.fpir);
+  chooseTab('compare');
 }
 
 start();

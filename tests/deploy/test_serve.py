@@ -121,6 +121,7 @@ def test_without_far_the_usual_rate_counts(client):
         ('identify', {}, 400, 'the photograph is missing'),
         ('enrol', {'name': 'x'}, 400, 'the photograph is missing'),
         ('identify', {'photograph': 'blank'}, 422, 'photograph: no face found; take a photograph'),
+        ('identify', {'photograph': 'blank'}, 422, 'of one tone'),
         ('identify', {'photograph': 'crop', 'far': '0.5'}, 400, "far '0.5': choose one of 0.1"),
         ('enrol', {'photograph': 'crop', 'name': '  '}, 400, 'expected a name'),
         ('enrol', {'photograph': 'blank', 'name': 'x'}, 422, 'no face found'),

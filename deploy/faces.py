@@ -1,0 +1,162 @@
+"""The face of a picture that counts: found, turned upright, embedded and judged."""
+
+import logging
+from typing import NamedTuple, Optional
+
+import cv2
+import numpy as np
+
+from ..common.console import Parser
+from ..common.data import detect
+from ..common.data.warp import crop
+from ..common.errors import InputError
+from ..common.names import IMAGE_SIZE
+from .embedder import SMALLEST_FACE, FaceEmbedder, read_photo, unit_length
+from .quality import Quality, assess, blur
+
+log = logging.getLogger(__name__)
+
+FACES = ('auto', 'crop', 'detect')
+
+_TINY = 40  # pixels of a side, below which no face can be expected
+_DARK, _BRIGHT, _FLAT = 30.0, 225.0, 8.0  # mean and deviation of grey values 0..255
+_UNSHARP = 0.85  # of `blur`; beyond, faces are seldom found
+_LOOKED_AT = 400  # pixels of the longer side to tell it
+_ADVICE = 'no face found; take a photograph'
+_CANDIDATE = 0.4  # score of what may be a face
+
+
+class Face(NamedTuple):
+    """The face of a picture that counts."""
+
+    embedding: np.ndarray  # (D,) float32, unit length
+    crop: np.ndarray  # (112, 112, 3) uint8 RGB
+    count: int  # faces in the picture
+    quality: Quality
+    turned: int  # degrees by which the picture was turned, against the clock, to find it
+    detected: bool  # False for an aligned crop, taken as it is
+
+    def summary(self) -> dict:
+        """What commands and the page say of it."""
+        return {
+            'count': self.count,
+            'detected': self.detected,
+            'turned': self.turned,
+            'quality': round(self.quality.score, 3),
+            'reasons': list(self.quality.reasons),
+        }
+
+
+class NoFace(InputError):
+    """A picture in which no face is found; the message says why, as far as can be seen."""
+
+
+def add_faces_option(parser: Parser) -> None:
+    parser.add_argument(
+        '--faces',
+        choices=FACES,
+        default='auto',
+        help='crop: pictures are aligned crops; detect: find the face in all; auto: tell a 112x112 '
+        'crop by its face, which lies on the template',
+    )
+
+
+def find_face(embedder: FaceEmbedder, image: np.ndarray, faces: str = 'auto') -> Face:
+    """The largest face of a picture.
+
+    Parameters
+    ----------
+    embedder : of the model
+    image : (H, W, 3) uint8 RGB; where no face is found it is turned by 90, 270 and 180 degrees
+    faces : 'crop': the picture is an aligned crop; 'detect': find the face; 'auto': take a 112x112
+        picture whose face lies on the template for a crop
+
+    Raises
+    ------
+    NoFace if there is none; InputError for another size if it must be a crop.
+    """
+    if faces == 'crop' and image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
+        height, width = image.shape[:2]
+        raise InputError(f'{width}x{height} pixels; an aligned crop (--faces crop) has 112x112')
+    if faces == 'crop' or (faces == 'auto' and embedder.finder.is_crop(image)):
+        return _judged(embedder, image, 1)
+    for turns in (0, 1, 3, 2):
+        upright = np.ascontiguousarray(np.rot90(image, turns))
+        found = embedder.finder.detect(upright)
+        if len(found.scores):
+            return _judged(embedder, upright, len(found.scores), found, 90 * turns)
+    raise NoFace(_why_no_face(image))
+
+
+def face_of(embedder: FaceEmbedder, path: str, faces: str = 'auto') -> Face:
+    """The largest face of a picture file; InputError, naming it, as in `find_face`."""
+    image = read_photo(path)
+    try:
+        face = find_face(embedder, image, faces)
+    except InputError as error:
+        raise type(error)(f'{path}: {error}') from None
+    if face.count > 1:
+        log.warning('%s: %d faces; the largest counts', path, face.count)
+    if face.turned:
+        log.warning(
+            '%s: the face was found with the picture turned by %d degrees', path, face.turned
+        )
+    for reason in face.quality.reasons:
+        log.warning('%s: quality %.2f: %s', path, face.quality.score, reason)
+    return face
+
+
+def _judged(
+    embedder: FaceEmbedder,
+    image: np.ndarray,
+    count: int,
+    found: Optional[detect.Faces] = None,
+    turned: int = 0,
+) -> Face:
+    """The face of a crop, or the first of those found in a photograph."""
+    cut = image if found is None else crop(image, found.landmarks[0])
+    raw = embedder.raw(cut[None])
+    usual = usual_norm(embedder)
+    quality = assess(
+        cut,
+        None if found is None else found.landmarks[0],
+        None if found is None else float(found.scores[0]),
+        None if usual is None else float(np.linalg.norm(raw[0])) / usual,
+    )
+    embedding = unit_length(raw, embedder.model)[0]
+    return Face(embedding, cut, count, quality, turned, found is not None)
+
+
+def usual_norm(embedder: FaceEmbedder) -> Optional[float]:
+    """The median length of the model's embeddings as export.json has it; None if it tells none."""
+    if embedder.record.get('output', {}).get('unit_length'):
+        return None
+    lengths = [row.get('norm') for row in embedder.record.get('verification', ())]
+    known = [length for length in lengths if isinstance(length, (int, float)) and length > 0]
+    return float(known[0]) if known else None
+
+
+def _why_no_face(image: np.ndarray) -> str:
+    """What is wrong with a picture in which no face was found, and what to do."""
+    height, width = image.shape[:2]
+    if min(height, width) < _TINY:
+        return f'{_ADVICE} of more pixels than {width}x{height}'
+    grey = image.mean(axis=2)
+    if grey.std() < _FLAT:
+        return f'{_ADVICE} that shows one: this is of one tone'
+    if grey.mean() < _DARK:
+        return f'{_ADVICE} with more light: this is nearly black'
+    if grey.mean() > _BRIGHT:
+        return f'{_ADVICE} with less light: this is nearly white'
+    unsure = detect.FaceDetector(SMALLEST_FACE, _CANDIDATE).detect(image)
+    if len(unsure.scores):
+        side, score = min(unsure.boxes[0, 2:]), unsure.scores[0]
+        return (
+            f'{_ADVICE} where it is larger and seen from the front: something of {side:.0f} pixels '
+            f'may be one (score {score:.2f}), too small, covered or turned away'
+        )
+    scale = _LOOKED_AT / max(height, width)  # a large photograph is soft from pixel to pixel
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    if blur(small if scale < 1 else image) > _UNSHARP:
+        return f'{_ADVICE} that is sharper: this is blurred'
+    return f'{_ADVICE} where it is larger and seen from the front: turning this one does not help'

@@ -1,0 +1,179 @@
+"""Faces that count: quality, turned pictures, advice, crops told apart, doubtful enrolments."""
+
+import cv2
+import numpy as np
+import pytest
+from deploy_models import export_folder, portrait
+from pictures import encoded, scene
+from vargfacenet.common.data.warp import TEMPLATE
+from vargfacenet.common.errors import InputError
+from vargfacenet.deploy import FaceEmbedder
+from vargfacenet.deploy.faces import NoFace, find_face
+from vargfacenet.deploy.quality import ENROL, assess, blur, head_pose, ramp
+
+
+@pytest.fixture(scope='module')
+def embedder(tmp_path_factory):
+    return FaceEmbedder(export_folder(tmp_path_factory.mktemp('export')))
+
+
+def test_ramp():
+    assert [ramp(value, 10, 20) for value in (0, 10, 15, 20, 99)] == [0, 0, 0.5, 1, 1]
+    assert [ramp(value, 20, 10) for value in (99, 20, 15, 10, 0)] == [0, 0, 0.5, 1, 1]
+
+
+def test_blur_grows_with_blur_and_not_with_contrast():
+    image = portrait(1)
+    softer = [blur(cv2.GaussianBlur(image, (0, 0), sigma)) for sigma in (0.5, 1, 2, 4)]
+    assert blur(image) < softer[0] < softer[1] < softer[2] < softer[3] <= 1
+    faint = (image // 4 + 90).astype(np.uint8)
+    assert blur(faint) == pytest.approx(blur(image), abs=0.1)
+    assert blur(np.full((112, 112, 3), 7, np.uint8)) == 1
+
+
+def rotated(yaw, pitch, roll=0.0, scale=1.0):
+    """Five points of a head in another pose, by rotation matrices."""
+    from vargfacenet.deploy import quality
+
+    eyes = np.linalg.norm(TEMPLATE[1] - TEMPLATE[0])
+    head = np.column_stack([TEMPLATE / eyes, quality._DEPTHS])
+    head = head - head.mean(axis=0)
+    yaw, pitch, roll = np.radians([yaw, pitch, roll])
+    turn = [[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]]
+    nod = [[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]]
+    tilt = [[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]]
+    return scale * (head @ (np.array(nod) @ turn).T)[:, :2] @ np.array(tilt).T + [300, 200]
+
+
+@pytest.mark.parametrize(('yaw', 'pitch'), [(0, 0), (30, 0), (-45, 0), (0, 25), (0, -20)])
+def test_pose_of_a_turned_head(yaw, pitch):
+    for roll, scale in ((0, 40), (35, 90)):
+        found = head_pose(rotated(yaw, pitch, roll, scale))
+        assert found == pytest.approx((yaw, pitch), abs=0.5)  # the template's eyes slant a bit
+
+
+def test_quality_is_its_worst_share_and_says_why():
+    crop = portrait(2)
+    good = assess(crop, TEMPLATE * 3, 0.999, 1.0)
+    assert good.score == 1 and not good.reasons
+    poor = {
+        'small': assess(crop, TEMPLATE * 0.3, 0.999, 1.0),
+        'blurred': assess(cv2.GaussianBlur(crop, (0, 0), 4), TEMPLATE, 0.999, 1.0),
+        'sideways': assess(crop, rotated(65, 0, scale=60), 0.999, 1.0),
+        'lowered': assess(crop, rotated(0, 55, scale=60), 0.999, 1.0),
+        'not sure': assess(crop, TEMPLATE, 0.84, 1.0),
+        'usual length': assess(crop, TEMPLATE, 0.999, 0.5),
+    }
+    for word, quality in poor.items():
+        assert quality.score < 0.5 and word in quality.reasons[0], (word, quality)
+    assert poor['small'].score < ENROL and poor['blurred'].score < ENROL
+    assert assess(crop).score == 1  # a crop that was brought has no landmarks
+
+
+def test_a_turned_picture_is_turned_back(embedder):
+    image = scene(0, size=240)
+    upright = find_face(embedder, image)
+    assert (upright.turned, upright.detected) == (0, True)
+    for turns in (1, 2, 3):
+        found = find_face(embedder, np.ascontiguousarray(np.rot90(image, -turns)))
+        if turns != 2:  # a drawn face is found upside down as well
+            assert found.turned == 90 * turns
+            assert found.embedding @ upright.embedding > 0.999
+
+
+def test_faces_says_what_pictures_are(embedder):
+    crop, photograph = portrait(1), cv2.resize(scene(0), (112, 112))
+    assert find_face(embedder, crop).detected is False
+    assert find_face(embedder, photograph).detected is True  # of a crop's size, and none
+    assert find_face(embedder, photograph, 'crop').detected is False
+    with pytest.raises(InputError, match='420x420 pixels; an aligned crop'):
+        find_face(embedder, np.zeros((420, 420, 3), np.uint8), 'crop')
+
+
+@pytest.mark.parametrize(
+    ('picture', 'words'),
+    [
+        ('tiny', 'more pixels than 30x30'),
+        ('flat', 'of one tone'),
+        ('dark', 'nearly black'),
+        ('bright', 'nearly white'),
+        ('blurred', 'blurred'),
+        ('noise', 'larger and seen from the front'),
+    ],
+)
+def test_advice_fits_the_cause(picture, words, embedder, rng):
+    noise = np.repeat(rng.randint(0, 256, (300, 300, 1)), 3, axis=2)
+    image = {
+        'tiny': noise[:30, :30],
+        'flat': np.full((300, 300, 3), 120),
+        'dark': noise // 6,
+        'bright': 255 - noise // 6,
+        'blurred': (cv2.GaussianBlur(noise - 127.5, (0, 0), 15) * 30) + 127.5,
+        'noise': noise,
+    }[picture]
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    with pytest.raises(NoFace, match='no face found; take a photograph') as error:
+        find_face(embedder, image)
+    assert words in str(error.value)
+
+
+def test_doubtful_faces_are_enrolled_only_by_force(tmp_path, run_command):
+    model = export_folder(tmp_path, thresholds={'0.1': 0.5, '0.001': 0.999})
+    place = ['--gallery', tmp_path / 'people', '--model', model]
+    paths = {}
+    for name, image in {
+        'sharp': portrait(1),
+        'other': portrait(2),
+        'blurred': cv2.GaussianBlur(portrait(3), (0, 0), 5),
+    }.items():
+        paths[name] = tmp_path / f'{name}.png'
+        paths[name].write_bytes(encoded(image, '.png'))
+    crops = [*place, '--faces', 'crop']
+    code, _, errors = run_command('gallery', 'enrol', 'Ada', paths['blurred'], *crops)
+    assert code == 2 and 'below 0.3: the face is blurred' in errors and '--force' in errors
+    assert not (tmp_path / 'people').exists()
+    code, _, errors = run_command('gallery', 'enrol', 'Ada', paths['sharp'], paths['sharp'], *crops)
+    assert code == 2 and 'given twice' in errors
+    assert run_command('gallery', 'enrol', 'Ada', paths['sharp'], *crops)[0] == 0
+    for name in ('Eve', 'Ada'):
+        code, _, errors = run_command('gallery', 'enrol', name, paths['sharp'], *crops)
+        assert code == 2 and "the same picture is enrolled as 'Ada' already" in errors
+    # nearly the same picture: another file, the same person
+    paths['again'] = tmp_path / 'again.png'
+    again = portrait(1).copy()
+    again[:2, :2] += 1
+    paths['again'].write_bytes(encoded(again, '.png'))
+    code, _, errors = run_command('gallery', 'enrol', 'Eve', paths['again'], *crops)
+    assert code == 2 and "looks like 'Ada'" in errors and 'two names' in errors
+    assert run_command('gallery', 'enrol', 'Ada', paths['again'], *crops)[0] == 0
+    code, result, errors = run_command(
+        'gallery', 'enrol', 'Eve', paths['sharp'], paths['blurred'], *crops, '--force'
+    )
+    assert code == 0 and len(result['doubts']) >= 2 and 'enrolled all the same' in errors
+    assert result['pictures'][1]['quality'] < ENROL
+
+
+def test_a_gallery_decides_for_its_size(tmp_path, run_command):
+    model = export_folder(tmp_path, thresholds={'0.1': 0.5, '0.001': 0.7, '0.0001': 0.8})
+    place = ['--gallery', tmp_path / 'people', '--model', model, '--faces', 'crop']
+    (tmp_path / 'a.png').write_bytes(encoded(portrait(1), '.png'))
+    for person in range(2, 12):
+        path = tmp_path / f'{person}.png'
+        path.write_bytes(encoded(portrait(person), '.png'))
+        assert run_command('gallery', 'enrol', f'p{person}', path, *place, '--force')[0] == 0
+    identify = ('gallery', 'identify', tmp_path / 'a.png', *place)
+    _, result, errors = run_command(*identify)
+    # ten faces at 1 % need a rate of 0.001 of one comparison, nearly
+    assert (result['gallery_faces'], result['fpir']) == (10, 0.01)
+    assert result['far'] == pytest.approx(0.001, rel=0.01)
+    assert result['threshold'] == pytest.approx(0.7, abs=0.001) and 'strangers 1 %' in ' '.join(
+        errors.split()
+    )
+    _, result, errors = run_command(*identify, '--fpir', 1e-5)
+    assert result['threshold'] == 0.8 and 'tell no false-identification rate below' in errors
+    assert result['fpir'] == pytest.approx(1 - 0.9999**10)
+    _, result, _ = run_command(*identify, '--far', 0.1)
+    assert result['threshold'] == 0.5 and result['fpir'] == pytest.approx(1 - 0.9**10)
+    code, _, errors = run_command(*identify, '--far', 0.1, '--fpir', 0.1)
+    assert code == 2 and 'leave out' in errors
+    assert run_command(*identify, '--fpir', 1)[0] == 2
