@@ -32,6 +32,7 @@ COMMANDS = {
     'ijb': ('eval.ijb', 'IJB-B and IJB-C: 1:1 and 1:N of templates'),
     'megaface': ('eval.megaface', 'MegaFace feature files, noise removal, result summary'),
     'lfr': ('eval.lfr', 'feature file of the LFR challenge, and its FLOPs and size rule'),
+    'clean': ('eval.clean', 'duplicates, people twice, wrong labels: a list to look through'),
     'check': ('deploy.check', 'damaged pictures, checkpoints, exports, galleries of a folder'),
     'report': ('eval.report.__main__', 'one HTML page from training runs and evaluation results'),
 }
