@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ..extras import need
 from ..names import DATA, IMAGE_SIZE
+from ..options import REAL, one_of, parse, positive
 
 Model = Union[bytes, str, Path]  # a serialised ONNX model, or the path of one
 
@@ -22,6 +23,8 @@ _CENTRE = 127.5  # (x - 127.5) / 127.5 is what networks of this field take, if n
 # A network whose first arithmetic takes 255 to less than this, or shifts by more, takes 0..255.
 _LARGE = 16
 _TRANSPARENT = ('Identity', 'Cast', 'Transpose', 'QuantizeLinear', 'DequantizeLinear')
+_INPUT_DEFAULTS = {'mean': 0.0, 'std': 1.0, 'colour': COLOURS[0]}
+_INPUT_RULES = {'mean': REAL, 'std': positive(), 'colour': one_of(COLOURS)}
 _SIGNS = {'Add': 1, 'Sub': -1}
 
 
@@ -149,23 +152,8 @@ def override(contract: Contract, text: str) -> Contract:
 
     Raises InputError for other names and values, and for a mean of a model that takes uint8.
     """
-    changes = {}
-    for word in filter(None, text.split(',')):
-        key, _, value = word.partition('=')
-        if key == 'colour' and value in COLOURS:
-            changes[key] = value
-            continue
-        try:
-            number = float(value)
-            good = np.isfinite(number) and (key == 'mean' or (key == 'std' and number > 0))
-        except ValueError:
-            good = False
-        if not good:
-            raise InputError(
-                f'--input {text!r}: {word!r} is none of mean=NUMBER, std=NUMBER above 0, '
-                f'colour=rgb, colour=bgr; e.g. mean=127.5,std=128,colour=bgr'
-            )
-        changes[key] = number
+    words = filter(None, text.split(','))
+    changes = parse('model', '--input', words, _INPUT_DEFAULTS, _INPUT_RULES)
     if contract.dtype == 'uint8' and {'mean', 'std'} & changes.keys():
         raise InputError(f'--input {text!r}: the model takes uint8 pixels as they are, no mean')
     return contract._replace(**changes)
