@@ -419,33 +419,38 @@ _add('Flatten flatten', _flatten)
 def _reshape(attrs: dict, shapes: Shapes) -> list[Shape]:
     """MXNet's codes: 0 copies an axis, -1 is what is left, -2 copies all that follow, -3 joins two,
     -4 splits one into the two that follow the code."""
-    source = list(_known(shapes))
+    source = _known(shapes)
     if attrs['reverse'] or attrs['target_shape'] or not attrs['shape']:
         raise InputError('has a form of reshape that is not known here')
-    size, wanted = math.prod(source), list(attrs['shape'])
+    refused = InputError(f'does not reshape {shapes[0]} to {attrs["shape"]}')
+    lengths = _decoded(list(source), list(attrs['shape']))
+    if lengths is None or lengths.count(-1) > 1:
+        raise refused
+    size, known = math.prod(source), math.prod(length for length in lengths if length != -1)
+    if not known or size % known:
+        raise refused
+    lengths = [size // known if length == -1 else length for length in lengths]
+    if math.prod(lengths) != size:
+        raise refused
+    return [tuple(lengths)]
+
+
+def _decoded(source: list[int], wanted: list[int]) -> Optional[list[int]]:
+    """The lengths that the codes ask for, -1 for what is left; None where axes are missing."""
     lengths: list[int] = []
     while wanted:
         code = wanted.pop(0)
-        if code > 0 or code == -1:
-            lengths.append(code)
-            source[:1] = []
-        elif code == -2:
+        taken = len(source) if code == -2 else {-3: 2, -4: 1, 0: 1}.get(code, 0)
+        if code < -4 or taken > len(source) or (code == -4 and len(wanted) < 2):
+            return None
+        if code == -2:
             lengths += source
-            source = []
-        elif code in (0, -3) and len(source) >= (1 if code == 0 else 2):
-            lengths.append(math.prod(source[: 1 if code == 0 else 2]))
-            source[: 1 if code == 0 else 2] = []
-        elif code == -4 and source and len(wanted) >= 2:
-            lengths += _divided(source.pop(0), wanted.pop(0), wanted.pop(0))
+        elif code == -4:
+            lengths += _divided(source[0], wanted.pop(0), wanted.pop(0))
         else:
-            raise InputError(f'does not reshape {shapes[0]} to {attrs["shape"]}')
-    known = math.prod(length for length in lengths if length != -1)
-    if lengths.count(-1) > 1 or not known or size % known:
-        raise InputError(f'does not reshape {shapes[0]} to {attrs["shape"]}')
-    lengths = [size // known if length == -1 else length for length in lengths]
-    if math.prod(lengths) != size:
-        raise InputError(f'does not reshape {shapes[0]} to {attrs["shape"]}')
-    return [tuple(lengths)]
+            lengths.append(math.prod(source[:taken]) if taken else code)
+        del source[: taken or 1]
+    return lengths
 
 
 def _divided(length: int, first: int, second: int) -> list[int]:

@@ -259,22 +259,32 @@ def _layer(number: int, node: dict, before: list[Layer]) -> Layer:
         raise InputError(f'node {number} has the impossible name {name[:40]!r}')
     if op.startswith(_RUNS_CODE) or node.get('subgraphs'):
         raise InputError(f'layer {name!r} is a {op}, which can run any code; refused')
+    try:
+        return Layer(op, name, _texts(node), [_source(entry, before) for entry in inputs])
+    except InputError as error:
+        raise InputError(f'layer {name!r} has {error}') from None
+
+
+def _texts(node: dict) -> dict[str, str]:
+    """The attributes of a node, under whatever key its version of MXNet wrote them."""
     attrs: dict[str, str] = {}
     for key in ('param', 'attr', 'attrs'):  # of MXNet 0.8, 1.0 and later
         more = node.get(key, {})
         texts = [*more, *more.values()] if isinstance(more, dict) else [None]
         if not all(isinstance(text, str) and text.isprintable() for text in texts):
-            raise InputError(f'layer {name!r} has attributes that are no texts')
+            raise InputError('attributes that are no texts')
         attrs.update(more)
-    sources = []
-    for entry in inputs:
-        if not _is_list(entry, 3) or len(entry) < 2 or not all(type(v) is int for v in entry):
-            raise InputError(f'layer {name!r} has the impossible input {str(entry)[:40]}')
-        index, output, version = (*entry, 0)[:3]
-        if not 0 <= index < number or not 0 <= output < 1 << 10 or not 0 <= version < 1 << 10:
-            raise InputError(f'layer {name!r} has an input that does not come before it: {entry}')
-        sources.append((before[index], output, version))
-    return Layer(op, name, attrs, sources)
+    return attrs
+
+
+def _source(entry: Any, before: list[Layer]) -> tuple[Layer, int, int]:
+    """(layer, which of its outputs, version) of an input of the layer that comes after `before`."""
+    if not _is_list(entry, 3) or len(entry) < 2 or not all(type(v) is int for v in entry):
+        raise InputError(f'the impossible input {str(entry)[:40]}')
+    index, output, version = (*entry, 0)[:3]
+    if not 0 <= index < len(before) or not 0 <= output < 1 << 10 or not 0 <= version < 1 << 10:
+        raise InputError(f'an input that does not come before it: {entry}')
+    return before[index], output, version
 
 
 def _embedding(layers: list[Layer]) -> tuple[Layer, int]:
