@@ -2,8 +2,10 @@
 
 import math
 
+import gradients as values
 import numpy as np
 import pytest
+from gradients import relative_error
 from reference import gradient, unit
 from vargfacenet.common.backend import mx
 from vargfacenet.common.errors import InputError
@@ -21,18 +23,8 @@ def evaluate(name, options, student, teacher, label, num_classes=0, **arrays):
         num_classes=num_classes,
         embedding_size=size,
     )
-    symbol = mx.sym.MakeLoss(make_distillation_loss(name, options).loss(pair))
-    given = {'student': student, 'teacher': teacher, 'label': label, **arrays}
-    used = {name: mx.nd.array(given[name]) for name in symbol.list_arguments()}
-    gradients = {name: mx.nd.zeros_like(value) for name, value in used.items()}
-    executor = symbol.bind(mx.cpu(), used, gradients)
-    output = executor.forward(is_train=True)[0].asnumpy()
-    executor.backward()
-    return output, {name: value.asnumpy() for name, value in gradients.items()}
-
-
-def relative_error(ours, theirs):
-    return np.abs(np.asarray(ours) - np.asarray(theirs)).max() / np.abs(theirs).max()
+    symbol = make_distillation_loss(name, options).loss(pair)
+    return values.evaluate(symbol, student=student, teacher=teacher, label=label, **arrays)
 
 
 def dot(one, other):
