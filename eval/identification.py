@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -145,24 +145,45 @@ def tpr_at_fpr(
     if distractors is None:
         distractors = probes[:0]
     probe_pairs = not len(distractors) if probe_pairs is None else probe_pairs
+    plan = _plan(probes, labels, distractors, distractor_labels, probe_pairs, fprs)
+    probes = as_float32(probes)
+    searcher, highest = Searcher(choose_kernel(kernel), capacity), Highest(plan.keep)
+    search = NegativeSearch(probes, labels, distractors, distractor_labels, searcher, highest)
+    units = work_units(len(probes), len(distractors), probe_pairs, min(block, capacity // ROW_STEP))
+    rate = _run_units(search, units[world.rank :: world.size], resume, progress)
+    descending = _gathered(world, search.highest.values, plan.keep)
+    return _result(fprs, plan, search, descending, rate) if world.is_first else None
+
+
+class _Plan(NamedTuple):
+    """What is looked at and kept, known before the search."""
+
+    positives: tuple[np.ndarray, np.ndarray]  # rows of the probes of one identity
+    across: int  # negatives, probes x distractors
+    within: int  # negatives among the probes
+    counts: np.ndarray  # negatives that each FPR accepts
+    keep: int  # highest scores that are kept
+
+    @property
+    def negatives(self) -> int:
+        return self.across + self.within
+
+
+def _plan(
+    probes: np.ndarray,
+    labels: np.ndarray,
+    distractors: np.ndarray,
+    distractor_labels: Optional[np.ndarray],
+    probe_pairs: bool,
+    fprs: Sequence[float],
+) -> _Plan:
     check_sizes(probes, labels, distractors, distractor_labels)
-    i, j = same_identity_pairs(labels)
+    positives = same_identity_pairs(labels)
     across, within = count_negatives(labels, len(distractors), distractor_labels, probe_pairs)
     negatives = across + within
     counts = accepted_counts(fprs, negatives)
     keep = negatives if negatives <= FULL_ROC_SCORES else min(int(counts.max()) + 1, negatives)
-
-    probes = as_float32(probes)
-    searcher = Searcher(choose_kernel(kernel), capacity)
-    search = NegativeSearch(probes, labels, distractors, distractor_labels, searcher, Highest(keep))
-    units = work_units(len(probes), len(distractors), probe_pairs, min(block, capacity // ROW_STEP))
-    rate = _run_units(search, units[world.rank :: world.size], resume, progress)
-    descending = _gathered(world, search.highest.values, keep)
-    if not world.is_first:
-        return None
-    genuine = np.sort(exact_scores(probes, probes, i, j))
-    sampled = _sample(search, across, within) if keep < negatives else descending[:0]
-    return _result(fprs, counts, genuine, descending, sampled, negatives, searcher.kernel, rate)
+    return _Plan(positives, across, within, counts, keep)
 
 
 def _gathered(world: World, values: np.ndarray, keep: int) -> np.ndarray:
@@ -177,27 +198,26 @@ def _gathered(world: World, values: np.ndarray, keep: int) -> np.ndarray:
 
 def _result(
     fprs: Sequence[float],
-    counts: np.ndarray,
-    genuine: np.ndarray,
+    plan: _Plan,
+    search: NegativeSearch,
     descending: np.ndarray,
-    sampled: np.ndarray,
-    negatives: int,
-    kernel: str,
     rate: float,
 ) -> TprResult:
-    """Thresholds that accept at most `counts` of the negatives, and the TPR above them."""
-    thresholds = np.array([threshold_at(descending, count) for count in counts], np.float32)
+    """Thresholds that accept at most `plan.counts` of the negatives, and the TPR above them."""
+    genuine = np.sort(exact_scores(search.probes, search.probes, *plan.positives))
+    whole = plan.keep == plan.negatives
+    thresholds = np.array([threshold_at(descending, count) for count in plan.counts], np.float32)
     return TprResult(
         fprs=tuple(fprs),
         tpr=rate_above(genuine, thresholds),
         thresholds=thresholds,
         accepted=np.searchsorted(-descending, -thresholds, side='left'),
         positives=len(genuine),
-        negatives=negatives,
+        negatives=plan.negatives,
         genuine=genuine,
         highest=descending,
-        sampled=sampled,
-        kernel=kernel,
+        sampled=descending[:0] if whole else _sample(search, plan.across, plan.within),
+        kernel=search.searcher.kernel,
         pairs_per_second=rate,
     )
 
