@@ -6,6 +6,7 @@ They are an interface: InsightFace's tools and existing checkpoints use the same
 DATA = 'data'
 LABEL = 'softmax_label'
 TEACHER = 'teacher_embedding'
+TEACHER_CENTRES = 'teacher_centres'  # (C, D), a constant of the training graph; never saved
 
 EMBEDDING = 'fc1'  # the embedding layer, a BatchNorm
 EMBEDDING_OUTPUT = 'fc1_output'

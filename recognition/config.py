@@ -396,6 +396,8 @@ def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
     name = values.setdefault('distill', 'angular')
     kind = DISTILLATION_LOSSES.get(name)
     values.setdefault('alpha', kind.default_alpha)
+    if kind.classifies:
+        values['classification'] = False
     if values.get('form'):
         words['distill_options'] = [*words['distill_options'], f'form={values["form"]}']
     options = parse(
@@ -480,12 +482,15 @@ def _data_size(values: dict[str, Any]) -> tuple[int, int]:
             f'{values["data_dir"]}/property says {num_classes} classes, '
             f'the preset {values["dataset"]!r} expects {expected}'
         )
-    if values.get('classification', True):
+    distill = values['distill'] if values.get('teacher') else ''
+    needs_labels = bool(distill) and DISTILLATION_LOSSES.get(distill).needs_labels
+    if values.get('classification', True) or needs_labels:
         if num_classes < 2:
+            kind = f'--distill {distill}' if needs_labels else 'a classification loss'
             raise InputError(
-                f'{path} holds {("no classes", "one class")[num_classes]}, of which a '
-                'classification loss learns nothing; it takes at least two people, a folder each '
-                '(distil with --no-classification to learn from pictures without names)'
+                f'{path} holds {("no classes", "one class")[num_classes]}, of which {kind} '
+                'learns nothing; it takes at least two people, a folder each (distil with '
+                '--no-classification and --distill angular to learn from pictures without names)'
             )
         if num_classes > num_images:
             raise InputError(

@@ -20,13 +20,14 @@ from ..eval.verification import VerificationResult, verify
 from ..symbol import get_symbol
 from .augmentations import AUGMENTATIONS
 from .config import DATA, DISTILL, RUN, WATCH, WHAT, TrainConfig, add_arguments, configure, settings
+from .distillation import DISTILLATION_LOSSES
 from .graph import embedding_size
 from .hooks import load_targets
 from .results import print_results
 from .synthetic import make_if_missing
 from .teacher import EmbeddingSource, StoredTeacher, Teacher, check_sizes, open_teacher
 from .teacher_file import SUFFIX, TeacherFile
-from .teaching import choose_store
+from .teaching import choose_store, store_of_centres
 from .trainer import TrainResult, create_kvstore, first_state, train
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ def read_config(args: argparse.Namespace) -> tuple[TrainConfig, str, int]:
         raise InputError('--kvstore dist_sync trains, it does not distil; use local or device')
     if config.ckpt == 0 and generations > 1:
         raise InputError('--ckpt 0 keeps no weights for the next generation to start from')
+    if not config.classification and not args.no_classification:
+        log.info('%s takes the place of the classification loss', config.distill)
     if 'name' not in vars(args):
         config = replace(config, name=f'{config.name}-distilled')
     return config, wanted, generations
@@ -69,8 +72,11 @@ def open_source(
     """The configuration with the store's name, what all generations learn from, and the teacher
     if it is more than a file of embeddings."""
     student_size = embedding_size(get_symbol(config.network, **config.network_options))
+    loss = DISTILLATION_LOSSES.get(config.distill)
+    # a store serves every step where a step asks for nothing else than it holds
+    stored = AUGMENTATIONS.get(config.augment).storable or not loss.needs_embeddings
     if config.teacher.endswith(SUFFIX):
-        if not AUGMENTATIONS.get(config.augment).storable:
+        if not stored:
             raise InputError(
                 f'--teacher {config.teacher} with --augment {config.augment}: a file has the '
                 'embeddings of an image and its mirror image only; use --augment mirror'
@@ -80,12 +86,18 @@ def open_source(
         return config, StoredTeacher(rows), None
     teacher = open_teacher(config.teacher, config.teacher_input)
     teacher.check_student(student_size)
+    devices = parse_devices(config.devices)
+    batch_size = config.per_batch_size * len(devices)
+    if loss.needs_centres:
+        store = store_of_centres(teacher, config.data_dir, wanted, config.distill)
+        if not stored:
+            return config, teacher.live(devices, batch_size, store), teacher
+        return replace(config, teacher_store=str(store.path)), StoredTeacher(store), teacher
     images = config.total_steps * config.global_batch_size * generations
     store = choose_store(teacher, config.data_dir, config.augment, wanted, images)
     if store:
         return replace(config, teacher_store=str(store.path)), StoredTeacher(store), teacher
-    devices = parse_devices(config.devices)
-    return config, teacher.live(devices, config.per_batch_size * len(devices)), teacher
+    return config, teacher.live(devices, batch_size), teacher
 
 
 def run(args: argparse.Namespace) -> dict:

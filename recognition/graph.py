@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ..common.backend import mx
 from ..common.engine import ops
 from ..common.errors import InputError
-from ..common.names import DATA, IMAGE_SHAPE, LABEL, TEACHER
+from ..common.names import DATA, IMAGE_SHAPE, LABEL, TEACHER, TEACHER_CENTRES
 from .config import TrainConfig
 from .distillation import Pair, make_distillation_loss
 from .losses import Head, class_loss, make_loss
@@ -46,8 +46,11 @@ def training_symbol(
             batch_size=config.per_batch_size,
             num_classes=config.num_classes,
             embedding_size=embedding_size(embedding),
+            compiled=compiled,
         )
-        distill_loss = make_distillation_loss(config.distill, config.distill_options).loss(pair)
+        terms = make_distillation_loss(config.distill, config.distill_options).terms(pair)
+        distill_loss = terms.loss
+        correct = correct if terms.correct is None else terms.correct
         weighted = config.alpha * distill_loss
         total = weighted if total is None else total + weighted
     if total is None:
@@ -69,7 +72,9 @@ def current_params(module: 'mx.mod.Module') -> tuple[dict, dict]:
     only waiting for everything makes sure that they are not read before.
     """
     mx.nd.waitall()
-    return module.get_params()
+    arg_params, aux_params = module.get_params()
+    # what a run makes anew from the teacher is no parameter of its network
+    return {name: arg_params[name] for name in arg_params if name != TEACHER_CENTRES}, aux_params
 
 
 def training_module(
@@ -77,19 +82,26 @@ def training_module(
 ) -> 'mx.mod.Module':
     """A bound Module of the training graph, without parameters yet.
 
-    On the CPU the project's operators stand in for MXNet's; parameter names are the same.
+    On the CPU the project's operators stand in for MXNet's; parameter names are the same. The
+    teacher's class centres, where a loss has them, are fixed: they have no gradient, and so neither
+    momentum nor decay.
     """
     on_cpu = all(device.device_type == 'cpu' for device in devices)
     symbol = training_symbol(embedding, config, compiled=on_cpu and ops.available())
     batch = config.per_batch_size * len(devices)  # Module cuts it into one part a device
     data_shapes = {DATA: (batch, *IMAGE_SHAPE)}
-    if config.teacher:
+    inputs = symbol.list_arguments()
+    if TEACHER in inputs:
         data_shapes[TEACHER] = (batch, embedding_size(embedding))
     label_shapes = {LABEL: (batch,)}
     if on_cpu:
         symbol = ops.accelerate(symbol, {**data_shapes, **label_shapes}, accumulate=False)
     module = mx.mod.Module(
-        symbol, data_names=list(data_shapes), label_names=[LABEL], context=list(devices)
+        symbol,
+        data_names=list(data_shapes),
+        label_names=[LABEL],
+        context=list(devices),
+        fixed_param_names=[name for name in (TEACHER_CENTRES,) if name in inputs],
     )
     module.bind(list(data_shapes.items()), list(label_shapes.items()), for_training=True)
     return module

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Union
+from typing import Optional, Protocol, Union
 
 import numpy as np
 
@@ -26,7 +26,14 @@ class Rows(Protocol):
 
 
 class EmbeddingSource(Protocol):
-    """What gives a student the embeddings to distil from."""
+    """What gives a student the embeddings to distil from.
+
+    Attributes
+    ----------
+    rows : the embeddings of all pictures and their mirror images; None if nobody has them
+    """
+
+    rows: Optional[Rows]
 
     def of_batch(self, batch: 'mx.io.DataBatch') -> 'mx.nd.NDArray':
         """(N, D) float32, any length, of a batch of `FaceRecordIter`."""
@@ -39,9 +46,17 @@ class FrozenTeacher:
     ----------
     network : of the teacher
     devices, batch_size : as the student's
+    rows : see `EmbeddingSource`
     """
 
-    def __init__(self, network: Network, devices: Sequence['mx.Context'], batch_size: int):
+    def __init__(
+        self,
+        network: Network,
+        devices: Sequence['mx.Context'],
+        batch_size: int,
+        rows: Optional[Rows] = None,
+    ):
+        self.rows = rows
         self._embedder = Embedder(network, devices, batch_size)
 
     def __call__(self, images: 'mx.nd.NDArray') -> 'mx.nd.NDArray':
@@ -60,7 +75,8 @@ class FrozenTeacher:
 class EngineTeacher:
     """A model that an engine other than the student's runs, such as a foreign ONNX file."""
 
-    def __init__(self, model: OpenModel):
+    def __init__(self, model: OpenModel, rows: Optional[Rows] = None):
+        self.rows = rows
         self._model = model
 
     def of_batch(self, batch: 'mx.io.DataBatch') -> 'mx.nd.NDArray':
@@ -73,11 +89,11 @@ class StoredTeacher:
     """The teacher's embeddings out of a store or a file, in place of the teacher."""
 
     def __init__(self, rows: Rows):
-        self._rows = rows
+        self.rows = rows
 
     def of_batch(self, batch: 'mx.io.DataBatch') -> 'mx.nd.NDArray':
         """Embeddings (N, D) of a batch of `FaceRecordIter`."""
-        return mx.nd.array(self._rows.read(batch.index, batch.mirrored))
+        return mx.nd.array(self.rows.read(batch.index, batch.mirrored))
 
 
 @dataclass(frozen=True)
@@ -102,11 +118,13 @@ class Teacher:
                 engine='',
             )
 
-    def live(self, devices: Sequence['mx.Context'], batch_size: int) -> EmbeddingSource:
+    def live(
+        self, devices: Sequence['mx.Context'], batch_size: int, rows: Optional[Rows] = None
+    ) -> EmbeddingSource:
         """The teacher itself as the source of embeddings; in MXNet as the student, if it can."""
         if isinstance(self.model, Network):
-            return FrozenTeacher(self.model, devices, batch_size)
-        return EngineTeacher(self.model)
+            return FrozenTeacher(self.model, devices, batch_size, rows)
+        return EngineTeacher(self.model, rows)
 
     def embedder(self, devices: Sequence['mx.Context']) -> Union[Embedder, OpenModel]:
         """What embeds pictures: uint8 (N, 112, 112, 3) RGB -> float32 (N, D)."""

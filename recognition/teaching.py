@@ -74,6 +74,22 @@ def teach(teacher: Teacher, header: Header, batch_size: int = 32) -> TeacherStor
     return TeacherStore(path, header)
 
 
+def store_of_centres(teacher: Teacher, data_dir: str, wanted: str, loss: str) -> TeacherStore:
+    """The store whose class centres `loss` needs, made now if it is missing.
+
+    Raises
+    ------
+    InputError for a live teacher, and for a store of another teacher or data set.
+    """
+    if wanted == 'live':
+        raise InputError(
+            f"--teacher-store live with --distill {loss}: the teacher's class centres are means "
+            'over all pictures, which a store holds; leave --teacher-store out'
+        )
+    header = teacher.header(data_dir)
+    return teach(teacher, header) if wanted == 'auto' else TeacherStore(wanted, header)
+
+
 def choose_store(
     teacher: Teacher, data_dir: str, augment: str, wanted: str, images: int
 ) -> Optional[TeacherStore]:

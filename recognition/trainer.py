@@ -19,8 +19,10 @@ from ..common.engine.network import Network
 from ..common.engine.optimizer_states import read_states
 from ..common.errors import InputError
 from ..common.files import atomic_write, exclusive, output_folder
+from ..common.names import TEACHER, TEACHER_CENTRES
 from ..eval.verification import VerificationResult
 from ..symbol import get_symbol
+from .class_centres import class_centres, labels_of
 from .config import TrainConfig
 from .data import FaceRecordIter
 from .graph import embedding_size, training_module
@@ -74,14 +76,30 @@ def initializer() -> 'mx.initializer.Initializer':
     return mx.initializer.Xavier(rnd_type='gaussian', factor_type='out', magnitude=2)
 
 
-def _start_weights(module, config: TrainConfig, state: TrainState, embedding) -> None:
+def _constants(module, config: TrainConfig, teacher: Optional[EmbeddingSource]) -> dict:
+    """Arrays of the training graph that are no parameters: the teacher's class centres."""
+    if TEACHER_CENTRES not in module.symbol.list_arguments():
+        return {}
+    if teacher.rows is None:
+        raise InputError(
+            f"{config.distill} needs the teacher's class centres, which come from a store of its "
+            'embeddings; make one with `vargfacenet teach` and name it as --teacher-store'
+        )
+    labels = labels_of(config.data_dir)
+    return {TEACHER_CENTRES: mx.nd.array(class_centres(teacher.rows, labels, config.num_classes))}
+
+
+def _start_weights(
+    module, config: TrainConfig, state: TrainState, embedding, constants: dict
+) -> None:
     """Parameters from the resumed checkpoint, the pretrained model or the initializer."""
     model = f'{config.prefix},{state.number}' if state.number else config.pretrained
     arg_params, aux_params = {}, {}
     if model:
         _, arg_params, aux_params = checkpoint.load_embedding(model, embedding).in_mxnet()
-        arg_params = _matching_classifier(module, arg_params, model)
+        arg_params = _matching_classifier(module, {**arg_params, **constants}, model)
     mx.random.seed(config.seed)
+    arg_params = {**arg_params, **constants}
     module.init_params(initializer(), arg_params, aux_params, allow_missing=True, allow_extra=True)
 
 
@@ -250,7 +268,7 @@ def _prepare(
         augment=config.augment,
     )
     state = first_state(config, resume, overwrite)
-    _start_weights(module, config, state, embedding)
+    _start_weights(module, config, state, embedding, _constants(module, config, teacher))
     lr_at = learning_rate_of(config)
     _start_optimizer(module, config, state, lr_at, kvstore)
     data.seek(*divmod(state.step, data.batches_per_epoch))
@@ -261,7 +279,7 @@ def _prepare(
 def _steps(run: _Run, watch: Stopwatch, log_hook, other_hooks: list) -> Iterator[None]:
     """Updates until `total_steps`; yields after each, when its hooks have run."""
     config, module, state = run.config, run.module, run.state
-    batches = _batches(run.data, run.teacher)
+    batches = _batches(run.data, run.teacher if TEACHER in module.data_names else None)
     while state.step < config.total_steps:
         # Dropout's random numbers become a function of (seed, step): a resumed run draws the same.
         mx.random.seed(config.seed * 1_000_003 + state.step * config.num_workers + run.rank)

@@ -9,8 +9,9 @@ from ...common.backend import mx
 from ...common.engine import ops
 from ...common.names import CLASSIFIER_PREFIX, CLASSIFIER_WEIGHT, DATA, IMAGE_SHAPE, LABEL, TEACHER
 from ...recognition.config import TrainConfig, bare
+from ...recognition.distillation.angular import angular_distillation
 from ...recognition.graph import embedding_size, training_module
-from ...recognition.losses import Head, angular_distillation, class_loss, make_loss
+from ...recognition.losses import Head, class_loss, make_loss
 from ...recognition.trainer import initializer
 from ...symbol import get_symbol
 

@@ -7,8 +7,8 @@ outside. `angular` is VarGFaceNet's.
 import sys
 
 from ...common.registry import import_all
-from .loss import DISTILLATION_LOSSES, DistillationLoss, Pair, make_distillation_loss
+from .loss import DISTILLATION_LOSSES, DistillationLoss, Pair, Terms, make_distillation_loss
 
 import_all(sys.modules[__name__])
 
-__all__ = ['DISTILLATION_LOSSES', 'DistillationLoss', 'Pair', 'make_distillation_loss']
+__all__ = ['DISTILLATION_LOSSES', 'DistillationLoss', 'Pair', 'Terms', 'make_distillation_loss']

@@ -1,9 +1,10 @@
 """What a distillation loss is."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from ...common.backend import mx
+from ...common.names import TEACHER_CENTRES
 from ...common.options import check, defaults_of, rules_of
 from ...common.registry import Registry
 
@@ -17,6 +18,19 @@ class Pair(NamedTuple):
     batch_size: int  # N of one device
     num_classes: int
     embedding_size: int  # D
+    compiled: bool = False  # whether operators of the project's for the CPU may be used
+
+    def centres(self) -> 'mx.sym.Symbol':
+        """(C, D) float32, `class_centres` of the teacher: a constant that no optimizer sees. Of a
+        loss that has `needs_centres`; to be called once, since a graph has one such variable."""
+        return mx.sym.Variable(TEACHER_CENTRES, shape=(self.num_classes, self.embedding_size))
+
+
+class Terms(NamedTuple):
+    """What a distillation loss adds to the training graph."""
+
+    loss: 'mx.sym.Symbol'  # (N,)
+    correct: Optional['mx.sym.Symbol'] = None  # (N,), of a loss that classifies: as `class_loss`
 
 
 class DistillationLoss:
@@ -25,15 +39,27 @@ class DistillationLoss:
 
     Attributes
     ----------
-    default_alpha : weight of L_s beside the classification loss where --alpha is not given
+    default_alpha : weight of L_s where --alpha is not given
+    needs_labels : whether L_s looks at labels
+    needs_embeddings : whether it looks at the teacher's embeddings of the images of a step
+    needs_centres : whether it looks at the teacher's class centres
+    classifies : whether it takes the place of the classification loss
     """
 
     default_alpha = 7.0  # VarGFaceNet's
+    needs_labels = False
+    needs_embeddings = True
+    needs_centres = False
+    classifies = False
 
     def loss(self, pair: Pair) -> 'mx.sym.Symbol':
         """L_s of every image, (N,) float32; the trainer takes alpha times its mean (VarGFaceNet,
         arXiv:1910.04985, Eq. 7). A loss of the batch as a whole gives every image the same."""
         raise NotImplementedError
+
+    def terms(self, pair: Pair) -> Terms:
+        """L_s and what else a loss has; a loss that has no more leaves this as it is."""
+        return Terms(self.loss(pair))
 
 
 DISTILLATION_LOSSES: Registry[type[DistillationLoss]] = Registry('distillation loss')

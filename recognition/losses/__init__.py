@@ -7,7 +7,6 @@ runs adds its loss in the same way.
 import sys
 
 from ...common.registry import import_all
-from ..distillation.angular import angular_distance, angular_distillation
 from .loss import LOSSES, ClassificationLoss, Head, class_loss, make_loss
 
 import_all(sys.modules[__name__])
@@ -16,8 +15,6 @@ __all__ = [
     'LOSSES',
     'ClassificationLoss',
     'Head',
-    'angular_distance',
-    'angular_distillation',
     'class_loss',
     'make_loss',
 ]

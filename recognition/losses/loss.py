@@ -21,8 +21,12 @@ class Head(NamedTuple):
     num_classes: int  # C
     embedding_size: int  # D
 
+    centres: Optional['mx.sym.Symbol'] = None  # (C, D), in place of a classifier to be trained
+
     def weight(self) -> 'mx.sym.Symbol':
         """The classifier's variable `fc7_weight`, (C, D): class centres of a margin loss."""
+        if self.centres is not None:
+            return self.centres
         shape = (self.num_classes, self.embedding_size)
         return mx.sym.Variable(CLASSIFIER_WEIGHT, shape=shape)
 

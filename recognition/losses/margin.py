@@ -44,6 +44,23 @@ def margin_cosine(
     return mx.sym.where(theta < theta_pi, mx.sym.cos(m1 * theta + m2), beyond) - m3
 
 
+def class_cosines(head: Head) -> 'mx.sym.Symbol':
+    """(N, C): cosines of embeddings and class centres."""
+    return mx.sym.FullyConnected(
+        unit_length(head.embedding, CLASSIFIER_PREFIX + '_embedding'),
+        weight=unit_length(head.weight(), CLASSIFIER_PREFIX + '_centres'),
+        num_hidden=head.num_classes,
+        no_bias=True,
+        name=CLASSIFIER_PREFIX,
+    )
+
+
+def add_to_target(cosine: 'mx.sym.Symbol', change: 'mx.sym.Symbol', head: Head) -> 'mx.sym.Symbol':
+    """(N, C) cosines with `change` (N,) added to that of every image's own class."""
+    one_hot = mx.sym.one_hot(head.label, depth=head.num_classes)  # (N, C)
+    return cosine + mx.sym.broadcast_mul(one_hot, mx.sym.expand_dims(change, axis=1))
+
+
 @LOSSES.register('margin')
 @dataclass(frozen=True)
 class Margin(ClassificationLoss):
@@ -55,20 +72,12 @@ class Margin(ClassificationLoss):
     m3: float = option("subtraction from the target's cosine", 0.0, REAL)
 
     def logits(self, head: Head) -> 'mx.sym.Symbol':
-        cosine = mx.sym.FullyConnected(
-            unit_length(head.embedding, CLASSIFIER_PREFIX + '_embedding'),
-            weight=unit_length(head.weight(), CLASSIFIER_PREFIX + '_centres'),
-            num_hidden=head.num_classes,
-            no_bias=True,
-            name=CLASSIFIER_PREFIX,
-        )
+        cosine = class_cosines(head)
         if (self.m1, self.m2, self.m3) == (1, 0, 0):
             return self.s * cosine
         target = mx.sym.pick(cosine, head.label, axis=1)  # (N,)
-        change = margin_cosine(target, self.m1, self.m2, self.m3) - target
-        one_hot = mx.sym.one_hot(head.label, depth=head.num_classes)  # (N, C)
-        margin = mx.sym.broadcast_mul(one_hot, mx.sym.expand_dims(change, axis=1))
-        return self.s * (cosine + margin)
+        margin = margin_cosine(target, self.m1, self.m2, self.m3) - target
+        return self.s * add_to_target(cosine, margin, head)
 
     def compiled(self, head: Head) -> tuple:
         return ops.margin_softmax(head.embedding, head.weight(), head.label, **asdict(self))

@@ -1,6 +1,7 @@
 """Angular distillation: the frozen teacher, the loss that is trained, the generations."""
 
 import collections
+import shutil
 
 import numpy as np
 import pytest
@@ -206,3 +207,20 @@ def test_pictures_without_labels_teach_as_those_with_labels(
     np.testing.assert_allclose(unlabelled, labelled, rtol=1e-3)
     code, _, errors = run_command('distill', *words[:-5], '--data-dir', crops, '--name', 'no')
     assert code == 2 and 'distil with --no-classification' in errors
+
+
+def test_class_centres_come_from_a_store_whatever_the_augmentation(
+    options, teacher, patterns, run_command, tmp_path
+):
+    words = [*options, '--teacher', teacher, '--generations', 1, '--steps', 2, '--augment', 'mild']
+    data = shutil.copytree(patterns, tmp_path / 'data')
+    words += ['--data-dir', data]
+    code, _, errors = run_command(
+        'distill', *words, '--distill', 'margin', '--teacher-store', 'live'
+    )
+    assert code == 2 and 'means over all pictures, which a store holds' in errors
+    code, result, errors = run_command('distill', *words, '--distill', 'margin')
+    assert code == 0 and len(list(data.glob('*.f16'))) == 1, errors
+    assert not result['teacher_store']  # of shaken pictures only the teacher itself has embeddings
+    code, result, _ = run_command('distill', *words, '--distill', 'proxyless', '--name', 'other')
+    assert code == 0 and result['teacher_store'] == str(*data.glob('*.f16'))

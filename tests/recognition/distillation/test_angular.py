@@ -6,7 +6,7 @@ import reference
 from gradients import evaluate, relative_error
 from vargfacenet.common.backend import mx
 from vargfacenet.common.errors import InputError
-from vargfacenet.recognition.losses import angular_distance, angular_distillation
+from vargfacenet.recognition.distillation.angular import angular_distance, angular_distillation
 
 
 @pytest.mark.parametrize('form', ['l2', 'cosine'])

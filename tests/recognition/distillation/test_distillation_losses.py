@@ -6,13 +6,17 @@ import gradients as values
 import numpy as np
 import pytest
 from gradients import relative_error
-from reference import gradient, unit
+from reference import gradient, log_sum_exp, margin_loss, margin_target, unit
 from vargfacenet.common.backend import mx
+from vargfacenet.common.engine import ops
 from vargfacenet.common.errors import InputError
+from vargfacenet.recognition.class_centres import class_centres
 from vargfacenet.recognition.distillation import Pair, make_distillation_loss
 
+needs_compiler = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
 
-def evaluate(name, options, student, teacher, label, num_classes=0, **arrays):
+
+def evaluate(name, options, student, teacher, label, num_classes=0, compiled=False, **arrays):
     """(loss (N,), gradients by name) of L_s summed over the images."""
     n, size = student.shape
     pair = Pair(
@@ -22,8 +26,9 @@ def evaluate(name, options, student, teacher, label, num_classes=0, **arrays):
         batch_size=n,
         num_classes=num_classes,
         embedding_size=size,
+        compiled=compiled,
     )
-    symbol = make_distillation_loss(name, options).loss(pair)
+    symbol = make_distillation_loss(name, options).terms(pair).loss
     return values.evaluate(symbol, student=student, teacher=teacher, label=label, **arrays)
 
 
@@ -94,3 +99,77 @@ def test_rkd_needs_three_images(rng):
     rows = rng.randn(2, 4)
     with pytest.raises(InputError, match='too few'):
         evaluate('rkd', {}, rows, rows, np.zeros(2))
+
+
+@pytest.mark.parametrize('compiled', [False, pytest.param(True, marks=needs_compiler)])
+def test_proxyless_is_arcface_against_the_centres(compiled, rng):
+    student, label = 3 * rng.randn(6, 5), rng.randint(0, 4, 6)
+    centres = np.array([unit(row) for row in rng.randn(4, 5)])
+    loss, gradients = evaluate(
+        'proxyless',
+        {'s': 20.0, 'm': 0.4},
+        *(student, student, label, 4, compiled),
+        teacher_centres=centres,
+    )
+    assert 'teacher' not in gradients  # no embedding of the teacher is asked for in a step
+    margins = (20.0, 1.0, 0.4, 0.0)
+    assert relative_error(loss, margin_loss(student, centres, label, *margins)) < 1e-5
+    slope = gradient(lambda rows: sum(margin_loss(rows, centres, label, *margins)), student)
+    assert relative_error(gradients['student'], slope) < 2e-4
+
+
+def margin_loop(student, teacher, centres, label, s, least, most):
+    """MarginDistillation (arXiv:2003.02586), image by image."""
+    known = [max(dot(unit(row), centres[y]), 0) for row, y in zip(teacher, label)]
+    losses = []
+    for row, y, q in zip(student, label, known):
+        m = (most - least) / max(*known, 1e-6) * q + least
+        logits = [s * dot(unit(row), centre) for centre in centres]
+        logits[y] = s * margin_target(logits[y] / s, 1, m, 0)
+        losses.append(log_sum_exp(logits) - logits[y])
+    return losses
+
+
+@pytest.mark.parametrize('side', [1, -1])
+def test_margin_equals_the_loop(side, rng):
+    """Angles on both sides of pi - m; with `side` -1 no image of the teacher is near its centre."""
+    centres = np.array([unit(row) for row in rng.randn(4, 5)])
+    label = rng.randint(0, 4, 9)
+    teacher = side * centres[label] + 0.5 * rng.randn(9, 5)
+    student = 3 * rng.randn(9, 5)
+    student[0] = -2 * centres[label[0]] + 0.1 * rng.randn(5)
+    options = {'s': 20.0, 'least': 0.2, 'most': 0.5}
+    loss, gradients = evaluate(
+        'margin', options, student, teacher, label, 4, teacher_centres=centres
+    )
+    given = (teacher, centres, label, *options.values())
+    assert relative_error(loss, margin_loop(student, *given)) < 1e-5
+    slope = gradient(lambda rows: sum(margin_loop(rows, *given)), student)
+    assert relative_error(gradients['student'], slope) < 2e-4
+    assert not gradients['teacher'].any()
+
+
+class Both:
+    """Embeddings of pictures and mirror images in memory."""
+
+    def __init__(self, plain, mirrored):
+        self._views = plain, mirrored
+
+    def read(self, positions, mirrored):
+        return np.stack([self._views[int(m)][p] for p, m in zip(positions, mirrored)])
+
+
+def test_class_centres_equal_the_loop(rng, monkeypatch):
+    monkeypatch.setattr('vargfacenet.recognition.class_centres._BLOCK', 7)
+    rows = Both(rng.randn(30, 6).astype('f'), 2 * rng.randn(30, 6).astype('f'))
+    labels = rng.randint(0, 4, 30)
+    labels[labels == 2] = 4  # a class without pictures
+    centres = class_centres(rows, labels, 5)
+    for number, centre in enumerate(centres):
+        total = np.zeros(6)
+        for position in np.flatnonzero(labels == number):
+            for mirrored in (False, True):
+                total += unit(rows.read([position], [mirrored])[0])
+        expected = unit(total) if total.any() else total
+        np.testing.assert_allclose(centre, expected, atol=1e-6)
+    assert not centres[2].any()
