@@ -102,7 +102,8 @@ function oneIn(rate) {
 function applied(answer) {
   if (answer.threshold === null) return 'no decision: the model has no thresholds';
   const among = `${answer.gallery_faces} enrolled ${answer.gallery_faces === 1 ? 'face' : 'faces'}`;
-  const share = answer.fpir < 0.4 ? `${oneIn(answer.fpir)} is` : `${Math.round(100 * answer.fpir)} % are`;
+  const share = answer.fpir < 0.4
+    ? `${oneIn(answer.fpir)} is` : `${Math.round(100 * answer.fpir)} % are`;
   return `threshold ${answer.threshold.toFixed(3)} for ${among}: of people who are not enrolled, `
     + `${share} named`;
 }

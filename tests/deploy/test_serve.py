@@ -143,6 +143,32 @@ def test_several_faces_are_not_enrolled(service, client, monkeypatch):
     assert answer.status_code == 422 and 'shows 3 faces' in answer.json['error']
 
 
+def test_an_identification_says_at_what_it_decides(client):
+    info = client.get('/api/info').json
+    assert info['fpir'] == 0.01 and info['fpirs'] == [0.1, 0.01, 0.001]
+    for name, identity in (('Ada', 1), ('Grace', 2)):
+        post(client, '/api/enrol', name=name, photograph=crop(identity), force='1')
+    answer = post(client, '/api/identify', photograph=crop(1)).json
+    # the one threshold of this model is for a rate of 0.1, which two faces double, nearly
+    assert (answer['threshold'], answer['gallery_faces'], answer['far']) == (0.5, 2, 0.1)
+    assert answer['fpir'] == pytest.approx(0.19)
+    answer = post(client, '/api/identify', photograph=crop(1), fpir='0.5').json
+    assert answer['fpir'] == 0.5 and answer['far'] == pytest.approx(1 - 0.5**0.5)
+    for wrong in ('x', '0', '1', 'nan'):
+        assert post(client, '/api/identify', photograph=crop(1), fpir=wrong).status_code == 400
+
+
+def test_doubtful_enrolments_wait_for_a_second_word(client):
+    assert post(client, '/api/enrol', name='Ada', photograph=crop(1)).status_code == 200
+    answer = post(client, '/api/enrol', name='Eve', photograph=crop(1))
+    assert answer.status_code == 409 and answer.json['doubtful'] is True
+    assert "the same picture is enrolled as 'Ada' already" in answer.json['error']
+    assert client.get('/api/info').json['identities'] == {'Ada': 1}
+    answer = post(client, '/api/enrol', name='Eve', photograph=crop(1), force='1')
+    assert answer.status_code == 200 and answer.json['doubts']
+    assert answer.json['identities'] == {'Ada': 1, 'Eve': 1}
+
+
 @pytest.fixture
 def short_wait(monkeypatch):
     monkeypatch.setattr(gallery_module, '_LOCK_SECONDS', 0.2)

@@ -78,8 +78,8 @@ def test_small_sets_have_no_tail_and_damaged_ones_are_refused(rng):
     assert fit_tail(cross_pairs(np.ones((200, 4)) / 2, np.arange(200), 0.15)) is None
     good = {'start': 0.3, 'share': 0.01, 'shape': -0.1, 'scale': 0.03}
     assert Tail.of(None) is None and Tail.of(good) == Tail(**good)
-    for wrong in ([], 'x', {}, {**good, 'scale': 0}, {**good, 'shape': float('nan')},
-                  {**good, 'share': 2}, {**good, 'start': None}):  # fmt: skip
+    damaged = ({'scale': 0}, {'shape': float('nan')}, {'share': 2}, {'start': None})
+    for wrong in ([], 'x', {}, *({**good, **change} for change in damaged)):
         with pytest.raises(InputError, match='tail'):
             Tail.of(wrong)
 
