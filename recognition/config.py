@@ -164,6 +164,15 @@ class TrainConfig:
         rule=integer(0, 3),
         free=True,
     )
+    skip_corrupt: int = option(
+        'leave out up to N records that cannot be read, and name them; the first one stops the '
+        'run otherwise, saved (counted anew after --resume)',
+        0,
+        group=DATA,
+        metavar='N',
+        rule=integer(0),
+        free=True,
+    )
     shuffle: str = option(
         'full, or blocks for a .rec that is larger than memory',
         'full',

@@ -5,6 +5,7 @@ how a crop is shaken. Neither the number of threads nor the sharding changes it,
 stopped goes on with the very batch it would have seen next (`seek`).
 """
 
+import logging
 import weakref
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,6 +24,8 @@ from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE, LABEL
 from ..common.parallel import cpu_count
 from ..common.registry import unknown_name
 from .augmentations import AUGMENTATIONS, NUM_DRAWS, Augmentation
+
+log = logging.getLogger(__name__)
 
 SHUFFLES = {
     'full': 'any record may follow any other; reads all over the file',
@@ -116,13 +119,13 @@ class _Buffer:
         self.images = np.empty((batch_size, *IMAGE_SHAPE), np.uint8)
         self.labels = np.empty(batch_size, np.float32)
         self.mirrored = np.empty(batch_size, bool)
+        self.positions = np.empty(batch_size, np.int64)  # of the records that are in it
 
 
 @dataclass
 class _Pending:
     """A batch that is being decoded."""
 
-    positions: np.ndarray
     buffer: _Buffer
     jobs: list[Future]
 
@@ -134,12 +137,17 @@ class _Decoder:
     records: Records
     seed: int
     augmentation: Augmentation
+    skip_corrupt: int
 
-    def fill(self, buffer: _Buffer, rows: range, epoch: int, positions: np.ndarray) -> None:
-        """Read records `positions` into `rows` of `buffer`."""
+    def fill(
+        self, buffer: _Buffer, rows: range, epoch: int, positions: np.ndarray
+    ) -> dict[int, str]:
+        """Read records `positions` into `rows` of `buffer`; position -> reason of those that had
+        to be left out."""
+        bad: dict[int, str] = {}
         for row, position in zip(rows, positions.tolist()):
-            label, encoded = self.records.read(position)
-            bgr = decode_crop(self.records, position, encoded)
+            position, label, bgr = self._readable(position, bad)
+            buffer.positions[row] = position
             draws = record_draws(self.seed, epoch, position)
             mirrored = self.augmentation.mirrors and draws[0] < 0.5
             bgr = self.augmentation.change(bgr, mirrored, draws[1:])
@@ -147,6 +155,23 @@ class _Decoder:
             cv2.split(bgr, [blue, green, red])
             buffer.labels[row] = label
             buffer.mirrored[row] = mirrored
+        return bad
+
+    def _readable(self, position: int, bad: dict[int, str]) -> tuple[int, int, np.ndarray]:
+        """(position, label, uint8 BGR) of a record, or of the first readable one after it: who
+        takes the place of a bad one depends on the data alone, so that a resumed run sees it too.
+        """
+        while True:
+            try:
+                label, encoded = self.records.read(position)
+                return position, label, decode_crop(self.records, position, encoded)
+            except InputError as error:
+                bad[position] = str(error)
+            except OSError as error:  # of a disk that fails
+                bad[position] = f'{self.records.name(position)}: {error.strerror}'
+            if len(bad) > self.skip_corrupt:
+                raise InputError(bad[position])
+            position = (position + 1) % len(self.records)
 
     def read_ahead(self, blocks: list[int]) -> None:
         """Tell the system that the records of these blocks will be needed."""
@@ -177,12 +202,15 @@ class FaceRecordIter(mx.io.DataIter):
     threads : decoding threads; default: one per CPU
     prefetch : batches decoded ahead
     augment : name in `augmentations.AUGMENTATIONS`
+    skip_corrupt : records that cannot be read and are left out, at most; the next readable one
+        takes the place of each, in `index` as well
 
     Attributes
     ----------
     epoch, batch : the place of the next batch; what `seek` takes
     batches_per_epoch, num_images, num_classes : int
     class_names : tuple of str, () where the data do not tell
+    left_out : position -> reason of the records that were left out
 
     Raises
     ------
@@ -202,6 +230,7 @@ class FaceRecordIter(mx.io.DataIter):
         threads: Optional[int] = None,
         prefetch: int = 4,
         augment: str = 'mirror',
+        skip_corrupt: int = 0,
     ):
         super().__init__(batch_size)
         threads = cpu_count() if threads is None else threads
@@ -224,7 +253,8 @@ class FaceRecordIter(mx.io.DataIter):
             )
         self._order_options = (shuffle, num_parts, part_index, batch_size)
         self._seed = seed
-        self._decoder = _Decoder(records, seed, AUGMENTATIONS.get(augment))
+        self._decoder = _Decoder(records, seed, AUGMENTATIONS.get(augment), skip_corrupt)
+        self.left_out: dict[int, str] = {}
         self._free = [_Buffer(batch_size) for _ in range(prefetch)]
         self._pending: deque[_Pending] = deque()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix='face-records')
@@ -247,7 +277,7 @@ class FaceRecordIter(mx.io.DataIter):
         self._submit()
         try:
             for job in self._pending[0].jobs:
-                job.result()
+                self._leave_out(job.result())
         except BaseException:  # Ctrl-C as well: threads must not go on filling buffers
             self._drop_pending()
             raise
@@ -257,6 +287,17 @@ class FaceRecordIter(mx.io.DataIter):
         self.batch += 1
         self._submit()
         return batch
+
+    def _leave_out(self, bad: dict[int, str]) -> None:
+        """Count and name records; InputError for one more than is allowed."""
+        allowed = self._decoder.skip_corrupt
+        for position, reason in bad.items():
+            if position in self.left_out:
+                continue
+            if len(self.left_out) >= allowed:
+                raise InputError(f'{reason} (after {allowed} others that were left out)')
+            self.left_out[position] = reason
+            log.warning('left out, %d of at most %d: %s', len(self.left_out), allowed, reason)
 
     def reset(self) -> None:
         """Go to the first batch of the next epoch."""
@@ -305,7 +346,7 @@ class FaceRecordIter(mx.io.DataIter):
                 rows = range(first, min(first + _IMAGES_PER_JOB, self.batch_size))
                 part = positions[rows.start : rows.stop]
                 jobs.append(self._pool.submit(self._decoder.fill, buffer, rows, self.epoch, part))
-            self._pending.append(_Pending(positions, buffer, jobs))
+            self._pending.append(_Pending(buffer, jobs))
 
     def _read_ahead(self, start: int) -> None:
         """With 'blocks', have the system read this window and the next one of the order.
@@ -338,7 +379,7 @@ class FaceRecordIter(mx.io.DataIter):
             data=[images],
             label=[mx.nd.array(buffer.labels)],
             pad=0,
-            index=pending.positions.copy(),
+            index=buffer.positions.copy(),
             provide_data=self.provide_data,
             provide_label=self.provide_label,
         )

@@ -94,6 +94,9 @@ def open_source(
             return config, teacher.live(devices, batch_size, store), teacher
         return replace(config, teacher_store=str(store.path)), StoredTeacher(store), teacher
     images = config.total_steps * config.global_batch_size * generations
+    if config.skip_corrupt and wanted == 'auto':
+        log.info('live teacher: a store has no place for records that are left out')
+        wanted = 'live'
     store = choose_store(teacher, config.data_dir, config.augment, wanted, images)
     if store:
         return replace(config, teacher_store=str(store.path)), StoredTeacher(store), teacher

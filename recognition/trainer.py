@@ -156,6 +156,10 @@ def _load_momenta(module, path: Path) -> None:
     updater.states_synced = dict.fromkeys(states, False)  # moved to the parameter's device
 
 
+class _BadRecord(InputError):
+    """A record that cannot be read, and may not be left out."""
+
+
 def _batches(data: FaceRecordIter, teacher: Optional[EmbeddingSource]) -> Iterator:
     """Batches without end, with the teacher's embeddings as a second input."""
     while True:
@@ -164,6 +168,8 @@ def _batches(data: FaceRecordIter, teacher: Optional[EmbeddingSource]) -> Iterat
         except StopIteration:
             data.reset()
             continue
+        except InputError as error:
+            raise _BadRecord(str(error)) from None
         if teacher:
             batch.data.append(teacher.of_batch(batch))
         yield batch
@@ -266,6 +272,7 @@ def _prepare(
         part_index=rank,
         threads=config.threads or None,
         augment=config.augment,
+        skip_corrupt=config.skip_corrupt,
     )
     state = first_state(config, resume, overwrite)
     _start_weights(module, config, state, embedding, _constants(module, config, teacher))
@@ -333,20 +340,33 @@ def _train(config, resume: bool, overwrite: bool, kvstore, teacher) -> TrainResu
     )
     try:
         with stop_signals() as stop, progress as bar:
-            watch = Stopwatch()
+            watch, start = Stopwatch(), state.step
             log_hook = LogHook(config, run.module, run.lr_at, watch, history, bar)
-            for _ in _steps(run, watch, log_hook, [verify_hook, save_hook]):
-                if stop and state.step < config.total_steps:
+
+            def save() -> str:
+                """Which checkpoint holds all that was done."""
+                if state.step > start:
                     state.seconds += watch.lap()  # of the steps since the last log line
                     save_hook.save(state)
-                    kept = last_checkpoint(config, state)
-                    log.info('stopped at step %d (%s); go on with --resume', state.step, kept)
-                    raise console.Interrupted(stop.number)
+                return last_checkpoint(config, state)
+
+            try:
+                for _ in _steps(run, watch, log_hook, [verify_hook, save_hook]):
+                    if stop and state.step < config.total_steps:
+                        log.info('stopped at step %d (%s); go on with --resume', state.step, save())
+                        raise console.Interrupted(stop.number)
+            except _BadRecord as error:
+                raise InputError(
+                    f'{error}; stopped at step {state.step} ({save()}). --resume goes on, with '
+                    f'--skip-corrupt N without up to N such records'
+                ) from None
             if not verify_hook.results:  # resumed after its end
                 verify_hook(state)
     finally:
         run.data.close()
         history.close()
+    if run.data.left_out:
+        log.warning('%d records were left out', len(run.data.left_out))
     history.draw(config.name)
     return _result(config, state, verify_hook.results)
 

@@ -1,5 +1,7 @@
 """Made-up pictures and folders of them, encoded with OpenCV directly."""
 
+import shutil
+
 import cv2
 import numpy as np
 from vargfacenet.common.synth.face import person, render
@@ -48,3 +50,17 @@ def scene(*people, size=160):
 
 def blank():
     return np.full((120, 160, 3), 128, np.uint8)
+
+
+def corrupted(source, folder, keys):
+    """A copy of a folder with train.rec whose records `keys` are no pictures any more."""
+    shutil.copytree(source, folder)
+    index = dict(
+        tuple(map(int, line.split())) for line in (folder / 'train.idx').read_text().splitlines()
+    )
+    content = bytearray((folder / 'train.rec').read_bytes())
+    for key in keys:
+        start = index[key] + 8 + 24  # behind the heads of record and image
+        content[start : start + 200] = bytes(200)
+    (folder / 'train.rec').write_bytes(content)
+    return folder

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from pictures import decoded, encoded, jpeg, picture
+from pictures import corrupted, decoded, encoded, jpeg, picture
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.recordio import RecordFile, write_face_records
 from vargfacenet.common.errors import InputError
@@ -378,3 +378,31 @@ def test_wrong_options(rec, options, reason):
 def test_places_that_do_not_exist(rec, place):
     with pytest.raises(InputError, match='has 9 batches of 4 per epoch'):
         FaceRecordIter(rec, 4).seek(*place)
+
+
+def test_the_next_readable_record_takes_a_bad_ones_place(patterns, tmp_path):
+    """The same in every epoch, from any place and on any number of threads."""
+    folder = corrupted(patterns, tmp_path / 'bad', (11, 12, 30))
+
+    def indices(threads, batch=0):
+        data = FaceRecordIter(folder, 8, threads=threads, skip_corrupt=3, seed=1)
+        data.seek(0, batch)
+        found = [data.next() for _ in range(6 - batch)]
+        left_out = dict(data.left_out)
+        data.close()
+        labels = np.concatenate([each.label[0].asnumpy() for each in found])
+        return np.concatenate([each.index for each in found]), labels, left_out
+
+    index, labels, left_out = indices(1)
+    order = epoch_order(48, 1, 0)
+    place = {10: 12, 11: 12, 29: 30}  # positions count from 0, keys from 1
+    assert index.tolist() == [place.get(position, position) for position in order]
+    assert left_out.keys() == {10, 11, 29} and 'record 11' in left_out[10]
+    np.testing.assert_array_equal(labels, index // 8)
+    np.testing.assert_array_equal(indices(3)[0], index)
+    np.testing.assert_array_equal(indices(2, batch=4)[0], index[32:])
+    few = FaceRecordIter(folder, 8, skip_corrupt=2, seed=1)
+    with pytest.raises(InputError, match=r'record (11|12|30)\b'):
+        for _ in range(6):
+            few.next()
+    few.close()

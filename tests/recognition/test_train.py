@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pictures import corrupted
 from vargfacenet.common.backend import mx
 from vargfacenet.common.console import Parser
 from vargfacenet.common.data.pair_sets import read_pairs, write_pairs
@@ -22,7 +23,7 @@ from vargfacenet.common.engine.model_name import parse_model
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
 from vargfacenet.recognition.config import add_arguments, resolve
-from vargfacenet.recognition.data import FaceRecordIter
+from vargfacenet.recognition.data import FaceRecordIter, epoch_order
 from vargfacenet.recognition.graph import training_module
 from vargfacenet.recognition.run_state import checkpoint_numbers, load_state
 from vargfacenet.recognition.trainer import initializer
@@ -150,6 +151,28 @@ def test_interrupt_saves_and_resume_goes_on(options, run_command, tmp_path):
     assert state.seconds > 0
     assert run_command('train', *options, '--resume')[0] == 0
     assert run_command('train', *options, '--name', 'whole')[0] == 0
+    resumed = weights(tmp_path / 'run' / 'model', 2)
+    assert_same_weights(resumed, weights(tmp_path / 'whole' / 'model', 1))
+
+
+def test_a_bad_record_stops_a_run_saved_and_may_be_left_out(
+    options, patterns, run_command, tmp_path
+):
+    """What a stopped run goes on to is what a whole one that leaves the record out gives."""
+    order = epoch_order(48, 0, 0)
+    bad = int(order[8 * 3 + 2]) + 1  # in the fourth batch of the first epoch
+    folder = corrupted(patterns, tmp_path / 'bad', [bad])
+    options = [*options, '--data-dir', folder, '--target', '', '--seed', 0]
+    code, _, errors = run_command('train', *options)
+    line = errors.strip().splitlines()[-1]
+    assert code == 2 and f'train.rec record {bad}' in line and '--skip-corrupt' in line
+    _, state = load_state(tmp_path / 'run' / 'model', 1)
+    assert state.step == 3 and state.seconds > 0
+    code, _, errors = run_command('train', *options, '--resume')
+    assert code == 2 and checkpoint_numbers(tmp_path / 'run' / 'model') == [1]
+    code, _, errors = run_command('train', *options, '--resume', '--skip-corrupt', 1)
+    assert code == 0 and 'left out, 1 of at most 1' in errors
+    assert run_command('train', *options, '--name', 'whole', '--skip-corrupt', 1)[0] == 0
     resumed = weights(tmp_path / 'run' / 'model', 2)
     assert_same_weights(resumed, weights(tmp_path / 'whole' / 'model', 1))
 
