@@ -34,7 +34,7 @@ def enrolment_doubts(
         if other and threshold is not None and match.cosine > threshold:
             doubts.append(
                 f'it looks like {match.identity!r}, who is enrolled (cosine {match.cosine:.3f}, '
-                f'above {threshold:.3f}): the same person under two names?'
+                f'above {threshold:.3f}), maybe one person under two names'
             )
             break
     return doubts
