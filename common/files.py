@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,9 +42,10 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     umask = os.umask(0)
     os.umask(umask)
     os.fchmod(descriptor, 0o666 & ~umask)
-    os.close(descriptor)
     temporary = Path(temporary)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks: leftovers stay there
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield temporary
         with open(temporary, 'rb+') as handle:
             os.fsync(handle.fileno())
@@ -55,6 +57,19 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def remove_leftovers(path: PathLike) -> None:
+    """Remove what killed commands left of `atomic_path(path)`; files that are being written, by
+    any process, are locked and stay."""
+    path = Path(path)
+    form = re.compile(rf'\.{re.escape(path.stem)}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}')
+    for left in sorted(path.parent.iterdir()):
+        if form.fullmatch(left.name):
+            with contextlib.suppress(OSError), open(left, 'rb') as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
 
 
 def sync_folder(folder: PathLike) -> None:

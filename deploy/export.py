@@ -7,6 +7,7 @@ layers before them; model.onnx, and on request model.fp16.onnx and model.int8.on
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -30,7 +31,7 @@ from ..common.engine.mxnet import Embedder, flatten_before_dense
 from ..common.engine.open_model import open_model
 from ..common.errors import InputError, RunError
 from ..common.extras import missing, need
-from ..common.files import atomic_write, exclusive, input_file, output_folder, sha256
+from ..common.files import atomic_write, exclusive, input_file, output_folder, sha256, sync_folder
 from ..common.names import DATA, IMAGE_SHAPE
 from ..eval.datasets import load_bin
 from ..eval.verification import embed_both, verify_rows
@@ -52,6 +53,7 @@ FILES = (
     RECORD,
 )
 _CHUNK = 256  # pictures between two moves of a progress bar
+_UNFINISHED = '.export.'  # folders that start so
 MAX_ACCURACY_LOSS = 0.005 + 1e-9  # of int8; more is worth a warning, rounding is not
 _PROBES = max(parity.BATCHES)
 
@@ -321,7 +323,10 @@ def _folder_for(out: Path) -> Iterator[Path]:
     """A folder whose files move to `out` when all of them are good; else nothing is left."""
     existed = out.exists()
     out = output_folder(out)
-    with exclusive(out), tempfile.TemporaryDirectory(dir=out, prefix='.export.') as temporary:
+    with exclusive(out), contextlib.ExitStack() as stack:
+        for left in out.glob(f'{_UNFINISHED}*'):  # by a kill: nobody else writes here now
+            shutil.rmtree(left)
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(dir=out, prefix=_UNFINISHED))
         try:
             yield Path(temporary)
         except BaseException:
@@ -336,6 +341,7 @@ def _folder_for(out: Path) -> Iterator[Path]:
         for name in FILES:
             if name in written:
                 os.replace(Path(temporary) / name, out / name)
+        sync_folder(out)
 
 
 def _wants_onnx(args: argparse.Namespace) -> bool:

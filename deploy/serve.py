@@ -25,6 +25,7 @@ from ..common.data.image import decode_rgb, encode_jpeg
 from ..common.engine.options import add_options
 from ..common.errors import InputError
 from ..common.extras import need
+from ..common.limits import WEB_PIXELS
 from .decide import (
     DEFAULT_FPIR,
     HOW_TO_GET_THRESHOLDS,
@@ -180,7 +181,7 @@ class Service:
             raise RequestError(f'the {what} is missing; choose a picture file')
         with self._lock:
             try:
-                return find_face(self._embedder, decode_rgb(content), self._faces)
+                return find_face(self._embedder, decode_rgb(content, WEB_PIXELS), self._faces)
             except InputError as error:
                 status = 422 if isinstance(error, NoFace) else 400
                 raise RequestError(f'{what}: {error}', status) from None

@@ -192,11 +192,11 @@ def _read_header(encoded: bytes) -> _Header:
     return _Header('TIFF', width, height, usual)
 
 
-def _decode(encoded: bytes) -> tuple[np.ndarray, _Header]:
+def _decode(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, _Header]:
     """(uint8 (H, W, 3) BGR, what the file says of itself); see `decode_rgb`."""
     header = _read_header(encoded)
-    if header.width * header.height > MAX_PIXELS:
-        raise _too_large(f' of {header.width}x{header.height}')
+    if header.width * header.height > max_pixels:
+        raise _too_large(f' of {header.width}x{header.height}', max_pixels)
     if not header.usual:
         raise InputError('the picture holds numbers of an unknown range; save it with 8 bits')
     if header.kind == 'PNG' and _PNG_END not in encoded:
@@ -217,7 +217,7 @@ def decode_bgr(encoded: bytes) -> np.ndarray:
     return _decode(encoded)[0]
 
 
-def decode_rgb(encoded: bytes) -> np.ndarray:
+def decode_rgb(encoded: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a picture file's bytes: JPEG, PNG, WebP, BMP, TIFF, GIF (its first picture), PNM,
     JPEG 2000, AVIF, and HEIC where pillow-heif is installed.
 
@@ -230,17 +230,17 @@ def decode_rgb(encoded: bytes) -> np.ndarray:
 
     Raises
     ------
-    InputError if the bytes are no picture, a cut-off one, one of more than MAX_PIXELS, or one of
+    InputError if the bytes are no picture, a cut-off one, one of more than `max_pixels`, or one of
     floating-point or signed numbers, whose range nobody tells. Damage inside a JPEG's scan data
     cannot be told from an ugly picture and passes; what follows its end is left alone.
     """
-    bgr = decode_bgr(encoded)
+    bgr = _decode(encoded, max_pixels)[0]
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, bgr)
 
 
-def _too_large(size: str) -> InputError:
+def _too_large(size: str, max_pixels: int = MAX_PIXELS) -> InputError:
     return InputError(
-        f'the picture{size} has more than {MAX_PIXELS // 10**6} million pixels; make it smaller'
+        f'the picture{size} has more than {max_pixels // 10**6} million pixels; make it smaller'
     )
 
 

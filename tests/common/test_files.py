@@ -79,3 +79,15 @@ def test_a_folder_is_kept_until_the_process_ends_even_by_a_kill(tmp_path):
     with files.exclusive(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_the_dead_go_and_files_of_the_living_stay(tmp_path):
+    target, left = tmp_path / 'rows.bin', tmp_path / '.rows.abcd_123.bin'
+    others = [tmp_path / '.rows.abcd_123.npz', tmp_path / '.rows2.abcd_123.bin', target]
+    for path in (left, *others):
+        path.write_bytes(b'x')
+    with files.atomic_path(target) as living:
+        files.remove_leftovers(target)
+        assert living.exists() and not left.exists()
+        living.write_bytes(b'new')
+    assert target.read_bytes() == b'new' and all(path.exists() for path in others)

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import DATA, ROOT
-from deploy_models import EMBEDDING_SIZE, portraits, write_checkpoint
+from deploy_models import EMBEDDING_SIZE, export_folder, portraits, write_checkpoint
 from tiny_network import reference_params
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.image import encode_jpeg
@@ -448,3 +448,11 @@ def test_int8_of_a_published_network(tmp_path):
     expected = parity.onnx_engines(whole)['onnxruntime'](images)
     for run in parity.onnx_engines(int8).values():
         assert cosines(run(images), expected).mean() >= 0.995
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path):
+    left = tmp_path / 'export' / '.export.abcd1234'
+    left.mkdir(parents=True)
+    (left / 'model.onnx').write_bytes(b'half')
+    out = export_folder(tmp_path)
+    assert (out / 'export.json').is_file() and not left.exists()

@@ -136,6 +136,13 @@ def test_what_is_wrong_is_said(path, fields, status, message, client):
     assert answer.status_code == status and message in answer.json['error']
 
 
+def test_a_picture_of_many_pixels_is_refused_before_it_is_decoded(client):
+    """26 million of one grey are 30 KB and would take 78 MB; other commands read them."""
+    grey = cv2.imencode('.png', np.full((5200, 5000), 9, np.uint8))[1].tobytes()
+    answer = post(client, '/api/identify', photograph=grey, far=FAR)
+    assert answer.status_code == 400 and '25 million' in answer.get_json()['error']
+
+
 def test_several_faces_are_not_enrolled(service, client, monkeypatch):
     found = serve.find_face(service._embedder, portrait(1))
     monkeypatch.setattr(serve, 'find_face', lambda *_: found._replace(count=3))
