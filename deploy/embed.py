@@ -31,7 +31,7 @@ from ..common.files import atomic_path, output_folder, read_lines
 from ..common.names import IMAGE_SIZE
 from ..common.parallel import cpu_count, ordered_map
 from .decide import embedder_from
-from .embedder import SMALLEST_FACE, WHICH, FaceFinder, read_photo
+from .embedder import SMALLEST_FACE, WHICH, FaceEmbedder, FaceFinder, read_photo, unit_length
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,11 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--which', choices=WHICH, default='largest', help='face to take if there are several'
     )
+    parser.add_argument(
+        '--flip',
+        action='store_true',
+        help="add the mirror image's embedding, as verify and identify --model do; twice the work",
+    )
     parser.add_argument('--min-face', type=int, default=20, help='smallest face, in pixels')
     parser.add_argument(
         '--skip-broken', action='store_true', help='leave out pictures that cannot be decoded'
@@ -192,6 +197,14 @@ class _Tally(NamedTuple):
         }
 
 
+def _embedded(embedder: FaceEmbedder, crops: np.ndarray, flip: bool) -> np.ndarray:
+    """(N, D) float32 of unit length; with `flip` the sums with those of the mirror images."""
+    raw = embedder.raw(crops)
+    if flip:
+        raw = raw + embedder.raw(np.ascontiguousarray(crops[:, :, ::-1]))
+    return unit_length(raw, embedder.model)
+
+
 def _embed_all(args: argparse.Namespace, paths: list[Path], embedder, rows) -> tuple[_Tally, float]:
     """Write the embeddings of all faces to `rows`; what came of the pictures, pictures/s."""
     tally = _Tally([], [], [])
@@ -199,7 +212,7 @@ def _embed_all(args: argparse.Namespace, paths: list[Path], embedder, rows) -> t
         for batch in _batches(ordered_map(_Reader(args), paths, args.workers), args.batch_size):
             crops = np.concatenate([found.crops for found in batch])
             if len(crops):
-                rows.write(embedder.embed(crops).tobytes())
+                rows.write(_embedded(embedder, crops, args.flip).tobytes())
             for found in batch:
                 tally.add(found)
             bar.advance(len(batch))

@@ -13,8 +13,10 @@ from deploy_models import export_folder, portrait, portraits
 from pictures import encoded, scene
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_sets import write_pairs
+from vargfacenet.common.engine.open_model import open_model
 from vargfacenet.deploy import FaceEmbedder, gallery
 from vargfacenet.deploy.decide import default_far, stored_thresholds
+from vargfacenet.eval.verification import add_flips, embed_both
 
 
 @pytest.fixture(scope='module')
@@ -50,6 +52,18 @@ def test_embed_a_folder(folder, model, run_command, tmp_path):
     np.testing.assert_allclose(stored['embeddings'], expected, atol=1e-6)
     assert stored['embeddings'].dtype == np.float32
     assert stored['boxes'].shape == (7, 4) and stored['scores'].tolist() == [1] * 7
+
+
+def test_flipped_embeddings_are_those_of_the_protocols(folder, model, run_command, tmp_path):
+    """What identify and verify make of a model and the same crops."""
+    out = tmp_path / 'feats.npz'
+    assert run_command('embed', folder, '--model', model, '--out', out, '--flip')[0] == 0
+    order = [int(path.stem) for path in sorted_pictures(folder)]
+    expected, _ = add_flips(*embed_both(open_model(model), portraits(7)[order]))
+    rows = np.load(out)['embeddings']
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
+    plain = FaceEmbedder(model).embed(portraits(7)[order])
+    assert np.abs(rows - plain).max() > 1e-3
 
 
 def test_embed_a_list_and_leave_out_what_is_broken(folder, model, run_command, tmp_path):
