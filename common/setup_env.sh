@@ -46,7 +46,7 @@ _vgf_install() { # extras...
   local target="$_vgf_root" list
   list=$(IFS=,; echo "$*")
   [ -n "$list" ] && target="$_vgf_root[$list]"
-  _vgf_say "installing packages into $_vgf_venv (about 400 MB the first time)"
+  _vgf_say "installing packages into $_vgf_venv (0.8 to 1.3 GB the first time)"
   if [ -x "$_vgf_venv/bin/pip" ]; then
     "$_vgf_venv/bin/python" -m pip install --quiet --disable-pip-version-check \
       -c "$_vgf_root/requirements.lock" -e "$target" >&2
