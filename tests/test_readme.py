@@ -68,5 +68,8 @@ def test_shown_python_imports():
 
 
 def test_shown_files_exist():
-    for name in re.findall(r'\b(?:recognition|common|tests|eval|deploy)/\w+\.(?:sh|py)', README):
+    folders = '|'.join(('symbol', 'recognition', 'common', 'tests', 'eval', 'deploy', 'docs'))
+    names = re.findall(rf'(?<![\w/])(?:{folders})(?:/\w+)+\.(?:sh|py|md)', README)
+    assert len(names) > 5
+    for name in names:
         assert (ROOT / name).exists(), name
