@@ -1,6 +1,6 @@
 """The training graph: embedding symbol + losses, and its Module."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..common.backend import mx
 from ..common.engine import ops
@@ -12,6 +12,9 @@ from .losses import Head, class_loss, make_loss
 
 # Outputs of the training graph, each (N,) float32
 TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)
+# Further ones are the next values of a distillation loss's states, called after their variables.
+NUM_OUTPUTS = 4
+_NEXT = 'next_'
 
 
 def embedding_size(symbol: 'mx.sym.Symbol') -> int:
@@ -32,6 +35,7 @@ def training_symbol(
     label = mx.sym.Variable(LABEL)
     zero = mx.sym.zeros_like(label)
     class_term, correct, distill_loss = zero, zero, zero
+    states: Mapping[str, mx.sym.Symbol] = {}
     total = None
     if config.classification:
         loss = make_loss(config.loss, config.loss_options)
@@ -49,7 +53,7 @@ def training_symbol(
             compiled=compiled,
         )
         terms = make_distillation_loss(config.distill, config.distill_options).terms(pair)
-        distill_loss = terms.loss
+        distill_loss, states = terms.loss, terms.states
         correct = correct if terms.correct is None else terms.correct
         weighted = config.alpha * distill_loss
         total = weighted if total is None else total + weighted
@@ -61,8 +65,24 @@ def training_symbol(
             mx.sym.BlockGrad(correct, name='correct'),
             mx.sym.BlockGrad(class_term, name='class_loss'),
             mx.sym.BlockGrad(distill_loss, name='distill_loss'),
+            *(mx.sym.BlockGrad(value, name=_NEXT + name) for name, value in states.items()),
         ]
     )
+
+
+def state_names(symbol: 'mx.sym.Symbol') -> list[str]:
+    """Variables of a training graph that its own outputs replace after every step."""
+    outputs = symbol.list_outputs()[NUM_OUTPUTS:]
+    return [name[len(_NEXT) : -len('_output')] for name in outputs]
+
+
+def keep_states(module: 'mx.mod.Module') -> None:
+    """After a step, put the states that came out of it where the next step reads them."""
+    names = state_names(module.symbol)
+    if names:
+        arrays = module._exec_group.execs[0].arg_dict
+        for name, value in zip(names, module.get_outputs()[NUM_OUTPUTS:]):
+            value.copyto(arrays[name])
 
 
 def current_params(module: 'mx.mod.Module') -> tuple[dict, dict]:
@@ -83,14 +103,20 @@ def training_module(
     """A bound Module of the training graph, without parameters yet.
 
     On the CPU the project's operators stand in for MXNet's; parameter names are the same. The
-    teacher's class centres, where a loss has them, are fixed: they have no gradient, and so neither
-    momentum nor decay.
+    teacher's class centres and a distillation loss's states are fixed: they have no gradient, and
+    so neither momentum nor decay.
     """
     on_cpu = all(device.device_type == 'cpu' for device in devices)
     symbol = training_symbol(embedding, config, compiled=on_cpu and ops.available())
     batch = config.per_batch_size * len(devices)  # Module cuts it into one part a device
     data_shapes = {DATA: (batch, *IMAGE_SHAPE)}
     inputs = symbol.list_arguments()
+    fixed = [name for name in inputs if name in (TEACHER_CENTRES, *state_names(symbol))]
+    if state_names(symbol) and len(devices) > 1:
+        raise InputError(
+            f'--distill {config.distill} carries arrays from step to step, which several devices '
+            f'would each change in another way; use one device (not {config.devices})'
+        )
     if TEACHER in inputs:
         data_shapes[TEACHER] = (batch, embedding_size(embedding))
     label_shapes = {LABEL: (batch,)}
@@ -101,7 +127,7 @@ def training_module(
         data_names=list(data_shapes),
         label_names=[LABEL],
         context=list(devices),
-        fixed_param_names=[name for name in (TEACHER_CENTRES,) if name in inputs],
+        fixed_param_names=fixed,
     )
     module.bind(list(data_shapes.items()), list(label_shapes.items()), for_training=True)
     return module

@@ -30,7 +30,7 @@ from ..eval.verification import VerificationResult, check_pairs, verify
 from .config import TrainConfig
 from .curves import plot_curves
 from .event_log import EventLog
-from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, TOTAL_LOSS, current_params
+from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, NUM_OUTPUTS, TOTAL_LOSS, current_params
 from .run_state import TrainState, checkpoint_numbers, remove_checkpoint, save_state
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class LogHook:
         self._window: list = []  # per step: (4,) means of the outputs
 
     def __call__(self, state: TrainState) -> None:
-        means = [mx.nd.mean(output) for output in self._module.get_outputs()]
+        means = [mx.nd.mean(output) for output in self._module.get_outputs()[:NUM_OUTPUTS]]
         self._window.append(mx.nd.concat(*means, dim=0))
         config = self._config
         # also where a checkpoint is due, so that none is written of a loss that is not finite

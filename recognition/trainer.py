@@ -25,7 +25,7 @@ from ..symbol import get_symbol
 from .class_centres import class_centres, labels_of
 from .config import TrainConfig
 from .data import FaceRecordIter
-from .graph import embedding_size, training_module
+from .graph import embedding_size, keep_states, training_module
 from .hooks import (
     History,
     LogHook,
@@ -292,6 +292,7 @@ def _steps(run: _Run, watch: Stopwatch, log_hook, other_hooks: list) -> Iterator
         mx.random.seed(config.seed * 1_000_003 + state.step * config.num_workers + run.rank)
         module.forward_backward(next(batches))
         module.update()
+        keep_states(module)
         # At most one step ahead of the device: a stop takes effect soon, the bar tells the truth.
         module.get_outputs()[0].wait_to_read()
         state.step += 1

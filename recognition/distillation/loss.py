@@ -31,6 +31,9 @@ class Terms(NamedTuple):
 
     loss: 'mx.sym.Symbol'  # (N,)
     correct: Optional['mx.sym.Symbol'] = None  # (N,), of a loss that classifies: as `class_loss`
+    # variable -> its value after the step: arrays that a loss carries from step to step, untouched
+    # by the optimizer and saved with the checkpoint; their names start with CLASSIFIER_PREFIX
+    states: Mapping[str, 'mx.sym.Symbol'] = {}
 
 
 class DistillationLoss:

@@ -14,7 +14,7 @@ class Proxyless(DistillationLoss):
     """ArcFace of the student's embeddings against the teacher's frozen class centres."""
 
     s: float = option('scale of the logits', 64.0, positive())
-    m: float = option("addition to the target's angle, radians", 0.5, REAL)
+    m2: float = option("addition to the target's angle, radians", 0.5, REAL)
 
     default_alpha = 1.0
     needs_labels = needs_centres = classifies = True
@@ -22,4 +22,4 @@ class Proxyless(DistillationLoss):
 
     def terms(self, pair: Pair) -> Terms:
         head = Head(pair.student, pair.label, pair.num_classes, pair.embedding_size, pair.centres())
-        return Terms(*class_loss(Margin(s=self.s, m2=self.m), head, pair.compiled))
+        return Terms(*class_loss(Margin(s=self.s, m2=self.m2), head, pair.compiled))

@@ -16,18 +16,30 @@ from vargfacenet.recognition.distillation import Pair, make_distillation_loss
 needs_compiler = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
 
 
-def evaluate(name, options, student, teacher, label, num_classes=0, compiled=False, **arrays):
-    """(loss (N,), gradients by name) of L_s summed over the images."""
-    n, size = student.shape
-    pair = Pair(
+def next_state(name, options, student, teacher, label, num_classes, **state):
+    """The array that a loss carries from step to step, after one."""
+    pair = pair_of(student, num_classes, compiled=False)
+    (symbol,) = make_distillation_loss(name, options).terms(pair).states.values()
+    given = {'student': student, 'teacher': teacher, 'label': label, **state}
+    used = {name: mx.nd.array(given[name]) for name in symbol.list_arguments()}
+    return symbol.bind(mx.cpu(), used).forward()[0].asnumpy()
+
+
+def pair_of(student, num_classes, compiled):
+    return Pair(
         student=mx.sym.Variable('student'),
         teacher=mx.sym.Variable('teacher'),
         label=mx.sym.Variable('label'),
-        batch_size=n,
+        batch_size=len(student),
         num_classes=num_classes,
-        embedding_size=size,
+        embedding_size=student.shape[1],
         compiled=compiled,
     )
+
+
+def evaluate(name, options, student, teacher, label, num_classes=0, compiled=False, **arrays):
+    """(loss (N,), gradients by name) of L_s summed over the images."""
+    pair = pair_of(student, num_classes, compiled)
     symbol = make_distillation_loss(name, options).terms(pair).loss
     return values.evaluate(symbol, student=student, teacher=teacher, label=label, **arrays)
 
@@ -107,7 +119,7 @@ def test_proxyless_is_arcface_against_the_centres(compiled, rng):
     centres = np.array([unit(row) for row in rng.randn(4, 5)])
     loss, gradients = evaluate(
         'proxyless',
-        {'s': 20.0, 'm': 0.4},
+        {'s': 20.0, 'm2': 0.4},
         *(student, student, label, 4, compiled),
         teacher_centres=centres,
     )
@@ -173,3 +185,95 @@ def test_class_centres_equal_the_loop(rng, monkeypatch):
         expected = unit(total) if total.any() else total
         np.testing.assert_allclose(centre, expected, atol=1e-6)
     assert not centres[2].any()
+
+
+def moved_centres(student, teacher, label, centres):
+    """AdaDistill (arXiv:2407.01332): centres after a step, the mean over the images of a class."""
+    moved = np.array(centres, np.float64)
+    for y in set(label.tolist()):
+        proposals = []
+        for f, t in zip(student[label == y], teacher[label == y]):
+            t = np.array(unit(t))
+            a = min(max(dot(unit(f), t), -1), 1)
+            near = min(max(dot(unit(centres[y]), t), 1e-6), 1)
+            w = min(max(a * near, 1e-6), 1)
+            proposals.append(w * centres[y] + (1 - w) * t)
+        moved[y] = np.mean(proposals, axis=0)
+    return moved
+
+
+@pytest.mark.parametrize('compiled', [False, pytest.param(True, marks=needs_compiler)])
+def test_adadistill_equals_the_loop(compiled, rng):
+    """Two images of a class, one class without, students that agree and disagree."""
+    label = np.array([0, 3, 3, 1, 0, 0])
+    student, teacher, centres = 3 * rng.randn(6, 5), rng.randn(6, 5), 0.5 * rng.randn(4, 5)
+    centres[3] = 0.7 * teacher[1]
+    student[1] = teacher[1] + 0.1 * rng.randn(5)
+    options = {'s': 20.0, 'm2': 0.4, 'm3': 0.1}
+    given = student, teacher, label, 4
+    after = moved_centres(student, teacher, label, centres)
+    state = next_state('adadistill', options, *given, fc7_mean_centres=centres)
+    np.testing.assert_allclose(state, after, atol=1e-6)
+    loss, gradients = evaluate('adadistill', options, *given, compiled, fc7_mean_centres=centres)
+    margins = (20.0, 1.0, 0.4, 0.1)
+    assert relative_error(loss, margin_loss(student, after, label, *margins)) < 1e-5
+    slope = gradient(lambda rows: sum(margin_loss(rows, after, label, *margins)), student)
+    assert relative_error(gradients['student'], slope) < 2e-4
+    assert not gradients['teacher'].any() and not gradients['fc7_mean_centres'].any()
+
+
+def ekd_loop(student, teacher, label, anchors, weights, frozen=None):
+    """EKD (arXiv:2206.02325): (loss, (anchors after the step, hardest pairs)).
+
+    `frozen` are anchors and pairs to take as they are: no gradient flows through their choice.
+    """
+    pairs = [(i, j) for j in range(len(label)) for i in range(j)]
+    similar = [
+        {(i, j): dot(unit(rows[i]), unit(rows[j])) for i, j in pairs} for rows in (student, teacher)
+    ]
+    negative = [(i, j) for i, j in pairs if label[i] != label[j]]
+    positive = [(i, j) for i, j in pairs if label[i] == label[j]]
+    if frozen is None:
+        after = []
+        for old, values in zip(anchors, similar):
+            falling = sorted((values[key] for key in negative), reverse=True)
+            found = [falling[len(falling) // 10**k] for k in range(1, 7)] if falling else old
+            after.append([0.99 * a + 0.01 * b for a, b in zip(old, found)])
+        hard = sorted(negative, key=similar[0].get, reverse=True)[: weights['hardest']]
+        frozen = after, hard
+    after, hard = frozen
+
+    def rank(value, above):
+        exponents = (min(max((value - a) / 0.01, -50), 50) for a in above)
+        return sum(1 / (1 + math.exp(-exponent)) for exponent in exponents)
+
+    loss = 0
+    for weight, chosen in ((weights['positive'], positive), (weights['negative'], hard)):
+        squares = [
+            (rank(similar[0][key], after[0]) - rank(similar[1][key], after[1])) ** 2
+            for key in chosen
+        ]
+        loss += weight * sum(squares) / max(len(squares), 1)
+    return loss, frozen
+
+
+@pytest.mark.parametrize('label', [[0, 0, 1, 1, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6], [2] * 7])
+@pytest.mark.parametrize('hardest', [5, 2000])
+def test_ekd_equals_the_loop(label, hardest, rng):
+    """Positive and negative pairs, only one kind, and fewer negative pairs than may count."""
+    label = np.array(label)
+    student, teacher = 3 * rng.randn(7, 5), rng.randn(7, 5)
+    anchors = np.sort(rng.uniform(-0.5, 0.8, (2, 6)))
+    weights = {'positive': 2.0, 'negative': 1.0, 'hardest': hardest}
+    expected, frozen = ekd_loop(student, teacher, label, anchors, weights)
+    given = student, teacher, label, 7
+    state = next_state('ekd', weights, *given, fc7_anchors=anchors)
+    np.testing.assert_allclose(state, frozen[0], atol=1e-6)
+    loss, gradients = evaluate('ekd', weights, *given, fc7_anchors=anchors)
+    np.testing.assert_allclose(loss, np.full(7, expected), rtol=1e-4)
+    slope = gradient(
+        lambda rows: 7 * ekd_loop(rows, teacher, label, anchors, weights, frozen)[0], student
+    )
+    assert np.abs(slope).max() > 0
+    assert relative_error(gradients['student'], slope) < 2e-3
+    assert not gradients['teacher'].any() and not gradients['fc7_anchors'].any()

@@ -6,15 +6,26 @@ from tiny_network import tiny_symbol
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.recordio import RecordFile
 from vargfacenet.common.engine import checkpoint
+from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
 from vargfacenet.recognition.config import bare
 from vargfacenet.recognition.graph import current_params, training_module
 
 SIZE = 32
 # Parameters beside the network's that a checkpoint holds, by the loss.
-OWN = {'rkd': set(), 'proxyless': set(), 'margin': set()}
+OWN = {
+    'rkd': set(),
+    'proxyless': set(),
+    'margin': set(),
+    'adadistill': {'fc7_mean_centres'},
+    'ekd': {'fc7_anchors'},
+}
 # of few classes and steps; the papers' scales want more
-SMALL = {'proxyless': ['s=16', 'm=0.1'], 'margin': ['s=16', 'least=0', 'most=0.2']}
+SMALL = {
+    'proxyless': ['s=16', 'm2=0.1'],
+    'margin': ['s=16', 'least=0', 'most=0.2'],
+    'adadistill': ['s=16', 'm2=0.1'],
+}
 
 
 @pytest.fixture(scope='module')
@@ -64,6 +75,9 @@ def test_it_learns_and_resumes_exactly(loss, distil, tmp_path):
     symbol = checkpoint.load_embedding(f'{folder}/model,2').symbol
     arg_params, _ = checkpoint.load_params(folder / 'model-0002.params')
     assert arg_params.keys() - set(symbol.list_arguments()) == OWN[loss]
+    before, _ = checkpoint.load_params(folder / 'model-0001.params')
+    for name in OWN[loss]:  # carried from step to step
+        assert (arg_params[name] != before[name]).asnumpy().any()
     whole = files(folder, 2)
     for path in folder.glob('model-0002.*'):
         path.unlink()
@@ -87,6 +101,12 @@ def test_centres_need_people(distil, patterns, tmp_path):
         (folder / f'{position:03d}.jpg').write_bytes(records.read(position)[1])
     code, _, errors = distil('margin', '--data-dir', folder)
     assert code == 2 and 'no classes, of which --distill margin learns nothing' in errors
+
+
+def test_what_a_loss_carries_wants_one_device():
+    config = bare(teacher='t', distill='ekd', num_classes=5, per_batch_size=4)
+    with pytest.raises(InputError, match='use one device'):
+        training_module(tiny_symbol(SIZE), config, [mx.cpu(0), mx.cpu(1)])
 
 
 @pytest.mark.parametrize('loss', ['proxyless', 'margin'])
