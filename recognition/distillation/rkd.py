@@ -15,7 +15,7 @@ LEAST_DISTANCE = 1e-2
 
 def _relations(unit: 'mx.sym.Symbol', n: int) -> tuple:
     """Of (N, D) rows of unit length: distances over their mean (N, N), and cosines of the angles
-    (N, N, N), [j, i, k] that at j between i and k. Where two indices agree, values mean nothing."""
+    (N, N, N), [j, i, k] that at j between i and k: 0 for i or k = j, and 1 for i = k."""
     gram = mx.sym.dot(unit, unit, transpose_b=True)
     distance = mx.sym.sqrt(mx.sym.maximum(2 - 2 * gram, LEAST_DISTANCE**2))
     total = mx.sym.sum(distance * (1 - mx.sym.eye(n)))
@@ -24,19 +24,11 @@ def _relations(unit: 'mx.sym.Symbol', n: int) -> tuple:
     to_i, to_k = mx.sym.expand_dims(gram, axis=2), mx.sym.expand_dims(gram, axis=1)
     product = 1 - mx.sym.broadcast_add(to_i, to_k)
     product = mx.sym.broadcast_add(product, mx.sym.expand_dims(gram, axis=0))
+    apart = distance + mx.sym.eye(n)  # where i or k = j, nothing is divided by next to nothing
     lengths = mx.sym.broadcast_mul(
-        mx.sym.expand_dims(distance, axis=2), mx.sym.expand_dims(distance, axis=1)
+        mx.sym.expand_dims(apart, axis=2), mx.sym.expand_dims(apart, axis=1)
     )
     return relative, product / lengths
-
-
-def _triplets(n: int) -> 'mx.sym.Symbol':
-    """(N, N, N): 1 where the three indices differ."""
-    differ = 1 - mx.sym.eye(n)
-    first = mx.sym.broadcast_mul(
-        mx.sym.expand_dims(differ, axis=2), mx.sym.expand_dims(differ, axis=1)
-    )
-    return mx.sym.broadcast_mul(first, mx.sym.expand_dims(differ, axis=0))
 
 
 @DISTILLATION_LOSSES.register('rkd')
@@ -66,5 +58,6 @@ class Relational(DistillationLoss):
             mx.sym.smooth_l1(one - other, scalar=1.0) for one, other in zip(ours, theirs)
         )
         distances = mx.sym.sum(distances * (1 - mx.sym.eye(n))) / (n * (n - 1))
-        angles = mx.sym.sum(angles * _triplets(n)) / (n * (n - 1) * (n - 2))
+        # where indices agree both angles are 0, or both 1: no mask of N x N x N is needed
+        angles = mx.sym.sum(angles) / (n * (n - 1) * (n - 2))
         return for_every_image(self.distance * distances + self.angle * angles, n)

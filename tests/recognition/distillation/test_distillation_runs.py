@@ -104,7 +104,7 @@ def test_centres_need_people(distil, patterns, tmp_path):
 
 
 def test_what_a_loss_carries_wants_one_device():
-    config = bare(teacher='t', distill='ekd', num_classes=5, per_batch_size=4)
+    config = bare(teacher='t', distill='ekd', classification=False, num_classes=5, per_batch_size=4)
     with pytest.raises(InputError, match='use one device'):
         training_module(tiny_symbol(SIZE), config, [mx.cpu(0), mx.cpu(1)])
 
