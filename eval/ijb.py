@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 import numpy as np
+from scipy.integrate import trapezoid  # NumPy 2.4 has lost trapz
 
 from ..common import console
 from ..common.data.image import decode_rgb
@@ -82,10 +83,7 @@ def _table(path: Path, columns: int) -> list[list[str]]:
 
 def _numbers(path: Path, rows: list[list[str]], start: int, kind: type) -> np.ndarray:
     try:
-        values = np.array([row[start:] for row in rows]).astype(kind)
-        if not np.isfinite(values).all():
-            raise ValueError('a value is not finite')
-        return values
+        return np.array([row[start:] for row in rows]).astype(kind)
     except (ValueError, OverflowError) as error:
         raise InputError(f'{path}: {error}') from None
 
@@ -108,7 +106,9 @@ def read_meta(folder: PathLike, name: str) -> Meta:
             f'list the same images; they differ from line {line} on'
         )
     ids = _numbers(tid_path, tids, 1, np.int64)
-    values = _numbers(point_path, points, 1, np.float64)
+    values = _numbers(point_path, points, 1, np.float64)  # landmarks may be NaN: no face found
+    if not np.isfinite(values[:, 10]).all():
+        raise InputError(f'{point_path}: a score is not finite')
     return Meta(names, values[:, :10].reshape(-1, 5, 2), values[:, 10], ids[:, 0], ids[:, 1])
 
 
@@ -187,7 +187,7 @@ def one_to_one(scores: np.ndarray, same: np.ndarray) -> OneToOne:
     """
     roc = roc_points(scores, same)
     nearest = nearest_points(roc, FARS)
-    return OneToOne(roc.tpr[nearest], roc.fpr[nearest], float(np.trapz(roc.tpr, roc.fpr)))
+    return OneToOne(roc.tpr[nearest], roc.fpr[nearest], float(trapezoid(roc.tpr, roc.fpr)))
 
 
 def search_pooled(

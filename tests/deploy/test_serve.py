@@ -208,11 +208,11 @@ def test_one_picture_is_decoded_at_a_time(service, client, monkeypatch):
     """From the decoding to the embedding, one lives at a time: four of 300 MB are too many."""
     alive, most = [], []
 
-    def decode(content):
+    def decode(content, max_pixels):
         alive.append(content)
         most.append(len(alive))
         time.sleep(0.05)
-        return serve_decode(content)
+        return serve_decode(content, max_pixels)
 
     def find(*arguments):
         face = serve_find(*arguments)
