@@ -22,6 +22,7 @@ from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.model_name import parse_model
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
+from vargfacenet.common.run_files import checksum
 from vargfacenet.recognition.config import add_arguments, resolve
 from vargfacenet.recognition.data import FaceRecordIter, epoch_order
 from vargfacenet.recognition.graph import training_module
@@ -443,6 +444,7 @@ def test_latest_and_best_name_checkpoints(options, run_command, tmp_path):
     assert parse_model(f'{prefix},latest') == (prefix, 2)
     content = json.loads(path.read_text())
     content['state']['best_number'] = 1
+    content['crc32'] = checksum(content)
     path.write_text(json.dumps(content))
     assert parse_model(f'{prefix},best') == (prefix, 1)
     (tmp_path / 'run' / 'model-0001.json').unlink()
