@@ -1,5 +1,6 @@
 """The API over HTTP, and the page in a real browser on pictures that we draw."""
 
+import contextlib
 import io
 import json
 import os
@@ -302,7 +303,8 @@ def page(service):
     thread.start()
     yield f'http://127.0.0.1:{server.effective_port}'
     # in the server's own thread, which ends when nothing is left to wait for
-    server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))
+    with contextlib.suppress(OSError):  # its loop may have closed the trigger before it is pulled
+        server.trigger.pull_trigger(lambda: server.asyncore.close_all(server._map))
     thread.join(10)
     server.task_dispatcher.shutdown()
     assert not thread.is_alive()
