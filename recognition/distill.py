@@ -12,9 +12,8 @@ from typing import Any, Optional, Union
 
 from ..common import console
 from ..common.backend import parse_devices
-from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
-from ..common.engine.open_model import OpenModel
+from ..common.engine.open_model import OpenModel, open_model
 from ..common.errors import InputError
 from ..eval.verification import VerificationResult, verify
 from ..symbol import get_symbol
@@ -115,8 +114,7 @@ def run(args: argparse.Namespace) -> dict:
         rows['teacher'] = verify_model(teacher.embedder(devices), targets)
     scratch = vars(args).get('scratch')
     if scratch:
-        network = checkpoint.load_embedding(scratch)
-        rows['scratch'] = verify_model(Embedder(network, devices), targets)
+        rows['scratch'] = verify_model(open_model(scratch, checkpoint_engine='mxnet'), targets)
     models: dict[str, str] = {}
     before = config.pretrained
     for number in range(1, generations + 1):

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..common.backend import mx
 from ..common.data.records import open_records
-from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
 from ..common.engine.network import Network
 from ..common.engine.open_model import OpenModel, open_model
@@ -165,7 +164,6 @@ def open_teacher(model: str, preprocessing: str = '') -> Teacher:
 
 
 def _open(model: str, preprocessing: str) -> Union[Network, OpenModel]:
-    is_file = model.endswith('.onnx') or ',' not in model
-    if is_file or preprocessing:
-        return open_model(model, preprocessing=preprocessing)
-    return checkpoint.load_embedding(model).in_mxnet()
+    opened = open_model(model, preprocessing=preprocessing, checkpoint_engine='mxnet')
+    # a checkpoint is wanted for its network: the student's devices bind it, the store hashes it
+    return opened if opened.network is None else opened.network.in_mxnet()
