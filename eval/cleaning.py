@@ -14,11 +14,9 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
-from ..common.data.image import decode_rgb
-from ..common.data.records import Records
+from ..common.data.records import Records, decode_crop
 from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
-from ..common.names import IMAGE_SIZE
 from ..common.parallel import ordered_map
 from ..common.vectors import unit_rows
 from .search.screen import BLOCK, ROW_STEP, Searcher, choose_kernel, exact_scores, pack
@@ -57,17 +55,7 @@ class People:
 def _crop(records: Records, position: int) -> tuple[int, np.ndarray]:
     """(label, uint8 (112, 112, 3) RGB); InputError naming the picture."""
     label, encoded = records.read(position)
-    try:
-        image = decode_rgb(encoded)
-    except InputError as error:
-        raise InputError(f'{records.name(position)}: {error}') from None
-    if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-        height, width = image.shape[:2]
-        raise InputError(
-            f'{records.name(position)}: {width}x{height} pixels; expected an aligned crop of '
-            f'112x112 (`vargfacenet align` makes them)'
-        )
-    return label, image
+    return label, decode_crop(records, position, encoded)[:, :, ::-1]
 
 
 def embed_people(model: OpenModel, records: Records) -> People:

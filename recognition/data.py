@@ -16,11 +16,10 @@ import cv2
 import numpy as np
 
 from ..common.backend import mx
-from ..common.data.image import decode_bgr
-from ..common.data.records import Records, open_records
+from ..common.data.records import Records, decode_crop, open_records
 from ..common.errors import InputError
 from ..common.files import PathLike
-from ..common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE, LABEL
+from ..common.names import DATA, IMAGE_SHAPE, LABEL
 from ..common.parallel import cpu_count
 from ..common.registry import unknown_name
 from .augmentations import AUGMENTATIONS, NUM_DRAWS, Augmentation
@@ -95,21 +94,6 @@ def record_draws(seed: int, epoch: int, position: int) -> np.ndarray:
     """
     bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, position])
     return np.random.Generator(bits).random(1 + NUM_DRAWS)
-
-
-def decode_crop(records: Records, position: int, encoded: bytes) -> np.ndarray:
-    """uint8 (112, 112, 3) BGR of a record; InputError naming it for anything else."""
-    try:
-        bgr = decode_bgr(encoded)
-    except InputError as error:
-        raise InputError(f'{records.name(position)}: {error}') from None
-    if bgr.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-        height, width = bgr.shape[:2]
-        raise InputError(
-            f'{records.name(position)}: picture of {width}x{height}; '
-            f'expected {IMAGE_SIZE}x{IMAGE_SIZE}'
-        )
-    return bgr
 
 
 class _Buffer:

@@ -12,14 +12,13 @@ from typing import Optional
 import numpy as np
 
 from ..common import console
-from ..common.data.records import Records, open_records
+from ..common.data.records import Records, decode_crop, open_records
 from ..common.engine.engines import fastest
 from ..common.engine.network import Network
 from ..common.errors import InputError
 from ..common.files import exclusive
 from ..common.parallel import ordered_map
 from .augmentations import AUGMENTATIONS
-from .data import decode_crop
 from .teacher import Teacher
 from .teacher_store import Header, TeacherStore, build, store_path
 
