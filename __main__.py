@@ -6,7 +6,7 @@ from typing import Optional
 
 # command -> (module, what it does); the module's main(argv) returns the exit code
 COMMANDS = {
-    'info': ('symbol.info', 'table of all networks, or the layers of one'),
+    'info': ('deploy.info', 'table of all networks, the layers of one, or what a model is'),
     'synth': ('common.synth.__main__', 'make a synthetic face data set to train and test on'),
     'align': ('common.data.align', 'raw photographs -> 112x112 aligned crops'),
     'make-rec': (

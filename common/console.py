@@ -1,15 +1,18 @@
 """What people see: log lines, progress bars and tables on stderr, one JSON line on stdout.
 
-Every command of the project is `main = console.command(NAME, build_parser, run)`: `run` gets the
+The JSON line is for programs: where stdout is a terminal it is printed with `--json` alone. Every
+command of the project is `main = console.command(NAME, build_parser, run)`: `run` gets the
 parsed arguments and returns a dict of results; errors become one line and an exit code here.
 """
 
 import argparse
 import contextlib
+import contextvars
 import importlib
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -19,6 +22,7 @@ from typing import Any, Callable, Optional, Union
 
 import numpy as np
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +34,7 @@ from .registry import unknown_name
 log = logging.getLogger(__name__)
 
 _LINE = 2000  # characters of an error at most
+_WIDEST = 10_000  # characters; a table is measured as if the terminal had so many
 _NON_TTY_LINE_SECONDS = 15.0  # a log file gets a progress line this often instead of a bar
 
 
@@ -156,11 +161,30 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     """Print a table on stderr; the first column is text, the others are right-aligned."""
     # as Text: rich would take what stands in [brackets] in a name or path for its markup
     output = Table(title=Text(title), title_justify='left', title_style='bold')
+    rows = [[str(cell) for cell in row] for row in rows]
     for index, column in enumerate(columns):
         output.add_column(Text(column), justify='left' if index == 0 else 'right', overflow='fold')
     for row in rows:
-        output.add_row(*(Text(str(cell)) for cell in row))
-    stderr_console().print(output)
+        output.add_row(*map(Text, row))
+    console = stderr_console()
+    room = console.options.update(max_width=_WIDEST)
+    if len(columns) > 2 and Measurement.get(console, room, output).maximum > console.width:
+        output = _records(title, columns, rows)
+    console.print(output)
+
+
+def _records(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table too wide for the terminal, as a block of lines for each row; empty cells are left
+    out. Columns of three letters could not be read."""
+    output = Table(title=Text(title), title_justify='left', title_style='bold', show_header=False)
+    output.add_column(overflow='fold')
+    output.add_column(overflow='fold')
+    for row in rows:
+        for number, (column, cell) in enumerate(zip(columns, row)):
+            if cell or not number:
+                output.add_row(Text(column), Text(cell, 'bold' if number == 0 else ''))
+        output.add_section()
+    return output
 
 
 def _plain(value: Any) -> Any:
@@ -172,16 +196,39 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults in the help, but for switches, which are off until they are given."""
+
+    def _get_help_string(self, action: argparse.Action) -> Optional[str]:
+        if action.nargs == 0 or action.default in (None, '', [], ()):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse with defaults in the help and errors as InputError (one line, exit 2)."""
+    """argparse with defaults in the help, errors as InputError (one line, exit 2), and --json."""
 
     def __init__(self, *args, **kwargs):
-        kwargs.setdefault('formatter_class', argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault('formatter_class', _Formatter)
         kwargs.setdefault('allow_abbrev', False)  # a cut-off flag should not mean another later
         super().__init__(*args, **kwargs)
+        self.add_argument(
+            '--json',
+            action='store_true',
+            default=argparse.SUPPRESS,  # a subcommand's default would undo what stands before it
+            help='print the result as one line of JSON on a terminal too',
+        )
 
     def error(self, message: str):
         raise InputError(f'{message} (see {self.prog} --help)')
+
+
+_command_line: contextvars.ContextVar[str] = contextvars.ContextVar('command line', default='')
+
+
+def command_line() -> str:
+    """The command that runs, as a shell would take it: 'vargfacenet verify --model ...'."""
+    return _command_line.get()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -211,8 +258,9 @@ def command(
     name : the word after `vargfacenet`
     build_parser : adds the command's arguments to the parser it is given; the module docstring's
         first paragraph of `run`'s module is the description
-    run : does the work; its dict is printed as the last line of stdout (None, of a process that
-        only helps another: nothing is printed); with an exit code of its own, (dict, code)
+    run : does the work; its dict is printed as the last line of stdout, on a terminal only with
+        --json (None, of a process that only helps another: nothing is printed); with an exit code
+        of its own, (dict, code)
 
     Returns
     -------
@@ -232,9 +280,13 @@ def command(
         set_up_logging()
         try:
             load_plugins()  # before the parser, whose choices come from the registries
-            result = run(make_parser().parse_args(argv))
+            words = list(sys.argv[1:] if argv is None else argv)
+            _command_line.set(shlex.join(['vargfacenet', *name.split(), *words]))
+            arguments = make_parser().parse_args(words)
+            asked = vars(arguments).pop('json', False)
+            result = run(arguments)
             result, code = result if isinstance(result, tuple) else (result, 0)
-            if result is not None:
+            if result is not None and (asked or not sys.stdout.isatty()):
                 sys.stdout.write(json.dumps(result, default=_plain) + '\n')
                 sys.stdout.flush()
             return code

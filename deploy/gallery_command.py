@@ -105,6 +105,9 @@ def _enrol(args: argparse.Namespace) -> dict:
             args.photographs,
             [encode_jpeg(face.crop) for face in faces],
         )
+        log.info(
+            '%s: %d faces enrolled as %s; %d in all', args.gallery, len(faces), name, len(gallery)
+        )
         return {
             'faces': len(gallery),
             'enrolled': len(faces),
@@ -167,6 +170,7 @@ def _said(decision: Optional[GalleryDecision]) -> str:
 def _remove(args: argparse.Namespace) -> dict:
     with _opened(args) as gallery:
         removed = gallery.remove(args.name)
+        log.info('%s: %d faces removed; %d are left', args.gallery, removed, len(gallery))
         return {'faces': len(gallery), 'removed': removed}
 
 

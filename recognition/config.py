@@ -38,6 +38,7 @@ from .losses import LOSSES, make_loss
 from .schedules import SCHEDULES
 
 WARMUP_SHARE = 0.05  # of all steps, when nothing is asked for
+LONGEST_WARMUP_SHARE = 0.1  # of all steps: what a table asks for was meant for a whole run
 
 WHAT, DATA, RUN, WATCH, DISTILL = (
     'what is trained',
@@ -60,6 +61,14 @@ def _losses() -> str:
         numbers = ' '.join(f'{key} {value:g}' for key, value in options.items())
         rows.append(f'{name} ({numbers})' if numbers else name)
     return ', '.join([*rows, *(name for name in LOSSES if name not in presets.loss)])
+
+
+def _recipes() -> str:
+    rows = []
+    for name, row in presets.recipe.items():
+        settings = ', '.join(f'{flag_of(key)} {value}' for key, value in row.items())
+        rows.append(f'{name} ({settings})')
+    return f'other defaults: {"; ".join(rows)}'
 
 
 def _default_alphas() -> str:
@@ -136,7 +145,9 @@ class TrainConfig:
     )
     lr_factor: float = option('of --lr-mode step at each of its steps', rule=positive())
     warmup_steps: int = option(
-        'steps of linear warm-up (default 5 % of all)', group=RUN, rule=integer(0)
+        'steps of linear warm-up (default 5 % of all; that of a recipe at most 10 %)',
+        group=RUN,
+        rule=integer(0),
     )
     wd: float = option('weight decay', group=RUN, rule=NOT_NEGATIVE)
     mom: float = option('SGD momentum', group=RUN, rule=NOT_NEGATIVE)
@@ -264,7 +275,7 @@ class Request:
     """What else a command line or a table may say; it is not saved, but leads to what is."""
 
     dataset: str = option('a row of the dataset table', '', group=DATA)
-    recipe: str = option('a row of the recipe table, e.g. paper', '', group=RUN)
+    recipe: str = option(_recipes, '', group=RUN)
     config: str = option(
         'Python file with tables of your own, or with losses, networks, ... that register '
         'themselves',
@@ -324,7 +335,10 @@ def _argument(field) -> dict[str, Any]:
     metavar = {'metavar': field.metadata['metavar']} if 'metavar' in field.metadata else {}
     if field.type is bool:
         return {'action': 'store_true', 'help': about}
-    default = presets.default.get(field.name, field.default)
+    defaults = {**presets.dataset[presets.default.dataset], **presets.default}
+    default = defaults.get(field.name, field.default)
+    if isinstance(default, list):
+        default = ','.join(default)
     told = '(default ' in about  # by a help that says it better
     if isinstance(default, (str, int, float)) and (default or field.name == 'seed') and not told:
         about = f'{about} (default {default})'
@@ -468,6 +482,7 @@ def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
             values['val_targets'] = tuple(filter(None, values['val_targets'].split(',')))
         _check(values)
         _read_options(values, given)
+        values['table_warmup'] = 'warmup_steps' in values and 'warmup_steps' not in given
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f'{given.get("config") or "presets"}: a table lacks an entry or has one of a wrong '
@@ -523,6 +538,13 @@ def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
             f'{step_images}; choose a smaller --per-batch-size'
         )
     total = values.get('steps') or values['epochs'] * (num_images // step_images)
+    if values.get('table_warmup'):
+        longest = int(LONGEST_WARMUP_SHARE * total)
+        values['warmup_steps'] = min(values['warmup_steps'], longest)
+    elif values.get('warmup_steps', 0) >= total:
+        raise InputError(
+            f'--warmup-steps {values["warmup_steps"]}: must be below the {total} steps of the run'
+        )
     missing = {
         'warmup_steps': int(WARMUP_SHARE * total),
         'pretrained': '',

@@ -5,11 +5,11 @@ convolutions and fully connected layers only, MixFaceNet's authors batch norms, 
 poolings as well.
 """
 
-import argparse
 import dataclasses
 import json
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from ..common import console, flops
 from ..common.backend import mx
@@ -198,47 +198,11 @@ def _print_layers(network: dict[str, Any]) -> None:
     console.table(f'{network["network"]}: {options}', columns, rows)
 
 
-def build_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'network', nargs='?', help='show the layers of this network; without it, all networks'
-    )
-    parser.add_argument(
-        '--option',
-        action='append',
-        default=[],
-        metavar='OPTION=VALUE',
-        help='set an option of the network, e.g. use_se=false (repeatable)',
-    )
-    parser.add_argument(
-        '--table',
-        nargs='?',
-        const='text',
-        choices=('text', 'markdown'),
-        help='all networks with published accuracies (percent; IJB: TAR at FAR 1e-4)',
-    )
-    parser.add_argument(
-        '--results',
-        action='append',
-        default=[],
-        metavar='NETWORK=FILE',
-        help='latency of a network from `bench engines --out FILE`, for --table (repeatable)',
-    )
-    for option in ('multiplier', 'emb_size'):
-        parser.add_argument(
-            f'--{option.replace("_", "-")}',
-            dest='option',
-            action='append',
-            type=f'{option}={{}}'.format,
-            metavar='VALUE',
-            help=f'short for --option {option}=VALUE',
-        )
-
-
-def _table(arguments: argparse.Namespace) -> dict[str, Any]:
-    latencies = measured(arguments.results)
+def _table(form: str, results: list[str]) -> dict[str, Any]:
+    latencies = measured(results)
     networks = all_networks()
     rows = table_rows(networks, latencies)
-    if arguments.table == 'markdown':
+    if form == 'markdown':
         sys.stderr.write(markdown(rows))
     else:
         console.table('Networks', TABLE_COLUMNS, rows)
@@ -249,28 +213,42 @@ def _table(arguments: argparse.Namespace) -> dict[str, Any]:
     return {'networks': networks}
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The dict of `one_network`, or of `all_networks` under 'networks'; with --table also what is
+def networks(
+    name: Optional[str] = None,
+    options: Sequence[str] = (),
+    table: Optional[str] = None,
+    results: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Print and return what one network costs, or all.
+
+    Parameters
+    ----------
+    name : a network; its layers are printed
+    options : 'option=value' of it
+    table : 'text' or 'markdown': all networks, with what is published
+    results : for the table, as of `measured`
+
+    Returns
+    -------
+    The dict of `one_network`, or of `all_networks` under 'networks'; with a table also what is
     published and what the results files measured.
+
+    Raises
+    ------
+    InputError for what does not go together, and as `one_network` and `measured`.
     """
-    if arguments.table:
-        if arguments.network or arguments.option:
+    if table:
+        if name or options:
             raise InputError('--table shows all networks as they are; leave the network out')
-        return _table(arguments)
-    if arguments.results:
+        return _table(table, list(results))
+    if results:
         raise InputError('--results belongs to --table')
-    if arguments.network:
-        result = one_network(arguments.network, parse_options(arguments.network, arguments.option))
+    if name:
+        result = one_network(name, parse_options(name, options))
         _print_layers(result)
         return result
-    if arguments.option:
-        raise InputError(f'{arguments.option[0]}: an option needs a network to set it on')
-    networks = all_networks()
-    _print_networks(networks)
-    return {'networks': networks}
-
-
-main = console.command('info', build_parser, run)
-
-if __name__ == '__main__':
-    sys.exit(main())
+    if options:
+        raise InputError(f'{options[0]}: an option needs a network to set it on')
+    found = all_networks()
+    _print_networks(found)
+    return {'networks': found}

@@ -2,6 +2,10 @@
 
 import json
 import logging
+import os
+import pty
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -88,3 +92,65 @@ def test_progress_counts_from_where_a_resumed_run_starts():
 )
 def test_durations(seconds, text):
     assert console.duration(seconds) == text
+
+
+def on_a_terminal(*words):
+    """What a command whose result is {'n': 1} writes to stdout, a terminal."""
+    source = (
+        'from vargfacenet.common import console\n'
+        'run = console.command("t", lambda parser: None, lambda arguments: {"n": 1})\n'
+        'raise SystemExit(run())'
+    )
+    master, slave = pty.openpty()
+    with os.fdopen(master, 'rb', buffering=0) as terminal:
+        done = subprocess.run([sys.executable, '-c', source, *words], stdout=slave, check=False)
+        os.write(slave, b'end')
+        os.close(slave)
+        assert done.returncode == 0
+        return terminal.read(1000).decode().replace('end', '')
+
+
+def test_a_terminal_gets_json_only_when_it_asks():
+    assert on_a_terminal() == ''
+    assert json.loads(on_a_terminal('--json')) == {'n': 1}
+
+
+def test_a_pipe_gets_json_with_and_without_asking(capsys):
+    for words in ([], ['--json']):
+        assert command(lambda args: vars(args))(words) == 0
+        assert json.loads(capsys.readouterr().out) == {'number': None}  # and `run` sees no switch
+
+
+def test_json_may_stand_before_and_after_a_subcommand():
+    parser = console.Parser()
+    parser.add_subparsers(dest='action').add_parser('go')
+    for words, asked in ((['go'], False), (['go', '--json'], True), (['--json', 'go'], True)):
+        assert getattr(parser.parse_args(words), 'json', False) is asked
+
+
+def test_a_command_knows_its_own_line(capsys):
+    assert command(lambda args: {'line': console.command_line()})(['--number', '7']) == 0
+    assert json.loads(capsys.readouterr().out)['line'] == 'vargfacenet test --number 7'
+
+
+@pytest.mark.parametrize('width', [40, 80, 200])
+def test_a_wide_table_is_readable_on_a_narrow_terminal(width, monkeypatch, capsys):
+    monkeypatch.setattr(
+        console, 'stderr_console', lambda: console.Console(file=sys.stderr, width=width)
+    )
+    columns = ['network', *(f'column {i}' for i in range(9))]
+    console.table('wide', columns, [[f'{name}{i}' for i in range(10)] for name in 'ab'])
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) <= width
+    cells = [line for line in lines if 'b4' in line]
+    assert len(cells) == 1  # no cell is folded into pieces
+    assert ('column 3' in cells[0]) == (width < 200)
+    assert any('column 8' in line for line in lines)
+
+
+def test_switches_have_no_default_in_the_help():
+    parser = console.Parser()
+    parser.add_argument('--force', action='store_true', help='do it')
+    parser.add_argument('--count', type=int, default=3, help='how many')
+    told = ' '.join(parser.format_help().split())
+    assert 'do it --count' in told and 'how many (default: 3)' in told

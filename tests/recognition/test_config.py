@@ -7,7 +7,14 @@ import json
 import pytest
 from vargfacenet.common.console import Parser
 from vargfacenet.common.errors import InputError
-from vargfacenet.recognition.config import TrainConfig, add_arguments, resolve
+from vargfacenet.recognition import presets
+from vargfacenet.recognition.config import (
+    SETTINGS,
+    TrainConfig,
+    add_arguments,
+    flag_of,
+    resolve,
+)
 
 NEWER_FIELDS = ('shuffle', 'teacher_store', 'distill', 'distill_options')
 
@@ -24,7 +31,32 @@ def test_the_recipe_of_the_paper(patterns):
     assert (config.network, config.network_options) == ('vargfacenet', {})
     assert config.loss_options == {'s': 64.0, 'm1': 1.0, 'm2': 0.5, 'm3': 0.0}
     assert (config.lr, config.lr_mode, config.wd, config.mom) == (0.1, 'cosine', 5e-4, 0.9)
-    assert config.warmup_steps == 10000
+    assert config.warmup_steps == 14  # 10,000 were meant for 240,000 steps; these are 144
+    words = ('--recipe', 'paper', '--data-dir', patterns, '--per-batch-size', 8)
+    assert resolve(parse(*words, '--steps', 240_000)).warmup_steps == 10_000
+
+
+def test_a_warm_up_never_eats_a_short_run(patterns):
+    words = ('--recipe', 'small', '--data-dir', patterns, '--steps')
+    assert resolve(parse(*words, 60)).warmup_steps == 6
+    assert resolve(parse(*words, 3640)).warmup_steps == 300  # the README's run: as the recipe says
+    assert resolve(parse(*words, 60, '--warmup-steps', 59)).warmup_steps == 59  # asked for
+    with pytest.raises(InputError, match='--warmup-steps 60: must be below the 60 steps'):
+        resolve(parse(*words, 60, '--warmup-steps', 60))
+
+
+def test_the_help_tells_the_defaults_of_the_presets():
+    parser = Parser()
+    add_arguments(parser)
+    told = ' '.join(parser.format_help().split())
+    for row in (presets.default, presets.dataset[presets.default.dataset]):
+        for name, value in row.items():
+            shown = ','.join(value) if isinstance(value, list) else value
+            if 'group' in SETTINGS[name].metadata:
+                assert f'(default {shown})' in told, name
+    for recipe in presets.recipe.values():
+        for name, value in recipe.items():
+            assert f'{flag_of(name)} {value}' in told
 
 
 def test_the_recipe_divides_its_batch_among_the_workers(patterns):

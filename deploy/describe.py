@@ -1,0 +1,130 @@
+"""What a model's files tell: of a checkpoint, an export folder or an ONNX file; needs no MXNet."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ..common import flops
+from ..common.engine.checkpoint import load_embedding
+from ..common.engine.contract import read_contract
+from ..common.engine.export_record import RECORD, read_record, source_digest
+from ..common.engine.model_name import params_path, parse_model
+from ..common.engine.onnx_flops import count_onnx
+from ..common.engine.open_model import ONNX
+from ..common.errors import InputError
+from ..common.files import input_file, sha256
+from ..common.run_files import read_state, state_path, symbol_path
+
+_OF_TRAINING = (
+    *('network', 'network_options', 'loss', 'loss_options', 'teacher', 'distill', 'alpha'),
+    *('data_dir', 'num_classes', 'num_images', 'total_steps', 'lr', 'seed', 'augment'),
+)
+
+
+def is_model(text: str) -> bool:
+    """Whether a word names a model's files rather than a network."""
+    return ',' in text or text.endswith('.onnx') or Path(text).is_dir()
+
+
+def describe(model: str) -> dict[str, Any]:
+    """What is known of a model.
+
+    Parameters
+    ----------
+    model : PREFIX,EPOCH, an .onnx file, or the folder of an export
+
+    Returns
+    -------
+    dict of `model`, `kind` ('checkpoint', 'ONNX file', 'export'), `files` (name -> bytes), `sha256`
+    (of the weights), `written` (their date, UTC), `params`, `flops` (of one picture, the LFR
+    organisers' count), `embedding_size`, `input` (what it takes); of a run's checkpoint
+    `training` (its configuration) and `step`; of an export `source`, `version` and `verification`
+    (accuracy and thresholds, as far as they were measured).
+
+    Raises
+    ------
+    InputError for files that are missing or damaged.
+    """
+    if model.endswith('.onnx'):
+        return _onnx_file(model)
+    return _export(model) if Path(model).is_dir() else _checkpoint(model)
+
+
+def _head(model: str, kind: str, files: list[Path], weights: Path) -> dict[str, Any]:
+    written = time.gmtime(weights.stat().st_mtime)
+    return {
+        'model': model,
+        'kind': kind,
+        'files': {path.name: path.stat().st_size for path in files},
+        'sha256': sha256(weights),
+        'written': time.strftime('%Y-%m-%dT%H:%M:%SZ', written),
+    }
+
+
+def _checkpoint(model: str) -> dict[str, Any]:
+    prefix, epoch = parse_model(model)
+    network = load_embedding(f'{prefix},{epoch}')
+    weights = params_path(prefix, epoch)
+    count = flops.count(network.symbol)
+    described = {
+        **_head(f'{prefix},{epoch}', 'checkpoint', [symbol_path(prefix), weights], weights),
+        'params': count.params,
+        'flops': count.flops,
+        'embedding_size': network.embedding_size,
+        'input': 'RGB 0..255, 112x112',
+    }
+    if state_path(prefix, epoch).is_file():
+        config, state = read_state(prefix, epoch)
+        known = {key: config[key] for key in _OF_TRAINING if config.get(key) not in (None, '', {})}
+        described.update(training=known, step=state.get('step'))
+    return described
+
+
+def _onnx_file(model: str) -> dict[str, Any]:
+    path = input_file(model, 'ONNX model')
+    record = read_record(model)
+    contract = read_contract(path, raw_pixels=bool(record))
+    count = count_onnx(path)
+    described = {
+        **_head(model, 'ONNX file', [path], path),
+        'params': count.params,
+        'flops': count.flops,
+        'embedding_size': contract.embedding_size,
+        'input': f'{contract.name} {contract.dtype} {contract.layout} of {contract.batch or "N"}, '
+        f'{contract.preprocessing}',
+        'output': contract.output,
+    }
+    return {**described, **_of_record(record, path)} if record else described
+
+
+def _export(model: str) -> dict[str, Any]:
+    folder, record = Path(model), read_record(model)
+    if not record:
+        raise InputError(
+            f'{folder} is no export folder (no {RECORD} in it); expected one, an .onnx file, or a '
+            f'checkpoint PREFIX,EPOCH such as {folder / "model"},latest'
+        )
+    files = [input_file(folder / name, f'file that {RECORD} tells of') for name in record['files']]
+    weights = next((path for path in files if path.name == ONNX), files[0])
+    return {
+        **_head(model, 'export', files, weights),
+        'params': record['params'],
+        'flops': record['flops'],
+        'embedding_size': record['output']['shape'][1],
+        'input': f'{record["input"]["name"]} {record["input"]["type"]} RGB 0..255, 112x112',
+        **_of_record(record, weights),
+    }
+
+
+def _of_record(record: dict, weights: Path) -> dict[str, Any]:
+    """What export.json knows; `sha256` becomes that of the checkpoint, which all files share."""
+    rows = [
+        {key: row.get(key) for key in ('file', 'engine', 'accuracy', 'thresholds')}
+        for row in record['verification']
+    ]
+    return {
+        'sha256': source_digest(record, weights),
+        'source': record.get('source', ''),
+        'version': record.get('vargfacenet', ''),
+        'verification': rows,
+    }
