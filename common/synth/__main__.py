@@ -18,6 +18,7 @@ HELP = {
     'seed': 'another seed is another data set',
     'size': 'height and width',
     'workers': 'processes that draw',
+    'variety': 'wide: more of everything, to train on what is no drawing (plain, wide)',
 }
 
 
@@ -25,7 +26,7 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('out', metavar='OUT', help='folder for train.rec, its index and synth.bin')
     for name, default in SynthOptions._field_defaults.items():
         flag = '--' + name.replace('_', '-')
-        parser.add_argument(flag, type=int, default=default, help=HELP[name])
+        parser.add_argument(flag, type=type(default), default=default, help=HELP[name])
     parser.add_argument(
         '--overwrite', action='store_true', help='replace the data set that is in OUT'
     )

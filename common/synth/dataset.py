@@ -27,6 +27,7 @@ from ..files import PathLike, output_folder
 from ..names import IMAGE_SIZE
 from ..parallel import cpu_count, ordered_map
 from .face import jpeg_faces
+from .traits import VARIETIES
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class SynthOptions(NamedTuple):
     seed: int = 0
     size: int = IMAGE_SIZE  # height and width
     workers: int = cpu_count()  # processes that draw
+    variety: str = 'plain'  # of people and circumstances, one of traits.VARIETIES
 
 
 DEFAULTS = SynthOptions()
@@ -59,6 +61,7 @@ class Task(NamedTuple):
     identity: int
     pictures: Iterable[int]
     size: int
+    variety: str = 'plain'
 
 
 class Pair(NamedTuple):
@@ -149,6 +152,8 @@ def check_options(options: SynthOptions) -> None:
     ):
         if not low <= value <= high:
             raise InputError(f'{flag} {value}: must be {low}..{high}')
+    if options.variety not in VARIETIES:
+        raise InputError(f'--variety {options.variety}: one of {", ".join(VARIETIES)}')
     if options.pairs % (2 * FOLDS):
         raise InputError(
             f'--pairs {options.pairs}: must be a multiple of {2 * FOLDS}, '
@@ -177,11 +182,11 @@ def make_dataset(folder: PathLike, options: SynthOptions = DEFAULTS) -> dict:
     out = output_folder(folder)
     pairs = draw_pairs(options.pairs, options.test_identities, options.seed)
     training = (
-        Task(options.seed, identity, range(options.images), options.size)
+        Task(options.seed, identity, range(options.images), options.size, options.variety)
         for identity in range(options.identities)
     )
     testing = (
-        Task(options.seed, identity, (picture,), options.size)
+        Task(options.seed, identity, (picture,), options.size, options.variety)
         for pair in pairs
         for identity, picture in (pair.first, pair.second)
     )
@@ -203,6 +208,7 @@ def make_dataset(folder: PathLike, options: SynthOptions = DEFAULTS) -> dict:
         'test_identities': options.test_identities,
         'seed': options.seed,
         'size': options.size,
+        'variety': options.variety,
         'images_per_second': round(rate, 1),
         'rec': str(written.paths.rec),
         'idx': str(written.paths.idx),

@@ -19,10 +19,12 @@ from ..data.image import encode_jpeg
 from ..data.warp import estimate_similarity
 from ..names import IMAGE_SIZE
 from .draw import MARGIN, MIDDLE, SUPERSAMPLING, Canvas, draw, mouth_corner
-from .traits import Identity, Variation, sample_identity, sample_variation
+from .traits import Identity, Variation, at_the_time, sample_identity, sample_variation
 
 _PIVOT_Y = 66.0  # the head turns about this height
 _NEUTRAL_LIGHT = 128  # value of the light map that leaves a colour as it is
+_OWN_GRID = 12  # random numbers along the canvas for a person's own shapes, 12 pixels apart
+_BEND_X, _BEND_Y, _LUMPS, _FINE_SPOTS, _SPOTS = range(5)  # kinds of a person's own maps
 
 
 # --- relief, pose and light ----------------------------------------------------------------------
@@ -63,6 +65,64 @@ def _head(x, y):
     return -(x**2) / 76 - (y - 62) ** 2 / 150
 
 
+def _own_map(identity: Identity, kind: int, side: int) -> np.ndarray:
+    """Smooth random map of a person over the canvas, (side, side) float32, about standard normal;
+    maps of another `kind` are independent."""
+    rng = np.random.default_rng([int(identity.own_seed), kind])
+    grid = rng.standard_normal((_OWN_GRID, _OWN_GRID), np.float32)
+    return cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC)
+
+
+def _bend_maps(identity: Identity, side: int) -> tuple:
+    """How far the person's own bend moves what is at a pixel of the canvas, in x and in y."""
+    pixels = identity.bend * side / (IMAGE_SIZE + 2 * MARGIN)
+    return tuple(pixels * _own_map(identity, kind, side) for kind in (_BEND_X, _BEND_Y))
+
+
+def _bent(image: np.ndarray, identity: Identity) -> np.ndarray:
+    """A picture or height map of the whole canvas with the person's own bend of all shapes."""
+    if not identity.bend:
+        return image
+    side = len(image)
+    along = np.arange(side, dtype=np.float32)
+    move_x, move_y = _bend_maps(identity, side)
+    x, y = along - move_x, along[:, None] - move_y
+    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _at_points(canvas_map: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Values of a map of the canvas, one entry a pixel of the crop, at (n, 2) head coordinates."""
+    place = np.add(points, (MIDDLE + MARGIN, MARGIN)).astype(np.float32)
+    return cv2.remap(canvas_map, place[:, None], None, cv2.INTER_LINEAR)[:, 0]
+
+
+def _bent_points(points: np.ndarray, identity: Identity) -> np.ndarray:
+    """Where (n, 2) points of the head are after `_bent`."""
+    moved = points
+    if identity.bend:
+        maps = _bend_maps(identity, IMAGE_SIZE + int(2 * MARGIN))
+        for _ in range(4):  # _bent asks where a pixel comes from; this is the way back
+            moved = points + np.column_stack([_at_points(one, moved) for one in maps])
+    return moved
+
+
+def _spotted(image: np.ndarray, identity: Identity) -> np.ndarray:
+    """The RGBA canvas with the person's own spots and shades of the skin."""
+    if not identity.spots:
+        return image
+    side = len(image)
+    shades = [_own_map(identity, kind, side) for kind in (_SPOTS, _SPOTS + 1, _SPOTS + 2)]
+    fine = np.random.default_rng([int(identity.own_seed), _FINE_SPOTS])
+    fine = cv2.resize(fine.standard_normal((48, 48), np.float32), (side, side))
+    shared = shades[0] + 0.7 * fine
+    planes = [
+        cv2.convertScaleAbs(1 + identity.spots * (shared + 0.4 * own), alpha=_NEUTRAL_LIGHT)
+        for own in (0 * fine, *shades[1:])
+    ]
+    factors = cv2.merge([*planes, np.full_like(planes[0], _NEUTRAL_LIGHT)])
+    return cv2.multiply(image, factors, scale=1 / _NEUTRAL_LIGHT)
+
+
 def _relief(identity: Identity, side: int) -> np.ndarray:
     """Height map of the canvas at half its resolution, (side / 2, side / 2) float32."""
     along = (np.arange(side // 2) + 0.5) * ((IMAGE_SIZE + 2 * MARGIN) / (side // 2)) - MARGIN - 0.5
@@ -70,7 +130,10 @@ def _relief(identity: Identity, side: int) -> np.ndarray:
     centre_x, centre_y, width, length, height = _bumps(identity).T
     across = np.exp(-0.5 * ((x - centre_x) / width) ** 2)
     down = np.exp(-0.5 * ((y - centre_y) / length) ** 2) * height
-    return (down @ across.T + _head(x.T, y)).astype(np.float32)
+    relief = (down @ across.T + _head(x.T, y)).astype(np.float32)
+    if identity.lumps:
+        relief += identity.lumps * _own_map(identity, _LUMPS, side // 2)
+    return _bent(relief, identity)
 
 
 def _front_landmarks(identity: Identity, variation: Variation) -> np.ndarray:
@@ -82,7 +145,11 @@ def _front_landmarks(identity: Identity, variation: Variation) -> np.ndarray:
     x, y = points[:, :1], points[:, 1:]
     centre_x, centre_y, width, length, height = _bumps(identity).T
     bumps = np.exp(-0.5 * (((x - centre_x) / width) ** 2 + ((y - centre_y) / length) ** 2)) @ height
-    return np.column_stack([points, bumps + _head(x, y)[:, 0]])
+    height = bumps + _head(x, y)[:, 0]
+    if identity.lumps:
+        lumps = _own_map(identity, _LUMPS, IMAGE_SIZE + int(2 * MARGIN))
+        height = height + identity.lumps * _at_points(lumps, points)
+    return np.column_stack([_bent_points(points, identity), height])
 
 
 def _rotation(variation: Variation) -> np.ndarray:
@@ -240,7 +307,9 @@ def render(identity: Identity, variation: Variation, size: int = IMAGE_SIZE) -> 
     """
     rng = np.random.default_rng(int(variation.seed) + 1)
     background = _background(rng, SUPERSAMPLING * size)
+    identity = at_the_time(identity, variation)
     canvas = draw(identity, variation, size, colours=rng.uniform(20, 230, (3, 3)))
+    canvas.image = _bent(_spotted(canvas.image, identity), identity)
     relief = _relief(identity, canvas.side)
     rotation, similarity, _ = _pose(identity, variation)
     lit = _lit(canvas, _light_map(identity, variation, relief, rotation))
@@ -250,21 +319,23 @@ def render(identity: Identity, variation: Variation, size: int = IMAGE_SIZE) -> 
     return _photograph(scene, variation, rng, size)
 
 
-def person(seed: int, identity: int) -> Identity:
+def person(seed: int, identity: int, variety: str = 'plain') -> Identity:
     """Person number `identity` of the data set `seed`."""
-    return sample_identity(np.random.default_rng([seed, identity, 0]))
+    return sample_identity(np.random.default_rng([seed, identity, 0]), variety)
 
 
-def circumstances(seed: int, identity: int, picture: int) -> Variation:
+def circumstances(seed: int, identity: int, picture: int, variety: str = 'plain') -> Variation:
     """Circumstances of picture number `picture` (0, 1, ...) of that person."""
-    return sample_variation(np.random.default_rng([seed, identity, picture + 1]))
+    return sample_variation(np.random.default_rng([seed, identity, picture + 1]), variety)
 
 
-def jpeg_faces(seed: int, identity: int, pictures: Iterable[int], size: int) -> list[bytes]:
-    """Pictures of one person as JPEG; picture k depends on (seed, identity, k) only."""
-    face = person(seed, identity)
+def jpeg_faces(
+    seed: int, identity: int, pictures: Iterable[int], size: int, variety: str = 'plain'
+) -> list[bytes]:
+    """Pictures of one person as JPEG; picture k depends on (seed, identity, k, variety) only."""
+    face = person(seed, identity, variety)
     encoded = []
     for picture in pictures:
-        variation = circumstances(seed, identity, picture)
+        variation = circumstances(seed, identity, picture, variety)
         encoded.append(encode_jpeg(render(face, variation, size), int(variation.jpeg_quality)))
     return encoded

@@ -10,13 +10,28 @@ from typing import Any, Optional
 
 import numpy as np
 
+VARIETIES = ('plain', 'wide')
 
-def _between(low: float, high: float, neutral: Optional[float] = None, chance: float = 1.0) -> Any:
-    """A parameter drawn uniformly from low..high with probability `chance`, else `neutral`."""
+
+def _between(
+    low: float,
+    high: float,
+    neutral: Optional[float] = None,
+    chance: float = 1.0,
+    wide: Optional[tuple[float, float, float]] = None,
+) -> Any:
+    """A parameter drawn uniformly from low..high with probability `chance`, else `neutral`;
+    `wide` are low, high and chance of the wide variety where they differ."""
+    plain = (low, high, chance)
     return dataclasses.field(
         default=(low + high) / 2 if neutral is None else neutral,
-        metadata={'low': low, 'high': high, 'chance': chance},
+        metadata={'plain': plain, 'wide': wide or plain},
     )
+
+
+def _wide_only(low: float, high: float) -> Any:
+    """A parameter of the wide variety, 0 elsewhere."""
+    return _between(low, high, neutral=0.0, chance=0.0, wide=(low, high, 1.0))
 
 
 def _seed() -> Any:
@@ -89,6 +104,12 @@ class Identity:
     # weak cues: how often the person wears them
     beard: float = _between(0.4, 1.0, neutral=0.0, chance=0.35)
     glasses: float = _between(0.4, 0.9, neutral=0.05, chance=0.3)
+    # what no parameter above tells: an own bend of all shapes (standard deviation in pixels), own
+    # lumps of the relief (the same), own spots and shades of the skin (share of its colour)
+    bend: float = _wide_only(0.3, 1.3)
+    lumps: float = _wide_only(0.2, 1.2)
+    spots: float = _wide_only(0.01, 0.11)
+    own_seed: float = _seed()
 
 
 @dataclass(frozen=True)
@@ -96,19 +117,20 @@ class Variation:
     """What changes from picture to picture; the defaults are a neutral passport photograph."""
 
     # pose in degrees: to the right of the picture, down, clockwise
-    yaw: float = _between(-28.0, 28.0)
-    pitch: float = _between(-16.0, 16.0)
+    yaw: float = _between(-28.0, 28.0, wide=(-32.0, 32.0, 1.0))
+    pitch: float = _between(-16.0, 16.0, wide=(-20.0, 20.0, 1.0))
     roll: float = _between(-12.0, 12.0)
-    misalignment: float = _between(0.0, 1.6, neutral=0.0)  # error of each landmark
+    # error of each landmark
+    misalignment: float = _between(0.0, 1.6, neutral=0.0, wide=(0.0, 2.4, 1.0))
     # light: direction (right, down), strength, share that comes from everywhere, colour
-    light_x: float = _between(-1.3, 1.3)
+    light_x: float = _between(-1.3, 1.3, wide=(-2.0, 2.0, 1.0))
     light_y: float = _between(-1.1, 0.5, neutral=-0.3)
     light_strength: float = _between(0.45, 1.0, neutral=0.6)
-    ambient: float = _between(0.2, 0.6, neutral=0.5)
-    warmth: float = _between(-0.16, 0.16)
-    exposure: float = _between(0.7, 1.25, neutral=1.0)
-    gamma: float = _between(0.75, 1.35, neutral=1.0)
-    grey: float = _between(1.0, 1.0, neutral=0.0, chance=0.1)
+    ambient: float = _between(0.2, 0.6, neutral=0.5, wide=(0.12, 0.62, 1.0))
+    warmth: float = _between(-0.16, 0.16, wide=(-0.25, 0.25, 1.0))
+    exposure: float = _between(0.7, 1.25, neutral=1.0, wide=(0.6, 1.25, 1.0))
+    gamma: float = _between(0.75, 1.35, neutral=1.0, wide=(0.65, 1.5, 1.0))
+    grey: float = _between(1.0, 1.0, neutral=0.0, chance=0.1, wide=(1.0, 1.0, 0.25))
     # expression
     smile: float = _between(-0.3, 1.0, neutral=0.0)
     mouth_open: float = _between(0.1, 1.0, neutral=0.0, chance=0.45)
@@ -121,37 +143,53 @@ class Variation:
     glasses: float = _between(0.0, 1.0)
     sunglasses: float = _between(1.0, 1.0, neutral=0.0, chance=0.04)
     make_up: float = _between(0.2, 1.0, neutral=0.0, chance=0.2)
-    hat: float = _between(1.0, 1.0, neutral=0.0, chance=0.1)
+    hat: float = _between(1.0, 1.0, neutral=0.0, chance=0.1, wide=(1.0, 1.0, 0.2))
     mask: float = _between(1.0, 1.0, neutral=0.0, chance=0.03)
-    hair_length: float = _between(-0.35, 0.35)
-    hair_volume: float = _between(-0.5, 0.5)
-    hairline: float = _between(-5.0, 5.0)
-    hair_tone: float = _between(-0.12, 0.12)
-    hair_part: float = _between(-0.6, 0.6)
-    occlusion: float = _between(0.3, 1.0, neutral=0.0, chance=0.15)
+    hair_length: float = _between(-0.35, 0.35, wide=(-0.7, 0.7, 1.0))
+    hair_volume: float = _between(-0.5, 0.5, wide=(-0.8, 0.8, 1.0))
+    hairline: float = _between(-5.0, 5.0, wide=(-8.0, 8.0, 1.0))
+    hair_tone: float = _between(-0.12, 0.12, wide=(-0.35, 0.35, 1.0))
+    hair_part: float = _between(-0.6, 0.6, wide=(-1.5, 1.5, 1.0))
+    occlusion: float = _between(0.3, 1.0, neutral=0.0, chance=0.15, wide=(0.3, 1.2, 0.35))
     # camera
-    blur: float = _between(0.3, 1.6, neutral=0.0, chance=0.4)
-    low_resolution: float = _between(1.2, 2.6, neutral=1.0, chance=0.25)
-    noise: float = _between(0.0, 9.0, neutral=0.0)
-    jpeg_quality: float = _between(60.0, 96.0, neutral=95.0)
+    blur: float = _between(0.3, 1.6, neutral=0.0, chance=0.4, wide=(0.3, 2.0, 0.5))
+    low_resolution: float = _between(1.2, 2.6, neutral=1.0, chance=0.25, wide=(1.2, 3.5, 0.4))
+    noise: float = _between(0.0, 9.0, neutral=0.0, wide=(0.0, 11.0, 1.0))
+    jpeg_quality: float = _between(60.0, 96.0, neutral=95.0, wide=(30.0, 96.0, 1.0))
     seed: float = _seed()
+    # years between two pictures: wrinkles, weight (pixels of half a face), tan
+    ageing: float = _wide_only(-0.3, 0.3)
+    weight: float = _wide_only(-2.0, 2.0)
+    tan: float = _wide_only(-0.12, 0.12)
 
 
-def _sample(kind: type, rng: np.random.Generator) -> Any:
+def _sample(kind: type, rng: np.random.Generator, variety: str) -> Any:
     values = {}
     for field in dataclasses.fields(kind):
-        low, high, chance = (field.metadata[key] for key in ('low', 'high', 'chance'))
+        low, high, chance = field.metadata[variety]
         # both numbers are always drawn: a changed chance leaves the other parameters alone
         position, luck = rng.random(2)
         values[field.name] = low + (high - low) * position if luck < chance else field.default
     return kind(**values)
 
 
-def sample_identity(rng: np.random.Generator) -> Identity:
-    """A random person."""
-    return _sample(Identity, rng)
+def sample_identity(rng: np.random.Generator, variety: str = 'plain') -> Identity:
+    """A random person of one of VARIETIES."""
+    return _sample(Identity, rng, variety)
 
 
-def sample_variation(rng: np.random.Generator) -> Variation:
-    """Random circumstances of one picture."""
-    return _sample(Variation, rng)
+def sample_variation(rng: np.random.Generator, variety: str = 'plain') -> Variation:
+    """Random circumstances of one picture, of one of VARIETIES."""
+    return _sample(Variation, rng, variety)
+
+
+def at_the_time(identity: Identity, variation: Variation) -> Identity:
+    """The person as they are in one picture: older, heavier or tanned."""
+    return dataclasses.replace(
+        identity,
+        age=min(max(identity.age + variation.ageing, 0.0), 1.0),
+        skin_tone=min(max(identity.skin_tone + variation.tan, 0.0), 1.0),
+        cheek_width=identity.cheek_width + variation.weight,
+        jaw_width=identity.jaw_width + variation.weight,
+        chin_width=max(identity.chin_width + variation.weight, 1.0),
+    )

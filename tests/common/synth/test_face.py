@@ -142,6 +142,9 @@ CHANGES = {
     'hair_tone': 0.1,
     'hair_volume': 0.4,
     'seed': 9.0,
+    'ageing': 0.3,
+    'weight': 2.0,
+    'tan': 0.12,
 }
 
 
@@ -176,3 +179,35 @@ def test_pictures_of_one_person_are_nearer_than_those_of_two():
     genuine = distances[np.arange(0, 40, 2), np.arange(1, 40, 2)]
     impostor = distances[0::2, 0::2][np.triu_indices(20, 1)]
     assert genuine.mean() < 0.6 * impostor.mean()
+
+
+def test_the_wide_variety_has_more_of_everything_and_leaves_the_plain_one_alone():
+    plain, wide = (
+        [circumstances(0, 0, picture, variety) for picture in range(200)]
+        for variety in ('plain', 'wide')
+    )
+    for name in ('yaw', 'light_x', 'noise', 'gamma', 'hair_tone', 'jpeg_quality'):
+        few, many = (np.ptp([getattr(one, name) for one in kind]) for kind in (plain, wide))
+        assert many > 1.1 * few
+    assert all(one.tan == one.weight == one.ageing == 0 for one in plain)
+    same = replace(person(3, 4, 'wide'), bend=0.0, lumps=0.0, spots=0.0)
+    assert same == person(3, 4)
+
+
+def test_landmarks_follow_a_persons_own_bend():
+    straight = Identity(skin_tone=0.1, iris_tone=0.0, own_seed=5.0)
+    bent = replace(straight, bend=2.5)
+    moved = landmarks(bent, NEUTRAL, 224) - landmarks(straight, NEUTRAL, 224)
+    assert np.abs(moved).max() > 2
+    picture = render(bent, NEUTRAL, 224).astype(float)
+    cheek = picture[160, 70].mean()
+    for x, y in np.rint(landmarks(bent, NEUTRAL, 224)[:2]).astype(int):
+        assert picture[y - 1 : y + 2, x - 1 : x + 2].mean() < 0.45 * cheek  # the pupil
+
+
+@pytest.mark.parametrize(('name', 'value'), [('bend', 1.3), ('lumps', 1.2), ('spots', 0.11)])
+def test_people_differ_by_their_own_shapes_and_shades(name, value):
+    first, second = (Identity(**{name: value}, own_seed=seed) for seed in (1.0, 2.0))
+    pictures = [render(one, NEUTRAL).astype(int) for one in (first, second, Identity())]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(pictures[one] - pictures[other]).max() > 20
