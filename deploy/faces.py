@@ -17,6 +17,7 @@ from .quality import Quality, assess, blur
 log = logging.getLogger(__name__)
 
 FACES = ('auto', 'crop', 'detect')
+LARGEST = slice(1)
 
 _TINY = 40  # pixels of a side, below which no face can be expected
 _DARK, _BRIGHT, _FLAT = 30.0, 225.0, 8.0  # mean and deviation of grey values 0..255
@@ -35,6 +36,7 @@ class Face(NamedTuple):
     quality: Quality
     turned: int  # degrees by which the picture was turned, against the clock, to find it
     detected: bool  # False for an aligned crop, taken as it is
+    index: int = 0  # among those of the picture, the largest first
 
     def summary(self) -> dict:
         """What commands and the page say of it."""
@@ -45,6 +47,14 @@ class Face(NamedTuple):
             'quality': round(self.quality.score, 3),
             'reasons': list(self.quality.reasons),
         }
+
+
+class Group(NamedTuple):
+    """What is found in a picture: where all faces are, and those that were looked at."""
+
+    boxes: np.ndarray  # (n, 4) float64: x, y, width, height in pixels of the picture as it came
+    scores: np.ndarray  # (n,) float64, 0..1; largest face first
+    faces: list[Face]
 
 
 class NoFace(InputError):
@@ -75,17 +85,51 @@ def find_face(embedder: FaceEmbedder, image: np.ndarray, faces: str = 'auto') ->
     ------
     NoFace if there is none; InputError for another size if it must be a crop.
     """
-    if faces == 'crop' and image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-        height, width = image.shape[:2]
+    return find_group(embedder, image, faces, LARGEST).faces[0]
+
+
+def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: slice) -> Group:
+    """All faces of a picture, and those in `which` (of the largest first) embedded and judged.
+
+    Otherwise as `find_face`. The box of an aligned crop is the whole picture.
+    """
+    height, width = image.shape[:2]
+    if faces == 'crop' and (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
         raise InputError(f'{width}x{height} pixels; an aligned crop (--faces crop) has 112x112')
     if faces == 'crop' or (faces == 'auto' and embedder.finder.is_crop(image)):
-        return _judged(embedder, image, 1)
+        whole = np.array([[0, 0, width, height]], np.float64)
+        only = [_judged(embedder, image, 1)] if range(1)[which] else []
+        return Group(whole, np.ones(1), only)
     for turns in (0, 1, 3, 2):
         upright = np.ascontiguousarray(np.rot90(image, turns))
         found = embedder.finder.detect(upright)
-        if len(found.scores):
-            return _judged(embedder, upright, len(found.scores), found, 90 * turns)
+        count = len(found.scores)
+        if count:
+            judged = [
+                _judged(embedder, upright, count, found, 90 * turns, index)
+                for index in range(count)[which]
+            ]
+            return Group(turned_back(found.boxes, turns, width, height), found.scores, judged)
     raise NoFace(_why_no_face(image))
+
+
+def turned_back(boxes: np.ndarray, turns: int, width: int, height: int) -> np.ndarray:
+    """Boxes of a picture turned by np.rot90, in pixels of the picture before.
+
+    Parameters
+    ----------
+    boxes : (n, 4): x, y, width, height in the turned picture
+    turns : by 90 degrees, against the clock, 0..3
+    width, height : of the picture before
+    """
+    x, y, wide, high = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    placed = (
+        (x, y, wide, high),
+        (width - y - high, x, high, wide),
+        (width - x - wide, height - y - high, wide, high),
+        (y, height - x - wide, high, wide),
+    )[turns]
+    return np.stack(placed, axis=1)
 
 
 def face_of(embedder: FaceEmbedder, path: str, faces: str = 'auto') -> Face:
@@ -112,19 +156,20 @@ def _judged(
     count: int,
     found: Optional[detect.Faces] = None,
     turned: int = 0,
+    index: int = 0,
 ) -> Face:
-    """The face of a crop, or the first of those found in a photograph."""
-    cut = image if found is None else crop(image, found.landmarks[0])
+    """The face of a crop, or one of those found in a photograph."""
+    cut = image if found is None else crop(image, found.landmarks[index])
     raw = embedder.raw(cut[None])
     usual = usual_norm(embedder)
     quality = assess(
         cut,
-        None if found is None else found.landmarks[0],
-        None if found is None else float(found.scores[0]),
+        None if found is None else found.landmarks[index],
+        None if found is None else float(found.scores[index]),
         None if usual is None else float(np.linalg.norm(raw[0])) / usual,
     )
     embedding = unit_length(raw, embedder.model)[0]
-    return Face(embedding, cut, count, quality, turned, found is not None)
+    return Face(embedding, cut, count, quality, turned, found is not None, index)
 
 
 def usual_norm(embedder: FaceEmbedder) -> Optional[float]:

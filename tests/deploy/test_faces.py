@@ -8,7 +8,7 @@ from pictures import encoded, scene
 from vargfacenet.common.data.warp import TEMPLATE
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy import FaceEmbedder
-from vargfacenet.deploy.faces import NoFace, find_face
+from vargfacenet.deploy.faces import NoFace, find_face, find_group, turned_back
 from vargfacenet.deploy.quality import ENROL, assess, blur, head_pose, ramp
 
 
@@ -79,6 +79,40 @@ def test_a_turned_picture_is_turned_back(embedder):
         if turns != 2:  # a drawn face is found upside down as well
             assert found.turned == 90 * turns
             assert found.embedding @ upright.embedding > 0.999
+
+
+@pytest.mark.parametrize('turns', range(4))
+def test_boxes_go_back_to_the_picture_as_it_came(turns):
+    """The box of a filled rectangle, looked at before and after np.rot90."""
+
+    def box(mask):
+        rows, columns = np.nonzero(mask)
+        return [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+
+    mask = np.zeros((50, 80), bool)
+    mask[10:17, 20:31] = True
+    assert turned_back([box(np.rot90(mask, turns))], turns, 80, 50)[0].tolist() == box(mask)
+
+
+def test_all_faces_of_a_group(embedder):
+    """Two people beside each other, the larger on the right: each is who it is alone."""
+    image = np.full((420, 620, 3), 128, np.uint8)
+    image[:200, :200] = cv2.resize(scene(0), (200, 200), interpolation=cv2.INTER_AREA)
+    image[:, 200:] = cv2.resize(scene(1), (420, 420))
+    group = find_group(embedder, image, 'detect', slice(None))
+    assert [face.index for face in group.faces] == [0, 1] and len(group.boxes) == 2
+    middles = group.boxes[:, 0] + group.boxes[:, 2] / 2
+    assert middles[1] < 200 < middles[0] and np.all(group.scores > 0.9)
+    alone = [find_face(embedder, part) for part in (image[:, 200:], image[:, :200])]
+    cosines = [[face.embedding @ other.embedding for other in alone] for face in group.faces]
+    assert np.argmax(cosines, axis=1).tolist() == [0, 1] and np.diag(cosines).min() > 0.95, cosines
+    assert [face.count for face in group.faces] == [2, 2]
+    second = find_group(embedder, image, 'detect', slice(1, 2)).faces
+    assert len(second) == 1 and np.array_equal(second[0].embedding, group.faces[1].embedding)
+    lying = find_group(embedder, np.ascontiguousarray(np.rot90(image, -1)), 'detect', slice(1))
+    assert lying.faces[0].turned == 90
+    x, y, wide, high = group.boxes[0]
+    assert lying.boxes[0] == pytest.approx([420 - y - high, x, high, wide], abs=1)
 
 
 def test_faces_says_what_pictures_are(embedder):
