@@ -31,7 +31,13 @@ from ..common.registry import Registry, unknown_name
 from ..common.typed import from_values
 from ..symbol import get_symbol, list_networks, parse_options
 from . import presets
-from .augmentations import AUGMENTATIONS
+from .augmentations import (
+    AUGMENTATIONS,
+    COMBINATIONS,
+    make_augmentations,
+    names_of,
+    parse_augmentation_options,
+)
 from .distillation import DISTILLATION_LOSSES, DistillationLoss, make_distillation_loss
 from .distillation.angular import FORMS
 from .losses import LOSSES, make_loss
@@ -74,6 +80,10 @@ def _recipes() -> str:
 def _default_alphas() -> str:
     alphas = {name: DISTILLATION_LOSSES.get(name).default_alpha for name in DISTILLATION_LOSSES}
     return ', '.join(f'{name} {alpha:g}' for name, alpha in alphas.items())
+
+
+def _combinations() -> str:
+    return '; '.join(f'{name}: {",".join(COMBINATIONS.get(name))}' for name in COMBINATIONS)
 
 
 def _options_of(registry: Registry) -> str:
@@ -156,11 +166,12 @@ class TrainConfig:
     )
     augment: str = option(
         lambda: (
-            f"what changes crops: {', '.join(AUGMENTATIONS)}; mirror is the paper's, mild "
-            'helps small data sets'
+            f'what changes crops, one or several after commas: {", ".join(AUGMENTATIONS)}; '
+            f"{_combinations()}; mirror is the paper's, mild (which mirrors too) helps small data "
+            'sets'
         ),
         group=DATA,
-        choices=AUGMENTATIONS,
+        metavar='NAME,...',
     )
     threads: int = option(
         'decoding threads; 0 is one a CPU', group=DATA, rule=integer(0), free=True
@@ -189,6 +200,16 @@ class TrainConfig:
         'full',
         group=DATA,
         choices=('full', 'blocks'),
+    )
+    augment_options: dict[str, Any] = option(  # noqa: RUF009
+        lambda: (
+            'an option of an augmentation, e.g. jitter.hue=0.1, several times if need be. '
+            + _options_of(AUGMENTATIONS)
+        ),
+        {},
+        group=DATA,
+        flag='--augment-option',
+        metavar='NAME.KEY=VALUE',
     )
     teacher: str = option(
         'frozen teacher: a checkpoint, an export folder, an .onnx file of anyone, or an .npz with '
@@ -310,7 +331,7 @@ class Request:
 # what a row of a table, or the command line, may set
 SETTINGS = {field.name: field for table in (TrainConfig, Request) for field in fields(table)}
 # fields that the command line gives as KEY=VALUE words
-OPTION_WORDS = ('network_options', 'loss_options', 'distill_options')
+OPTION_WORDS = ('network_options', 'loss_options', 'distill_options', 'augment_options')
 
 
 def flag_of(name: str) -> str:
@@ -344,7 +365,12 @@ def _argument(field) -> dict[str, Any]:
         about = f'{about} (default {default})'
     about = about.replace('%', '%%')
     if field.name in OPTION_WORDS:
-        given = {'action': 'append', 'metavar': 'KEY=VALUE', 'default': argparse.SUPPRESS}
+        given = {
+            'action': 'append',
+            'default': argparse.SUPPRESS,
+            'metavar': 'KEY=VALUE',
+            **metavar,
+        }
         return {**given, 'help': about}
     return {
         'type': field.type if field.type in (int, float) else str,
@@ -398,13 +424,18 @@ def _merge(tables, given: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
-    """Put the KEY=VALUE words of the command line over the tables' options, and try them all."""
-    # of one that is given twice the last counts, as with all other options here
-    words = {
+def _words(given: dict[str, Any]) -> dict[str, list[str]]:
+    """The KEY=VALUE words of the command line; of one that is given twice the last counts, as with
+    all other options here."""
+    return {
         name: list({word.partition('=')[0]: word for word in given.get(name, [])}.values())
         for name in OPTION_WORDS
     }
+
+
+def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
+    """Put the KEY=VALUE words of the command line over the tables' options, and try them all."""
+    words = _words(given)
     options = parse_options(values['network'], words['network_options'])
     values['network_options'] = {**values['network_options'], **options}
     get_symbol(values['network'], **values['network_options'])
@@ -428,6 +459,29 @@ def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
     )
     options = {**values.get('distill_options', {}), **options}
     values['distill_options'] = asdict(make_distillation_loss(name, options))
+
+
+def _read_augmentations(values: dict[str, Any], words: list[str]) -> None:
+    """Make the augmentations, so that all their options are known; InputError where they do not
+    suit the loss."""
+    augment = values['augment']
+    names = names_of(augment)
+    # a table's options are those of its own --augment
+    options = {
+        key: value
+        for key, value in values.get('augment_options', {}).items()
+        if key.partition('.')[0] in names
+    }
+    options.update(parse_augmentation_options(augment, words))
+    augmentations = make_augmentations(augment, options)
+    values['augment_options'] = augmentations.options
+    loss = DISTILLATION_LOSSES.get(values['distill']) if values.get('teacher') else None
+    labels = values.get('classification', True) or loss is None or loss.needs_labels
+    if augmentations.mixes and labels:
+        raise InputError(
+            f'--augment {augment} shows two people in one picture, which has no class; it is for '
+            '`distill --no-classification` with a loss that needs no labels'
+        )
 
 
 def _check(values: dict[str, Any]) -> None:
@@ -483,6 +537,7 @@ def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
         _check(values)
         _read_options(values, given)
         values['table_warmup'] = 'warmup_steps' in values and 'warmup_steps' not in given
+        _read_augmentations(values, _words(given)['augment_options'])
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f'{given.get("config") or "presets"}: a table lacks an entry or has one of a wrong '

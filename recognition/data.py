@@ -8,9 +8,11 @@ stopped goes on with the very batch it would have seen next (`seek`).
 import logging
 import weakref
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Optional
+from types import MappingProxyType
+from typing import Any, Optional
 
 import cv2
 import numpy as np
@@ -22,7 +24,7 @@ from ..common.files import PathLike
 from ..common.names import DATA, IMAGE_SHAPE, LABEL
 from ..common.parallel import cpu_count
 from ..common.registry import unknown_name
-from .augmentations import AUGMENTATIONS, NUM_DRAWS, Augmentation
+from .augmentations import NUM_DRAWS, Augmentations, make_augmentations
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +89,14 @@ def epoch_order(
     return shards[:, part_index].ravel()
 
 
-def record_draws(seed: int, epoch: int, position: int) -> np.ndarray:
-    """Uniform numbers in [0, 1) for one record in one epoch: float64 (1 + NUM_DRAWS,).
+def record_draws(seed: int, epoch: int, position: int, count: int = NUM_DRAWS) -> np.ndarray:
+    """Uniform numbers in [0, 1) for one record in one epoch: float64 (1 + count,).
 
-    The first decides about mirroring, the others belong to the augmentation.
+    The first decides about mirroring, the others belong to the augmentations. More numbers begin
+    with the same ones.
     """
     bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, position])
-    return np.random.Generator(bits).random(1 + NUM_DRAWS)
+    return np.random.Generator(bits).random(1 + count)
 
 
 class _Buffer:
@@ -120,7 +123,7 @@ class _Decoder:
 
     records: Records
     seed: int
-    augmentation: Augmentation
+    augmentations: Augmentations
     skip_corrupt: int
 
     def fill(
@@ -132,9 +135,10 @@ class _Decoder:
         for row, position in zip(rows, positions.tolist()):
             position, label, bgr = self._readable(position, bad)
             buffer.positions[row] = position
-            draws = record_draws(self.seed, epoch, position)
-            mirrored = self.augmentation.mirrors and draws[0] < 0.5
-            bgr = self.augmentation.change(bgr, mirrored, draws[1:])
+            change = self.augmentations
+            draws = record_draws(self.seed, epoch, position, change.num_draws)
+            mirrored = change.mirrors and draws[0] < 0.5
+            bgr = change.change(bgr, mirrored, draws[1:], lambda draw: self._another(draw, bad))
             red, green, blue = buffer.images[row]
             cv2.split(bgr, [blue, green, red])
             buffer.labels[row] = label
@@ -156,6 +160,10 @@ class _Decoder:
             if len(bad) > self.skip_corrupt:
                 raise InputError(bad[position])
             position = (position + 1) % len(self.records)
+
+    def _another(self, draw: float, bad: dict[int, str]) -> np.ndarray:
+        """The crop at the share `draw` of the records, uint8 BGR."""
+        return self._readable(int(draw * len(self.records)), bad)[2]
 
     def read_ahead(self, blocks: list[int]) -> None:
         """Tell the system that the records of these blocks will be needed."""
@@ -185,7 +193,7 @@ class FaceRecordIter(mx.io.DataIter):
     num_parts, part_index : how many workers share an epoch, and which one this is
     threads : decoding threads; default: one per CPU
     prefetch : batches decoded ahead
-    augment : name in `augmentations.AUGMENTATIONS`
+    augment, augment_options : as `augmentations.make_augmentations` takes them
     skip_corrupt : records that cannot be read and are left out, at most; the next readable one
         takes the place of each, in `index` as well
 
@@ -214,6 +222,7 @@ class FaceRecordIter(mx.io.DataIter):
         threads: Optional[int] = None,
         prefetch: int = 4,
         augment: str = 'mirror',
+        augment_options: Mapping[str, Any] = MappingProxyType({}),
         skip_corrupt: int = 0,
     ):
         super().__init__(batch_size)
@@ -237,7 +246,9 @@ class FaceRecordIter(mx.io.DataIter):
             )
         self._order_options = (shuffle, num_parts, part_index, batch_size)
         self._seed = seed
-        self._decoder = _Decoder(records, seed, AUGMENTATIONS.get(augment), skip_corrupt)
+        self._decoder = _Decoder(
+            records, seed, make_augmentations(augment, augment_options), skip_corrupt
+        )
         self.left_out: dict[int, str] = {}
         self._free = [_Buffer(batch_size) for _ in range(prefetch)]
         self._pending: deque[_Pending] = deque()

@@ -17,7 +17,7 @@ from ..common.engine.open_model import OpenModel, open_model
 from ..common.errors import InputError
 from ..eval.verification import VerificationResult, verify
 from ..symbol import get_symbol
-from .augmentations import AUGMENTATIONS
+from .augmentations import make_augmentations
 from .config import DATA, DISTILL, RUN, WATCH, WHAT, TrainConfig, add_arguments, configure, settings
 from .distillation import DISTILLATION_LOSSES
 from .graph import embedding_size
@@ -73,7 +73,10 @@ def open_source(
     student_size = embedding_size(get_symbol(config.network, **config.network_options))
     loss = DISTILLATION_LOSSES.get(config.distill)
     # a store serves every step where a step asks for nothing else than it holds
-    stored = AUGMENTATIONS.get(config.augment).storable or not loss.needs_embeddings
+    stored = (
+        make_augmentations(config.augment, config.augment_options).storable
+        or not loss.needs_embeddings
+    )
     if config.teacher.endswith(SUFFIX):
         if not stored:
             raise InputError(

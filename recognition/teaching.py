@@ -18,7 +18,7 @@ from ..common.engine.network import Network
 from ..common.errors import InputError
 from ..common.files import exclusive
 from ..common.parallel import ordered_map
-from .augmentations import AUGMENTATIONS
+from .augmentations import make_augmentations
 from .teacher import Teacher
 from .teacher_store import Header, TeacherStore, build, store_path
 
@@ -107,7 +107,7 @@ def choose_store(
     """
     if wanted == 'live':
         return None
-    if not AUGMENTATIONS.get(augment).storable:
+    if not make_augmentations(augment).storable:
         if wanted != 'auto':
             raise InputError(
                 f'--teacher-store {wanted} with --augment {augment}: a store has the '

@@ -272,6 +272,7 @@ def _prepare(
         part_index=rank,
         threads=config.threads or None,
         augment=config.augment,
+        augment_options=config.augment_options,
         skip_corrupt=config.skip_corrupt,
     )
     state = first_state(config, resume, overwrite)

@@ -6,8 +6,28 @@ The paper (arXiv:1910.04985) mirrors and does nothing else.
 import sys
 
 from ...common.registry import import_all
-from .augmentation import AUGMENTATIONS, NUM_DRAWS, Augmentation, augmentation
+from .augmentation import (
+    AUGMENTATIONS,
+    COMBINATIONS,
+    NUM_DRAWS,
+    Augmentation,
+    Augmentations,
+    augmentation,
+    make_augmentations,
+    names_of,
+    parse_augmentation_options,
+)
 
 import_all(sys.modules[__name__])
 
-__all__ = ['AUGMENTATIONS', 'NUM_DRAWS', 'Augmentation', 'augmentation']
+__all__ = [
+    'AUGMENTATIONS',
+    'COMBINATIONS',
+    'NUM_DRAWS',
+    'Augmentation',
+    'Augmentations',
+    'augmentation',
+    'make_augmentations',
+    'names_of',
+    'parse_augmentation_options',
+]

@@ -16,7 +16,7 @@ from vargfacenet.recognition.config import (
     resolve,
 )
 
-NEWER_FIELDS = ('shuffle', 'teacher_store', 'distill', 'distill_options')
+NEWER_FIELDS = ('shuffle', 'teacher_store', 'distill', 'distill_options', 'augment_options')
 
 
 def parse(*words) -> argparse.Namespace:

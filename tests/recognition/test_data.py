@@ -194,7 +194,7 @@ def test_mirroring_differs_between_epochs_and_seeds(rec):
     assert flags(1, 2) == [bool(record_draws(1, 2, position)[0] < 0.5) for position in range(37)]
 
 
-@pytest.mark.parametrize('augment', ['mirror', 'mild'])
+@pytest.mark.parametrize('augment', ['mirror', 'mild', 'mixing,strong'])
 @pytest.mark.parametrize(('threads', 'prefetch'), [(2, 1), (7, 3)])
 def test_threads_and_prefetch_change_nothing(rec, augment, threads, prefetch):
     options = {'seed': 8, 'augment': augment}
@@ -274,6 +274,20 @@ def test_module_trains_on_it(rec):
     assert losses[0] == pytest.approx(np.log(5), rel=0.3)
     assert losses[-1] < 0.8 * losses[0]
     assert batches.epoch == 12
+
+
+def test_a_mixture_takes_another_record_of_the_data(rec, contents):
+    """Weights and partner are the record's draws, whatever else the list names."""
+    batches = FaceRecordIter(rec, 37, seed=4, shuffle='none', augment='mirror,mixing')
+    images, _, positions, flags = arrays(batches.next())
+    for image, position, mirrored in zip(images, positions, flags):
+        draws = record_draws(4, 0, position, 16)
+        one, other = (
+            decoded(contents[number][1]).astype(float) for number in (position, int(37 * draws[9]))
+        )
+        one = one[:, ::-1] if mirrored else one
+        expected = (1 - draws[11]) * one + draws[11] * other
+        np.testing.assert_allclose(image, expected.transpose(2, 0, 1), atol=0.51)
 
 
 # --- threads
@@ -365,7 +379,7 @@ def test_fewer_records_than_a_batch(rec):
         ({'num_parts': 0}, 'part 0 of 0'),
         (
             {'augment': 'mid'},
-            "'mid'; known: mild, mirror, none .did you mean 'mild'",
+            "'mid'; known: .*mirror, mixing, none, strong .did you mean 'mild'",
         ),
     ],
 )
