@@ -14,6 +14,7 @@ COMMANDS = {
         'folder of people -> train.rec, train.idx, property',
     ),
     'make-bin': ('common.data.make_bin', 'crops and a pair list -> verification .bin'),
+    'make-pairs': ('common.data.make_pairs', 'folder of people -> all their pairs, for verify'),
     'train': ('recognition.train', 'train a network from scratch or go on with a checkpoint'),
     'teach': ('recognition.teach', "a data set's embeddings by the teacher, once for all students"),
     'distill': ('recognition.distill', 'train a student from a frozen teacher over generations'),

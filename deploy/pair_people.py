@@ -10,8 +10,8 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
+from ..eval.cross_pairs import cross_pairs
 from ..eval.report.statistics import pair_identities
-from .cross_pairs import cross_pairs
 
 # An unmarked pair joins two people above all of: so many standard deviations above the mean of all
 # pairs (of 1e8 pairs of different people, not one), the highest pair marked different, and the

@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from scipy.stats import genpareto
 
 from ..common.errors import InputError
-from .cross_pairs import CrossPairs
+from ..eval.cross_pairs import CrossPairs
 
 _SHARE = 0.005  # of the impostor pairs that are the tail
 _LARGEST_SHARE = 0.05  # of a small set

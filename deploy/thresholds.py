@@ -13,14 +13,14 @@ from ..common.errors import InputError
 from ..common.files import PathLike
 from ..common.names import IMAGE_SIZE
 from ..common.parallel import ordered_map
-from ..eval.datasets import load_bin
-from .cross_pairs import (
+from ..eval.cross_pairs import (
     CrossPairs,
     cross_pairs,
     threshold_intervals,
     thresholds_at,
     true_accept_rate,
 )
+from ..eval.datasets import load_bin
 from .pair_people import pair_people
 from .tail import fit_tail
 
@@ -125,7 +125,7 @@ def measure_pair_set(
     pairs = cross_pairs(embeddings[people.pictures], people.identities, share)
     # of one person as the marks say: people joined by likeness would flatter
     marked = pair_cosines(embeddings)[np.asarray(issame, bool)]
-    pairs = pairs._replace(genuine=np.sort(marked))
+    pairs = pairs._replace(genuine=np.sort(marked), genuine_people=None)
     return Measured(pairs, people.joined, people.level)
 
 

@@ -1,6 +1,7 @@
 """Which pair sets a command is to verify: `.bin` files and names, from what the user gave."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
@@ -47,6 +48,18 @@ def resolve_targets(texts: list[str], data_dir: Optional[str]) -> dict[str, Path
         _printable(path.stem if stems.count(path.stem) == 1 else word): path
         for word, path in paths.items()
     }
+
+
+def resolve_sets(texts: list[str], targets: Iterable[str] = ()) -> dict[str, Path]:
+    """Files of the `--pairs` values by their stems; InputError for one that does not exist, and for
+    two, or one and a target, of one name."""
+    paths = {}
+    for text in texts:
+        name = _printable(Path(text).stem)
+        if name in paths or name in targets:
+            raise InputError(f'--pairs {text}: {name} is the name of another set or target')
+        paths[name] = input_file(text, 'set of people')
+    return paths
 
 
 def _printable(name: str) -> str:

@@ -1,7 +1,8 @@
-"""10-fold 1:1 verification of a checkpoint on .bin targets.
+"""1:1 verification of a model: 10-fold on .bin targets, and all pairs of sets of people.
 
-Each target's images and their mirror images are embedded, added and compared in pairs
-(`verification.py`). The JSON result holds one entry per target under `targets`.
+Images and their mirror images are embedded, added and compared in pairs (`verification.py`,
+`all_pairs.py`). The JSON result holds one entry per target under `targets`, and one per set of
+people under `all_pairs`.
 """
 
 import argparse
@@ -18,11 +19,12 @@ from ..common.data.pair_lists import read_pair_list
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
+from .all_pairs import FARS, AllPairs, embed_set, entry_of, measure
 from .datasets import load_bin
 from .report.statistics import pair_identities
 from .results import VERIFICATION, check_results_path, save_results
 from .roc import check_plot_path, plot_roc
-from .targets import resolve_targets
+from .targets import resolve_sets, resolve_targets
 from .verification import VerificationResult, verify
 
 log = logging.getLogger(__name__)
@@ -131,10 +133,17 @@ def build_parser(parser: console.Parser) -> None:
     add_options(parser)
     parser.add_argument(
         '--target',
-        required=True,
         action='append',
+        default=[],
         metavar='BIN',
         help='.bin file or name in --data-dir; several with commas or by repeating the option',
+    )
+    parser.add_argument(
+        '--pairs',
+        action='append',
+        default=[],
+        metavar='NPZ',
+        help='set of make-pairs, all pairs of which are compared; may be repeated',
     )
     parser.add_argument('--data-dir', metavar='DIR', help='folder of targets given by name')
     parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
@@ -149,17 +158,27 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--plot', metavar='FILE', help='write ROC curves (.png, .pdf or .svg)')
 
 
-def run(arguments: argparse.Namespace) -> dict:
-    # everything that can be wrong with the options is found before the model is loaded
-    targets = resolve_targets(arguments.target, arguments.data_dir)
+def _check(arguments: argparse.Namespace) -> tuple[dict[str, Path], dict[str, Path]]:
+    """(targets, sets of people) by name; what can be wrong with the options is found here."""
+    if not arguments.target and not arguments.pairs:
+        raise InputError('nothing to verify on: give --target or --pairs')
+    targets = resolve_targets(arguments.target, arguments.data_dir) if arguments.target else {}
+    sets = resolve_sets(arguments.pairs, targets)
     if arguments.plot:
         check_plot_path(arguments.plot)
+        if not targets:
+            raise InputError('--plot draws the curves of --target; give one')
     if arguments.save:
         check_results_path(arguments.save)
-    if arguments.pair_list and (len(targets) > 1 or not arguments.save):
+    if arguments.pair_list and (len(targets) != 1 or not arguments.save):
         raise InputError('--pair-list is for --save with one target')
-    embedder = open_from(arguments, arguments.batch_size, 'mxnet')
+    return targets, sets
 
+
+def _verify_targets(
+    embedder: OpenModel, targets: dict[str, Path], arguments: argparse.Namespace
+) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """(entry of each target, arrays to save)."""
     results, entries, saved = {}, {}, {}
     for name, path in targets.items():
         verified = verify_target(embedder, name, path, arguments.folds)
@@ -169,28 +188,73 @@ def run(arguments: argparse.Namespace) -> dict:
             people = read_identities(names, verified.result.issame) if names else None
             arrays = saved_arrays(verified, people)
             saved.update({f'{name}/{key}': value for key, value in arrays.items()})
-    console.table(
-        f'{arguments.model}: verification, {arguments.folds} folds',
-        (
-            'target',
-            'pairs',
-            'accuracy',
-            'VAL @ FAR',
-            'XNorm',
-            'distance² <',
-            'cosine >',
-            'images/s',
-        ),
-        [_row(name, target) for name, target in entries.items()],
-    )
+    if targets:
+        console.table(
+            f'{arguments.model}: verification, {arguments.folds} folds',
+            (
+                'target',
+                'pairs',
+                'accuracy',
+                'VAL @ FAR',
+                'XNorm',
+                'distance² <',
+                'cosine >',
+                'images/s',
+            ),
+            [_row(name, target) for name, target in entries.items()],
+        )
     if arguments.plot:
         plot_roc(arguments.plot, results)
         log.info('ROC curves: %s', arguments.plot)
+    return entries, saved
+
+
+def _verify_sets(
+    embedder: OpenModel, sets: dict[str, Path], model: str
+) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """The same for sets of people."""
+    entries, saved = {}, {}
+    for name, path in sets.items():
+        embedded: AllPairs = embed_set(embedder, name, path)
+        entries[name] = entry_of(measure(embedded))
+        arrays = {'embeddings': embedded.embeddings, 'identities': embedded.people}
+        if embedded.impostors is not None:
+            arrays['impostors'] = embedded.impostors
+        saved.update({f'{name}/{key}': value for key, value in arrays.items()})
+    if sets:
+        console.table(
+            f'{model}: all pairs, TAR % [95 % over people]',
+            ('set', 'people', 'genuine', 'impostor', *(f'@ FAR {far:g}' for far in FARS)),
+            [_set_row(name, each) for name, each in entries.items()],
+        )
+    return entries, saved
+
+
+def _set_row(name: str, each: dict) -> tuple:
+    cells = []
+    for far in FARS:
+        tar = each['tar'].get(f'{far:g}')
+        cells.append(
+            '{:.1f} [{:.1f}, {:.1f}]'.format(*(100 * tar[key] for key in ('value', 'low', 'high')))
+            if tar
+            else 'too few pairs'
+        )
+    counts = (each['people'], each['genuine_pairs'], each['impostor_pairs'])
+    return (name, *(f'{count:,}' for count in counts), *cells)
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    targets, sets = _check(arguments)  # before the model is loaded
+    embedder = open_from(arguments, arguments.batch_size, 'mxnet')
+    entries, saved = _verify_targets(embedder, targets, arguments)
+    set_entries, set_arrays = _verify_sets(embedder, sets, arguments.model)
+    about = {'model': arguments.model, 'folds': arguments.folds, 'targets': entries}
+    if sets:
+        about['all_pairs'] = set_entries
     if arguments.save:
-        about = {'model': arguments.model, 'folds': arguments.folds, 'targets': entries}
-        save_results(arguments.save, VERIFICATION, about, saved)
+        save_results(arguments.save, VERIFICATION, about, {**saved, **set_arrays})
         log.info('results: %s', arguments.save)
-    return {'model': arguments.model, 'folds': arguments.folds, 'targets': entries}
+    return about
 
 
 main = console.command('verify', build_parser, run)

@@ -6,12 +6,16 @@ other file that is left out is counted, and `warn_of_others` says so.
 
 import logging
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Optional
+
+import numpy as np
 
 from ..errors import InputError
+from ..files import PathLike, read_lines
 from .image import IMAGE_SUFFIXES, has_picture_start, is_unreadable_kind
 
 log = logging.getLogger(__name__)
@@ -19,6 +23,7 @@ log = logging.getLogger(__name__)
 _SHADOWS = {'__MACOSX', '@eaDir'}
 _START_BYTES = 32  # that tell a picture's kind
 _SHOWN = 4  # suffixes in a warning
+_SHOWN_NAMES = 3  # of people in a message
 
 
 class Found(NamedTuple):
@@ -136,6 +141,88 @@ def find_identities(folder: Path, left_out: Sequence[Path] = ()) -> list[Identit
     if beside:
         log.warning('%s: %d pictures in no identity folder are left out', folder, beside)
     return identities
+
+
+def choose_images(
+    identities: Sequence[Identity], min_images: int, max_images: int, seed: int
+) -> list[Identity]:
+    """Identities with at least `min_images`, each cut to `max_images` drawn by `seed` (0: all).
+
+    The draw of an identity depends on the seed and its own number of pictures only, so that adding
+    or excluding others changes nothing for it.
+    """
+    chosen = []
+    for identity in identities:
+        count = len(identity.paths)
+        if count < min_images:
+            continue
+        if max_images and count > max_images:
+            draw = np.random.RandomState(seed).permutation(count)[:max_images]
+            identity = identity._replace(paths=tuple(identity.paths[i] for i in sorted(draw)))
+        chosen.append(identity)
+    return chosen
+
+
+def _spellings(line: str) -> Iterator[str]:
+    """Names that a line of a list of people may mean, the likeliest first."""
+    text = line.strip().strip('"')
+    yield text
+    yield text.split(',')[0]
+    words = text.rsplit(None, 1)
+    if len(words) == 2 and words[1].isdigit():  # NAME COUNT
+        yield words[0]
+
+
+def _folder_of(name: str, folder: Path, known: Mapping[str, Path]) -> Optional[Path]:
+    """The identity folder that a name, or a path to the folder or into it, means."""
+    path = PurePosixPath(name.replace('\\', '/'))
+    tried = [path.parts]
+    # as the shell sees it, with links as they are written and followed
+    for absolute in (os.path.abspath, os.path.realpath):
+        inside = os.path.relpath(absolute(path), absolute(folder))
+        tried.append(PurePosixPath(inside).parts)
+    if path.parts[:1] == (folder.name,):
+        tried.append(path.parts[1:])
+    for parts in tried:
+        if parts and (entry := known.get(unicodedata.normalize('NFC', parts[0]))):
+            return entry
+    return None
+
+
+def read_people(
+    path: Optional[PathLike], flag: str, folder: Path, allow_unknown: bool = False
+) -> list[Path]:
+    """Identity folders that the file of an option such as --exclude names, one a line.
+
+    A line is a name, a path to the folder or to a picture in it, or a line of LFW's lists (`name
+    count`, `name i j`, `name i name j`); Unicode's normal forms are one.
+
+    Raises InputError for a line that names no folder, unless `allow_unknown`: test people would
+    stay in training, or be missing from the test.
+    """
+    if path is None:
+        return []
+    folders = identity_folders(folder)
+    known = {unicodedata.normalize('NFC', entry.name): entry for entry in folders}
+    named, unknown = [], []
+    for number, line in enumerate(read_lines(path, f'{flag} file')):
+        fields = [field.strip() for field in line.split('\t') if field.strip()]
+        words = [field for field in fields if not field.isdigit()]
+        if not fields or (number == 0 and len(fields) == 2 and not words):  # FOLDS PAIRS
+            continue
+        for word in words or fields[:1]:
+            found = (_folder_of(name, folder, known) for name in _spellings(word))
+            entry = next(filter(None, found), None)
+            (unknown if entry is None else named).append(entry or word)
+    if unknown:
+        what = f'{path}: {len(unknown)} names have no folder in {folder} '
+        what += f'({", ".join(unknown[:_SHOWN_NAMES])}{" ..." * (len(unknown) > _SHOWN_NAMES)})'
+        if not allow_unknown:
+            raise InputError(
+                f'{what}; correct them, or say --allow-unknown if these people are not here'
+            )
+        log.warning('%s', what)
+    return named
 
 
 def warn_of_others(folder: Path, others: Sequence[Path]) -> None:

@@ -8,29 +8,23 @@ serves in place of the folder (see label_lists.py).
 
 import argparse
 import logging
-import os
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple, Optional
-
-import numpy as np
 
 from .. import console
 from ..errors import InputError
-from ..files import atomic_write, free_to_write, output_folder, read_lines
+from ..files import atomic_write, free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
-from .folders import Identity, find_identities, identity_folders
+from .folders import Identity, choose_images, find_identities, read_people
 from .image import jpeg_crop
 from .label_lists import read_label_list
 from .recordio import CLASSES, write_face_records
 
 log = logging.getLogger(__name__)
-
-_SHOWN_NAMES = 3
 
 
 class Crop(NamedTuple):
@@ -38,86 +32,6 @@ class Crop(NamedTuple):
 
     encoded: Optional[bytes]
     kept: bool  # the file's own bytes
-
-
-def choose_images(
-    identities: Sequence[Identity], min_images: int, max_images: int, seed: int
-) -> list[Identity]:
-    """Identities with at least `min_images`, each cut to `max_images` drawn by `seed` (0: all).
-
-    The draw of an identity depends on the seed and its own number of pictures only, so that adding
-    or excluding others changes nothing for it.
-    """
-    chosen = []
-    for identity in identities:
-        count = len(identity.paths)
-        if count < min_images:
-            continue
-        if max_images and count > max_images:
-            draw = np.random.RandomState(seed).permutation(count)[:max_images]
-            identity = identity._replace(paths=tuple(identity.paths[i] for i in sorted(draw)))
-        chosen.append(identity)
-    return chosen
-
-
-def _spellings(line: str) -> Iterator[str]:
-    """Names that a line of an --exclude file may mean, the likeliest first."""
-    text = line.strip().strip('"')
-    yield text
-    yield text.split(',')[0]
-    words = text.rsplit(None, 1)
-    if len(words) == 2 and words[1].isdigit():  # NAME COUNT
-        yield words[0]
-
-
-def _folder_of(name: str, folder: Path, known: Mapping[str, Path]) -> Optional[Path]:
-    """The identity folder that a name, or a path to the folder or into it, means."""
-    path = PurePosixPath(name.replace('\\', '/'))
-    tried = [path.parts]
-    # as the shell sees it, with links as they are written and followed
-    for absolute in (os.path.abspath, os.path.realpath):
-        inside = os.path.relpath(absolute(path), absolute(folder))
-        tried.append(PurePosixPath(inside).parts)
-    if path.parts[:1] == (folder.name,):
-        tried.append(path.parts[1:])
-    for parts in tried:
-        if parts and (entry := known.get(unicodedata.normalize('NFC', parts[0]))):
-            return entry
-    return None
-
-
-def read_exclude(path: Optional[str], folder: Path, allow_unknown: bool = False) -> list[Path]:
-    """Identity folders that the --exclude file names, one a line.
-
-    A line is a name, a path to the folder or to a picture in it, or a line of LFW's lists (`name
-    count`, `name i j`, `name i name j`); Unicode's normal forms are one.
-
-    Raises InputError for a line that names no folder, unless `allow_unknown`: test people would
-    stay in training.
-    """
-    if path is None:
-        return []
-    folders = identity_folders(folder)
-    known = {unicodedata.normalize('NFC', entry.name): entry for entry in folders}
-    named, unknown = [], []
-    for number, line in enumerate(read_lines(path, '--exclude file')):
-        fields = [field.strip() for field in line.split('\t') if field.strip()]
-        words = [field for field in fields if not field.isdigit()]
-        if not fields or (number == 0 and len(fields) == 2 and not words):  # FOLDS PAIRS
-            continue
-        for word in words or fields[:1]:
-            found = (_folder_of(name, folder, known) for name in _spellings(word))
-            entry = next(filter(None, found), None)
-            (unknown if entry is None else named).append(entry or word)
-    if unknown:
-        what = f'{path}: {len(unknown)} names have no folder in {folder} '
-        what += f'({", ".join(unknown[:_SHOWN_NAMES])}{" ..." * (len(unknown) > _SHOWN_NAMES)})'
-        if not allow_unknown:
-            raise InputError(
-                f'{what}; correct them, or say --allow-unknown if these people are not here'
-            )
-        log.warning('%s', what)
-    return named
 
 
 def load_crop(path: Path, quality: int, skip_broken: bool) -> Crop:
@@ -201,7 +115,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _identities(args: argparse.Namespace) -> list[Identity]:
     if not args.source.is_file():
-        excluded = read_exclude(args.exclude, args.source, args.allow_unknown)
+        excluded = read_people(args.exclude, '--exclude', args.source, args.allow_unknown)
         return find_identities(args.source, excluded)
     if args.exclude:
         raise InputError('--exclude: goes with a FOLDER; take the lines out of the list')

@@ -7,9 +7,9 @@ import pytest
 from conftest import ROOT
 from scipy.stats import beta
 from vargfacenet.common.errors import InputError
-from vargfacenet.deploy.cross_pairs import cross_pairs
 from vargfacenet.deploy.tail import Tail, far_for, fit_tail, fpir_of, gallery_decision
 from vargfacenet.deploy.thresholds import measure_people
+from vargfacenet.eval.cross_pairs import cross_pairs
 
 SHARED = ROOT.parent / 'shared' / 'data'
 SIZES = (10, 100, 1000)

@@ -9,7 +9,6 @@ from deploy_models import export_folder, portrait
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.errors import InputError
-from vargfacenet.deploy.cross_pairs import cross_pairs, threshold_intervals
 from vargfacenet.deploy.pair_people import _joined, pair_people
 from vargfacenet.deploy.thresholds import (
     FARS,
@@ -19,6 +18,7 @@ from vargfacenet.deploy.thresholds import (
     measure_people,
     pair_cosines,
 )
+from vargfacenet.eval.cross_pairs import RatesByPeople, cross_pairs, threshold_intervals
 
 
 def unit(rows):
@@ -59,7 +59,7 @@ def test_every_pair_counts_once(rng):
 def test_blocks_do_not_matter(rng, monkeypatch):
     rows, labels = people_rows(rng, 60, 2)
     whole = cross_pairs(rows, labels, 0.02)
-    monkeypatch.setattr('vargfacenet.deploy.cross_pairs._BLOCK', 7)
+    monkeypatch.setattr('vargfacenet.eval.cross_pairs._BLOCK', 7)
     parts = cross_pairs(rows, labels, 0.02)
     np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-6)
     np.testing.assert_allclose(parts.genuine, whole.genuine, atol=1e-6)
@@ -108,8 +108,42 @@ def test_thinned_pairs_give_the_same_interval(rng, monkeypatch):
     rows, labels = people_rows(rng, 300, 1)
     pairs = cross_pairs(rows, labels, 0.15)
     whole = threshold_intervals(pairs, [0.1, 0.01], 200)
-    monkeypatch.setattr('vargfacenet.deploy.cross_pairs._CARRIERS', 2000)
+    monkeypatch.setattr('vargfacenet.eval.cross_pairs._CARRIERS', 2000)
     np.testing.assert_allclose(threshold_intervals(pairs, [0.1, 0.01], 200), whole, atol=0.004)
+
+
+def test_true_accepts_of_drawn_people_equal_a_loop_over_their_pairs(rng):
+    rows, labels = people_rows(rng, 40, 3, spread=0.9)
+    rows = rows.astype(np.float32)
+    rates = RatesByPeople(cross_pairs(rows, labels, 1.0), [0.05, 0.01])
+    for seed in range(5):
+        drawn = np.random.RandomState(seed).multinomial(40, np.full(40, 1 / 40))
+        same, different = [], []
+        for i in range(len(rows)):
+            for j in range(i):
+                times = drawn[labels[i]]
+                if labels[i] == labels[j]:
+                    same += [rows[i] @ rows[j]] * times
+                else:
+                    different += [rows[i] @ rows[j]] * (times * drawn[labels[j]])
+        different = np.sort(different)[::-1]
+        for far, got in zip((0.05, 0.01), rates.true_accepts(drawn)):
+            # as many as may be accepted; of equal scores all or none
+            threshold = different[int(far * len(different) + 1e-9)]
+            assert got == pytest.approx(np.mean(np.array(same) > threshold + 1e-7), abs=1e-9)
+
+
+def test_drawn_impostors_are_compared_and_no_others(rng):
+    rows, labels = people_rows(rng, 30, 2)
+    drawn = np.array([(i, j) for i in range(60) for j in range(i) if labels[i] != labels[j]])
+    some = drawn[rng.permutation(len(drawn))[:500]]
+    pairs = cross_pairs(rows, labels, 0.1, some)
+    expected = np.sort(np.einsum('pd,pd->p', rows[some[:, 0]], rows[some[:, 1]]))[::-1]
+    assert pairs.impostor_pairs == 500 and len(pairs.scores) == 51
+    np.testing.assert_allclose(pairs.scores, expected[:51], atol=1e-6)
+    assert len(pairs.genuine) == 30 and pairs.part == pytest.approx(500 / len(drawn))
+    everyone = np.ones(30)
+    assert RatesByPeople(pairs, [0.05]).thresholds(everyone)[0] == pairs.scores[25]
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from pair_sets import PAIRS, pair_images, write_bin
+from pictures import decoded, encoded, picture
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
+from vargfacenet.common.data.people_sets import PeopleSet, write_people_set
 from vargfacenet.common.engine.checkpoint import save_embedding
 from vargfacenet.common.engine.network import Network
 from vargfacenet.eval.datasets import load_bin
@@ -243,3 +245,46 @@ def test_names_of_a_pair_list(folder, model, run_command, tmp_path):
     names.write_text('\n'.join([f'1 {half - 1}', *lines[: half - 1], *lines[half:-1]]))
     code, _, err = run_command(*words, '--save', tmp_path / 'r.npz')
     assert code == 2 and 'not the 20 of the target' in err
+
+
+def test_all_pairs_of_people_equal_a_loop(model, run_command, tmp_path):
+    rng = np.random.RandomState(5)
+    people = np.repeat(np.arange(30), 3)
+    pictures = [encoded(picture(rng)) for _ in people]
+    names = [f'p{number}' for number in range(30)]
+    write_people_set(tmp_path / 'crowd.npz', PeopleSet(pictures, people, names, None))
+    save = tmp_path / 'saved.npz'
+    code, result, err = run_command(
+        'verify', '--model', model, '--pairs', tmp_path / 'crowd.npz', '--save', save
+    )
+    assert code == 0 and result['targets'] == {} and 'too few pairs' in err
+
+    images = np.stack([decoded(content) for content in pictures])
+    symbol = tiny_symbol()
+    params = reference_params(symbol)
+    total = sum(
+        embed_on_stock_graph(symbol, *params, each).astype(np.float64)
+        for each in (images, images[:, :, ::-1])
+    )
+    rows = total / np.linalg.norm(total, axis=1, keepdims=True)
+    same, different = [], []
+    for i in range(90):
+        for j in range(i):
+            (same if people[i] == people[j] else different).append(rows[i] @ rows[j])
+    entry = result['all_pairs']['crowd']
+    assert (entry['people'], entry['pictures']) == (30, 90)
+    assert (entry['genuine_pairs'], entry['impostor_pairs']) == (len(same), len(different))
+    assert list(entry['tar']) == ['0.001']  # 3,915 pairs cannot tell 1e-4
+    threshold = np.sort(different)[::-1][3]  # three of 3,915 may be accepted
+    got = entry['tar']['0.001']
+    assert got['threshold_cosine'] == pytest.approx(threshold, abs=1e-5)
+    assert got['value'] == pytest.approx(np.mean(np.array(same) > threshold), abs=0.012)
+    assert got['low'] <= got['value'] <= got['high']
+    arrays = load_results(save).arrays
+    np.testing.assert_allclose(arrays['crowd/embeddings'], rows, atol=1e-4)
+    assert arrays['crowd/identities'].tolist() == people.tolist()
+
+
+def test_nothing_to_verify_on_is_said(model, run_command):
+    code, _, err = run_command('verify', '--model', model)
+    assert code == 2 and '--target or --pairs' in err

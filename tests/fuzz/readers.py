@@ -532,7 +532,7 @@ def _label_list(path):
 
 
 def _lists():
-    from vargfacenet.common.data.make_rec import read_exclude
+    from vargfacenet.common.data.folders import read_people
     from vargfacenet.common.data.pair_lists import read_pair_list
     from vargfacenet.eval.identify import read_identities
     from vargfacenet.eval.image_list import read_list
@@ -547,7 +547,10 @@ def _lists():
         ),
         'pairlist': (read_pair_list, [lfw, b'a/1.jpg a/2.jpg 1\na/1.jpg b/1.jpg 0\n']),
         'labellist': (_label_list, [b'0\t3.0\ta/1.jpg\n1\t4.0\tb/1.jpg\n', b'a/1.jpg 0\n']),
-        'exclude': (lambda path: read_exclude(str(path), path.parent, True), [b'a/1.jpg\nb\n']),
+        'exclude': (
+            lambda path: read_people(path, '--exclude', path.parent, True),
+            [b'a/1.jpg\nb\n'],
+        ),
         'noises': (read_noises, [b'# head\na\tb_1.jpg\nc_2.jpg\n']),
         'cmc': (
             read_cmc,
