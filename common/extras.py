@@ -7,6 +7,11 @@ from types import ModuleType
 from .errors import InputError
 
 
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra, at the versions and hashes of requirements.lock."""
+    return f'VARGFACENET_EXTRAS={extra} source common/setup_env.sh'
+
+
 def need(module: str, extra: str) -> ModuleType:
     """Import a module of an extra.
 
@@ -17,7 +22,7 @@ def need(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise InputError(
             f'the package {error.name!r} is not installed; it comes with the extra {extra!r}: '
-            f"pip install -c requirements.lock '.[{extra}]'"
+            f'{how_to_install(extra)}'
         ) from None
 
 

@@ -4,8 +4,8 @@
 #     VARGFACENET_EXTRAS=dev source common/setup_env.sh       # and the packages of an extra
 #
 # (No arguments: a sourced file without any sees those of the script that sources it.)
-# Afterwards `python` and `vargfacenet` are those of .venv (or of $VARGFACENET_VENV). Packages come
-# from setup.py at the versions of requirements.lock. Needs Python 3.9-3.12 with venv, or uv.
+# Afterwards `python` and `vargfacenet` are those of .venv (or of $VARGFACENET_VENV). Packages are
+# those of requirements.lock, by their hashes. Needs Python 3.9-3.12 with venv, or uv.
 # A C++ compiler is optional: with one, the fast training operators and identification
 # kernels are compiled once.
 
@@ -43,17 +43,15 @@ _vgf_make_venv() {
 }
 
 _vgf_install() { # extras...
-  local target="$_vgf_root" list
-  list=$(IFS=,; echo "$*")
-  [ -n "$list" ] && target="$_vgf_root[$list]"
+  local pins="$_vgf_venv/pins.txt" pip=("$_vgf_venv/bin/python" -m pip --disable-pip-version-check install)
+  [ -x "$_vgf_venv/bin/pip" ] || pip=(uv pip install --python "$_vgf_venv/bin/python")
   _vgf_say "installing packages into $_vgf_venv (0.8 to 1.3 GB the first time)"
-  if [ -x "$_vgf_venv/bin/pip" ]; then
-    "$_vgf_venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      -c "$_vgf_root/requirements.lock" -e "$target" >&2
-  else
-    uv pip install --quiet --python "$_vgf_venv/bin/python" \
-      -c "$_vgf_root/requirements.lock" -e "$target" >&2
-  fi || { _vgf_say "installing packages failed; see the lines above"; return 2; }
+  # First the packages, each file by its hash and none that runs code of its own to be built; then
+  # the project itself, by the setuptools that is among them.
+  { "$_vgf_root/common/pins.sh" "$@" >"$pins" &&
+    "${pip[@]}" --quiet --require-hashes --only-binary :all: -r "$pins" >&2 &&
+    "${pip[@]}" --quiet --no-deps --no-build-isolation -e "$_vgf_root" >&2
+  } || { _vgf_say "installing packages failed; see the lines above"; return 2; }
   (cd / && "$_vgf_venv/bin/python" -c 'import cv2, vargfacenet.common.backend') || {
     _vgf_say "the packages are installed but do not load; if a library lib*.so is named above," \
       "install it (Debian/Ubuntu: apt-get install libgl1 libglib2.0-0 libgomp1)"

@@ -30,7 +30,7 @@ from ..common.engine.fold import fold_batch_norms, without_dropout
 from ..common.engine.mxnet import Embedder, flatten_before_dense
 from ..common.engine.open_model import open_model
 from ..common.errors import InputError, RunError
-from ..common.extras import missing, need
+from ..common.extras import how_to_install, missing, need
 from ..common.files import atomic_write, exclusive, input_file, output_folder, sha256, sync_folder
 from ..common.names import DATA, IMAGE_SHAPE
 from ..eval.datasets import load_bin
@@ -352,9 +352,9 @@ def _wants_onnx(args: argparse.Namespace) -> bool:
         need(absent[0], 'deploy')
     if absent:
         log.warning(
-            'no ONNX file is written: %s not installed; pip install -c requirements.lock '
-            "'.[deploy]'",
+            'no ONNX file is written: %s not installed; %s',
             ' and '.join(absent),
+            how_to_install('deploy'),
         )
     return not absent
 

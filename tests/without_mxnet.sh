@@ -8,23 +8,26 @@ cd "$(dirname "$0")/.."
 VARGFACENET_EXTRAS=dev source common/setup_env.sh
 
 venv=${VARGFACENET_VENV_WITHOUT_MXNET:-.venv-without-mxnet}
-key=$(cat requirements.lock setup.py tests/without_mxnet.sh | sha256sum)
+key=$(cat requirements.lock setup.py pyproject.toml tests/without_mxnet.sh | sha256sum)
 if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$key" ]; then
   echo "setup: making $venv, without MXNet and with NumPy 2" >&2
   python -m venv --clear "$venv"
   # the pins of the lock file for a machine that MXNet does not know
   python - <<'PY' >"$venv/pins.txt"
+import re
+import subprocess
+
 from pip._vendor.packaging.requirements import Requirement
 
-for line in open('requirements.lock'):
-    if line.startswith('#') or not line.strip():
-        continue
-    pin = Requirement(line)
+pins = subprocess.run(['common/pins.sh', 'dev'], capture_output=True, text=True, check=True).stdout
+for pin, hashes in re.findall(r'^(\S.*?) \\\n((?:    --hash=.*\n)+)', pins, re.M):
+    pin = Requirement(pin)
     if pin.marker is None or pin.marker.evaluate({'platform_machine': 'elsewhere'}):
-        print(f'{pin.name}{pin.specifier}')
+        print(f'{pin.name}{pin.specifier} \\\n{hashes}', end='')
 PY
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
-    -r "$venv/pins.txt" -e . >&2
+  pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet install --no-deps)
+  "${pip[@]}" --require-hashes --only-binary :all: -r "$venv/pins.txt" >&2
+  "${pip[@]}" --no-build-isolation -e . >&2
   echo "$key" >"$venv/.installed"
 fi
 

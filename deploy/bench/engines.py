@@ -26,7 +26,7 @@ from ...common.engine.network import Network
 from ...common.engine.open_model import open_model
 from ...common.engine.parity import probe_images
 from ...common.errors import InputError
-from ...common.extras import missing, need
+from ...common.extras import how_to_install, missing, need
 from ...common.files import PathLike, atomic_path, atomic_write
 from ...common.names import DATA, IMAGE_SHAPE
 from ...common.parallel import cpu_count
@@ -91,9 +91,7 @@ def candidates(network: Network, folder: Path) -> dict[str, Candidate]:
         OURS: ours('float32', model, mxnet),
     }
     if missing('onnx') or missing('onnxruntime'):
-        log.warning(
-            "onnxruntime and OpenVINO are left out: pip install -c requirements.lock '.[deploy]'"
-        )
+        log.warning('onnxruntime and OpenVINO are left out: %s', how_to_install('deploy'))
         return found
     from ...common.engine.to_onnx import inference_model
 
