@@ -19,6 +19,7 @@ from ..common.engine.model_name import parse_model
 from ..common.errors import InputError
 from ..common.options import (
     NOT_NEGATIVE,
+    SHARE,
     Rule,
     defaults_of,
     integer,
@@ -40,7 +41,7 @@ from .augmentations import (
 )
 from .distillation import DISTILLATION_LOSSES, DistillationLoss, make_distillation_loss
 from .distillation.angular import FORMS
-from .losses import LOSSES, make_loss
+from .losses import LOSSES, check_additions, make_loss
 from .schedules import SCHEDULES
 
 WARMUP_SHARE = 0.05  # of all steps, when nothing is asked for
@@ -210,6 +211,21 @@ class TrainConfig:
         group=DATA,
         flag='--augment-option',
         metavar='NAME.KEY=VALUE',
+    )
+    label_smoothing: float = option(
+        'share of the label that all classes get evenly, e.g. 0.1; of a loss that is a softmax',
+        0.0,
+        group=WHAT,
+        metavar='SHARE',
+        rule=SHARE,
+    )
+    regular_face: float = option(
+        "weight of RegularFace, which pushes a class's centre away from its nearest other one, "
+        'e.g. 1',
+        0.0,
+        group=WHAT,
+        metavar='WEIGHT',
+        rule=NOT_NEGATIVE,
     )
     teacher: str = option(
         'frozen teacher: a checkpoint, an export folder, an .onnx file of anyone, or an .npz with '
@@ -444,7 +460,19 @@ def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
         'loss', values['loss'], words['loss_options'], defaults_of(loss), rules_of(loss)
     )
     values['loss_options'] = {**values['loss_options'], **options}
-    make_loss(values['loss'], values['loss_options'])
+    loss = make_loss(values['loss'], values['loss_options'])
+    _read_distillation(values, words)
+    additions = [values.get(name, 0.0) for name in ('label_smoothing', 'regular_face')]
+    if any(additions) and not values.get('classification', True):
+        raise InputError(
+            '--label-smoothing and --regular-face are parts of the classification loss, and this '
+            'run has none; leave them out'
+        )
+    check_additions(loss, *additions)
+
+
+def _read_distillation(values: dict[str, Any], words: dict[str, list]) -> None:
+    """The same for the loss of a run with a teacher."""
     if not values.get('teacher'):
         return
     name = values.setdefault('distill', 'angular')

@@ -1,6 +1,6 @@
 """The training graph: embedding symbol + losses, and its Module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ..common.backend import mx
 from ..common.engine import ops
@@ -12,7 +12,7 @@ from .losses import Head, class_loss, make_loss
 
 # Outputs of the training graph, each (N,) float32
 TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)
-# Further ones are the next values of a distillation loss's states, called after their variables.
+# Further ones are the next values of the losses' states, called after their variables.
 NUM_OUTPUTS = 4
 _NEXT = 'next_'
 
@@ -35,12 +35,15 @@ def training_symbol(
     label = mx.sym.Variable(LABEL)
     zero = mx.sym.zeros_like(label)
     class_term, correct, distill_loss = zero, zero, zero
-    states: Mapping[str, mx.sym.Symbol] = {}
+    states: dict[str, mx.sym.Symbol] = {}
     total = None
     if config.classification:
+        size, batch_size = embedding_size(embedding), config.per_batch_size
+        head = Head(embedding, label, config.num_classes, size, batch_size=batch_size)
         loss = make_loss(config.loss, config.loss_options)
-        head = Head(embedding, label, config.num_classes, embedding_size(embedding))
-        class_term, correct = class_loss(loss, head, compiled)
+        smoothing, exclusive = config.label_smoothing, config.regular_face
+        class_term, correct, next_states = class_loss(loss, head, compiled, smoothing, exclusive)
+        states.update(next_states)
         total = class_term
     if config.teacher:
         pair = Pair(
@@ -53,7 +56,8 @@ def training_symbol(
             compiled=compiled,
         )
         terms = make_distillation_loss(config.distill, config.distill_options).terms(pair)
-        distill_loss, states = terms.loss, terms.states
+        distill_loss = terms.loss
+        states.update(terms.states)
         correct = correct if terms.correct is None else terms.correct
         weighted = config.alpha * distill_loss
         total = weighted if total is None else total + weighted
@@ -103,7 +107,7 @@ def training_module(
     """A bound Module of the training graph, without parameters yet.
 
     On the CPU the project's operators stand in for MXNet's; parameter names are the same. The
-    teacher's class centres and a distillation loss's states are fixed: they have no gradient, and
+    teacher's class centres and the losses' states are fixed: they have no gradient, and
     so neither momentum nor decay.
     """
     on_cpu = all(device.device_type == 'cpu' for device in devices)
@@ -111,11 +115,13 @@ def training_module(
     batch = config.per_batch_size * len(devices)  # Module cuts it into one part a device
     data_shapes = {DATA: (batch, *IMAGE_SHAPE)}
     inputs = symbol.list_arguments()
-    fixed = [name for name in inputs if name in (TEACHER_CENTRES, *state_names(symbol))]
-    if state_names(symbol) and len(devices) > 1:
+    states = state_names(symbol)
+    fixed = [name for name in inputs if name in (TEACHER_CENTRES, *states)]
+    if states and (len(devices) > 1 or config.num_workers > 1):
         raise InputError(
-            f'--distill {config.distill} carries arrays from step to step, which several devices '
-            f'would each change in another way; use one device (not {config.devices})'
+            f'the loss carries {", ".join(states)} from step to step, which several devices or '
+            f'workers would each change in another way; use one device (not {config.devices}) '
+            'and one process'
         )
     if TEACHER in inputs:
         data_shapes[TEACHER] = (batch, embedding_size(embedding))

@@ -8,6 +8,17 @@ def unit_length(vectors: 'mx.sym.Symbol', name: str) -> 'mx.sym.Symbol':
     return mx.sym.L2Normalization(vectors, mode='instance', name=name)
 
 
-def cross_entropy(logits: 'mx.sym.Symbol', label: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
-    """-log softmax(logits)[label], (N, C) and (N,) -> (N,)."""
-    return -mx.sym.pick(mx.sym.log_softmax(logits, axis=1), label, axis=1)
+def cross_entropy(
+    logits: 'mx.sym.Symbol', label: 'mx.sym.Symbol', smoothing: float = 0.0
+) -> 'mx.sym.Symbol':
+    """Cross entropy of softmax(logits) and the label, (N, C) and (N,) -> (N,).
+
+    With label smoothing (arXiv:1512.00567, Section 7) the label is (1 - smoothing) one-hot plus
+    smoothing / C for every class, the target's included; logits are taken as they are, with a
+    margin where a loss has one.
+    """
+    log_probability = mx.sym.log_softmax(logits, axis=1)
+    loss = -mx.sym.pick(log_probability, label, axis=1)
+    if not smoothing:
+        return loss
+    return (1 - smoothing) * loss - smoothing * mx.sym.mean(log_probability, axis=1)

@@ -23,27 +23,73 @@ def margin_target(cosine, m1, m2, m3):
     return cosine - (math.pi - limit) * math.sin(limit) - m3
 
 
+def cosines(embeddings, centres):
+    """Of every embedding and every centre, list of N lists."""
+    centres = [unit(centre) for centre in centres]
+    return [
+        [sum(a * b for a, b in zip(unit(row), centre)) for centre in centres] for row in embeddings
+    ]
+
+
+def margin_logits(embeddings, centres, labels, s, m1, m2, m3):
+    rows = cosines(embeddings, centres)
+    for row, label in zip(rows, labels):
+        row[label] = margin_target(row[label], m1, m2, m3)
+    return [[s * value for value in row] for row in rows]
+
+
 def margin_loss(embeddings, centres, labels, s, m1, m2, m3):
     """Cross entropy of every row, list of N floats."""
+    return cross_entropy(margin_logits(embeddings, centres, labels, s, m1, m2, m3), labels)
+
+
+def cross_entropy(logits, labels, smoothing=0.0):
+    """-sum of q log p over the classes; q is 1 - smoothing for the label, and smoothing / C more
+    for every class."""
     losses = []
-    for row, label in zip(embeddings, labels):
-        row = unit(row)
-        logits = []
-        for number, centre in enumerate(centres):
-            cosine = sum(a * b for a, b in zip(row, unit(centre)))
-            if number == label:
-                cosine = margin_target(cosine, m1, m2, m3)
-            logits.append(s * cosine)
-        losses.append(log_sum_exp(logits) - logits[label])
+    for row, label in zip(logits, labels):
+        below, loss = log_sum_exp(row), 0.0
+        for number, logit in enumerate(row):
+            share = (1 - smoothing) * (number == label) + smoothing / len(row)
+            loss += share * (below - logit)
+        losses.append(loss)
     return losses
+
+
+def arcneg_weights(embeddings, centres, labels, m, alpha, sigma):
+    """The weights t of ArcNegFace, list of N lists."""
+    rows = []
+    for row, label in zip(cosines(embeddings, centres), labels):
+        target = margin_target(row[label], 1, m, 0)
+        rows.append([alpha * math.exp(-((value - target) ** 2) / sigma) for value in row])
+    return rows
+
+
+def arcneg_logits(embeddings, centres, labels, weights, s, m):
+    """Logits with weights that are given: constants to the gradient."""
+    rows = cosines(embeddings, centres)
+    for row, label, each in zip(rows, labels, weights):
+        for number, value in enumerate(row):
+            if number == label:
+                row[number] = s * margin_target(value, 1, m, 0)
+            else:
+                row[number] = s * (each[number] * value + each[number] - 1)
+    return rows
+
+
+def regular_face(centres, labels):
+    """Cosine of each label's centre and the nearest other one."""
+    rows = cosines(centres, centres)
+    return [
+        max(value for other, value in enumerate(rows[label]) if other != label) for label in labels
+    ]
 
 
 def softmax_loss(embeddings, weight, bias, labels):
-    losses = []
-    for row, label in zip(embeddings, labels):
-        logits = [sum(a * b for a, b in zip(row, w)) + c for w, c in zip(weight, bias)]
-        losses.append(log_sum_exp(logits) - logits[label])
-    return losses
+    logits = [
+        [sum(a * b for a, b in zip(row, w)) + c for w, c in zip(weight, bias)] for row in embeddings
+    ]
+    return cross_entropy(logits, labels)
 
 
 def log_sum_exp(values):

@@ -121,8 +121,8 @@ def head_step(classes: int, batch_size: int, size: int, stock: bool) -> Callable
         symbol = mx.sym.SoftmaxOutput(one_hot_logits(embedding, label, classes, size), label)
     else:
         head = Head(embedding, label, classes, size)
-        loss, correct = class_loss(make_loss('margin', ARCFACE), head, compiled=ops.available())
-        symbol = mx.sym.Group([mx.sym.MakeLoss(loss), mx.sym.BlockGrad(correct)])
+        terms = class_loss(make_loss('margin', ARCFACE), head, compiled=ops.available())
+        symbol = mx.sym.Group([mx.sym.MakeLoss(terms.loss), mx.sym.BlockGrad(terms.correct)])
     module = mx.mod.Module(symbol, [EMBEDDING], [LABEL], context=mx.cpu())
     shapes = [(EMBEDDING, (batch_size, size))], [(LABEL, (batch_size,))]
     module.bind(*shapes, for_training=True, inputs_need_grad=True)

@@ -39,7 +39,7 @@ class AdaDistill(DistillationLoss):
         centres = mx.sym.BlockGrad(_moved(before, pair))
         head = Head(pair.student, pair.label, pair.num_classes, pair.embedding_size, centres)
         margin = Margin(s=self.s, m2=self.m2, m3=self.m3)
-        return Terms(*class_loss(margin, head, pair.compiled), states={CENTRES: centres})
+        return class_loss(margin, head, pair.compiled)._replace(states={CENTRES: centres})
 
 
 def _moved(centres: 'mx.sym.Symbol', pair: Pair) -> 'mx.sym.Symbol':

@@ -1,12 +1,13 @@
 """What a distillation loss is."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from ...common.backend import mx
 from ...common.names import TEACHER_CENTRES
 from ...common.options import check, defaults_of, rules_of
 from ...common.registry import Registry
+from ..losses import Terms
 
 
 class Pair(NamedTuple):
@@ -24,16 +25,6 @@ class Pair(NamedTuple):
         """(C, D) float32, `class_centres` of the teacher: a constant that no optimizer sees. Of a
         loss that has `needs_centres`; to be called once, since a graph has one such variable."""
         return mx.sym.Variable(TEACHER_CENTRES, shape=(self.num_classes, self.embedding_size))
-
-
-class Terms(NamedTuple):
-    """What a distillation loss adds to the training graph."""
-
-    loss: 'mx.sym.Symbol'  # (N,)
-    correct: Optional['mx.sym.Symbol'] = None  # (N,), of a loss that classifies: as `class_loss`
-    # variable -> its value after the step: arrays that a loss carries from step to step, untouched
-    # by the optimizer and saved with the checkpoint; their names start with CLASSIFIER_PREFIX
-    states: Mapping[str, 'mx.sym.Symbol'] = {}
 
 
 class DistillationLoss:

@@ -1,25 +1,17 @@
 """MarginDistillation (arXiv:2003.02586): the teacher says how wide the margin of an image is."""
 
-import math
 from dataclasses import dataclass
 
 from ...common.backend import mx
 from ...common.options import NOT_NEGATIVE, option, positive
 from ..losses import Head
-from ..losses.margin import COSINE_LIMIT, add_to_target, class_cosines
+from ..losses.cosine import class_cosines, target_of, with_target
+from ..losses.margin import margin_of_images
 from ..symbols import cross_entropy, unit_length
 from .loss import DISTILLATION_LOSSES, DistillationLoss, Pair, Terms
 
 # A largest cosine that is smaller counts as this: there is nothing to divide by.
 LEAST_COSINE = 1e-6
-
-
-def arcface(cosine: 'mx.sym.Symbol', margin: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
-    """cos(theta + margin) with a margin for every image; past pi, cos(theta) - margin *
-    sin(margin), as in `losses.margin_cosine`."""
-    theta = mx.sym.arccos(mx.sym.clip(cosine, -COSINE_LIMIT, COSINE_LIMIT))
-    beyond = cosine - margin * mx.sym.sin(margin)
-    return mx.sym.where(theta + margin < math.pi, mx.sym.cos(theta + margin), beyond)
 
 
 @DISTILLATION_LOSSES.register('margin')
@@ -52,8 +44,7 @@ class MarginDistillation(DistillationLoss):
         centres = pair.centres()
         head = Head(pair.student, pair.label, pair.num_classes, pair.embedding_size, centres)
         cosine = class_cosines(head)
-        target = mx.sym.pick(cosine, pair.label, axis=1)
-        change = arcface(target, self.margins(pair, centres)) - target
-        logits = self.s * add_to_target(cosine, change, head)
+        target = margin_of_images(target_of(cosine, head), self.margins(pair, centres))
+        logits = self.s * with_target(cosine, target, head)
         correct = mx.sym.argmax(logits, axis=1) == pair.label
         return Terms(cross_entropy(logits, pair.label), correct)

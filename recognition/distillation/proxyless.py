@@ -22,4 +22,4 @@ class Proxyless(DistillationLoss):
 
     def terms(self, pair: Pair) -> Terms:
         head = Head(pair.student, pair.label, pair.num_classes, pair.embedding_size, pair.centres())
-        return Terms(*class_loss(Margin(s=self.s, m2=self.m2), head, pair.compiled))
+        return class_loss(Margin(s=self.s, m2=self.m2), head, pair.compiled)

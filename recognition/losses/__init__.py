@@ -7,7 +7,16 @@ runs adds its loss in the same way.
 import sys
 
 from ...common.registry import import_all
-from .loss import LOSSES, ClassificationLoss, Head, class_loss, make_loss
+from .loss import (
+    LOSSES,
+    ClassificationLoss,
+    Head,
+    Logits,
+    Terms,
+    check_additions,
+    class_loss,
+    make_loss,
+)
 
 import_all(sys.modules[__name__])
 
@@ -15,6 +24,9 @@ __all__ = [
     'LOSSES',
     'ClassificationLoss',
     'Head',
+    'Logits',
+    'Terms',
+    'check_additions',
     'class_loss',
     'make_loss',
 ]

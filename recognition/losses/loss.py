@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from ...common.backend import mx
+from ...common.errors import InputError
 from ...common.names import CLASSIFIER_WEIGHT
 from ...common.options import check, defaults_of, rules_of
 from ...common.registry import Registry
 from ..symbols import cross_entropy
+from .regular_face import regular_face
 
 
 class Head(NamedTuple):
@@ -20,15 +22,38 @@ class Head(NamedTuple):
     label: 'mx.sym.Symbol'  # (N,) float32 class numbers
     num_classes: int  # C
     embedding_size: int  # D
-
     centres: Optional['mx.sym.Symbol'] = None  # (C, D), in place of a classifier to be trained
+    batch_size: Optional[int] = None  # N of one device, where it is known
 
     def weight(self) -> 'mx.sym.Symbol':
         """The classifier's variable `fc7_weight`, (C, D): class centres of a margin loss."""
+        return self.with_weight(1).centres
+
+    def with_weight(self, centres_per_class: int) -> 'Head':
+        """The same with the variable `fc7_weight`, (C * centres_per_class, D), as its centres: a
+        graph has one variable of a name, however many terms look at it."""
         if self.centres is not None:
-            return self.centres
-        shape = (self.num_classes, self.embedding_size)
-        return mx.sym.Variable(CLASSIFIER_WEIGHT, shape=shape)
+            return self
+        shape = (self.num_classes * centres_per_class, self.embedding_size)
+        return self._replace(centres=mx.sym.Variable(CLASSIFIER_WEIGHT, shape=shape))
+
+
+class Logits(NamedTuple):
+    """What a loss makes of a head."""
+
+    values: 'mx.sym.Symbol'  # (N, C) float32, the target's margin already in it
+    penalty: Optional['mx.sym.Symbol'] = None  # (N,), added to the cross entropy
+    states: Mapping[str, 'mx.sym.Symbol'] = {}  # as in `Terms`
+
+
+class Terms(NamedTuple):
+    """What a loss adds to the training graph."""
+
+    loss: 'mx.sym.Symbol'  # (N,)
+    correct: Optional['mx.sym.Symbol'] = None  # (N,), 1 where a loss that classifies is right
+    # variable -> its value after the step: arrays that a loss carries from step to step, untouched
+    # by the optimizer and saved with the checkpoint; their names start with CLASSIFIER_PREFIX
+    states: Mapping[str, 'mx.sym.Symbol'] = {}
 
 
 class ClassificationLoss:
@@ -42,16 +67,38 @@ class ClassificationLoss:
     ...
     ...     def logits(self, head):
     ...         return ...
+
+    Attributes
+    ----------
+    softmax : whether it is a cross entropy of logits, whose labels --label-smoothing can smooth
+    centres_per_class : rows of `fc7_weight` that a class has; 0 of a loss without a classifier
     """
+
+    softmax = True
+    centres_per_class = 1
 
     def logits(self, head: Head) -> 'mx.sym.Symbol':
         """(N, C) float32, the target's margin already in it."""
         raise NotImplementedError
 
-    def compiled(self, head: Head) -> Optional[tuple]:
+    def all_logits(self, head: Head) -> Logits:
+        """The logits and what else a loss has; one that has no more leaves this as it is."""
+        return Logits(self.logits(head))
+
+    def compiled(self, head: Head, smoothing: float) -> Optional[tuple]:
         """(loss, correct) by an operator of the project's for the CPU: the same numbers, faster or
         in less memory. None of a loss that has none."""
         return None
+
+    def terms(self, head: Head, compiled: bool, smoothing: float) -> Terms:
+        """Cross entropy of the logits; another loss puts its own here."""
+        outputs = self.compiled(head, smoothing) if compiled else None
+        if outputs:
+            return Terms(*outputs)
+        logits, penalty, states = self.all_logits(head)
+        loss = cross_entropy(logits, head.label, smoothing)
+        loss = loss if penalty is None else loss + penalty
+        return Terms(loss, mx.sym.argmax(logits, axis=1) == head.label, states)
 
 
 LOSSES: Registry[type[ClassificationLoss]] = Registry('loss')
@@ -63,19 +110,42 @@ def make_loss(name: str, options: Mapping[str, Any]) -> ClassificationLoss:
     return kind(**check('loss', name, options, defaults_of(kind), rules_of(kind)))
 
 
-def class_loss(loss: ClassificationLoss, head: Head, compiled: bool = False) -> tuple:
-    """Cross entropy of a loss; the classifier is `fc7_weight` (C, D).
+def class_loss(
+    loss: ClassificationLoss,
+    head: Head,
+    compiled: bool = False,
+    smoothing: float = 0.0,
+    exclusive: float = 0.0,
+) -> Terms:
+    """What a loss adds to the training graph; the classifier is `fc7_weight` (C, D).
 
     Parameters
     ----------
     compiled : use the loss's operator for the CPU, if it has one
+    smoothing : of the labels, as in `symbols.cross_entropy`
+    exclusive : weight of `regular_face`
 
-    Returns
-    -------
-    (loss, correct) : symbols (N,); correct is 1 where the target's logit is the largest
+    Raises
+    ------
+    InputError where the loss has no place for what `smoothing` and `exclusive` ask for.
     """
-    outputs = loss.compiled(head) if compiled else None
-    if outputs:
-        return outputs
-    logits = loss.logits(head)
-    return cross_entropy(logits, head.label), mx.sym.argmax(logits, axis=1) == head.label
+    check_additions(loss, smoothing, exclusive)
+    head = head.with_weight(loss.centres_per_class)
+    terms = loss.terms(head, compiled, smoothing)
+    if exclusive:
+        terms = terms._replace(loss=terms.loss + exclusive * regular_face(head))
+    return terms
+
+
+def check_additions(loss: ClassificationLoss, smoothing: float, exclusive: float) -> None:
+    """InputError where a loss has no place for label smoothing or regular face."""
+    if smoothing and not loss.softmax:
+        raise InputError(
+            f'--label-smoothing {smoothing:g}: {type(loss).__name__} is no cross entropy over '
+            'classes; leave it out or choose another --loss'
+        )
+    if exclusive and loss.centres_per_class != 1:
+        raise InputError(
+            f'--regular-face {exclusive:g}: {type(loss).__name__} has {loss.centres_per_class} '
+            'centres a class, it takes a --loss with one; leave it out or choose another'
+        )

@@ -90,7 +90,18 @@ def accelerate(symbol, shapes: dict, accumulate: bool = True):
     return rewrite(symbol, shapes, available(), norms=not mirror, accumulate=accumulate)
 
 
-def margin_softmax(embedding, centres, label, s: float, m1: float, m2: float, m3: float) -> tuple:
+def margin_softmax(
+    embedding,
+    centres,
+    label,
+    s: float,
+    m1: float = 1.0,
+    m2: float = 0.0,
+    m3: float = 0.0,
+    alpha: float = 0.0,
+    sigma: float = 2.0,
+    smoothing: float = 0.0,
+) -> tuple:
     """Softmax cross entropy with a margin, without arrays of one-hot labels or unit centres.
 
     For binding on the CPU with the compiled operators (see `available`). In forward and backward
@@ -103,7 +114,10 @@ def margin_softmax(embedding, centres, label, s: float, m1: float, m2: float, m3
     centres : symbol of a variable (C, D) float32, any length
     label : symbol (N,) float32, class numbers in 0..C-1
     s, m1, m2, m3 : logits are s * cos(theta), the target's s * (cos(m1 * theta + m2) - m3), as in
-        `recognition.losses.margin_cosine`
+        `recognition.losses.margin.margin_cosine`
+    alpha, sigma : with an alpha above 0 the others' logits are those of
+        `recognition.losses.arcnegface`
+    smoothing : label smoothing, as in `recognition.symbols.cross_entropy`
 
     Returns
     -------
@@ -111,7 +125,8 @@ def margin_softmax(embedding, centres, label, s: float, m1: float, m2: float, m3
     """
     from ...backend import mx
 
-    outputs = mx.sym.vg_margin_softmax(embedding, centres, label, s=s, m1=m1, m2=m2, m3=m3)
+    numbers = {'s': s, 'm1': m1, 'm2': m2, 'm3': m3, 'alpha': alpha, 'sigma': sigma}
+    outputs = mx.sym.vg_margin_softmax(embedding, centres, label, smoothing=smoothing, **numbers)
     return outputs[0], outputs[1]
 
 

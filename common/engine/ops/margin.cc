@@ -6,11 +6,14 @@
 // (N,) that makes exp(logit - shift) the probability, the cosines (N, C) and the factors (C,) that
 // give the centres unit length.
 //
-// Logits are s * cos, the target's s * (cos(m1 theta + m2) - m3); recognition/losses.py has the
-// definition and the reasons for its clipping.
+// Logits are s times a value: of the target cos(m1 theta + m2) - m3, of the others their cosine, or
+// with an alpha above 0 ArcNegFace's t (1 + cos) - 1, where the weight t is a constant to the
+// gradient. With smoothing e the loss is the cross entropy with (1 - e) one-hot + e / C.
+// recognition/losses/ has the definitions and the reasons for the clipping.
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <omp.h>
 
@@ -28,15 +31,18 @@ constexpr double kPi = 3.14159265358979323846;
 constexpr double kCosineLimit = 1 - 1e-6;
 constexpr float kNormFloor = 1e-10f;  // added to a squared length, as L2Normalization does
 
-// The target's cosine with its margin, and the derivative.
+// The target's cosine with its margin, and the derivative; what the other classes have is beside it.
 struct Margin {
-  double scale, m1, m2, m3;
+  double scale, m1, m2, m3, alpha, sigma, smoothing;
 
   explicit Margin(const Attributes& attributes)
       : scale(number(attributes.at("s"))),
         m1(number(attributes.at("m1"))),
         m2(number(attributes.at("m2"))),
-        m3(number(attributes.at("m3"))) {}
+        m3(number(attributes.at("m3"))),
+        alpha(number(attributes.at("alpha"))),
+        sigma(number(attributes.at("sigma"))),
+        smoothing(number(attributes.at("smoothing"))) {}
 
   double limit() const { return (kPi - m2) / m1; }
   bool of_angle() const { return m1 != 1 || m2 != 0; }
@@ -58,8 +64,28 @@ struct Margin {
   }
 };
 
+// Values of the classes that are not the target, of one image: the cosines or, weighted, what
+// ArcNegFace makes of them; `target` is the target's value.
+template <bool kWeighted>
+struct Others {
+  Vec target, alpha, pace;
+
+  Others(const Margin& margin, double target)
+      : target(splat(target)), alpha(splat(margin.alpha)), pace(splat(-1 / margin.sigma)) {}
+
+  // Derivative of a value by its cosine.
+  Vec weight(Vec cosine) const {
+    if (!kWeighted) return splat(1);
+    const Vec distance = cosine - target;
+    return alpha * exponential(distance * distance * pace);
+  }
+  Vec value(Vec cosine) const {
+    return kWeighted ? weight(cosine) * (cosine + 1) - 1 : cosine;
+  }
+};
+
 MXReturnValue margin_arity(const Attributes& attributes, int* inputs, int* outputs) {
-  for (const char* name : {"s", "m1", "m2", "m3"}) {
+  for (const char* name : {"s", "m1", "m2", "m3", "alpha", "sigma", "smoothing"}) {
     if (attributes.count(name) == 0) {
       MX_ERROR_MSG << "vg_margin_softmax needs the attribute " << name;
       return MX_FAIL;
@@ -142,37 +168,59 @@ void panel_cosines(const Head& head, const float* unit, int64_t first, int64_t c
   }
 }
 
-// Loss, correctness and shift of one image from its cosines.
-void row_loss(const Margin& margin, const float* cosine, int64_t classes, int64_t target,
-              float* loss, float* correct, float* shift) {
-  float largest = -2;
+// Loss, correctness and shift of one image from the values of all classes; that of the target is
+// not looked at, `own` stands for it.
+void row_loss(const Margin& margin, const float* values, double own, int64_t classes,
+              int64_t target, float* loss, float* correct, float* shift) {
+  float largest = -std::numeric_limits<float>::infinity();
   int64_t best = -1;
   for (int64_t c = 0; c < classes; ++c) {
-    if (cosine[c] > largest && c != target) {
-      largest = cosine[c];
+    if (values[c] > largest && c != target) {
+      largest = values[c];
       best = c;
     }
   }
-  const double logit = margin.scale * margin(cosine[target]);
+  const double logit = margin.scale * own;
   const double top = best < 0 ? logit : std::max(logit, margin.scale * largest);
   const Vec scales = splat(margin.scale), tops = splat(top);
-  Sum sum;
+  Sum sum, all;
   int64_t count = 0;
   const auto add = [&](int64_t from, int64_t to) {
     for_vectors(to - from, [&](int64_t i, int64_t lanes) {
-      const Vec logits = load_first(cosine + from + i, lanes) * scales;
-      sum.add(keep_first(exponential(logits - tops), lanes));
-      if (++count % 256 == 0) sum.end_stretch();
+      const Vec value = load_first(values + from + i, lanes);
+      sum.add(keep_first(exponential(value * scales - tops), lanes));
+      all.add(value);
+      if (++count % 256 == 0) {
+        sum.end_stretch();
+        all.end_stretch();
+      }
     });
   };
   add(0, target);
   add(target + 1, classes);
   const double log_sum = std::log(sum.total() + std::exp(logit - top));
-  *loss = static_cast<float>(top + log_sum - logit);
+  const double mean = margin.scale * (all.total() + own) / classes;
+  *loss = static_cast<float>(top + log_sum - logit + margin.smoothing * (logit - mean));
   *shift = static_cast<float>(top + log_sum);
   // The first of equal logits is the network's answer.
   const double other = margin.scale * largest;
   *correct = best < 0 || logit > other || (logit == other && target < best) ? 1.f : 0.f;
+}
+
+template <bool kWeighted>
+void loss_of_image(const Margin& margin, const float* cosine, int64_t classes, int64_t target,
+                   float* loss, float* correct, float* shift) {
+  const double own = margin(cosine[target]);
+  const float* values = cosine;
+  if (kWeighted) {
+    float* row = scratch<2>(classes);
+    const Others<kWeighted> others(margin, own);
+    for_vectors(classes, [&](int64_t i, int64_t lanes) {
+      store_first(row + i, others.value(load_first(cosine + i, lanes)), lanes);
+    });
+    values = row;
+  }
+  row_loss(margin, values, own, classes, target, loss, correct, shift);
 }
 
 MXReturnValue margin_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
@@ -196,11 +244,12 @@ MXReturnValue margin_forward(const Attributes& attributes, Tensors* inputs, Tens
     panel_cosines(head, unit, first, std::min<int64_t>(kPanel, head.classes - first), cosine,
                   factor);
   }
+  const auto image = margin.alpha > 0 ? loss_of_image<true> : loss_of_image<false>;
 #pragma omp parallel for schedule(static)
   for (int64_t n = 0; n < head.images; ++n) {
-    row_loss(margin, cosine + n * head.classes, head.classes,
-             target_of(head.label, n, head.classes), floats(outputs, kLoss) + n,
-             floats(outputs, kCorrect) + n, floats(outputs, kShift) + n);
+    image(margin, cosine + n * head.classes, head.classes,
+          target_of(head.label, n, head.classes), floats(outputs, kLoss) + n,
+          floats(outputs, kCorrect) + n, floats(outputs, kShift) + n);
   }
   return MX_SUCCESS;
 }
@@ -212,22 +261,28 @@ struct Rows {
   std::vector<float> gradient, shift;  // of the loss; of the logits
   std::vector<int64_t> target;
   std::vector<float> target_gradient;  // of the target's cosine
+  std::vector<double> own;             // the target's value
 };
 
 // q (images, kBlock): gradients of the cosines of classes first..first+count-1, zeros behind; and
 // of each the sum of gradient times cosine, over the images (kBlock,) and added to `along` (N,).
-void cosine_gradients(const Head& head, const Rows& rows, float scale, const float* cosine,
-                      int64_t first, int64_t count, float* q, float* by_class, double* along) {
+template <bool kWeighted>
+void cosine_gradients(const Head& head, const Rows& rows, const Margin& margin,
+                      const float* cosine, int64_t first, int64_t count, float* q,
+                      float* by_class, double* along) {
   std::fill(by_class, by_class + kBlock, 0.f);
   std::fill(q, q + round_up(head.images, kRows) * kBlock, 0.f);
   for (int64_t n = 0; n < head.images; ++n) {
     const float* from = cosine + n * head.classes + first;
     float* to = q + n * kBlock;
-    const Vec scales = splat(scale), shifts = splat(rows.shift[n]);
-    const Vec factor = splat(rows.gradient[n] * scale);
+    const Vec scales = splat(margin.scale), shifts = splat(rows.shift[n]);
+    const Vec factor = splat(rows.gradient[n] * margin.scale);
+    const Vec wanted = splat(margin.smoothing / head.classes);
+    const Others<kWeighted> others(margin, rows.own[n]);
     for_vectors(count, [&](int64_t i, int64_t lanes) {
-      const Vec value = exponential(load_first(from + i, lanes) * scales - shifts) * factor;
-      store_first(to + i, value, lanes);
+      const Vec one = load_first(from + i, lanes);
+      const Vec probability = exponential(others.value(one) * scales - shifts);
+      store_first(to + i, (probability - wanted) * others.weight(one) * factor, lanes);
     });
     const int64_t target = rows.target[n] - first;
     if (target >= 0 && target < count) to[target] = rows.target_gradient[n];
@@ -249,7 +304,8 @@ void block_gradient(const Head& head, const Rows& rows, const Margin& margin, co
   const int64_t size = head.size, width = round_up(size, kPanel);
   float* q = scratch<0>(round_up(head.images, kRows) * kBlock);
   float by_class[kBlock], factors[kBlock] = {};
-  cosine_gradients(head, rows, margin.scale, cosine, first, count, q, by_class, along);
+  const auto gradients = margin.alpha > 0 ? cosine_gradients<true> : cosine_gradients<false>;
+  gradients(head, rows, margin, cosine, first, count, q, by_class, along);
   std::copy_n(factor + first, count, factors);
   for (int64_t n = 0; n < head.images; ++n) {
     for (int64_t c = 0; c < kBlock; ++c) q[n * kBlock + c] *= factors[c];
@@ -305,8 +361,10 @@ MXReturnValue margin_backward(const Attributes& attributes, Tensors* inputs, Ten
     rows.shift.push_back(floats(inputs, kOutputs + kShift)[n]);
     rows.target.push_back(target_of(head.label, n, head.classes));
     const double target = cosine[n * head.classes + rows.target[n]];
-    const double probability = std::exp(margin.scale * margin(target) - rows.shift[n]);
-    rows.target_gradient.push_back(rows.gradient[n] * margin.scale * (probability - 1) *
+    rows.own.push_back(margin(target));
+    const double probability = std::exp(margin.scale * rows.own[n] - rows.shift[n]);
+    const double wanted = 1 - margin.smoothing + margin.smoothing / head.classes;
+    rows.target_gradient.push_back(rows.gradient[n] * margin.scale * (probability - wanted) *
                                    margin.derivative(target));
     factors[n] = unit_factor(head.embedding + n * size, size);
   }

@@ -122,7 +122,7 @@ def test_the_stock_head_has_our_numbers(rng):
     }
     stock = mx.sym.SoftmaxOutput(steps.one_hot_logits(embedding, label, classes, size), label)
     head = Head(embedding, label, classes, size)
-    ours = class_loss(make_loss('margin', steps.ARCFACE), head)[0]
+    ours = class_loss(make_loss('margin', steps.ARCFACE), head).loss
     found = []
     for symbol in (stock, mx.sym.MakeLoss(ours)):
         gradients = {name: array.zeros_like() for name, array in arrays.items()}

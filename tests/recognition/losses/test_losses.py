@@ -8,35 +8,15 @@ import pytest
 import reference
 from conftest import DATA
 from gradients import evaluate, relative_error
+from loss_heads import build_terms, needs_compiler
 from vargfacenet.common.backend import mx
-from vargfacenet.common.engine import ops
 from vargfacenet.common.errors import InputError
-from vargfacenet.recognition import losses, presets
+from vargfacenet.recognition import presets
 
 MARGINS = {
     name: presets.loss[name].loss_options for name in ('nsoftmax', 'arcface', 'cosface', 'combined')
 }
 MARGINS['sphere'] = {'s': 30.0, 'm1': 1.35, 'm2': 0.0, 'm3': 0.0}
-
-
-needs_compiler = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
-
-
-def build_loss(name, num_classes, size, options, compiled):
-    """(loss, correct) of the inputs embedding, fc7_weight and label."""
-    inputs = mx.sym.Variable('embedding'), mx.sym.Variable('label')
-    head = losses.Head(*inputs, num_classes, size)
-    return losses.class_loss(losses.make_loss(name, options), head, compiled)
-
-
-@pytest.fixture(params=['stock', pytest.param('compiled', marks=needs_compiler)])
-def class_loss(request):
-    """(name, num_classes, size, options) -> loss of the inputs embedding, fc7_weight and label."""
-
-    def build(name, num_classes, size, options):
-        return build_loss(name, num_classes, size, options, request.param == 'compiled')[0]
-
-    return build
 
 
 @pytest.mark.parametrize('name', MARGINS)
@@ -153,7 +133,7 @@ def test_compiled_is_stock_at_any_size(classes, size, rng):
         }
         outputs = {}
         for compiled in (False, True):
-            loss, correct = build_loss('margin', classes, size, MARGINS['combined'], compiled)
+            loss, correct = build_terms('margin', classes, size, MARGINS['combined'], compiled)[:2]
             values, gradients = evaluate(loss, **arrays)
             outputs[compiled] = values, *gradients.values()
             hits, _ = evaluate(mx.sym.BlockGrad(correct), **arrays)
@@ -167,7 +147,7 @@ def test_compiled_is_stock_at_any_size(classes, size, rng):
 def test_compiled_passes_on_what_is_not_finite(where, rng):
     arrays = {'embedding': rng.randn(6, 8), 'fc7_weight': rng.randn(70, 8), 'label': np.arange(6)}
     arrays[where][3, 5] = np.nan
-    loss, _ = build_loss('margin', 70, 8, MARGINS['arcface'], compiled=True)
+    loss = build_terms('margin', 70, 8, MARGINS['arcface'], compiled=True).loss
     values, gradients = evaluate(loss, **arrays)
     rows = [3] if where == 'embedding' else range(6)
     assert np.isnan(values[rows]).all() and np.isnan(values).sum() == len(rows)
