@@ -133,7 +133,8 @@ def class_loss(
     head = head.with_weight(loss.centres_per_class)
     terms = loss.terms(head, compiled, smoothing)
     if exclusive:
-        terms = terms._replace(loss=terms.loss + exclusive * regular_face(head))
+        penalty = regular_face(head.weight(), head.label, head.num_classes)
+        terms = terms._replace(loss=terms.loss + exclusive * penalty)
     return terms
 
 
