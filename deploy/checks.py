@@ -24,7 +24,7 @@ from ..common.data.image import decode_rgb
 from ..common.data.pair_sets import read_pairs
 from ..common.data.recordio import CLASSES, RecordFile
 from ..common.data.records import FolderRecords, Records
-from ..common.data.store_file import HEADER_BYTES, NO_CHECKSUM, VIEWS, read_header
+from ..common.data.store_file import HEADER_BYTES, NO_CHECKSUM, read_header
 from ..common.engine.export_record import RECORD, read_record
 from ..common.engine.model_name import params_path
 from ..common.engine.optimizer_states import read_states
@@ -322,12 +322,14 @@ def _look_at_gallery(folder: Path, checked: Checked) -> None:
 def _look_at_store(path: Path, checked: Checked) -> None:
     header = read_header(path)
     checked.content = f'{header.records} images, {header.embedding_size} numbers each'
+    if header.views:
+        checked.content += f', {header.views} views by {header.augmentation}'
     size = path.stat().st_size
     if size != header.file_bytes:
         raise InputError(f'{path} has {size} bytes, not {header.file_bytes}')
     if header.done < header.records:
         checked.remarks.append(f'unfinished: {header.done} images are done')
-    row_bytes = 2 * VIEWS * header.embedding_size
+    row_bytes = 2 * header.rows * header.embedding_size
     step = max(_BLOCK // row_bytes, 1)
     total, first = 0, 0
     with open(path, 'rb') as handle, console.progress(header.done, f'checking {path}') as bar:
@@ -339,9 +341,9 @@ def _look_at_store(path: Path, checked: Checked) -> None:
             lengths = np.linalg.norm(rows.astype(np.float32), axis=1)
             bad = np.flatnonzero(~(np.abs(lengths - 1) < _UNIT_TOLERANCE))  # NaN as well
             if len(bad) and not checked.problems:
-                first = start + int(bad[0]) // VIEWS
+                first = start + int(bad[0]) // header.rows
                 checked.problems.append(f'{path}: image {first} has no embedding of unit length')
-            bar.advance(len(rows) // VIEWS)
+            bar.advance(len(rows) // header.rows)
     if header.crc32 == NO_CHECKSUM:
         checked.remarks.append('it has no checksum: an older version made it')
     elif header.crc32 != total:

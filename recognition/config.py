@@ -252,6 +252,16 @@ class TrainConfig:
         metavar='auto|live|FILE',
         free=True,
     )
+    views: int = option(
+        'draw pictures from K augmented views of each, and the picture itself, which the teacher '
+        'embeds once for all runs; 0 is ever new pictures and a live teacher (default: as many as '
+        'a store beside the data has)',
+        0,
+        group=DISTILL,
+        metavar='K',
+        rule=integer(0, 10_000),
+    )
+    view_seed: int = option('of the views', 0)
     alpha: float = option(
         lambda: f'weight of L_s in Eq. 7 (default {_default_alphas()})',
         DistillationLoss.default_alpha,

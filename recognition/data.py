@@ -25,6 +25,7 @@ from ..common.names import DATA, IMAGE_SHAPE, LABEL
 from ..common.parallel import cpu_count
 from ..common.registry import unknown_name
 from .augmentations import NUM_DRAWS, Augmentations, make_augmentations
+from .views import MIRRORED, picture_of, row_of
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class _Buffer:
     def __init__(self, batch_size: int):
         self.images = np.empty((batch_size, *IMAGE_SHAPE), np.uint8)
         self.labels = np.empty(batch_size, np.float32)
-        self.mirrored = np.empty(batch_size, bool)
+        self.rows = np.empty(batch_size, np.int64)  # see `views`
         self.positions = np.empty(batch_size, np.int64)  # of the records that are in it
 
 
@@ -124,6 +125,8 @@ class _Decoder:
     records: Records
     seed: int
     augmentations: Augmentations
+    views: int
+    view_seed: int
     skip_corrupt: int
 
     def fill(
@@ -135,15 +138,28 @@ class _Decoder:
         for row, position in zip(rows, positions.tolist()):
             position, label, bgr = self._readable(position, bad)
             buffer.positions[row] = position
-            change = self.augmentations
-            draws = record_draws(self.seed, epoch, position, change.num_draws)
-            mirrored = change.mirrors and draws[0] < 0.5
-            bgr = change.change(bgr, mirrored, draws[1:], lambda draw: self._another(draw, bad))
+            bgr, view = self._changed(bgr, epoch, position, bad)
             red, green, blue = buffer.images[row]
             cv2.split(bgr, [blue, green, red])
             buffer.labels[row] = label
-            buffer.mirrored[row] = mirrored
+            buffer.rows[row] = view
         return bad
+
+    def _changed(
+        self, bgr: np.ndarray, epoch: int, position: int, bad: dict[int, str]
+    ) -> tuple[np.ndarray, int]:
+        """(picture that an epoch shows of a record's crop, its row as in `views`)."""
+
+        def another(draw: float) -> np.ndarray:
+            return self._readable(int(draw * len(self.records)), bad)[2]
+
+        change = self.augmentations
+        if self.views:
+            row = row_of(change, self.views, self.seed, epoch, position)
+            return picture_of(change, bgr, row, self.view_seed, position, another), row
+        draws = record_draws(self.seed, epoch, position, change.num_draws)
+        mirrored = change.mirrors and bool(draws[0] < 0.5)
+        return change.change(bgr, mirrored, draws[1:], another), int(mirrored)
 
     def _readable(self, position: int, bad: dict[int, str]) -> tuple[int, int, np.ndarray]:
         """(position, label, uint8 BGR) of a record, or of the first readable one after it: who
@@ -161,10 +177,6 @@ class _Decoder:
                 raise InputError(bad[position])
             position = (position + 1) % len(self.records)
 
-    def _another(self, draw: float, bad: dict[int, str]) -> np.ndarray:
-        """The crop at the share `draw` of the records, uint8 BGR."""
-        return self._readable(int(draw * len(self.records)), bad)[2]
-
     def read_ahead(self, blocks: list[int]) -> None:
         """Tell the system that the records of these blocks will be needed."""
         for block in blocks:
@@ -181,7 +193,8 @@ class FaceRecordIter(mx.io.DataIter):
     """Batches of a `.rec` for `mx.mod.Module`, decoded ahead on several threads.
 
     A batch has data [float32 (N, 3, 112, 112), RGB, 0..255], label [float32 (N,), class], index
-    (int64 (N,), positions in the record file), pad 0, and mirrored (bool (N,)). An epoch is
+    (int64 (N,), positions in the record file), pad 0, rows (int64 (N,): 1 where the picture is
+    mirrored, 2 + v where it is view v, else 0), and mirrored (bool (N,)). An epoch is
     `batches_per_epoch` full batches; its last records that fill no batch are dropped. `reset()`
     goes to the next epoch. An error in a picture is raised by `next()` and names the record.
 
@@ -194,6 +207,8 @@ class FaceRecordIter(mx.io.DataIter):
     threads : decoding threads; default: one per CPU
     prefetch : batches decoded ahead
     augment, augment_options : as `augmentations.make_augmentations` takes them
+    views, view_seed : with `views` above 0 an epoch shows no fresh pictures but the record, its
+        mirror image or one of that many views by the augmentations, see `views.row_of`
     skip_corrupt : records that cannot be read and are left out, at most; the next readable one
         takes the place of each, in `index` as well
 
@@ -223,6 +238,8 @@ class FaceRecordIter(mx.io.DataIter):
         prefetch: int = 4,
         augment: str = 'mirror',
         augment_options: Mapping[str, Any] = MappingProxyType({}),
+        views: int = 0,
+        view_seed: int = 0,
         skip_corrupt: int = 0,
     ):
         super().__init__(batch_size)
@@ -246,9 +263,8 @@ class FaceRecordIter(mx.io.DataIter):
             )
         self._order_options = (shuffle, num_parts, part_index, batch_size)
         self._seed = seed
-        self._decoder = _Decoder(
-            records, seed, make_augmentations(augment, augment_options), skip_corrupt
-        )
+        augmentations = make_augmentations(augment, augment_options)
+        self._decoder = _Decoder(records, seed, augmentations, views, view_seed, skip_corrupt)
         self.left_out: dict[int, str] = {}
         self._free = [_Buffer(batch_size) for _ in range(prefetch)]
         self._pending: deque[_Pending] = deque()
@@ -378,5 +394,6 @@ class FaceRecordIter(mx.io.DataIter):
             provide_data=self.provide_data,
             provide_label=self.provide_label,
         )
-        batch.mirrored = buffer.mirrored.copy()
+        batch.rows = buffer.rows.copy()
+        batch.mirrored = batch.rows == MIRRORED
         return batch

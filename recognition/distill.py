@@ -8,7 +8,7 @@ import argparse
 import logging
 import sys
 from dataclasses import replace
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 from ..common import console
 from ..common.backend import parse_devices
@@ -26,8 +26,8 @@ from .results import print_results
 from .synthetic import make_if_missing
 from .teacher import EmbeddingSource, StoredTeacher, Teacher, check_sizes, open_teacher
 from .teacher_file import SUFFIX, TeacherFile
-from .teaching import choose_store, store_of_centres
-from .trainer import TrainResult, create_kvstore, first_state, train
+from .teaching import choose_store, choose_views, store_of_centres
+from .trainer import TrainResult, create_kvstore, first_state, train, views_of
 
 log = logging.getLogger(__name__)
 
@@ -48,70 +48,116 @@ def verify_model(
     return {name: verify(embedder, *target)[0] for name, target in targets.items()}
 
 
-def read_config(args: argparse.Namespace) -> tuple[TrainConfig, str, int]:
-    """(configuration without a generation, --teacher-store, number of generations)."""
+class Wanted(NamedTuple):
+    """What was asked for beside a configuration."""
+
+    store: str  # --teacher-store
+    views: Optional[int]  # --views
+    generations: int
+
+
+def read_config(args: argparse.Namespace) -> tuple[TrainConfig, Wanted]:
+    """The configuration, without views and a generation, and what else was asked for."""
     values = settings(args, classification=not args.no_classification)
-    wanted, generations = values.pop('teacher_store', 'auto'), values.get('generations', 2)
+    wanted = Wanted(
+        values.pop('teacher_store', 'auto'), values.pop('views', None), values.get('generations', 2)
+    )
     make_if_missing(values)
     config = configure(values)
     if config.kvstore.startswith('dist'):
         raise InputError('--kvstore dist_sync trains, it does not distil; use local or device')
-    if config.ckpt == 0 and generations > 1:
+    if config.ckpt == 0 and wanted.generations > 1:
         raise InputError('--ckpt 0 keeps no weights for the next generation to start from')
+    reason = no_views(config)
+    if wanted.views and reason:
+        raise InputError(f'--views {wanted.views} with {reason}; leave --views out')
+    loss = DISTILLATION_LOSSES.get(config.distill)
     if not config.classification and not args.no_classification:
         log.info('%s takes the place of the classification loss', config.distill)
+    if config.skip_corrupt and wanted.store == 'auto' and not loss.needs_centres:
+        log.info('live teacher: a store has no place for records that are left out')
+        wanted = wanted._replace(store='live')
     if 'name' not in vars(args):
         config = replace(config, name=f'{config.name}-distilled')
-    return config, wanted, generations
+    return config, wanted
 
 
-def open_source(
-    config: TrainConfig, wanted: str, generations: int
-) -> tuple[TrainConfig, EmbeddingSource, Optional[Teacher]]:
-    """The configuration with the store's name, what all generations learn from, and the teacher
-    if it is more than a file of embeddings."""
-    student_size = embedding_size(get_symbol(config.network, **config.network_options))
-    loss = DISTILLATION_LOSSES.get(config.distill)
-    # a store serves every step where a step asks for nothing else than it holds
-    stored = (
-        make_augmentations(config.augment, config.augment_options).storable
-        or not loss.needs_embeddings
-    )
+def no_views(config: TrainConfig) -> str:
+    """Why steps ask the teacher for no pictures beside those of the data set and their mirror
+    images; '' where they do."""
+    if make_augmentations(config.augment, config.augment_options).storable:
+        return f'--augment {config.augment}: a store has the mirror images anyway'
+    if not DISTILLATION_LOSSES.get(config.distill).needs_embeddings:
+        return f'--distill {config.distill}, which asks for the embedding of no picture'
+    return ''
+
+
+def teacher_of(config: TrainConfig) -> Optional[Teacher]:
+    """The teacher, or None for a file of embeddings."""
     if config.teacher.endswith(SUFFIX):
-        if not stored:
+        if not no_views(config):
             raise InputError(
                 f'--teacher {config.teacher} with --augment {config.augment}: a file has the '
                 'embeddings of an image and its mirror image only; use --augment mirror'
             )
-        rows = TeacherFile(config.teacher, config.data_dir)
-        check_sizes(config.teacher, rows.embedding_size, student_size)
-        return config, StoredTeacher(rows), None
+        return None
     teacher = open_teacher(config.teacher, config.teacher_input)
-    teacher.check_student(student_size)
+    teacher.check_student(_student_size(config))
+    return teacher
+
+
+def _student_size(config: TrainConfig) -> int:
+    return embedding_size(get_symbol(config.network, **config.network_options))
+
+
+def with_views(config: TrainConfig, wanted: Wanted, teacher: Optional[Teacher]) -> TrainConfig:
+    """The configuration with the views that its pictures are drawn from."""
+    if teacher is None or no_views(config):
+        return config
+    augmentations = make_augmentations(config.augment, config.augment_options)
+    views = choose_views(teacher, config.data_dir, augmentations, wanted.store, wanted.views)
+    if not views:
+        log.info(
+            'live teacher: --augment %s shows it ever new images; `vargfacenet teach --views K '
+            '--augment %s` embeds K of each once, for all runs',
+            *(config.augment, config.augment),
+        )
+        return config
+    log.info('pictures are drawn from %d views of each, and itself', views.count)
+    return replace(config, views=views.count, view_seed=views.seed)
+
+
+def open_source(
+    config: TrainConfig, wanted: Wanted, teacher: Optional[Teacher]
+) -> tuple[TrainConfig, EmbeddingSource]:
+    """The configuration with its store, and what all generations learn from."""
+    if teacher is None:
+        rows = TeacherFile(config.teacher, config.data_dir)
+        check_sizes(config.teacher, rows.embedding_size, _student_size(config))
+        return config, StoredTeacher(rows)
+    fresh = not config.views and not no_views(config)  # pictures that no store has
+    store = None
+    if DISTILLATION_LOSSES.get(config.distill).needs_centres and not config.views:
+        store = store_of_centres(teacher, config.data_dir, wanted.store, config.distill)
+    elif not fresh:
+        images = config.total_steps * config.global_batch_size * wanted.generations
+        views = views_of(config)
+        store = choose_store(teacher, config.data_dir, views, wanted.store, images)
+    if store and not fresh:
+        return replace(config, teacher_store=str(store.path)), StoredTeacher(store)
     devices = parse_devices(config.devices)
-    batch_size = config.per_batch_size * len(devices)
-    if loss.needs_centres:
-        store = store_of_centres(teacher, config.data_dir, wanted, config.distill)
-        if not stored:
-            return config, teacher.live(devices, batch_size, store), teacher
-        return replace(config, teacher_store=str(store.path)), StoredTeacher(store), teacher
-    images = config.total_steps * config.global_batch_size * generations
-    if config.skip_corrupt and wanted == 'auto':
-        log.info('live teacher: a store has no place for records that are left out')
-        wanted = 'live'
-    store = choose_store(teacher, config.data_dir, config.augment, wanted, images)
-    if store:
-        return replace(config, teacher_store=str(store.path)), StoredTeacher(store), teacher
-    return config, teacher.live(devices, batch_size), teacher
+    return config, teacher.live(devices, config.per_batch_size * len(devices), store)
 
 
 def run(args: argparse.Namespace) -> dict:
-    config, wanted, generations = read_config(args)
+    config, wanted = read_config(args)
     kvstore = create_kvstore(config.kvstore)
     targets, devices = load_targets(config), parse_devices(config.devices)
+    teacher = teacher_of(config)
+    config = with_views(config, wanted, teacher)
     # what is wrong with the run's folder should not show after hours of teaching
     first_state(generation_config(config, 1, config.pretrained), args.resume, args.overwrite)
-    config, source, teacher = open_source(config, wanted, generations)
+    config, source = open_source(config, wanted, teacher)
     rows = {}
     if teacher:
         rows['teacher'] = verify_model(teacher.embedder(devices), targets)
@@ -120,8 +166,8 @@ def run(args: argparse.Namespace) -> dict:
         rows['scratch'] = verify_model(open_model(scratch, checkpoint_engine='mxnet'), targets)
     models: dict[str, str] = {}
     before = config.pretrained
-    for number in range(1, generations + 1):
-        log.info('generation %d of %d', number, generations)
+    for number in range(1, wanted.generations + 1):
+        log.info('generation %d of %d', number, wanted.generations)
         result: TrainResult = train(
             generation_config(config, number, before), args.resume, args.overwrite, kvstore, source
         )

@@ -1,7 +1,8 @@
 """Embed a whole data set with the teacher once, for all students and generations to come.
 
 The embeddings of every record and of its mirror image go to one file beside the `.rec`, which
-`vargfacenet distill` finds by itself. A killed run goes on where it was.
+`vargfacenet distill` finds by itself; with --views those of augmented pictures as well. A killed
+run goes on where it was.
 """
 
 import argparse
@@ -9,11 +10,19 @@ import logging
 import os
 import sys
 import time
+from typing import Optional
 
 from ..common import console
 from ..common.errors import InputError
+from .augmentations import (
+    AUGMENTATIONS,
+    COMBINATIONS,
+    make_augmentations,
+    parse_augmentation_options,
+)
 from .teacher import open_teacher
 from .teaching import teach
+from .views import Views
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +42,59 @@ def build_parser(parser: console.Parser) -> None:
         help='what pixels become for a foreign .onnx file that does not tell, e.g. '
         'mean=127.5,std=128,colour=bgr',
     )
+    parser.add_argument(
+        '--views',
+        type=int,
+        default=0,
+        metavar='K',
+        help='embed K augmented views of every picture as well, for `distill` with the same '
+        '--augment and --augment-option',
+    )
+    parser.add_argument(
+        '--augment',
+        default='',
+        metavar='NAME,...',
+        help='what makes the views: '
+        + ', '.join(
+            [
+                *(name for name in AUGMENTATIONS if not AUGMENTATIONS.get(name).storable),
+                *COMBINATIONS,
+            ]
+        ),
+    )
+    parser.add_argument(
+        '--augment-option',
+        action='append',
+        default=[],
+        metavar='NAME.KEY=VALUE',
+        help='an option of an augmentation, several times if need be; `distill --help` lists them',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='of the views (default 0)')
     parser.add_argument('--batch-size', type=int, default=32, help='images per forward pass')
+
+
+def read_views(args: argparse.Namespace) -> Optional[Views]:
+    """What the options say of views; InputError where they contradict each other."""
+    if args.views < 0 or not 0 <= args.seed < 2**31:
+        raise InputError(f'--views {args.views} --seed {args.seed}: must not be negative')
+    if bool(args.views) != bool(args.augment) or (args.augment_option and not args.views):
+        raise InputError('--views and --augment belong together: how many, and what makes them')
+    if not args.views:
+        return None
+    options = parse_augmentation_options(args.augment, args.augment_option)
+    augmentations = make_augmentations(args.augment, options)
+    if augmentations.storable:
+        raise InputError(f'--augment {args.augment}: a store has the mirror images anyway')
+    return Views(augmentations, args.views, args.seed)
 
 
 def run(args: argparse.Namespace) -> dict:
     if args.batch_size < 1:
         raise InputError(f'--batch-size {args.batch_size}: must be at least 1')
+    views = read_views(args)
     started = time.monotonic()
     teacher = open_teacher(args.teacher, args.input)
-    store = teach(teacher, teacher.header(args.data_dir), args.batch_size)
+    store = teach(teacher, teacher.header(args.data_dir, views), views, args.batch_size)
     seconds = time.monotonic() - started
     header, size = store.header, os.path.getsize(store.path)
     log.info('%s: %d images, %.1f MB', store.path, header.records, size / 1e6)
@@ -49,6 +102,8 @@ def run(args: argparse.Namespace) -> dict:
         'store': str(store.path),
         'records': header.records,
         'embedding_size': header.embedding_size,
+        'views': header.views,
+        'augmentation': header.augmentation,
         'engine': header.engine,
         'bytes': size,
         'seconds': round(seconds, 3),

@@ -15,13 +15,14 @@ from ..common.engine.open_model import OpenModel, open_model
 from ..common.errors import InputError
 from ..common.files import PathLike
 from .teacher_store import Header, teacher_hash
+from .views import Views
 
 
 class Rows(Protocol):
     """Embeddings of the pictures of one data set, such as a `TeacherStore`."""
 
-    def read(self, positions: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-        """(N, D) float32 of pictures, or of their mirror images where `mirrored`."""
+    def read(self, positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(N, D) float32 of pictures, by their numbers, and `rows` of them, see `views`."""
 
 
 class EmbeddingSource(Protocol):
@@ -92,7 +93,7 @@ class StoredTeacher:
 
     def of_batch(self, batch: 'mx.io.DataBatch') -> 'mx.nd.NDArray':
         """Embeddings (N, D) of a batch of `FaceRecordIter`."""
-        return mx.nd.array(self.rows.read(batch.index, batch.mirrored))
+        return mx.nd.array(self.rows.read(batch.index, batch.rows))
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,9 @@ class Teacher:
     digest: str  # of network, weights and preprocessing
     embedding_size: int
 
-    def header(self, data_dir: PathLike) -> Header:
-        """What a store of this teacher and a data set must say; reads samples of all the data."""
+    def header(self, data_dir: PathLike, views: Optional[Views] = None) -> Header:
+        """What a store of this teacher, a data set and perhaps `views` of it must say; reads
+        samples of all the data."""
         with contextlib.closing(open_records(data_dir)) as records:
             return Header(
                 teacher=self.name,
@@ -115,6 +117,7 @@ class Teacher:
                 records=len(records),
                 embedding_size=self.embedding_size,
                 engine='',
+                **(views.header_fields() if views else {}),
             )
 
     def live(

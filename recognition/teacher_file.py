@@ -56,9 +56,9 @@ class TeacherFile:
                 )
             self._mirrored = _directions(self.path, mirrored)[rows]
 
-    def read(self, positions: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-        """(N, D) float32 of pictures, or of their mirror images where `mirrored`."""
-        return np.where(mirrored[:, None], self._mirrored[positions], self._rows[positions])
+    def read(self, positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(N, D) float32 of pictures, or of their mirror images where `rows` is 1 or True."""
+        return np.where(rows[:, None], self._mirrored[positions], self._rows[positions])
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

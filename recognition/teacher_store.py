@@ -1,14 +1,16 @@
 """The teacher's embeddings of a whole data set in one memory-mapped file, paid for once.
 
 With mirroring as the only augmentation a record has exactly two teacher embeddings, its own and
-its mirror image's. The store holds both for every record, at unit length, float16: distillation
-looks at directions alone (VarGFaceNet Eq. 4 and 5). All students and generations share it.
+its mirror image's. The store holds both for every record, and on request those of some augmented
+views (see `views`), at unit length, float16: distillation looks at directions alone (VarGFaceNet
+Eq. 4 and 5). All students and generations share it.
 
 The file lies beside the `.rec`; `common/data/store_file` tells its form. While it is being made
 it is called `.part`; `done` in its header counts the records that are safely on the disk.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -23,7 +25,7 @@ import numpy as np
 
 from ..common.console import ProgressBar
 from ..common.data.records import side_file
-from ..common.data.store_file import HEADER_BYTES, NO_CHECKSUM, VIEWS, Header, read_header
+from ..common.data.store_file import HEADER_BYTES, NO_CHECKSUM, Header, read_header
 from ..common.engine.network import Network
 from ..common.errors import InputError, RunError
 from ..common.files import PathLike, sync_folder
@@ -50,6 +52,16 @@ def store_path(header: Header) -> Path:
     return side_file(header.data, f'.teacher-{header.key}.f16')
 
 
+def stores_beside(header: Header) -> Iterator[tuple[Path, Header]]:
+    """Stores of the header's teacher and data set, whatever views they hold."""
+    name = glob.escape(side_file(header.data, '').name)
+    for path in sorted(side_file(header.data, '').parent.glob(f'{name}.teacher-*.f16')):
+        with contextlib.suppress(InputError):  # no store
+            here = read_header(path)
+            if (here.teacher_hash, here.data_hash) == (header.teacher_hash, header.data_hash):
+                yield path, here
+
+
 def _write_header(handle, header: Header) -> None:
     text = json.dumps(asdict(header)).encode()
     if len(text) > HEADER_BYTES:
@@ -66,12 +78,13 @@ class TeacherStore:
     Parameters
     ----------
     path : the file
-    expected : header of the teacher and the data set in use; hashes and sizes must agree
+    expected : header of the teacher and the data set in use; hashes and sizes must agree, and so
+        must the augmentation and its seed where it has views. More views than it has do no harm.
 
     Raises
     ------
-    InputError naming what the store was made for if that is another teacher, data set or
-    preprocessing, and for a file that is unfinished, cut off or no store.
+    InputError naming what the store was made for if that is another teacher, data set,
+    preprocessing or augmentation, and for a file that is unfinished, cut off or no store.
     """
 
     def __init__(self, path: PathLike, expected: Header):
@@ -92,6 +105,7 @@ class TeacherStore:
                 f'{path} was made with another preprocessing, {header.preprocessing!r}; '
                 f'here it is {expected.preprocessing!r}'
             )
+        _check_views(self.path, header, expected)
         if header.done < header.records:
             raise InputError(
                 f'{path} is unfinished, {header.done} of {header.records} images; go on with '
@@ -100,34 +114,56 @@ class TeacherStore:
         size = self.path.stat().st_size
         if size != header.file_bytes:
             raise InputError(f'{path} has {size} bytes, not {header.file_bytes}; delete it')
-        shape = (header.records, VIEWS, header.embedding_size)
+        shape = (header.records, header.rows, header.embedding_size)
         self._rows = np.memmap(self.path, '<f2', 'r', HEADER_BYTES, shape)
 
-    def read(self, positions: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-        """Unit-length embeddings of records, or of their mirror images where `mirrored`.
+    def read(self, positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Unit-length embeddings of records, their mirror images and their views.
 
         Parameters
         ----------
         positions : int (N,), of the record file
-        mirrored : bool (N,)
+        rows : int (N,), 0 is the record, 1 its mirror image, 2 + v its view v; or bool (N,),
+            whether mirrored
 
         Returns
         -------
         (N, D) float32
         """
-        return self._rows[positions, mirrored.astype(np.intp)].astype(np.float32)
+        return self._rows[positions, rows.astype(np.intp)].astype(np.float32)
 
 
-def _unit_rows(embeddings: np.ndarray, first: int, data: str) -> np.ndarray:
-    """(n, D) float32 -> float16 rows of unit length; RunError naming the first that has none."""
+def _check_views(path: Path, header: Header, expected: Header) -> None:
+    """InputError unless a store has the views that are asked for."""
+    if header.views < expected.views:
+        raise InputError(
+            f'{path} holds {header.views} augmented views of every image, not {expected.views}; '
+            f'make them with `vargfacenet teach --views {expected.views}`'
+        )
+    for what, has, wanted in (
+        ('views by', header.augmentation, expected.augmentation),
+        ('views of seed', header.view_seed, expected.view_seed),
+    ):
+        if expected.views and has != wanted:
+            raise InputError(
+                f'{path} holds {what} {has}, here it is {wanted}; make others with `vargfacenet '
+                'teach --views`, or give the same --augment and --augment-option'
+            )
+
+
+def _unit_rows(embeddings: np.ndarray, first: int, header: Header) -> np.ndarray:
+    """(n * rows, D) float32 -> float16 (n, rows, D) of unit length; RunError naming the first
+    record, counted from `first`, with an embedding that has none."""
 
     def refusal(bad: np.ndarray) -> RunError:
         return RunError(
-            f'the teacher gives no direction for image {first + bad[0]} of {data}: its embedding '
+            f'the teacher gives no direction for image {first + bad[0] // header.rows} of '
+            f'{header.data}: its embedding '
             f'has length {np.linalg.norm(embeddings[bad[0]])}'
         )
 
-    return unit_rows(embeddings, refusal).astype('<f2')
+    rows = unit_rows(embeddings, refusal).astype('<f2')
+    return rows.reshape(-1, header.rows, header.embedding_size)
 
 
 @contextlib.contextmanager
@@ -159,7 +195,8 @@ def build(
     ----------
     path : where the finished store goes
     header : of the teacher and the data set; `done` is ignored
-    blocks : first record -> iterator of uint8 (n, 112, 112, 3) RGB, the records from there on
+    blocks : first record -> iterator of uint8 (n, rows, 112, 112, 3) RGB, all rows of the records
+        from there on
     embed : uint8 (n, 112, 112, 3) -> float32 (n, D)
     bar : records done before -> progress bar
 
@@ -178,15 +215,10 @@ def build(
                 handle.truncate(header.file_bytes)
                 header = replace(header, done=0, crc32=0)
                 _write_header(handle, header)
-            row_bytes = 2 * VIEWS * header.embedding_size
+            row_bytes = 2 * header.rows * header.embedding_size
             for images in blocks(done):
-                rows = np.stack(
-                    [
-                        _unit_rows(embed(images), done, header.data),
-                        _unit_rows(embed(images[:, :, ::-1]), done, header.data),
-                    ],
-                    axis=1,
-                )
+                embeddings = embed(images.reshape(-1, *images.shape[2:]))
+                rows = _unit_rows(embeddings, done, header)
                 handle.seek(HEADER_BYTES + done * row_bytes)
                 handle.write(rows)
                 handle.flush()

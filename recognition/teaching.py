@@ -13,14 +13,16 @@ import numpy as np
 
 from ..common import console
 from ..common.data.records import Records, decode_crop, open_records
+from ..common.data.store_file import PLAIN_ROWS
 from ..common.engine.engines import fastest
 from ..common.engine.network import Network
 from ..common.errors import InputError
 from ..common.files import exclusive
 from ..common.parallel import ordered_map
-from .augmentations import make_augmentations
+from .augmentations import Augmentations
 from .teacher import Teacher
-from .teacher_store import Header, TeacherStore, build, store_path
+from .teacher_store import Header, TeacherStore, build, read_header, store_path, stores_beside
+from .views import Views, picture_of
 
 log = logging.getLogger(__name__)
 
@@ -28,25 +30,46 @@ BLOCK = 256  # images between two points where a killed run goes on
 
 
 def _crop(records: Records, position: int) -> np.ndarray:
-    """uint8 (112, 112, 3) RGB; InputError naming the record."""
+    """uint8 (112, 112, 3) BGR; InputError naming the record."""
     _, encoded = records.read(position)
-    return decode_crop(records, position, encoded)[:, :, ::-1]
+    return decode_crop(records, position, encoded)
 
 
-def _blocks(records: Records, first: int) -> Iterator[np.ndarray]:
-    """All crops from record `first` on, BLOCK at a time, decoded ahead on all CPUs."""
-    crops = ordered_map(functools.partial(_crop, records), range(first, len(records)))
-    with contextlib.closing(crops):
-        while block := [image for _, image in zip(range(BLOCK), crops)]:
+def _pictures(records: Records, views: Optional[Views], position: int) -> np.ndarray:
+    """uint8 (rows, 112, 112, 3) RGB: a record's crop, its mirror image and its views."""
+    bgr = _crop(records, position)
+    if views is None:
+        rows = [bgr, bgr[:, ::-1]]
+    else:
+
+        def another(draw: float) -> np.ndarray:
+            return _crop(records, int(draw * len(records)))
+
+        rows = [
+            picture_of(views.augmentations, bgr, row, views.seed, position, another)
+            for row in range(PLAIN_ROWS + views.count)
+        ]
+    return np.stack(rows)[..., ::-1]
+
+
+def _blocks(records: Records, views: Optional[Views], first: int) -> Iterator[np.ndarray]:
+    """`_pictures` of all records from `first` on, some at a time, made ahead on all CPUs."""
+    size = BLOCK if views is None else max(1, BLOCK * PLAIN_ROWS // (PLAIN_ROWS + views.count))
+    made = ordered_map(functools.partial(_pictures, records, views), range(first, len(records)))
+    with contextlib.closing(made):
+        while block := [pictures for _, pictures in zip(range(size), made)]:
             yield np.stack(block)
 
 
-def teach(teacher: Teacher, header: Header, batch_size: int = 32) -> TeacherStore:
+def teach(
+    teacher: Teacher, header: Header, views: Optional[Views] = None, batch_size: int = 32
+) -> TeacherStore:
     """Make the store of a teacher and a data set beside the latter, unless it is there.
 
     Parameters
     ----------
-    header : `teacher.header(data_dir)`
+    header : `teacher.header(data_dir, views)`
+    views : that it is to hold beside the pictures and their mirror images
 
     Raises
     ------
@@ -66,7 +89,7 @@ def teach(teacher: Teacher, header: Header, batch_size: int = 32) -> TeacherStor
             build(
                 path,
                 replace(header, engine=engine.name),
-                functools.partial(_blocks, records),
+                functools.partial(_blocks, records, views),
                 engine.embed,
                 lambda done: console.progress(len(records), f'teaching {path.name}', start=done),
             )
@@ -89,44 +112,107 @@ def store_of_centres(teacher: Teacher, data_dir: str, wanted: str, loss: str) ->
     return teach(teacher, header) if wanted == 'auto' else TeacherStore(wanted, header)
 
 
+def find_store(
+    header: Header, augmentations: Optional[Augmentations] = None
+) -> Optional[TeacherStore]:
+    """A store that lies beside a data set: one with views by `augmentations`, with the most of
+    them, or without `augmentations` any; None if there is none. Those with other views are named.
+
+    `header` is `teacher.header(data_dir)`.
+    """
+    found, others = [], []
+    for path, here in stores_beside(header):
+        if augmentations is None:
+            found.append(TeacherStore(path, header))
+        elif here.views and here.augmentation == str(augmentations):
+            views = Views(augmentations, here.views, here.view_seed)
+            found.append(TeacherStore(path, replace(header, **views.header_fields())))
+        elif here.views:
+            others.append(f'{path} holds views by {here.augmentation}')
+    if others and not found:
+        log.info('%s; here it is %s', '; '.join(others), augmentations)
+    return max(found, key=lambda store: store.header.views, default=None)
+
+
+def choose_views(
+    teacher: Teacher,
+    data_dir: str,
+    augmentations: Augmentations,
+    wanted: str,
+    count: Optional[int],
+) -> Optional[Views]:
+    """The views that a run shows, or None for ever new pictures.
+
+    Parameters
+    ----------
+    augmentations : that make the views
+    wanted : 'auto', 'live' or the file of a store
+    count : of the views; None is as many as a store has, if there is one
+
+    Raises
+    ------
+    InputError for a store without views.
+    """
+    if count == 0 or (count is None and wanted == 'live'):
+        return None
+    if wanted in ('auto', 'live'):
+        store = find_store(teacher.header(data_dir), augmentations)
+        kept = store and store.header
+    else:
+        kept = read_header(wanted)
+        if not kept.views:
+            raise InputError(
+                f'--teacher-store {wanted} with --augment {",".join(augmentations.names)}: the '
+                'store has the embeddings of an image and its mirror image only; use --augment '
+                'mirror, or make one with `vargfacenet teach --views K`'
+            )
+    if kept:
+        return Views(augmentations, count or kept.views, kept.view_seed)
+    return Views(augmentations, count) if count else None
+
+
 def choose_store(
-    teacher: Teacher, data_dir: str, augment: str, wanted: str, images: int
+    teacher: Teacher,
+    data_dir: str,
+    views: Optional[Views],
+    wanted: str,
+    images: int,
 ) -> Optional[TeacherStore]:
     """The store to distil from, made now if it has to be, or None for the live teacher.
 
     Parameters
     ----------
-    augment : name of the run's augmentation
+    views : that the run shows beside pictures and their mirror images, if any
     wanted : 'auto', 'live' or the file of a store
     images : that the run will look at
 
     Raises
     ------
-    InputError for a store of another teacher or data set, or asked for with an augmentation that
-    gives a record more than two embeddings.
+    InputError for a store of another teacher or data set, or without these views.
     """
     if wanted == 'live':
         return None
-    if not make_augmentations(augment).storable:
-        if wanted != 'auto':
-            raise InputError(
-                f'--teacher-store {wanted} with --augment {augment}: a store has the '
-                f'embeddings of an image and its mirror image only; use --augment mirror'
-            )
-        log.info('live teacher: --augment %s shows it ever new images', augment)
-        return None
-    header = teacher.header(data_dir)
+    header = teacher.header(data_dir, views)
     if wanted != 'auto':
         return TeacherStore(wanted, header)
     path = store_path(header)
     if not path.is_file():
-        if images < 2 * header.records:
-            reason = f'this run looks at {images} images, a store would take {2 * header.records}'
-            log.info('live teacher: %s', reason)
+        found = find_store(teacher.header(data_dir), views and views.augmentations)
+        if found and (
+            not views
+            or (found.header.views >= views.count and found.header.view_seed == views.seed)
+        ):
+            return found
+        would_take = header.rows * header.records
+        if images < would_take:
+            log.info(
+                'live teacher: this run looks at %d images, a store would take %d',
+                *(images, would_take),
+            )
             return None
         size = header.file_bytes
         if not os.access(path.parent, os.W_OK) or shutil.disk_usage(path.parent).free < 1.1 * size:
             gigabytes = f'{size / 1e9:.1f} GB'
             log.info('live teacher: no store of %s can be written in %s', gigabytes, path.parent)
             return None
-    return teach(teacher, header)
+    return teach(teacher, header, views)

@@ -22,6 +22,7 @@ from ..common.files import atomic_write, exclusive, output_folder
 from ..common.names import TEACHER, TEACHER_CENTRES
 from ..eval.verification import VerificationResult
 from ..symbol import get_symbol
+from .augmentations import make_augmentations
 from .class_centres import class_centres, labels_of
 from .config import TrainConfig
 from .data import FaceRecordIter
@@ -50,6 +51,7 @@ from .run_state import (
 from .teacher import EmbeddingSource, StoredTeacher, check_sizes, open_teacher
 from .teacher_file import SUFFIX, TeacherFile
 from .teacher_store import TeacherStore
+from .views import Views
 
 log = logging.getLogger(__name__)
 
@@ -236,6 +238,14 @@ class _Run:
     lr_at: LRSequential
 
 
+def views_of(config: TrainConfig) -> Optional[Views]:
+    """The views that a run draws its pictures from, if it does."""
+    if not config.views:
+        return None
+    augmentations = make_augmentations(config.augment, config.augment_options)
+    return Views(augmentations, config.views, config.view_seed)
+
+
 def _open_source(config: TrainConfig, size: int, devices: list) -> Optional[EmbeddingSource]:
     """What gives the embeddings to distil from; None without a teacher."""
     if not config.teacher:
@@ -247,7 +257,8 @@ def _open_source(config: TrainConfig, size: int, devices: list) -> Optional[Embe
     teacher = open_teacher(config.teacher, config.teacher_input)
     teacher.check_student(size)
     if config.teacher_store:
-        return StoredTeacher(TeacherStore(config.teacher_store, teacher.header(config.data_dir)))
+        header = teacher.header(config.data_dir, views_of(config))
+        return StoredTeacher(TeacherStore(config.teacher_store, header))
     return teacher.live(devices, config.per_batch_size * len(devices))
 
 
@@ -273,6 +284,8 @@ def _prepare(
         threads=config.threads or None,
         augment=config.augment,
         augment_options=config.augment_options,
+        views=config.views,
+        view_seed=config.view_seed,
         skip_corrupt=config.skip_corrupt,
     )
     state = first_state(config, resume, overwrite)

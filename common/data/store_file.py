@@ -3,7 +3,8 @@
 It lies beside the `.rec` as `train.teacher-KEY.f16`. KEY is a hash of the teacher's network and
 weights, of the data set and of the preprocessing, so that another teacher or data set gets another
 file. It is a header of HEADER_BYTES, JSON padded with spaces, and behind it float16
-(records, 2, D), little-endian: [i, 0] is record i, [i, 1] its mirror image, both of unit length.
+(records, 2 + views, D), little-endian: [i, 0] is record i, [i, 1] its mirror image, [i, 2 + v] its
+augmented view v, all of unit length.
 The header has the CRC-32 of the rows.
 """
 
@@ -18,7 +19,7 @@ from ..typed import from_values
 HEADER_BYTES = 4096
 KIND = 'vargfacenet teacher store'
 PREPROCESSING = 'RGB 0..255 112x112, image and mirror image, unit length, version 1'
-VIEWS = 2  # a record and its mirror image
+PLAIN_ROWS = 2  # a record and its mirror image
 NO_CHECKSUM = -1  # of stores that were made before there was one
 
 
@@ -36,16 +37,25 @@ class Header:
     done: int = 0  # records that are on the disk
     crc32: int = NO_CHECKSUM  # of the rows up to `done`
     preprocessing: str = PREPROCESSING
+    views: int = 0  # augmented views of every record
+    augmentation: str = ''  # that made them, with all options; '' without views
+    view_seed: int = 0
     kind: str = KIND
 
     @property
     def key(self) -> str:
-        """Twelve hexadecimal digits that name teacher, data set and preprocessing."""
-        return _digest(self.teacher_hash, self.data_hash, self.preprocessing)[:12]
+        """Twelve hexadecimal digits that name teacher, data set, preprocessing and views."""
+        views = (self.augmentation, str(self.view_seed), str(self.views)) if self.views else ()
+        return _digest(self.teacher_hash, self.data_hash, self.preprocessing, *views)[:12]
+
+    @property
+    def rows(self) -> int:
+        """Embeddings of a record."""
+        return PLAIN_ROWS + self.views
 
     @property
     def file_bytes(self) -> int:
-        return HEADER_BYTES + 2 * VIEWS * self.records * self.embedding_size
+        return HEADER_BYTES + 2 * self.rows * self.records * self.embedding_size
 
 
 def _digest(*texts: str) -> str:
@@ -61,7 +71,10 @@ def read_header(path: PathLike) -> Header:
         header = from_values(Header, json.loads(text.decode()), 'header')
     except (ValueError, RecursionError):
         header = None
-    size = header and (header.records, header.embedding_size, header.done, header.file_bytes)
+    size = header and (
+        *(header.records, header.embedding_size, header.done, header.views, header.view_seed),
+        header.file_bytes,
+    )
     if not header or header.kind != KIND or min(size) < 0 or header.file_bytes > 1 << 62:
         raise InputError(f'{path} is no teacher store; make one with `vargfacenet teach`')
     return header

@@ -54,7 +54,7 @@ def random_store(folder: Path, size: int) -> TeacherStore:
     """A store of random directions, made as `teach` makes one."""
     random = np.random.RandomState(0)
     header = Header('random', '', str(folder), '', RECORDS, size, 'random')
-    blocks = (np.zeros((BLOCK, 1, 1, 1), np.uint8) for _ in range(0, RECORDS, BLOCK))
+    blocks = (np.zeros((BLOCK, 2, 1, 1, 1), np.uint8) for _ in range(0, RECORDS, BLOCK))
     path = folder / 'store.f16'
     build(
         path,
@@ -81,7 +81,7 @@ def taught(module: 'mx.mod.Module', batch_size: int, give: Callable) -> Step:
 
     def step() -> None:
         batch.index = random.randint(0, RECORDS, batch_size)
-        batch.mirrored = random.rand(batch_size) < 0.5
+        batch.rows = random.randint(0, 2, batch_size)
         batch.data = [images, give(batch)]
         update(module, batch)
 

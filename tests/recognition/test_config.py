@@ -16,7 +16,15 @@ from vargfacenet.recognition.config import (
     resolve,
 )
 
-NEWER_FIELDS = ('shuffle', 'teacher_store', 'distill', 'distill_options', 'augment_options')
+NEWER_FIELDS = (
+    'shuffle',
+    'teacher_store',
+    'distill',
+    'distill_options',
+    'augment_options',
+    'views',
+    'view_seed',
+)
 
 
 def parse(*words) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """The teacher store: what is in it, who may read it, what a kill leaves, what distils from it."""
 
 import contextlib
+import functools
 import shutil
 import types
 from dataclasses import replace
@@ -15,11 +16,17 @@ from vargfacenet.common.engine.mxnet import Embedder
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.recognition import teacher_store, teaching
+from vargfacenet.recognition.augmentations import make_augmentations
+from vargfacenet.recognition.data import FaceRecordIter
 from vargfacenet.recognition.hooks import read_history
+from vargfacenet.recognition.run_state import load_state, remove_checkpoint
 from vargfacenet.recognition.teacher import FrozenTeacher, open_teacher
+from vargfacenet.recognition.views import Views, picture_of, row_of
 from vargfacenet.symbol import get_symbol
 
 SIZE = 32
+ORDER_OF_RECORD_9 = [1, 0, 5, 3, 2, 4]
+DRAWS_OF_VIEW_5 = [0.16693269322718618, 0.28986894880305536]
 
 
 def make_teacher(folder, seed):
@@ -49,8 +56,8 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(teaching, 'BLOCK', 10)
 
 
-def header_of(teacher, data):
-    return open_teacher(teacher).header(str(data))
+def header_of(teacher, data, views=None):
+    return open_teacher(teacher).header(str(data), views)
 
 
 def test_it_holds_the_teachers_directions_of_image_and_mirror_image(
@@ -93,7 +100,11 @@ def build(path, header, data, embed):
     with contextlib.closing(RecordFile(data / 'train.rec')) as records:
         no_bar = contextlib.nullcontext(type('Bar', (), {'advance': lambda *_: None})())
         teacher_store.build(
-            path, header, lambda first: teaching._blocks(records, first), embed, lambda done: no_bar
+            path,
+            header,
+            lambda first: teaching._blocks(records, None, first),
+            embed,
+            lambda done: no_bar,
         )
 
 
@@ -104,7 +115,7 @@ def test_a_stopped_store_is_gone_on_with(teachers, data, tmp_path, small_blocks)
     assert sum(calls) == 2 * 48
     path, first, second = tmp_path / 'store.f16', [], []
     with pytest.raises(KeyboardInterrupt):
-        build(path, header, data, fake_embed(first, stop_after=5))  # in the third block
+        build(path, header, data, fake_embed(first, stop_after=2))  # in the third block
     assert not path.exists()
     with pytest.raises(InputError, match=r'unfinished, 20 of 48 images'):
         teacher_store.TeacherStore(path.with_suffix('.part'), header)
@@ -122,7 +133,7 @@ def test_what_another_run_left_is_gone_on_with_only_if_it_fits(
     header, path = header_of(teachers[0], data), tmp_path / 'store.f16'
     header = replace(header, engine='this')
     with pytest.raises(KeyboardInterrupt):
-        build(path, replace(header, **{field: 'other'}), data, fake_embed([], stop_after=5))
+        build(path, replace(header, **{field: 'other'}), data, fake_embed([], stop_after=2))
     calls = []
     build(path, header, data, fake_embed(calls))
     assert sum(calls) == 2 * images
@@ -157,7 +168,7 @@ def test_a_header_that_is_too_long_is_said_before_anything_is_embedded(teachers,
 def test_an_embedding_without_direction_is_named(teachers, data, tmp_path, small_blocks):
     def embed(images):
         embeddings = np.ones((len(images), SIZE), np.float32)
-        embeddings[3] = 0
+        embeddings[2 * 3] = 0  # two rows of an image
         return embeddings
 
     with pytest.raises(RunError, match='no direction for image 3 of'):
@@ -280,7 +291,11 @@ def test_why_a_live_teacher_is_said(distill_options, run_command, extra, reason)
     ('extra', 'message'),
     [
         (['--teacher-store', 'nothing.f16'], 'teacher store nothing.f16 does not exist'),
-        (['--teacher-store', 'a.f16', '--augment', 'mild'], 'use --augment mirror'),
+        (['--views', 4], '--views 4 with --augment mirror: a store has the mirror images anyway'),
+        (
+            ['--views', 4, '--augment', 'mild', '--distill', 'proxyless'],
+            '--views 4 with --distill proxyless, which asks for the embedding of no picture',
+        ),
     ],
 )
 def test_wrong_stores_are_one_line(distill_options, run_command, extra, message):
@@ -288,3 +303,192 @@ def test_wrong_stores_are_one_line(distill_options, run_command, extra, message)
     assert code == 2
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+# --- augmented views
+
+MILD = make_augmentations('mild')
+STRONG = make_augmentations('strong', {'blur.probability': 0.5})
+
+
+def pictures_of(data, views, count, **options):
+    """{(record, row): uint8 RGB} of all pictures that an iterator shows in `count` epochs, and
+    how often it shows each."""
+    batches = FaceRecordIter(
+        data,
+        8,
+        augment=','.join(views.augmentations.names),
+        augment_options=views.augmentations.options,
+        views=views.count,
+        view_seed=views.seed,
+        **options,
+    )
+    shown, times = {}, {}
+    for _ in range(count):
+        for batch in batches:
+            for image, place in zip(batch.data[0].asnumpy(), zip(batch.index, batch.rows)):
+                shown.setdefault(place, image.transpose(1, 2, 0).astype(np.uint8))
+                np.testing.assert_array_equal(shown[place], image.transpose(1, 2, 0))
+                times[place] = times.get(place, 0) + 1
+        batches.reset()
+    batches.close()
+    return shown, times
+
+
+@pytest.mark.parametrize(
+    'views',
+    [Views(STRONG, 3, 7), Views(make_augmentations('mixing,jitter'), 2)],
+    ids=['strong', 'mixing'],
+)
+def test_the_picture_that_is_drawn_embeds_to_the_row_of_the_store(teachers, data, views):
+    """And a record shows all its rows, each once, before it begins anew."""
+    teacher = open_teacher(teachers[0])
+    header = teacher.header(str(data), views)
+    store = teaching.teach(teacher, header, views)
+    rows = 2 + views.count
+    assert store.path.stat().st_size == 4096 + 2 * 48 * rows * SIZE
+    own_rows = rows if views.augmentations.mirrors else rows - 1  # without the mirror image
+    shown, times = pictures_of(data, views, own_rows, seed=5)
+    assert len(shown) == 48 * own_rows and set(times.values()) == {1}
+    assert {row for _, row in shown} == set(range(rows)) - (set() if own_rows == rows else {1})
+    places = np.array(list(shown))
+    images = np.stack(list(shown.values()))
+    expected = Embedder(checkpoint.load_embedding(teachers[0])).embed(images)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    stored = store.read(places[:, 0], places[:, 1])
+    # as above: another engine, at most
+    assert np.linalg.norm(stored - expected, axis=1).max() < 0.0142
+    if store.header.engine == 'mxnet':
+        np.testing.assert_allclose(stored, expected, atol=1e-3)  # of float16 below 1, twice
+    # and the pictures of a record are far from each other: no row stands for another
+    one = store.read(np.zeros(rows, int), np.arange(rows))
+    assert np.linalg.norm(one[2:, None] - one[:2], axis=2).min() > 0.02
+
+
+def test_another_turn_has_another_order_and_the_same_pictures(data):
+    views = Views(MILD, 2, 3)
+    shown, times = pictures_of(data, views, 8, seed=1)
+    assert set(times.values()) == {2}
+    orders = np.array([[row_of(MILD, 2, 1, epoch, p) for epoch in range(8)] for p in range(48)])
+    assert (np.sort(orders[:, :4]) == np.arange(4)).all()
+    assert (np.sort(orders[:, 4:]) == np.arange(4)).all()
+    assert len(np.unique(orders, axis=0)) > 40
+    other, _ = pictures_of(data, views, 4, seed=2)  # another run, the same store
+    assert all(np.array_equal(shown[place], other[place]) for place in other)
+
+
+def test_views_are_what_they_were(rng):
+    """A store that was made under an older version must go on to fit."""
+    bgr = rng.randint(0, 256, (112, 112, 3)).astype(np.uint8)
+    assert [row_of(MILD, 4, 1, epoch, 9) for epoch in range(6)] == ORDER_OF_RECORD_9
+    draws = []
+    seen = types.SimpleNamespace(
+        num_draws=2, mirrors=True, change=lambda _, mirrored, given, __: draws.append(given)
+    )
+    picture_of(seen, bgr, 2 + 5, 3, 11, None)
+    np.testing.assert_allclose(draws[0], DRAWS_OF_VIEW_5, rtol=1e-12)
+
+
+def test_a_stopped_store_of_views_is_gone_on_with(teachers, data, tmp_path, small_blocks):
+    views = Views(STRONG, 3)
+    header, stores = header_of(teachers[0], data, views), []
+
+    def make(path, embed):
+        with contextlib.closing(RecordFile(data / 'train.rec')) as records:
+            no_bar = contextlib.nullcontext(type('Bar', (), {'advance': lambda *_: None})())
+            blocks = functools.partial(teaching._blocks, records, views)
+            teacher_store.build(path, header, blocks, embed, lambda done: no_bar)
+
+    make(tmp_path / 'whole.f16', fake_embed([]))
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / 'store.f16', fake_embed([], stop_after=3))
+    make(tmp_path / 'store.f16', fake_embed(stores))
+    assert sum(stores) == 5 * (48 - 12)  # a block is four records of five rows
+    assert (tmp_path / 'store.f16').read_bytes() == (tmp_path / 'whole.f16').read_bytes()
+
+
+def test_other_views_are_refused_by_name(teachers, data):
+    views = Views(MILD, 2, 4)
+    teacher = open_teacher(teachers[0])
+    path = teaching.teach(teacher, teacher.header(str(data), views), views).path
+    plain = header_of(teachers[0], data)
+    assert teacher_store.TeacherStore(path, plain).header.views == 2  # serves others as well
+    for other, message in (
+        (Views(MILD, 3, 4), 'holds 2 augmented views of every image, not 3'),
+        (Views(MILD, 2, 5), 'holds views of seed 4, here it is 5'),
+        (Views(STRONG, 2, 4), r'holds views by mild, here it is mirror,affine\(shift=6.0'),
+    ):
+        with pytest.raises(InputError, match=message):
+            teacher_store.TeacherStore(path, replace(plain, **other.header_fields()))
+    names = {header_of(teachers[0], data, v).key for v in (None, views, replace(views, seed=5))}
+    assert len(names) == 3
+
+
+def test_distilling_finds_the_views_and_draws_them(
+    distill_options, data, teachers, run_command, tmp_path
+):
+    """From the store, from the teacher itself, and in two parts: the same pictures."""
+    words = ['--data-dir', data, '--teacher', teachers[0], '--views', 3, '--augment', 'mild']
+    code, taught, _ = run_command('teach', *words)
+    assert (code, taught['views'], taught['augmentation']) == (0, 3, 'mild')
+    mild = [*distill_options, '--augment', 'mild', '--lr', 0.001, '--no-classification']
+    code, result, errors = run_command('distill', *mild, '--name', 'whole')
+    assert code == 0 and result['teacher_store'] == taught['store'], errors
+    config = load_state(tmp_path / 'whole-gen1' / 'model', 1)[0]
+    assert (config.views, config.view_seed) == (3, 0)
+
+    def curve(name):
+        rows = read_history(tmp_path / f'{name}-gen1')
+        return np.array([row['distill_loss'] for row in rows if 'loss' in row])
+
+    live = ['--views', 3, '--teacher-store', 'live', '--name', 'live']
+    assert run_command('distill', *mild, *live)[0] == 0
+    assert 0 < np.abs(curve('whole') - curve('live'))[0] < 0.02  # of a distance of about 2
+    code, result, errors = run_command('distill', *mild, '--views', 0, '--name', 'fresh')
+    assert code == 0 and not result['teacher_store'] and 'ever new images' in errors
+    assert np.abs(curve('fresh') - curve('whole'))[0] > 0.001
+    part = [*mild, '--name', 'parts', '--verbose', 5, '--ckpt', 2]
+    assert run_command('distill', *part)[0] == 0
+    prefix = tmp_path / 'parts-gen1' / 'model'
+    for number in (2, 3):  # as after a kill behind the first checkpoint
+        remove_checkpoint(prefix, number)
+    assert load_state(prefix, 1)[1].step == 5
+    code, _, errors = run_command('distill', *part, '--resume')
+    assert code == 0 and 'step 5 ' not in errors
+    np.testing.assert_array_equal(curve('parts'), curve('whole'))
+    code, _, errors = run_command('distill', *part, '--resume', '--views', 2)
+    assert code == 2 and 'views 2, saved 3' in errors
+
+
+def test_distilling_says_what_is_wrong_with_a_store_of_views(
+    distill_options, data, teachers, run_command
+):
+    views = Views(MILD, 1)
+    teacher = open_teacher(teachers[0])
+    made = teaching.teach(teacher, teacher.header(str(data), views), views).path
+    jitter = [*distill_options, '--augment', 'mirror,jitter', '--steps', 1]
+    code, result, errors = run_command('distill', *jitter)
+    assert code == 0 and not result['teacher_store']
+    assert 'holds views by mild; here it is mirror,jitter(brightness=40.0' in errors
+    assert '`vargfacenet teach --views K --augment mirror,jitter`' in errors
+    code, _, errors = run_command('distill', *jitter, '--teacher-store', made, '--overwrite')
+    assert code == 2 and 'holds views by mild, here it is mirror,jitter(' in errors
+    plain = teaching.teach(teacher, teacher.header(str(data))).path
+    code, _, errors = run_command('distill', *jitter, '--teacher-store', plain, '--overwrite')
+    assert code == 2 and 'image and its mirror image only; use --augment mirror' in errors
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--views', 2], '--views and --augment belong together'),
+        (['--augment', 'mild'], '--views and --augment belong together'),
+        (['--views', 2, '--augment', 'mirror'], 'a store has the mirror images anyway'),
+        (['--views', 2, '--augment', 'mid'], "did you mean 'mild'"),
+        (['--views', -1, '--augment', 'mild'], 'must not be negative'),
+    ],
+)
+def test_wrong_views_are_one_line(words, message, teachers, data, run_command):
+    code, _, errors = run_command('teach', '--data-dir', data, '--teacher', teachers[0], *words)
+    assert code == 2 and message in errors and errors.count('\n') == 1
+    assert not list(data.glob('*.f16'))
