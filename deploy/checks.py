@@ -21,6 +21,7 @@ from ..common import console
 from ..common.arrays import map_npy, read_npz
 from ..common.data.folders import is_hidden, is_picture
 from ..common.data.image import decode_rgb
+from ..common.data.pair_sets import has_checksum as pairs_have_checksum
 from ..common.data.pair_sets import read_pairs
 from ..common.data.recordio import CLASSES, RecordFile
 from ..common.data.records import FolderRecords, Records
@@ -50,6 +51,7 @@ _PICKLE_STARTS = (b'\x80', b'(')
 _BLOCK = 1 << 24  # bytes of a store that are looked at together
 _UNIT_TOLERANCE = 1e-2  # of float16 rows
 _NAMED = 20  # duplicates that are named
+_NO_CHECKSUM = 'it has no checksum: others or an older version wrote it'
 
 
 @dataclass
@@ -156,7 +158,11 @@ def _known(place: Path, names: list[str]) -> Iterator[tuple[str, Callable, Path,
 
 def _look_at_records(path: Path, checked: Checked) -> None:
     with contextlib.closing(RecordFile(path)) as records:
+        with checked.part():
+            records.check_others()
         _look_at_pictures(records, checked, (IMAGE_SIZE, IMAGE_SIZE))
+        if not checked.problems and not records.has_checksum(0):
+            checked.remarks.append(_NO_CHECKSUM)
 
 
 def _look_at_folder(path: Path, checked: Checked) -> None:
@@ -236,6 +242,8 @@ def _look_at_bin(path: Path, checked: Checked) -> None:
                 checked.problems.append(wrong)
             bar.advance()
     checked.content = f'{len(issame)} pairs, {int(issame.sum())} of one person'
+    if not pairs_have_checksum(path):
+        checked.remarks.append(_NO_CHECKSUM)
     equal = np.array([first == second for first, second in zip(encoded[::2], encoded[1::2])])
     for same, what in ((True, 'of one person'), (False, 'of two people')):
         count = int(np.count_nonzero(equal & (issame == same)))
@@ -345,7 +353,7 @@ def _look_at_store(path: Path, checked: Checked) -> None:
                 checked.problems.append(f'{path}: image {first} has no embedding of unit length')
             bar.advance(len(rows) // header.rows)
     if header.crc32 == NO_CHECKSUM:
-        checked.remarks.append('it has no checksum: an older version made it')
+        checked.remarks.append(_NO_CHECKSUM)
     elif header.crc32 != total:
         checked.problems.append(f'{path} was damaged after it was written: its checksum differs')
 

@@ -6,11 +6,17 @@ it with `pickle.load(file, encoding='bytes')`, and many are written by Python 2.
 
 A pickle can run any code when it is loaded, and these files are passed around on drive folders.
 Reading is therefore limited to what the format needs; every other name in the pickle is refused.
+
+What we write has a trailer behind the pickle, 'VGFPCRC1' and the CRC-32 of all before it; Python
+reads no further than a pickle's end. A file without a trailer is read unchecked: others wrote it.
 """
 
+import os
 import pickle
+import struct
+import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,6 +25,22 @@ from ..files import PathLike, atomic_path, input_file
 from ..unpickle import Budget, Functions, unpickle
 
 _PROTOCOL = 4  # the newest that every Python 3 in use with MXNet reads
+_TRAILER = struct.Struct('<8sI')
+_TRAILER_MAGIC = b'VGFPCRC1'
+_FLIPPED_BITS = 8  # of a trailer that is damaged itself
+_BLOCK = 1 << 20
+
+
+class _Summed:
+    """A file to write to, with the CRC-32 of what was written."""
+
+    def __init__(self, handle: BinaryIO):
+        self._handle = handle
+        self.sum = 0
+
+    def write(self, content: Any) -> int:
+        self.sum = zlib.crc32(content, self.sum)
+        return self._handle.write(content)
 
 
 def write_pairs(path: PathLike, encoded_images: Sequence[bytes], issame: Sequence[bool]) -> None:
@@ -27,7 +49,36 @@ def write_pairs(path: PathLike, encoded_images: Sequence[bytes], issame: Sequenc
     same = [bool(value) for value in issame]
     _check_counts(path, len(images), len(same))
     with atomic_path(path) as temporary, open(temporary, 'wb') as handle:
-        pickle.dump((images, same), handle, protocol=_PROTOCOL)
+        summed = _Summed(handle)
+        pickle.dump((images, same), summed, protocol=_PROTOCOL)
+        handle.write(_TRAILER.pack(_TRAILER_MAGIC, summed.sum))
+
+
+def has_checksum(path: PathLike) -> bool:
+    """Whether a pair set ends in our trailer; InputError where what is before it was damaged."""
+    with open(input_file(path, 'pair set'), 'rb') as handle:
+        left = os.fstat(handle.fileno()).st_size - _TRAILER.size
+        handle.seek(max(left, 0))
+        trailer = handle.read()
+        is_cut_off = _TRAILER_MAGIC in trailer[1:]
+        if left < 0 or (_flipped(trailer) > _FLIPPED_BITS and not is_cut_off):
+            return False
+        handle.seek(0)
+        total = 0
+        while left:
+            block = handle.read(min(_BLOCK, left))
+            total, left = zlib.crc32(block, total), left - len(block)
+    if trailer != _TRAILER.pack(_TRAILER_MAGIC, total):
+        raise InputError(
+            f'{path} was damaged after it was written: its checksum does not agree; copy it again'
+        )
+    return True
+
+
+def _flipped(trailer: bytes) -> int:
+    """Bits in which a trailer's magic is not ours."""
+    magic = trailer[: len(_TRAILER_MAGIC)]
+    return sum(bin(a ^ b).count('1') for a, b in zip(magic, _TRAILER_MAGIC))
 
 
 def read_pairs(path: PathLike) -> tuple[list[bytes], np.ndarray]:
@@ -39,10 +90,12 @@ def read_pairs(path: PathLike) -> tuple[list[bytes], np.ndarray]:
 
     Raises
     ------
-    InputError if the file is missing, cut off, not of this form, or its pickle asks for anything
-    else than lists, tuples, bytes, numbers and uint8 or bool arrays (the message names what).
+    InputError if the file is missing, cut off, damaged, not of this form, or its pickle asks for
+    anything else than lists, tuples, bytes, numbers and uint8 or bool arrays (the message names
+    what).
     """
     path = input_file(path, 'pair set')
+    has_checksum(path)
     content = unpickle(path, _allowed, 'which no pair set needs')
     if not isinstance(content, (tuple, list)) or len(content) != 2:
         raise InputError(f'{path}: expected a pickled pair (images, issame)')

@@ -8,6 +8,10 @@ the magic number between two parts is not stored. The payload of all our records
 24 bytes of MXNet's image header (uint32 flag, float32 label, uint64 id, uint64 id2); with flag > 0
 that many float32 follow and are the label. The rest is a JPEG.
 
+`id2` has no use in MXNet, and InsightFace's packers write 0. In what we write it is a checksum, the
+CRC-32 of all else but the ids under a mark in its upper half, and `read` compares it. Records
+without the mark are read unchecked: others wrote them.
+
 `.idx` is text, one `key TAB byte offset` per record. `property` lies beside them and its first line
 is `number of classes,112,112`; `classes.txt`, which `make-rec` writes, names the classes.
 
@@ -25,6 +29,7 @@ import os
 import struct
 import warnings
 import weakref
+import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -43,6 +48,9 @@ _MAGIC_BYTES = struct.pack('<I', _MAGIC)
 _PART = struct.Struct('<II')
 _HEADER = struct.Struct('<IfQQ')
 _LENGTH_BITS = 29
+_IDS = slice(8, 24)  # of a payload: id and id2
+_MARK = 0x56474352  # upper half of an id2 that is a checksum
+_FLIPPED_BITS = 4  # of a mark that is damaged itself; a random id2 is as close once in 10,000
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 
 _LONG_RECORD = 1 << 15  # bytes that hold nearly every crop's record
@@ -76,7 +84,8 @@ class WrittenRecords(NamedTuple):
 
 
 class RecordWriter:
-    """Writes a `.rec` and its `.idx`, byte for byte as MXNet's MXIndexedRecordIO does.
+    """Writes a `.rec` and its `.idx`, byte for byte as MXNet's MXIndexedRecordIO does from a header
+    with the same id2, the record's checksum.
 
     Parameters
     ----------
@@ -108,6 +117,9 @@ class RecordWriter:
         else:
             numbers = np.array(label, '<f4')
             payload = _HEADER.pack(numbers.size, 0, key, 0) + numbers.tobytes() + content
+        payload = b''.join(
+            (payload[: _IDS.stop - 8], struct.pack('<Q', _seal(payload)), payload[_IDS.stop :])
+        )
         if len(payload) >= 1 << _LENGTH_BITS:
             raise InputError(f'record {key} of {len(payload)} bytes: too long for a .rec')
         self._idx.write(f'{key}\t{self._rec.tell()}\n')
@@ -122,6 +134,13 @@ class RecordWriter:
             self._rec.write(_PART.pack(_MAGIC, kind << _LENGTH_BITS | end - start))
             self._rec.write(payload[start:end])
         self._rec.write(b'\0' * (-len(payload) % 4))
+
+
+def _seal(payload: bytes) -> int:
+    """The id2 of a record: what a relabelling changes, and the picture, are under the checksum."""
+    return _MARK << 32 | zlib.crc32(
+        memoryview(payload)[_IDS.stop :], zlib.crc32(payload[: _IDS.start])
+    )
 
 
 def _aligned_magic(payload: bytes) -> list[int]:
@@ -345,6 +364,17 @@ class RecordFile:
             )
         return int(number), encoded
 
+    def check_others(self) -> None:
+        """Read the records without pictures, those of the identities; InputError for a bad one."""
+        for row in range(len(self._keys)):
+            if not 0 <= row - self._first_row < self.num_images:
+                self._read_row(row)
+
+    def has_checksum(self, position: int) -> bool:
+        """Whether image `position` was written with a checksum, so that `read` notices damage."""
+        payload, _ = self._read_payload(self._first_row + position)
+        return _HEADER.unpack_from(payload)[3] >> 32 == _MARK
+
     def will_need(self, start: int, end: int) -> None:
         """Have the system read images `start` to `end` - 1 in the background.
 
@@ -387,7 +417,11 @@ class RecordFile:
         payload, _ = self._read_payload(row)
         if len(payload) < _HEADER.size:
             raise self._damaged(row, f'has {len(payload)} bytes, too few for an image header')
-        flag, number, _, _ = _HEADER.unpack_from(payload)
+        flag, number, _, seal = _HEADER.unpack_from(payload)
+        if bin(seal >> 32 ^ _MARK).count('1') <= _FLIPPED_BITS and seal != _seal(payload):
+            raise self._damaged(
+                row, 'was damaged after it was written: its checksum does not agree'
+            )
         start = _HEADER.size + 4 * flag
         if len(payload) < start:
             raise self._damaged(row, f'announces a label of {flag} numbers and is too short')

@@ -91,6 +91,8 @@ FLIPPED = [
     'export/model-0000.params',
     'export/model-symbol.json',
     'data/train.teacher-*.f16',
+    'data/train.rec',
+    'data/pairs.bin',
     'rows/features.npz',
 ]
 
@@ -126,7 +128,9 @@ def test_bad_records_are_all_named(copy, capsys):
     for key in (3, 9):
         start = offsets[key] + 8 + 24
         content[start : start + 200] = bytes(200)  # a JPEG without its head
-    content[offsets[12] + 8 + 4 : offsets[12] + 8 + 8] = np.float32(77).tobytes()  # its label
+    start = offsets[12] + 8
+    content[start + 4 : start + 8] = np.float32(77).tobytes()  # its label
+    content[start + 16 : start + 24] = bytes(8)  # and no checksum, as in files of others
     (copy / 'data' / 'train.rec').write_bytes(content)
     code, items = check(copy / 'data', capsys)
     problems = items['train.rec']['problems']

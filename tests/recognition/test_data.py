@@ -356,6 +356,7 @@ def test_a_label_out_of_range_is_named(rec, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     content = bytearray((tmp_path / 'train.rec').read_bytes())
     content[12:16] = np.float32(5).tobytes()  # behind magic number, length and flag of record 1
+    content[24:32] = bytes(8)  # and no checksum, as in files of others
     (tmp_path / 'train.rec').write_bytes(content)
     with pytest.raises(InputError, match=r'record 1 .*has label 5; .*property allows 0\.\.4'):
         FaceRecordIter(tmp_path / 'train', 37, shuffle='none').next()

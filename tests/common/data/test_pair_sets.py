@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 from pictures import jpeg
-from vargfacenet.common.data.pair_sets import read_pairs, write_pairs
+from vargfacenet.common.data.pair_sets import has_checksum, read_pairs, write_pairs
 from vargfacenet.common.errors import InputError
 
 
@@ -32,6 +32,21 @@ def test_the_written_file_is_what_insightface_unpickles(tmp_path, images):
     read, issame = read_pairs(tmp_path / 'x.bin')
     assert read == images
     assert issame.dtype == bool and issame.tolist() == SAME
+
+
+def test_every_flipped_bit_of_a_written_file_is_noticed(tmp_path, images, rng):
+    write_pairs(tmp_path / 'x.bin', images, SAME)
+    content = (tmp_path / 'x.bin').read_bytes()
+    assert has_checksum(tmp_path / 'x.bin')
+    ends = [*range(12), *range(len(content) - 30, len(content))]
+    for place in [*ends, *rng.randint(0, len(content), 300)]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.randint(8)
+        path = save(tmp_path / 'y.bin', damaged)
+        with pytest.raises(InputError, match=r'y\.bin was damaged after it was written'):
+            read_pairs(path)
+    old = save(tmp_path / 'old.bin', content[:-12])  # as others write it
+    assert not has_checksum(old) and read_pairs(old)[0] == images
 
 
 def test_a_picture_in_many_pairs_is_stored_once(tmp_path, images):
@@ -164,7 +179,7 @@ def test_any_cut_off_file_is_refused(tmp_path, images):
     content = (tmp_path / 'x.bin').read_bytes()
     for end in (0, 1, 5, 30, len(content) // 2, len(content) - 1):
         path = save(tmp_path / 'cut.bin', content[:end])
-        with pytest.raises(InputError, match=r'cut\.bin is no whole pickle'):
+        with pytest.raises(InputError, match=r'cut\.bin (is no whole pickle|was damaged)'):
             read_pairs(path)
 
 

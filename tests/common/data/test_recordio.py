@@ -1,5 +1,6 @@
 import os
 import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -38,6 +39,12 @@ def plain_rec(folder, records, keys=None, num_classes=3):
     writer.close()
     (folder / 'property').write_text(f'{num_classes},112,112')
     return folder / 'p.rec'
+
+
+def sealed(label, key, content):
+    """id2 as the format's description has it: the mark, and the CRC-32 of all but the ids."""
+    packed = mx.recordio.pack(mx.recordio.IRHeader(0, label, key, 0), content)
+    return 0x56474352 << 32 | zlib.crc32(packed[:8] + packed[24:])
 
 
 def by_hand(rec):
@@ -79,7 +86,7 @@ def test_the_files_are_mxnets_byte_for_byte(tmp_path, rng):
     theirs = mx.recordio.MXIndexedRecordIO(str(tmp_path / 'a.idx'), str(tmp_path / 'a.rec'), 'w')
     with RecordWriter(tmp_path / 'b.rec', tmp_path / 'b.idx') as ours:
         for key, (label, content) in enumerate(zip(labels, contents), 1):
-            header = mx.recordio.IRHeader(0, label, key, 0)
+            header = mx.recordio.IRHeader(0, label, key, sealed(label, key, content))
             theirs.write_idx(key, mx.recordio.pack(header, content))
             ours.write(key, label, content)
     theirs.close()
@@ -152,6 +159,64 @@ def test_a_payload_that_holds_the_magic_number_is_put_together(tmp_path, rng):
         start = int(line.split()[1])
         kinds.add(struct.unpack_from('<II', rec.read_bytes(), start)[1] >> 29)
     assert kinds == {0, 1}  # only a magic number at a multiple of four splits a record
+
+
+def test_every_flipped_bit_of_a_record_is_noticed(rec, images, rng):
+    """In pictures, labels, ids, frames and paddings alike: another picture or label never comes."""
+    content = rec.read_bytes()
+    expected = [(label, image) for label, group in enumerate(images) for image in group]
+    starts = [int(line.split()[1]) for line in rec.with_suffix('.idx').read_text().splitlines()]
+    places = [start + byte for start in starts[:6] for byte in range(32)]  # frame and header
+    places += rng.randint(0, starts[6], 200).tolist()
+    unread = {start + byte for start in starts[:6] for byte in range(16, 24)}  # ids
+    for start, following in zip(starts, starts[1:7]):
+        end = start + 8 + struct.unpack_from('<II', content, start)[1]
+        unread.update(range(end, following))  # padding
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.randint(8)
+        rec.write_bytes(damaged)
+        try:
+            records = RecordFile(rec)
+        except InputError:
+            continue
+        read, refused = [], 0
+        for position in range(6):
+            try:
+                read.append(records.read(position))
+            except InputError as error:
+                assert 'record' in str(error)
+                refused += 1
+                read.append(expected[position])
+        assert read == expected and (refused == 1 or place in unread), place
+        records.close()
+
+
+def test_records_of_others_are_read_unchecked(tmp_path, images):
+    flat = [(float(label), image) for label, group in enumerate(images) for image in group]
+    rec = plain_rec(tmp_path, flat)
+    records = RecordFile(rec)
+    assert not records.has_checksum(0)
+    content = bytearray(rec.read_bytes())
+    content[int(rec.with_suffix('.idx').read_text().split()[1]) + 200] ^= 4
+    rec.write_bytes(content)
+    assert RecordFile(rec).read(0) != flat[0]
+
+
+def test_a_tool_that_copies_headers_keeps_the_checksum(tmp_path, rec, images):
+    """unpack and pack of MXNet with other ids, as shufflers do."""
+    reader = mx.recordio.MXIndexedRecordIO(str(rec.with_suffix('.idx')), str(rec), 'r')
+    (tmp_path / 'again').mkdir()
+    writer = mx.recordio.MXRecordIO(str(tmp_path / 'again' / 'train.rec'), 'w')
+    for key in (5, 1, 3):
+        header, content = mx.recordio.unpack(reader.read_idx(key))
+        writer.write(mx.recordio.pack(header._replace(id=key + 100), content))
+    writer.close()
+    (tmp_path / 'again' / 'property').write_text('3,112,112')
+    records = RecordFile(tmp_path / 'again' / 'train.rec')
+    assert records.has_checksum(0)
+    flat = [(label, image) for label, group in enumerate(images) for image in group]
+    assert [records.read(position) for position in range(3)] == [flat[4], flat[0], flat[2]]
 
 
 def test_many_threads_read_the_same(rec, images):
