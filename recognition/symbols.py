@@ -8,6 +8,16 @@ def unit_length(vectors: 'mx.sym.Symbol', name: str) -> 'mx.sym.Symbol':
     return mx.sym.L2Normalization(vectors, mode='instance', name=name)
 
 
+def length_of(vectors: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
+    """(N,): L2 norms of the rows of (N, D), with a gradient at 0 too (`unit_length`'s addend)."""
+    return mx.sym.sqrt(mx.sym.sum(mx.sym.square(vectors), axis=1) + 1e-10)
+
+
+def for_every_image(loss: 'mx.sym.Symbol', batch_size: int) -> 'mx.sym.Symbol':
+    """A loss of the batch as a whole, (1,), as that of every image, (N,)."""
+    return mx.sym.broadcast_to(loss, shape=(batch_size,))
+
+
 def cross_entropy(
     logits: 'mx.sym.Symbol', label: 'mx.sym.Symbol', smoothing: float = 0.0
 ) -> 'mx.sym.Symbol':

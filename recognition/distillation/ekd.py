@@ -6,8 +6,8 @@ from ...common.backend import mx
 from ...common.errors import InputError
 from ...common.names import CLASSIFIER_PREFIX
 from ...common.options import NOT_NEGATIVE, integer, option
-from ..symbols import unit_length
-from .loss import DISTILLATION_LOSSES, DistillationLoss, Pair, Terms, for_every_image
+from ..symbols import for_every_image, unit_length
+from .loss import DISTILLATION_LOSSES, DistillationLoss, Pair, Terms
 
 ANCHORS = CLASSIFIER_PREFIX + '_anchors'
 NUM_ANCHORS = 6  # at false accept rates 1e-1 .. 1e-6

@@ -59,11 +59,6 @@ class DistillationLoss:
 DISTILLATION_LOSSES: Registry[type[DistillationLoss]] = Registry('distillation loss')
 
 
-def for_every_image(loss: 'mx.sym.Symbol', batch_size: int) -> 'mx.sym.Symbol':
-    """A loss of the batch as a whole, (1,), as that of every image, (N,)."""
-    return mx.sym.broadcast_to(loss, shape=(batch_size,))
-
-
 def make_distillation_loss(name: str, options: Mapping[str, Any]) -> DistillationLoss:
     """The loss `name` with its options; InputError for unknown names and wrong values."""
     kind = DISTILLATION_LOSSES.get(name)

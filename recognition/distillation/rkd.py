@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from ...common.backend import mx
 from ...common.errors import InputError
 from ...common.options import NOT_NEGATIVE, option
-from ..symbols import unit_length
-from .loss import DISTILLATION_LOSSES, DistillationLoss, Pair, for_every_image
+from ..symbols import for_every_image, unit_length
+from .loss import DISTILLATION_LOSSES, DistillationLoss, Pair
 
 # In float32 two embeddings that are nearer hardly have a direction from one to the other; of such a
 # pair no gradient flows.
