@@ -38,6 +38,7 @@ DEPLOY = [
     'openvino>=2025.3',
     'flask>=3',
     'waitress>=3',
+    'cryptography>=42',  # galleries that are sealed
 ]
 
 

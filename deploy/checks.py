@@ -44,7 +44,9 @@ from ..common.run_files import (
     symbol_path,
 )
 from ..eval.matrix_file import read_matrix
-from .gallery import DATABASE, MATRIX, inspect_gallery
+from .decision_log import check_log, head_path
+from .gallery_check import inspect_gallery
+from .gallery_file import DATABASE, is_gallery_file
 
 _CHECKPOINT_FILE = re.compile(r'(.+)-(\d{4,})\.(json|params|states)')
 _PICKLE_STARTS = (b'\x80', b'(')
@@ -132,8 +134,7 @@ def _known(place: Path, names: list[str]) -> Iterator[tuple[str, Callable, Path,
     if RECORD in names:
         yield 'export', _look_at_export, place, _files_of_export(place)
     if DATABASE in names:
-        journals = {f'{DATABASE}-{kind}' for kind in ('wal', 'shm', 'journal')}
-        yield 'gallery', _look_at_gallery, place, {DATABASE, MATRIX, *journals}
+        yield 'gallery', _look_at_gallery, place, set(filter(is_gallery_file, names))
     exported = _files_of_export(place) if RECORD in names else set()
     matches = [_CHECKPOINT_FILE.fullmatch(name) for name in names if name not in exported]
     found = [match for match in matches if match]
@@ -149,6 +150,8 @@ def _known(place: Path, names: list[str]) -> Iterator[tuple[str, Callable, Path,
         if path.suffix == '.rec':
             beside = {path.with_suffix('.idx').name, 'property', CLASSES}
             yield 'data set', _look_at_records, path, {name, *beside}
+        elif head_path(name).name in names and DATABASE not in names:
+            yield 'decision log', _look_at_log, path, {name, head_path(name).name}
         elif path.suffix in _BY_SUFFIX:
             yield *_BY_SUFFIX[path.suffix], path, {name}
 
@@ -323,8 +326,19 @@ def _look_at_gallery(folder: Path, checked: Checked) -> None:
     found = inspect_gallery(folder)
     checked.content = f'{found.faces} faces of {found.identities} identities'
     checked.problems += found.problems
+    if found.decisions:
+        checked.remarks.append(f'its log tells of {found.decisions} decisions and changes')
     if found.sealed:
-        checked.remarks.append('its faces are sealed: only their sizes were looked at')
+        checked.remarks.append('it is sealed: its rows and records were not looked at')
+    if found.open_to_others:
+        files = ', '.join(found.open_to_others)
+        checked.remarks.append(f'others can read {files}; the next use of the gallery ends that')
+
+
+def _look_at_log(path: Path, checked: Checked) -> None:
+    found = check_log(path)
+    checked.content = f'{found.lines} decisions'
+    checked.problems += found.problems
 
 
 def _look_at_store(path: Path, checked: Checked) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..common import console
 from ..common.engine.options import add_options
-from .decide import add_threshold_options, choose_threshold, embedder_from
+from .decide import Decision, add_threshold_options, choose_threshold, embedder_from
+from .decision_notes import note_comparison
 from .faces import add_faces_option, face_of
 
 
@@ -22,6 +23,11 @@ def build_parser(parser: console.Parser) -> None:
     add_options(parser)
     add_faces_option(parser)
     add_threshold_options(parser)
+    parser.add_argument(
+        '--log',
+        metavar='FILE',
+        help='append the decision, without names, scores and pictures (docs/privacy.md)',
+    )
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -30,6 +36,7 @@ def run(args: argparse.Namespace) -> dict:
     first, second = (face_of(embedder, path, args.faces) for path in args.photographs)
     cosine = float(np.dot(first.embedding.astype(np.float64), second.embedding))
     same = None if threshold is None else cosine > threshold
+    note_comparison(args.log, 'compare', args.model, Decision(threshold, far), same)
     words = {True: 'the same person', False: 'different people', None: 'no decision'}
     row = (
         words[same],

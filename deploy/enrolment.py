@@ -6,6 +6,7 @@ from typing import Optional
 from ..common.data.image import encode_jpeg
 from .faces import Face
 from .gallery import Gallery
+from .gallery_records import picture_digest
 from .quality import ENROL
 
 _LOOKED_AT = 3  # people most alike, among whom the same picture is looked for
@@ -24,9 +25,9 @@ def enrolment_doubts(
     threshold : cosine above which a face of the gallery is of the same person; None if not known
     """
     doubts = poor_quality(face)
-    crop = encode_jpeg(face.crop)
+    digest = picture_digest(encode_jpeg(face.crop))
     alike = gallery.identify(face.embedding, _LOOKED_AT)
-    same = [match.identity for match in alike if gallery.has_crop(match.identity, crop)]
+    same = [match.identity for match in alike if gallery.has_picture(match.identity, digest)]
     if same:
         doubts.append(f'the same picture is enrolled as {same[0]!r} already')
     for match in alike:

@@ -1,4 +1,5 @@
-"""Enrol faces in a gallery on disk, identify photographs with it, remove people from it.
+"""Enrol faces in a gallery on disk, identify photographs with it, remove people from it, show and
+export what is kept of them, forget those whose time is over, seal it by a key.
 
 The largest face of a photograph counts. A face is not enrolled if its picture is poor, or if it
 seems to be in the gallery under another name, unless --force says so. A gallery belongs to the
@@ -6,6 +7,8 @@ model it was made with.
 
 A face is named at a threshold that depends on the gallery's size: such that of people who are not
 in it a share of --fpir is named. What `vargfacenet export --people` or `--pairs` measured tells it.
+Of a face the embedding is kept, the picture only with --keep-crops. What is decided and changed is
+logged in the gallery's decisions.jsonl, people by number.
 """
 
 import argparse
@@ -20,6 +23,7 @@ from ..common import console
 from ..common.data.image import encode_jpeg
 from ..common.engine.options import add_options
 from ..common.errors import InputError
+from ..common.files import free_to_write
 from .decide import (
     DEFAULT_FPIR,
     add_threshold_options,
@@ -27,59 +31,115 @@ from .decide import (
     decide_for_gallery,
     embedder_from,
 )
+from .decision_notes import note_identification
 from .embedder import FaceEmbedder
 from .enrolment import enrolment_doubts, poor_quality, repeated
 from .faces import Face, add_faces_option, face_of
-from .gallery import CODEC_HELP, DATABASE, Gallery, check_exists, checked_name
+from .gallery import Gallery, check_exists
+from .gallery_file import DATABASE
+from .gallery_records import checked_name, checked_terms, picture_digest
+from .person_export import about_person, export_person
+from .sealing import CODEC_HELP, NEW, add_key_options, key_of, make_key
 from .tail import GalleryDecision
 
 log = logging.getLogger(__name__)
 
 
+_HELP = {
+    'enrol': 'add the faces of photographs of a person',
+    'identify': 'who is in a photograph?',
+    'remove': 'forget a person',
+    'list': 'who is in the gallery?',
+    'show': 'what is kept of a person?',
+    'expire': 'forget the people whose time is over',
+    'rekey': 'seal a gallery, or seal it anew by another key',
+    'make-key': 'write a new key file',
+}
+
+
 def build_parser(parser: console.Parser) -> None:
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
-    for action, text in (
-        ('enrol', 'add the faces of photographs of a person'),
-        ('identify', 'who is in a photograph?'),
-        ('remove', 'forget a person'),
-        ('list', 'who is in the gallery?'),
-    ):
-        part = actions.add_parser(action, help=text)
+    for action, text in _HELP.items():
+        part = actions.add_parser(action, help=text, description=text)
+        if action == 'make-key':
+            part.add_argument('key_file', type=Path, metavar='FILE', help='must not be there yet')
+            continue
         part.add_argument('--gallery', required=True, type=Path, metavar='DIR', help='its folder')
+        add_key_options(part)
         if action in ('enrol', 'identify'):
             add_options(part)
             add_faces_option(part)
-        if action in ('enrol', 'remove'):
+        if action in ('enrol', 'remove', 'show'):
             part.add_argument('name', metavar='NAME', help='of the person')
-        if action == 'enrol':
-            part.add_argument('--codec', default='', metavar='NAME', help=CODEC_HELP)
-            part.add_argument('photographs', nargs='+', metavar='PHOTO', help='of the person')
-            part.add_argument(
-                '--force',
-                action='store_true',
-                help='enrol poor pictures, and people who seem to be there under another name',
-            )
-        if action == 'identify':
-            part.add_argument('photograph', metavar='PHOTO')
-            part.add_argument('--top', type=int, default=5, help='how many people to list')
-            part.add_argument(
-                '--fpir',
-                type=float,
-                help='share of people who are not in the gallery that it may name, by default '
-                f'{DEFAULT_FPIR:g}; the threshold follows from it and the number of faces',
-            )
-            add_threshold_options(part, otherwise='in place of --fpir')
+        if action in _OPTIONS:
+            _OPTIONS[action](part)
+
+
+def _enrol_options(part: console.Parser) -> None:
+    part.add_argument('--codec', default='', metavar='NAME', help=CODEC_HELP)
+    part.add_argument('photographs', nargs='+', metavar='PHOTO', help='of the person')
+    part.add_argument(
+        '--force',
+        action='store_true',
+        help='enrol poor pictures, and people who seem to be there under another name',
+    )
+    part.add_argument('--keep-crops', action='store_true', help='keep the aligned pictures as well')
+    part.add_argument(
+        '--basis',
+        default='',
+        metavar='TEXT',
+        help='consent, or what else allows it, for the record',
+    )
+    part.add_argument('--purpose', default='', metavar='TEXT', help='what it is for')
+    part.add_argument(
+        '--expires', default='', metavar='DATE', help='last day, YYYY-MM-DD; see the action expire'
+    )
+
+
+def _identify_options(part: console.Parser) -> None:
+    part.add_argument('photograph', metavar='PHOTO')
+    part.add_argument('--top', type=int, default=5, help='how many people to list')
+    part.add_argument(
+        '--fpir',
+        type=float,
+        help='share of people who are not in the gallery that it may name, by default '
+        f'{DEFAULT_FPIR:g}; the threshold follows from it and the number of faces',
+    )
+    add_threshold_options(part, otherwise='in place of --fpir')
+
+
+def _show_options(part: console.Parser) -> None:
+    part.add_argument(
+        '--export',
+        type=Path,
+        metavar='FILE',
+        help='write all that is kept of the person into a new .zip file',
+    )
+
+
+def _rekey_options(part: console.Parser) -> None:
+    add_key_options(part, NEW, 'from now on')
+
+
+_OPTIONS = {
+    'enrol': _enrol_options,
+    'identify': _identify_options,
+    'show': _show_options,
+    'rekey': _rekey_options,
+}
 
 
 def _opened(
     args: argparse.Namespace, embedder: Optional[FaceEmbedder] = None, codec: str = ''
 ) -> contextlib.closing[Gallery]:
     model = (embedder.embedding_size, embedder.fingerprint) if embedder else (None, None)
-    return contextlib.closing(Gallery(args.gallery, *model, codec))
+    key = key_of(args, args.gallery, not (args.gallery / DATABASE).is_file())
+    return contextlib.closing(Gallery(args.gallery, *model, codec, key))
 
 
 def _enrol(args: argparse.Namespace) -> dict:
     name = checked_name(args.name)
+    terms = checked_terms(args.basis, args.purpose, args.expires)
     embedder = embedder_from(args)
     faces = [face_of(embedder, path, args.faces) for path in args.photographs]
     again = repeated(faces)
@@ -98,12 +158,15 @@ def _enrol(args: argparse.Namespace) -> dict:
         raise InputError(f'{"; ".join(doubts)}. Nothing is enrolled; --force does it all the same')
     for doubt in doubts:
         log.warning('%s; enrolled all the same', doubt)
+    crops = [encode_jpeg(face.crop) for face in faces]
     with _opened(args, embedder, args.codec) as gallery:
         gallery.enrol(
             [name] * len(faces),
             np.stack([face.embedding for face in faces]),
             args.photographs,
-            [encode_jpeg(face.crop) for face in faces],
+            crops if args.keep_crops else None,
+            [picture_digest(crop) for crop in crops],
+            terms,
         )
         log.info(
             '%s: %d faces enrolled as %s; %d in all', args.gallery, len(faces), name, len(gallery)
@@ -138,6 +201,8 @@ def _identify(args: argparse.Namespace) -> dict:
         decision = choose_for_gallery(args, embedder, faces)
         face = face_of(embedder, args.photograph, args.faces)
         matches = gallery.identify(face.embedding, args.top)
+        note_identification(gallery, 'gallery identify', decision, matches)
+        _say_expired(gallery)
     words = {True: 'match', False: 'no match', None: ''}
     threshold = decision and decision.threshold
     same = [None if threshold is None else match.cosine > threshold for match in matches]
@@ -167,6 +232,16 @@ def _said(decision: Optional[GalleryDecision]) -> str:
     return f'; of strangers {100 * decision.fpir:.2g} % are named'
 
 
+def _say_expired(gallery: Gallery) -> None:
+    over = gallery.expired()
+    if over:
+        log.warning(
+            'the time of %d people is over, and nobody is recognised as one of them; `vargfacenet '
+            'gallery expire` forgets them',
+            len(over),
+        )
+
+
 def _remove(args: argparse.Namespace) -> dict:
     with _opened(args) as gallery:
         removed = gallery.remove(args.name)
@@ -176,16 +251,69 @@ def _remove(args: argparse.Namespace) -> dict:
 
 def _list(args: argparse.Namespace) -> dict:
     with _opened(args) as gallery:
-        known = gallery.identities()
+        known, over = gallery.identities(), gallery.expired()
+        _say_expired(gallery)
     console.table(f'{args.gallery}', ('name', 'faces'), known.items())
-    return {'faces': sum(known.values()), 'identities': known}
+    return {'faces': sum(known.values()), 'identities': known, 'expired': over}
 
 
-_ACTIONS = {'enrol': _enrol, 'identify': _identify, 'remove': _remove, 'list': _list}
+def _show(args: argparse.Namespace) -> dict:
+    if args.export:
+        free_to_write(args.export, overwrite=False)
+    with _opened(args) as gallery:
+        about = about_person(gallery, args.name)
+        if args.export:
+            export_person(gallery, args.name, args.export)
+    person, faces = about['person'], about['faces']
+    rows = [(key, person[key]) for key in ('basis', 'purpose', 'expires', 'recorded')]
+    rows.append(('number in the log', person['number']))
+    console.table(person['name'], ('', ''), [(key, text or 'not known') for key, text in rows])
+    console.table(
+        f'{len(faces)} faces',
+        ('from', 'enrolled', 'picture'),
+        [(f['source'], f['enrolled'], 'kept' if f['crop'] else 'not kept') for f in faces],
+    )
+    return {**about, 'export': args.export and str(args.export)}
+
+
+def _expire(args: argparse.Namespace) -> dict:
+    with _opened(args) as gallery:
+        gone = gallery.expire()
+        return {'faces': len(gallery), 'expired': gone}
+
+
+def _rekey(args: argparse.Namespace) -> dict:
+    key = key_of(args, args.gallery, True, NEW)
+    if key is None:
+        raise InputError(
+            'give --new-key-file or --new-passphrase: by what it is sealed from now on'
+        )
+    with _opened(args) as gallery:
+        gallery.rekey(key)
+        return {'faces': len(gallery), 'sealed_by': key.derivation}
+
+
+def _make_key(args: argparse.Namespace) -> dict:
+    make_key(args.key_file)
+    log.info('keep a copy of %s elsewhere: without it the gallery cannot be read', args.key_file)
+    return {'key_file': str(args.key_file)}
+
+
+_ACTIONS = {
+    'enrol': _enrol,
+    'identify': _identify,
+    'remove': _remove,
+    'list': _list,
+    'show': _show,
+    'expire': _expire,
+    'rekey': _rekey,
+    'make-key': _make_key,
+}
 
 
 def run(args: argparse.Namespace) -> dict:
-    return {'gallery': str(args.gallery), **_ACTIONS[args.action](args)}
+    place = {'gallery': str(args.gallery)} if 'gallery' in args else {}
+    return {**place, **_ACTIONS[args.action](args)}
 
 
 main = console.command('gallery', build_parser, run)

@@ -1,7 +1,7 @@
 """A web page and a JSON API on this machine: compare two photographs, enrol people, identify them.
 
-Pictures stay in memory; what is kept is the embedding and the aligned crop of people who are
-enrolled. The server answers this machine alone unless --host says otherwise.
+Pictures stay in memory; what is kept is the embedding of people who are enrolled, and the aligned
+crop with --keep-crops. The server answers this machine alone unless --host says otherwise.
 """
 
 import argparse
@@ -29,16 +29,21 @@ from ..common.limits import WEB_PIXELS
 from .decide import (
     DEFAULT_FPIR,
     HOW_TO_GET_THRESHOLDS,
+    Decision,
     check_fpir,
     decide_for_gallery,
     default_far,
     embedder_from,
     stored_thresholds,
 )
+from .decision_notes import note_comparison, note_identification
 from .embedder import FaceEmbedder
 from .enrolment import enrolment_doubts
 from .faces import Face, NoFace, add_faces_option, find_face
-from .gallery import CODEC_HELP, Gallery, GalleryBusy, UnknownIdentity, checked_name
+from .gallery import Gallery, GalleryBusy, UnknownIdentity
+from .gallery_file import DATABASE
+from .gallery_records import checked_name, picture_digest
+from .sealing import CODEC_HELP, add_key_options, key_of
 from .tail import GalleryDecision, fpir_of
 
 log = logging.getLogger(__name__)
@@ -87,14 +92,22 @@ class Service:
     embedder : its export's thresholds decide
     gallery : of the same model
     faces : what pictures are, as for `find_face`
+    keep_crops : whether the gallery gets the pictures of people who are enrolled
 
     Methods take encoded pictures, and as `far` one of `thresholds`, or '' for that of `info`. They
     raise RequestError, and what Gallery raises.
     """
 
-    def __init__(self, embedder: FaceEmbedder, gallery: Gallery, faces: str = 'auto'):
+    def __init__(
+        self,
+        embedder: FaceEmbedder,
+        gallery: Gallery,
+        faces: str = 'auto',
+        keep_crops: bool = False,
+    ):
         self._embedder = embedder
         self._gallery = gallery
+        self._keep_crops = keep_crops
         self._faces = faces
         # the embedder serves one thread at a time, and one large picture is enough in memory
         self._lock = threading.Lock()
@@ -120,6 +133,10 @@ class Service:
         faces = [self._face(first, 'first photograph'), self._face(second, 'second photograph')]
         cosine = float(np.dot(faces[0].embedding.astype(np.float64), faces[1].embedding))
         answer = self._answer(cosine, threshold)
+        decision = Decision(threshold, float(far or self.far) if self.thresholds else None)
+        note_comparison(
+            self._gallery.log_path, 'serve compare', self._embedder.model, decision, answer.same
+        )
         return {
             'faces': [_shown(face) for face in faces],
             'threshold': threshold,
@@ -142,7 +159,14 @@ class Service:
         doubts = enrolment_doubts(self._gallery, name, face, decision and decision.threshold)
         if doubts and not force:
             raise DoubtfulEnrolment(doubts)
-        self._gallery.enrol([name], face.embedding[None], ['web page'], [encode_jpeg(face.crop)])
+        crop = encode_jpeg(face.crop)
+        self._gallery.enrol(
+            [name],
+            face.embedding[None],
+            ['web page'],
+            [crop] if self._keep_crops else None,
+            [picture_digest(crop)],
+        )
         return {
             'name': name,
             'face': face.summary(),
@@ -156,8 +180,11 @@ class Service:
         `fpir` is the share of strangers who may be named, by default DEFAULT_FPIR; `far`, in its
         place, the rate of one comparison.
         """
-        applied = self._gallery_decision(far, fpir)
+        decision = self._gallery_decision(far, fpir)
+        applied = decision.as_dict()
         face = self._face(photograph, 'photograph')
+        matches = self._gallery.identify(face.embedding, TOP)
+        note_identification(self._gallery, 'serve identify', decision, matches)
         return {
             'face': _shown(face),
             **applied,
@@ -167,7 +194,7 @@ class Service:
                     'crop': self._stored_crop(match.identity),
                     **self._answer(match.cosine, applied['threshold'])._asdict(),
                 }
-                for match in self._gallery.identify(face.embedding, TOP)
+                for match in matches
             ],
         }
 
@@ -194,23 +221,20 @@ class Service:
             raise RequestError(f'far {far!r}: choose one of {", ".join(self.thresholds)}')
         return self.thresholds[far]
 
-    def _gallery_decision(self, far: str, fpir: str) -> dict:
+    def _gallery_decision(self, far: str, fpir: str) -> GalleryDecision:
         """The threshold of an identification, and the rates that belong to it."""
         faces = len(self._gallery)
         if far:
             threshold = self._threshold(far)
             known = threshold is not None
             share = fpir_of(float(far), max(faces, 1)) if known else None
-            applied = GalleryDecision(threshold, share, faces, float(far) if known else None)
-            return applied.as_dict()
+            return GalleryDecision(threshold, share, faces, float(far) if known else None)
         try:
             wanted = check_fpir(float(fpir) if fpir else None)
         except ValueError:
             raise RequestError(f'fpir {fpir!r}: expected a number between 0 and 1') from None
         decision = decide_for_gallery(self._embedder, faces, wanted)
-        if decision is None:
-            return GalleryDecision(None, None, faces, None).as_dict()
-        return decision.as_dict()
+        return decision or GalleryDecision(None, None, faces, None)
 
     def _answer(self, cosine: float, threshold: Optional[float]) -> Answer:
         return Answer(cosine, None if threshold is None else cosine > threshold)
@@ -354,6 +378,10 @@ def build_parser(parser: console.Parser) -> None:
         '--gallery', type=Path, default=Path('gallery'), metavar='DIR', help='made if needed'
     )
     parser.add_argument('--codec', default='', metavar='NAME', help=CODEC_HELP)
+    add_key_options(parser)
+    parser.add_argument(
+        '--keep-crops', action='store_true', help='keep the pictures of people who are enrolled'
+    )
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on')
     parser.add_argument('--port', type=int, default=8350, help='0: any that is free')
 
@@ -414,10 +442,13 @@ def run(args: argparse.Namespace) -> dict:
                 args.model,
                 HOW_TO_GET_THRESHOLDS,
             )
-        gallery = Gallery(args.gallery, embedder.embedding_size, embedder.fingerprint, args.codec)
+        key = key_of(args, args.gallery, not (args.gallery / DATABASE).is_file())
+        model = (embedder.embedding_size, embedder.fingerprint)
+        gallery = Gallery(args.gallery, *model, args.codec, key)
         stack.callback(gallery.close)
         hosts = {'localhost', '127.0.0.1', '::1', args.host} if is_loopback(args.host) else None
-        server = make_server(make_app(Service(embedder, gallery, args.faces), hosts), listener)
+        service = Service(embedder, gallery, args.faces, args.keep_crops)
+        server = make_server(make_app(service, hosts), listener)
         if hosts is None:
             log.warning('--host %s: everyone who reaches this machine can use the page', args.host)
         host = f'[{args.host}]' if ':' in args.host else args.host

@@ -21,7 +21,7 @@ from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.engines import ENGINES
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.history import read_history
-from vargfacenet.deploy.gallery import CODECS
+from vargfacenet.deploy.sealing import CODECS
 from vargfacenet.eval.report.statistics import METRICS
 from vargfacenet.recognition.augmentations import AUGMENTATIONS
 from vargfacenet.recognition.distillation import DISTILLATION_LOSSES
@@ -252,8 +252,7 @@ def test_metric_in_the_report(plug_in, run_command, tmp_path):
 
 
 def test_encrypted_gallery(plug_in, run_command, tmp_path, monkeypatch):
-    pytest.importorskip('cryptography')
-    plug_in('aes.py')
+    plug_in('chacha.py')
     export = export_folder(tmp_path)
     people = portraits(3)
     for number, crop in enumerate(people):
@@ -266,10 +265,10 @@ def test_encrypted_gallery(plug_in, run_command, tmp_path, monkeypatch):
         model = () if action == 'list' else ('--model', export)
         return run_command('gallery', action, *words, '--gallery', tmp_path / folder, *model)
 
-    for folder, codec in (('sealed', ('--codec', 'aes')), ('plain', ())):
+    for folder, codec in (('sealed', ('--codec', 'chacha')), ('plain', ())):
         for number in range(3):
             code, _, errors = gallery(
-                'enrol', folder, f'p{number}', tmp_path / f'{number}.png', *codec
+                'enrol', folder, f'p{number}', tmp_path / f'{number}.png', '--keep-crops', *codec
             )
             assert code == 0, errors
     found = [gallery('identify', folder, tmp_path / '1.png')[1] for folder in ('sealed', 'plain')]
@@ -278,14 +277,16 @@ def test_encrypted_gallery(plug_in, run_command, tmp_path, monkeypatch):
     sealed = b''.join(path.read_bytes() for path in (tmp_path / 'sealed').iterdir())
     assert not any(plain[start : start + 16] in sealed for start in range(0, len(plain), 16))
     assert b'JFIF' not in sealed and b'JFIF' in (tmp_path / 'plain/gallery.sqlite').read_bytes()
-    code, _, errors = gallery('enrol', 'plain', 'p9', tmp_path / '0.png', '--codec', 'aes')
+    code, _, errors = gallery(
+        'enrol', 'plain', 'p9', tmp_path / '0.png', '--force', '--codec', 'chacha'
+    )
     assert code == 2 and 'was made without a codec' in errors
     monkeypatch.setenv('GALLERY_KEY', str(tmp_path / 'other'))
     code, _, errors = gallery('list', 'sealed')
     assert code == 2 and 'another key' in errors
     monkeypatch.setattr(CODECS, '_items', {})
     code, _, errors = gallery('list', 'sealed')
-    assert code == 2 and "unknown gallery codec 'aes'" in errors
+    assert code == 2 and "unknown gallery codec 'chacha'" in errors
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def model(tmp_path_factory):
 def service(model, tmp_path):
     embedder = FaceEmbedder(model)
     gallery = Gallery(tmp_path / 'gallery', embedder.embedding_size, embedder.fingerprint)
-    yield serve.Service(embedder, gallery)
+    yield serve.Service(embedder, gallery, keep_crops=True)
     gallery.close()
 
 

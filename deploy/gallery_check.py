@@ -1,0 +1,93 @@
+"""Looking a gallery through without changing it, unlike `Gallery`, which tidies up."""
+
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..common.errors import InputError
+from ..common.files import PathLike
+from . import gallery_tables
+from .decision_log import LOG, check_log
+from .gallery import UNIT_TOLERANCE, check_exists
+from .gallery_file import DATABASE, FORMAT, Database, is_gallery_file, matrix_name
+from .sealing import Seal
+
+_WAIT = 10.0  # seconds for another process that writes
+
+
+class Inspection(NamedTuple):
+    """What `inspect_gallery` found."""
+
+    faces: int
+    identities: int
+    sealed: bool  # by a key or a codec: rows and records were not looked at
+    decisions: int  # lines of its log
+    open_to_others: list[str]  # files that others can read
+    problems: list[str]
+
+
+def inspect_gallery(folder: PathLike) -> Inspection:
+    """Look a gallery through.
+
+    Raises InputError for a database that is damaged, has other tables, or is none.
+    """
+    check_exists(folder)
+    folder = Path(folder)
+    path = folder / DATABASE
+    try:
+        with contextlib.closing(Database(path, _WAIT, read_only=True)) as database:
+            meta = gallery_tables.checked_meta(database)
+            state = [text for (text,) in database.execute('PRAGMA integrity_check(20)')]
+            faces, people = _content(database, meta)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise InputError(f'{path} is damaged: {error}') from None
+    problems = [] if state == ['ok'] else [f'{path}: {text}' for text in state]
+    sealed = 'codec' in meta
+    if any(row < 0 or person not in people for row, person in faces):
+        problems.append(f'{path}: a face has no row or no name')
+    elif faces and not sealed:
+        matrix = folder / matrix_name(gallery_tables.generation_of(meta))
+        named = [(row, people[person]) for row, person in faces]
+        problems += _damaged_rows(matrix, int(meta['size']), named)
+    decisions = 0
+    if (folder / LOG).is_file():
+        decisions, damaged = check_log(folder / LOG)
+        problems += damaged
+    ours = sorted(file for file in folder.iterdir() if is_gallery_file(file.name))
+    seen = [str(file) for file in ours if file.stat().st_mode & 0o077]
+    return Inspection(
+        len(faces), len({person for _, person in faces}), sealed, decisions, seen, problems
+    )
+
+
+def _content(database: Database, meta: dict) -> tuple[list[tuple], dict]:
+    """((row, person) of every face, person -> name); names of a sealed gallery are ''."""
+    if meta['format'] != FORMAT:
+        faces = list(database.scan('SELECT row, identity FROM faces ORDER BY row'))
+        return faces, {name: name for _, name in faces if isinstance(name, str)}
+    faces = gallery_tables.read_faces(database)
+    if 'codec' in meta:
+        numbers = database.scan('SELECT person FROM people ORDER BY person')
+        return faces, {number: '' for (number,) in numbers}
+    people = gallery_tables.read_people(database, Seal())
+    return faces, {number: person.name for number, person in people.items()}
+
+
+def _damaged_rows(path: Path, size: int, faces: Sequence[tuple[int, str]]) -> list[str]:
+    """What is wrong with the rows of the matrix that faces have."""
+    width = 4 * size
+    capacity = path.stat().st_size // width if path.is_file() else 0
+    needed = max(row for row, _ in faces) + 1
+    if needed > capacity:
+        return [f'{path} is cut off: it holds {capacity} rows and the gallery needs {needed}']
+    matrix = np.memmap(path, np.float32, 'r', shape=(capacity, size))
+    lengths = np.linalg.norm(matrix[[row for row, _ in faces]], axis=1)
+    bad = np.flatnonzero(~(np.abs(lengths - 1) < UNIT_TOLERANCE))  # NaN as well
+    return [
+        f'{path}: row {faces[index][0]}, of {faces[index][1]}, is of no unit length'
+        for index in bad
+    ]

@@ -1,0 +1,119 @@
+"""What a gallery keeps of a person and of a face besides its embedding, and how it is written."""
+
+import hashlib
+import json
+from datetime import date, datetime, timezone
+from typing import Any, NamedTuple, Optional
+
+from ..common.errors import InputError
+
+MAX_NAME = 200  # characters of an identity's name
+MAX_TEXT = 1000  # characters of a legal basis, a purpose, a source
+
+
+class Terms(NamedTuple):
+    """By what right a person's face is kept; '' is not known."""
+
+    basis: str = ''  # consent or another legal basis
+    purpose: str = ''
+    expires: str = ''  # YYYY-MM-DD, the last day
+
+    def updated(self, new: 'Terms') -> 'Terms':
+        """These with those of `new` that say something."""
+        return Terms(*(later or earlier for earlier, later in zip(self, new)))
+
+
+UNKNOWN = Terms()
+
+
+class Person(NamedTuple):
+    """Somebody in a gallery."""
+
+    name: str
+    terms: Terms = UNKNOWN
+    recorded: str = ''  # when the terms were given, UTC
+
+    def has_expired(self, today: date) -> bool:
+        return bool(self.terms.expires) and date.fromisoformat(self.terms.expires) < today
+
+    def encoded(self) -> bytes:
+        return _encoded({'name': self.name, **self.terms._asdict(), 'recorded': self.recorded})
+
+
+class FaceRecord(NamedTuple):
+    """What is kept of a face besides embedding and picture."""
+
+    source: str  # where it came from
+    enrolled: str  # when, UTC
+    picture: str = ''  # `picture_digest`, '' if not known
+
+    def encoded(self) -> bytes:
+        return _encoded(self._asdict())
+
+
+def now() -> str:
+    """The time as records have it."""
+    return datetime.now(timezone.utc).isoformat(timespec='seconds')
+
+
+def picture_digest(encoded: bytes) -> str:
+    """The SHA-256 of an encoded crop: it tells that a picture is there already, without it."""
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def decode_person(content: bytes) -> Person:
+    """InputError for what `Person.encoded` did not write."""
+    fields = _decoded(content, ('name', *Terms._fields, 'recorded'))
+    name, *terms, recorded = fields.values()
+    return Person(checked_name(name), checked_terms(*terms), recorded)
+
+
+def decode_face(content: bytes) -> FaceRecord:
+    """InputError for what `FaceRecord.encoded` did not write."""
+    return FaceRecord(**_decoded(content, FaceRecord._fields))
+
+
+def checked_name(name: str) -> str:
+    """A name without the blanks around it; InputError for one that no identity can have."""
+    name = name.strip()
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise InputError(
+            f'identity {name[:40]!r}: expected a name of 1 to {MAX_NAME} printable characters'
+        )
+    return name
+
+
+def checked_terms(basis: str = '', purpose: str = '', expires: str = '') -> Terms:
+    """Terms; InputError for texts that are too long, and for what is no date."""
+    for what, text in (('legal basis', basis), ('purpose', purpose)):
+        if len(text) > MAX_TEXT or not text.isprintable():
+            raise InputError(
+                f'{what} {text[:40]!r}: expected at most {MAX_TEXT} printable characters'
+            )
+    if expires:
+        try:
+            expires = date.fromisoformat(expires).isoformat()
+        except ValueError:
+            raise InputError(f'expiry {expires[:40]!r}: expected a date YYYY-MM-DD') from None
+    return Terms(basis, purpose, expires)
+
+
+def plain_text(text: str) -> str:
+    """A text as a record can have it: what is no Unicode becomes '?', a long one is cut."""
+    return text.encode(errors='replace').decode()[:MAX_TEXT]
+
+
+def _encoded(fields: dict[str, str]) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def _decoded(content: Optional[bytes], names: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of a record, in the order of `names`."""
+    try:
+        fields = json.loads(content)
+        found = {name: fields[name] for name in names}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InputError('the gallery is damaged: a record cannot be read') from None
+    if not all(isinstance(value, str) for value in found.values()):
+        raise InputError('the gallery is damaged: a record cannot be read')
+    return found

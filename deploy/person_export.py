@@ -1,0 +1,53 @@
+"""All that a gallery keeps of one person, to show and to hand over."""
+
+import json
+import os
+import zipfile
+
+from ..common.files import PathLike, atomic_path, free_to_write
+from .decision_log import entries
+from .gallery import Gallery
+
+
+def about_person(gallery: Gallery, name: str) -> dict:
+    """What is kept of a person, without embeddings and pictures.
+
+    Returns
+    -------
+    dict with `person` (name, basis, purpose, expires, recorded, number in the log), `faces`
+    (source, enrolled, picture: its SHA-256, crop: whether it is kept) and `decisions`, the lines of
+    the gallery's log that name the person. UnknownIdentity if there is none.
+    """
+    number, person, faces = gallery.person(name)
+    return {
+        'person': {
+            'name': person.name,
+            **person.terms._asdict(),
+            'recorded': person.recorded,
+            'number': number,
+        },
+        'faces': [{**face.record._asdict(), 'crop': face.crop is not None} for face in faces],
+        'decisions': list(entries(gallery.log_path, number)),
+    }
+
+
+def export_person(gallery: Gallery, name: str, path: PathLike) -> None:
+    """Write all that is kept of a person to a new .zip file, for its owner alone.
+
+    person.json is `about_person` with each face's embedding; crop-N.jpg are the pictures, where
+    they are kept. The gallery's log tells that it was exported. Raises InputError if the file is
+    there, UnknownIdentity if the person is not.
+    """
+    free_to_write(path, overwrite=False)
+    about = about_person(gallery, name)
+    number, _, faces = gallery.person(name)
+    for face, kept in zip(about['faces'], faces):
+        face['embedding'] = kept.embedding.tolist()
+    with atomic_path(path) as temporary:
+        os.chmod(temporary, 0o600)
+        with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr('person.json', json.dumps(about, indent=1) + '\n')
+            for row, face in enumerate(faces):
+                if face.crop:
+                    archive.writestr(f'crop-{row}.jpg', face.crop)
+    gallery.note('export', people=[number])

@@ -1,0 +1,284 @@
+"""A gallery's files: for their owner alone, of strangers harmless, of older versions kept."""
+
+import os
+import sqlite3
+import stat
+import struct
+import time
+
+import numpy as np
+import pytest
+from vargfacenet.common.errors import InputError
+from vargfacenet.deploy import decision_log
+from vargfacenet.deploy.gallery import CODECS, DATABASE, MATRIX, Gallery
+from vargfacenet.deploy.gallery_check import inspect_gallery
+from vargfacenet.deploy.gallery_file import META, TABLES, Database
+
+SIZE = 16
+MODEL = 'a' * 64
+# as the first format was written
+OLD_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE faces (
+    row INTEGER PRIMARY KEY, identity TEXT NOT NULL, source TEXT NOT NULL,
+    enrolled TEXT NOT NULL, crop BLOB
+);
+CREATE INDEX faces_by_identity ON faces (identity);
+"""
+
+
+def unit(rng, count):
+    rows = rng.randn(count, SIZE).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(params=[0, 0o022, 0o077])
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def modes(folder):
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+def test_files_are_for_their_owner_alone(umask, tmp_path, rng):
+    folder = tmp_path / 'new' / 'g'
+    gallery = Gallery(folder, SIZE, MODEL)
+    gallery.enrol(['a'], unit(rng, 1))
+    gallery._database.execute('BEGIN IMMEDIATE')
+    gallery._database.execute('DELETE FROM faces')
+    during = modes(folder)
+    gallery._database.execute('ROLLBACK')
+    gallery.close()
+    log = (decision_log.LOG, decision_log.HEAD)
+    assert during == dict.fromkeys((DATABASE, f'{DATABASE}-journal', MATRIX, *log), 0o600)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_gallery_that_others_could_read_is_shut(tmp_path, rng, caplog):
+    caplog.set_level('INFO')
+    Gallery(tmp_path / 'g', SIZE, MODEL).close()
+    for path in (tmp_path / 'g', *(tmp_path / 'g').iterdir()):
+        path.chmod(0o755)
+    assert str(tmp_path / 'g' / DATABASE) in inspect_gallery(tmp_path / 'g').open_to_others
+    Gallery(tmp_path / 'g', SIZE, MODEL).close()
+    assert set(modes(tmp_path / 'g').values()) == {0o600}
+    assert stat.S_IMODE((tmp_path / 'g').stat().st_mode) == 0o700
+    assert caplog.text.count('others could read it') == 1
+    assert not inspect_gallery(tmp_path / 'g').open_to_others
+    # the folder of somebody's other things keeps its mode
+    (tmp_path / 'mixed').mkdir(mode=0o755)
+    (tmp_path / 'mixed').chmod(0o755)
+    (tmp_path / 'mixed' / 'letter.txt').write_text('x')
+    Gallery(tmp_path / 'mixed', SIZE, MODEL).close()
+    assert 'holds other files (letter.txt)' in caplog.text
+    assert stat.S_IMODE((tmp_path / 'mixed').stat().st_mode) == 0o755
+    assert modes(tmp_path / 'mixed')[DATABASE] == 0o600
+
+
+FOREVER = 'WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)'
+
+
+@pytest.mark.parametrize(
+    'statements',
+    [
+        # a removal that puts everybody back
+        'CREATE TRIGGER back AFTER DELETE ON faces BEGIN INSERT INTO faces VALUES '
+        '(old.row, old.person, old.record, old.crop); END',
+        f'DROP TABLE faces; CREATE VIEW faces AS {FOREVER} '
+        'SELECT x AS row, 1 AS person, NULL AS record, NULL AS crop FROM n',
+        f'CREATE VIEW more AS {FOREVER} SELECT x FROM n',
+        'CREATE TABLE more (x)',
+        "CREATE INDEX more ON faces (abs(row)) WHERE record > 'x'",
+        'ALTER TABLE faces ADD COLUMN more GENERATED ALWAYS AS (row + 1)',
+        'DROP INDEX faces_by_person',
+        'ALTER TABLE people RENAME COLUMN record TO other',
+    ],
+)
+@pytest.mark.parametrize('use', [Gallery, inspect_gallery])
+def test_a_strangers_tables_are_refused(use, statements, tmp_path, rng):
+    gallery = Gallery(tmp_path, SIZE, MODEL)
+    gallery.enrol(['a', 'b'], unit(rng, 2))
+    gallery.close()
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        database.executescript(statements)
+    database.close()
+    started = time.monotonic()
+    with pytest.raises(InputError, match='other tables than ours'):
+        use(tmp_path)
+    assert time.monotonic() - started < 5
+
+
+def interior_pages(content, size, kind):
+    """Numbers of the pages of a database that are the inner nodes of trees of a kind."""
+    numbers = range(2, len(content) // size + 1)
+    return [number for number in numbers if content[(number - 1) * size] == kind]
+
+
+def with_an_endless_tree(path, kind):
+    """Make every child of an inner page the next inner page: 40 to the sixth leaves and more."""
+    with sqlite3.connect(path) as database:
+        (size,) = database.execute('PRAGMA page_size').fetchone()
+        roots = [root for (root,) in database.execute('SELECT rootpage FROM sqlite_master')]
+    database.close()
+    content = bytearray(path.read_bytes())
+    inner = interior_pages(content, size, kind)
+    # the largest tree's root first
+    start = next(root for root in reversed(roots) if root in inner)
+    chain = [start, *[number for number in inner if number not in roots][:15]]
+    assert len(chain) > 6
+    for number, following in zip(chain, chain[1:]):
+        page = (number - 1) * size
+        (cells,) = struct.unpack_from('>H', content, page + 3)
+        struct.pack_into('>I', content, page + 8, following)
+        for cell in range(cells):
+            (place,) = struct.unpack_from('>H', content, page + 12 + 2 * cell)
+            struct.pack_into('>I', content, page + place, following)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(('kind', 'message'), [(2, 'malformed|more work'), (5, 'damaged')])
+def test_a_tree_of_pages_that_never_ends(kind, message, tmp_path, rng):
+    """Kind 2 is the index by which a removal finds its faces, 5 a table that is read on opening."""
+    path = tmp_path / 'g' / DATABASE
+    path.parent.mkdir(mode=0o700)
+    with sqlite3.connect(path) as database:
+        database.execute('PRAGMA page_size = 512')
+        database.executescript(META + TABLES)
+        meta = {'format': '2', 'size': str(SIZE), 'model': MODEL}
+        database.executemany('INSERT INTO meta VALUES (?, ?)', meta.items())
+        record = b'{"name": "a", "basis": "", "purpose": "", "expires": "", "recorded": ""}'
+        database.execute('INSERT INTO people VALUES (1, ?)', (record,))
+        face = b'{"source": "", "enrolled": "", "picture": ""}'
+        rows = ((row, 1, face) for row in range(12_000))
+        database.executemany('INSERT INTO faces VALUES (?, ?, ?, NULL)', rows)
+    database.close()
+    (path.parent / MATRIX).write_bytes(np.tile(unit(rng, 1), (12_000, 1)).tobytes())
+    Gallery(path.parent).close()
+    with_an_endless_tree(path, kind)
+    started = time.monotonic()
+    with pytest.raises(InputError, match=message):
+        gallery = Gallery(path.parent)
+        try:
+            gallery.remove('a')
+        finally:
+            gallery.close()
+    assert time.monotonic() - started < 5
+
+
+def test_work_is_bounded(tmp_path):
+    Gallery(tmp_path, SIZE, MODEL).close()
+    database = Database(tmp_path / DATABASE, 1.0)
+    with pytest.raises(sqlite3.OperationalError, match='interrupted'):
+        database.execute(f'{FOREVER} SELECT count(*) FROM n').fetchone()
+    assert database.was_too_much
+    (trusted,) = database.execute('PRAGMA trusted_schema').fetchone()
+    assert trusted == 0
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ('statement', 'message'),
+    [
+        ("UPDATE people SET record = '{}'", 'a record cannot be read'),
+        ("UPDATE people SET record = x'ff'", 'a record cannot be read'),
+        ('UPDATE people SET record = zeroblob(100000)', 'a record cannot be read'),
+        ('UPDATE people SET record = (SELECT min(record) FROM people)', 'two people have one name'),
+        ('UPDATE faces SET person = 7', 'no row or no name'),
+        ('UPDATE faces SET row = -1 WHERE row = 0', 'no row or no name'),
+        ('UPDATE faces SET row = 99999999 WHERE row = 0', 'is cut off'),
+        ("UPDATE meta SET value = '-1' WHERE key = 'size'", 'of this version'),
+        ("UPDATE meta SET value = '3' WHERE key = 'format'", 'of this version'),
+        ("INSERT INTO meta VALUES ('matrix', '../x')", 'has no number'),
+        ("INSERT INTO meta VALUES ('codec', 'none')", "unknown gallery codec 'none'"),
+        ("INSERT INTO meta VALUES ('codec', 'aes-256-gcm')", 'give --key-file'),
+    ],
+)
+def test_contents_that_no_gallery_has(statement, message, tmp_path, rng):
+    gallery = Gallery(tmp_path, SIZE, MODEL)
+    gallery.enrol(['a', 'b'], unit(rng, 2))
+    gallery.close()
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        database.execute(statement)
+    database.close()
+    with pytest.raises(InputError, match=message):
+        Gallery(tmp_path, SIZE, MODEL)
+
+
+class Xor:
+    """A codec that tells of a wrong key by nothing, so small that anybody can undo it."""
+
+    def seal(self, content):
+        return b'++' + bytes(byte ^ 0x5A for byte in content)
+
+    def open(self, sealed):
+        return bytes(byte ^ 0x5A for byte in sealed[2:])
+
+
+@pytest.fixture
+def xor(monkeypatch):
+    monkeypatch.setattr(CODECS, '_items', {'xor': Xor})
+
+
+@pytest.mark.parametrize('codec', ['', 'xor'])
+def test_a_gallery_of_the_first_format_opens_as_before(codec, xor, tmp_path, rng, caplog):
+    caplog.set_level('INFO')
+    rows = unit(rng, 3)
+    seal = Xor().seal if codec else bytes
+    meta = {'format': '1', 'size': str(SIZE), 'model': MODEL}
+    if codec:
+        meta.update(codec=codec, sample=seal(b'vargfacenet gallery').hex())
+    crop = seal(b'a picture of somebody')
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        for statement in OLD_TABLES.split(';'):
+            database.execute(statement)
+        database.executemany('INSERT INTO meta VALUES (?, ?)', meta.items())
+        faces = [
+            (0, 'Ada', '1.jpg', '2026-01-02T03:04:05+00:00', crop),
+            (2, 'Bob', '2.jpg', '2026-01-02T03:04:06+00:00', None),
+            (3, 'Ada', '3.jpg', '2026-01-02T03:04:07+00:00', None),
+        ]
+        database.executemany('INSERT INTO faces VALUES (?, ?, ?, ?, ?)', faces)
+    database.close()
+    sealed = [seal(row.tobytes()) for row in rows]
+    empty = bytes(len(sealed[0]))
+    (tmp_path / MATRIX).write_bytes(b''.join([sealed[0], empty, sealed[1], sealed[2], empty]))
+    assert inspect_gallery(tmp_path).faces == 3
+    for _ in range(2):
+        gallery = Gallery(tmp_path, SIZE, MODEL)
+        assert gallery.identities() == {'Ada': 2, 'Bob': 1}
+        found = [gallery.identify(row, 1)[0][:3] for row in rows]
+        assert [(name, source) for name, _, source in found] == [
+            ('Ada', '1.jpg'),
+            ('Bob', '2.jpg'),
+            ('Ada', '3.jpg'),
+        ]
+        assert min(cosine for _, cosine, _ in found) > 0.99999
+        assert gallery.crop('Ada') == b'a picture of somebody' and gallery.crop('Bob') is None
+        _, person, kept = gallery.person('Ada')
+        assert person.terms == ('', '', '') and kept[1].record.enrolled.endswith('04:07+00:00')
+        gallery.close()
+    assert caplog.text.count('newer form') == 1
+    gallery = Gallery(tmp_path)
+    assert gallery.remove('Bob') == 1
+    gallery.enrol(['Eve'], rows[1:2], crops=[b'another'])
+    gallery.close()
+    content = b''.join(path.read_bytes() for path in tmp_path.iterdir())
+    if codec:  # the rows went into a new file, and names are sealed now
+        assert not (tmp_path / MATRIX).exists() and b'Ada' not in content
+    assert inspect_gallery(tmp_path).problems == []
+
+
+def test_a_damaged_gallery_of_the_first_format_stays_as_it_is(tmp_path):
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        database.executescript(OLD_TABLES)
+        meta = {'format': '1', 'size': str(SIZE), 'model': MODEL}
+        database.executemany('INSERT INTO meta VALUES (?, ?)', meta.items())
+        database.execute("INSERT INTO faces VALUES (0, x'41', '', '', NULL)")
+    database.close()
+    before = (tmp_path / DATABASE).read_bytes()
+    with pytest.raises(InputError, match='no row or no name'):
+        Gallery(tmp_path, SIZE, MODEL)
+    assert (tmp_path / DATABASE).read_bytes() == before

@@ -1,0 +1,181 @@
+"""What operators need of a gallery: terms, expiry, a person's data, a log of what was done."""
+
+import json
+import stat
+import zipfile
+from datetime import date, timedelta
+
+import cv2
+import numpy as np
+import pytest
+from deploy_models import export_folder, portrait
+from vargfacenet.common.errors import InputError
+from vargfacenet.deploy.decision_log import check_log
+from vargfacenet.deploy.gallery import Gallery
+from vargfacenet.deploy.gallery_records import MAX_TEXT, Terms, checked_terms
+
+SIZE = 16
+TODAY = date.today()
+YESTERDAY = str(TODAY - timedelta(days=1))
+
+
+def unit(rng, count):
+    rows = rng.randn(count, SIZE).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    gallery = Gallery(tmp_path / 'g', SIZE, 'a' * 64)
+    yield gallery
+    gallery.close()
+
+
+def logged(gallery):
+    return [json.loads(line) for line in gallery.log_path.read_text().splitlines()]
+
+
+def test_terms_are_kept_and_brought_up_to_date(gallery, rng):
+    rows = unit(rng, 3)
+    gallery.enrol(['a', 'b'], rows[:2], terms=Terms('consent', 'door', '2999-01-01'))
+    gallery.enrol(['a'], rows[2:], terms=Terms(purpose='gate'))
+    gallery.close()
+    again = Gallery(gallery.folder)
+    assert again.person('a')[1].terms == ('consent', 'gate', '2999-01-01')
+    assert again.person('b')[1].terms == ('consent', 'door', '2999-01-01')
+    assert again.person('a')[1].recorded.startswith(str(TODAY)[:4])
+    again.close()
+
+
+def test_whose_time_is_over_is_not_recognised_and_then_forgotten(gallery, rng):
+    rows = unit(rng, 3)
+    for name, row, day in (('past', 0, YESTERDAY), ('today', 1, str(TODAY)), ('ever', 2, '')):
+        gallery.enrol([name], rows[row : row + 1], terms=Terms(expires=day))
+    assert gallery.expired() == ['past'] and 'past' in gallery.identities()
+    assert 'past' not in [match.identity for match in gallery.identify(rows[0], 5)]
+    assert gallery.identify(rows[1], 5)[0].identity == 'today'
+    assert gallery.expire() == ['past'] and gallery.expire() == []
+    assert gallery.identities() == {'today': 1, 'ever': 1}
+    assert rows[0].tobytes() not in (gallery.folder / 'embeddings.f32').read_bytes()
+    assert gallery.expire(TODAY + timedelta(days=1)) == ['today']
+    gallery.enrol(['new'], rows[:1])
+    assert gallery.identify(rows[0])[0].identity == 'new'
+
+
+@pytest.mark.parametrize(
+    'terms', [('x' * (MAX_TEXT + 1),), ('', 'a\nb'), ('', '', 'soon'), ('', '', '2026-02-30')]
+)
+def test_terms_that_are_none(terms, gallery, rng):
+    with pytest.raises(InputError):
+        checked_terms(*terms)
+    with pytest.raises(InputError):
+        gallery.enrol(['a'], unit(rng, 1), terms=Terms(*terms))
+    assert len(gallery) == 0
+
+
+def test_what_was_done_is_logged_by_number(gallery, rng):
+    gallery.enrol(['Ada Lovelace', 'b'], unit(rng, 2), ['secret.jpg', ''], [b'x', b'y'])
+    number = gallery.person('Ada Lovelace')[0]
+    gallery.remove('Ada Lovelace')
+    lines = logged(gallery)
+    assert [line['what'] for line in lines] == ['enrol', 'remove']
+    assert number in lines[0]['people'] and lines[1]['people'] == [number]
+    text = gallery.log_path.read_text()
+    assert 'Ada' not in text and 'secret' not in text
+    assert check_log(gallery.log_path) == (2, [])
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    return export_folder(tmp_path_factory.mktemp('export'), thresholds={'0.01': 0.5, '0.1': 0.4})
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    paths = []
+    for identity, picture in ((1, 0), (1, 1), (2, 0)):
+        paths.append(tmp_path / f'{identity}-{picture}.png')
+        cv2.imwrite(str(paths[-1]), portrait(identity, picture)[..., ::-1])
+    return paths
+
+
+def test_the_life_of_a_person_by_commands(model, photographs, run_command, tmp_path):
+    folder, key = tmp_path / 'people', tmp_path / 'key'
+
+    def gallery(action, *words, fails=False):
+        place = ('--gallery', folder, '--key-file', key)
+        needs = ('--model', model) if action in ('enrol', 'identify') else ()
+        code, result, errors = run_command('gallery', action, *words, *place, *needs)
+        assert (code == 0) is not fails, errors
+        return errors if fails else result
+
+    assert run_command('gallery', 'make-key', key)[0] == 0
+    terms = ('--basis', 'consent of today', '--purpose', 'the door')
+    gallery('enrol', 'Ada', photographs[0], *terms, '--force')
+    gallery('enrol', 'Bob', photographs[2], '--force', '--keep-crops', '--expires', YESTERDAY)
+    found = gallery('identify', photographs[0], '--threshold', '0.99')
+    assert [match['name'] for match in found['matches']] == ['Ada']
+    about = gallery('show', 'Ada', '--export', tmp_path / 'ada.zip')
+    assert about['person']['basis'] == 'consent of today' and not about['faces'][0]['crop']
+    whats = [line['what'] for line in about['decisions']]
+    assert whats == ['enrol', 'gallery identify']
+    assert about['decisions'][1]['outcome'] == 'match'
+    assert about['decisions'][1]['threshold'] == 0.99
+    assert not {'cosine', 'embedding', 'name'} & set(about['decisions'][1])
+    gallery('show', 'Bob', '--export', tmp_path / 'bob.zip')
+    assert 'is there already' in gallery(
+        'show', 'Bob', '--export', tmp_path / 'bob.zip', fails=True
+    )
+    assert stat.S_IMODE((tmp_path / 'ada.zip').stat().st_mode) == 0o600
+    with zipfile.ZipFile(tmp_path / 'ada.zip') as archive:
+        assert archive.namelist() == ['person.json']
+        assert len(json.loads(archive.read('person.json'))['faces'][0]['embedding']) == 32
+    with zipfile.ZipFile(tmp_path / 'bob.zip') as archive:
+        picture = cv2.imdecode(np.frombuffer(archive.read('crop-0.jpg'), np.uint8), 1)
+        assert picture.shape == (112, 112, 3)
+    assert gallery('expire')['expired'] == ['Bob']
+    assert run_command('gallery', 'make-key', tmp_path / 'new')[0] == 0
+    assert gallery('rekey', '--new-key-file', tmp_path / 'new')['faces'] == 1
+    assert 'another key' in gallery('list', fails=True)
+    key = tmp_path / 'new'
+    assert gallery('list')['identities'] == {'Ada': 1}
+    assert run_command('check', folder)[1]['items'][0]['remarks']
+    log = folder / 'decisions.jsonl'
+    log.write_text(''.join(log.read_text().splitlines(keepends=True)[:-2]))
+    code, _, errors = run_command('check', folder)
+    assert code == 1 and 'is cut off' in ' '.join(errors.split())
+
+
+def test_a_passphrase_by_commands(model, photographs, run_command, tmp_path, monkeypatch):
+    place = ('--gallery', tmp_path / 'people', '--passphrase')
+    monkeypatch.setenv('VARGFACENET_PASSPHRASE', 'five words of your own')
+    words = ('enrol', 'Ada', photographs[0], '--model', model, '--force')
+    assert run_command('gallery', *words, *place)[0] == 0
+    assert run_command('gallery', 'list', *place)[1]['identities'] == {'Ada': 1}
+    monkeypatch.setenv('VARGFACENET_PASSPHRASE', 'five words of anothers')
+    code, _, errors = run_command('gallery', 'list', *place)
+    assert code == 2 and 'another key' in errors
+
+
+def test_crops_are_kept_only_where_asked(model, photographs, run_command, tmp_path):
+    for folder, words in (('without', ()), ('with', ('--keep-crops',))):
+        place = ('--gallery', tmp_path / folder, '--model', model, '--force')
+        assert run_command('gallery', 'enrol', 'Ada', photographs[0], *place, *words)[0] == 0
+        content = (tmp_path / folder / 'gallery.sqlite').read_bytes()
+        assert (b'JFIF' in content) is bool(words)
+        # and the picture is known again all the same
+        code, _, errors = run_command('gallery', 'enrol', 'Eve', photographs[0], *place[:4])
+        assert code == 2 and "the same picture is enrolled as 'Ada'" in errors
+
+
+def test_compare_logs_where_asked(model, photographs, run_command, tmp_path):
+    log = tmp_path / 'log.jsonl'
+    words = ('compare', *photographs[:2], '--model', model, '--log', log)
+    assert run_command(*words)[0] == 0 and run_command(*words, '--threshold', '-0.9')[0] == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line['what'] for line in lines] == ['compare', 'compare']
+    assert lines[1]['outcome'] == 'match' and lines[1]['threshold'] == -0.9
+    assert 'cosine' not in lines[0] and str(photographs[0]) not in log.read_text()
+    code, result, _ = run_command('check', tmp_path)
+    kinds = {item['kind']: item for item in result['items']}
+    assert code == 0 and kinds['decision log']['content'] == '2 decisions'

@@ -1,0 +1,309 @@
+"""Sealed galleries: what lies on the disk, whose key opens it, and what a kill leaves."""
+
+import hashlib
+import hmac
+import io
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from vargfacenet.common.data.image import encode_jpeg
+from vargfacenet.common.errors import InputError, RunError
+from vargfacenet.deploy import sealing
+from vargfacenet.deploy.gallery import DATABASE, MATRIX, Gallery
+from vargfacenet.deploy.gallery_records import Terms
+from vargfacenet.deploy.sealing import Key, make_key, read_key, read_passphrase
+
+SIZE = 32
+MODEL = 'a' * 64
+KEY, OTHER = Key('file', bytes(range(32))), Key('file', bytes(32))
+TERMS = Terms('signed consent', 'door of house nine')
+NAMES = ('Ada Lovelace', 'Grace Hopper', 'Mary Somerville')
+SOURCE = 'photographs/of-somebody.jpg'
+
+
+def unit(rng, count, size=SIZE):
+    rows = rng.randn(count, size).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def pictures(rng, count):
+    return [encode_jpeg(rng.randint(0, 256, (112, 112, 3)).astype(np.uint8)) for _ in range(count)]
+
+
+def filled(folder, rng, key):
+    rows, crops = unit(rng, 3), pictures(rng, 3)
+    gallery = Gallery(folder, SIZE, MODEL, key=key)
+    gallery.enrol(NAMES, rows, [SOURCE] * 3, crops, terms=TERMS)
+    gallery.note('identify', people=[gallery.identify(rows[0])[0].person], outcome='match')
+    return gallery, rows, crops
+
+
+def leaks(folder, rows, crops, names=NAMES):
+    """What of faces and people can be read in the files of a folder, by kind."""
+    content = b'\0'.join(path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file())
+    templates = rows.tobytes()
+    secrets = {
+        'template': [templates[start : start + 16] for start in range(0, len(templates), 16)],
+        'crop': [b'JFIF', *(crop[start : start + 64] for crop in crops for start in (0, 700))],
+        'name': [name.encode() for name in names],
+        'terms': [text.encode() for text in TERMS if text],
+        'source': [SOURCE.encode()],
+    }
+    return {kind for kind, texts in secrets.items() if any(text in content for text in texts)}
+
+
+def test_nothing_of_a_sealed_gallery_can_be_read(tmp_path, rng):
+    for key, expected in (
+        (None, {'template', 'crop', 'name', 'terms', 'source'}),
+        (KEY, set()),
+    ):
+        folder = tmp_path / str(key is None)
+        gallery, rows, crops = filled(folder, rng, key)
+        gallery.close()
+        assert leaks(folder, rows, crops) == expected
+
+
+def test_a_sealed_gallery_answers_as_an_open_one(tmp_path, rng):
+    state = rng.get_state()
+    found = []
+    for key in (None, KEY):
+        rng.set_state(state)
+        gallery, rows, crops = filled(tmp_path / str(key is None), rng, key)
+        gallery.close()
+        gallery = Gallery(tmp_path / str(key is None), key=key)
+        matches = gallery.identify(rows[1], 3)
+        assert gallery.crop(NAMES[2]) == crops[2] and gallery.crop('nobody') is None
+        _, person, faces = gallery.person(NAMES[0])
+        assert person.terms == TERMS and faces[0].record.source == SOURCE
+        np.testing.assert_array_equal(faces[0].embedding, rows[0])
+        found.append(([match[:3] for match in matches], gallery.identities()))
+        gallery.close()
+    assert found[0] == found[1] and found[0][0][0][:1] == (NAMES[1],)
+
+
+def test_the_key_is_derived_as_the_standards_say():
+    """scrypt by hashlib (RFC 7914), HKDF by two lines of HMAC (RFC 5869, one block)."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    salt, secret = os.urandom(16), b'twelve words or five, as you like'
+    key = hashlib.scrypt(secret, salt=salt, n=1 << 17, r=8, p=1, maxmem=1 << 28, dklen=32)
+    sealed = Key('passphrase', secret).codec(salt).seal(b'content')
+    assert AESGCM(key).decrypt(sealed[:12], sealed[12:], None) == b'content'
+    extracted = hmac.digest(salt, KEY.secret, 'sha256')
+    key = hmac.digest(extracted, b'vargfacenet gallery\x01', 'sha256')
+    sealed = KEY.codec(salt).seal(b'content')
+    assert AESGCM(key).decrypt(sealed[:12], sealed[12:], None) == b'content'
+
+
+def test_two_galleries_of_one_key_have_nothing_in_common(tmp_path, rng):
+    """Unlinkable: the same faces under the same key, and no 16 bytes that are in both."""
+    rows = unit(rng, 3)
+    contents = []
+    for folder in ('a', 'b'):
+        gallery = Gallery(tmp_path / folder, SIZE, MODEL, key=KEY)
+        gallery.enrol(NAMES, rows)
+        gallery.close()
+        contents.append((tmp_path / folder / MATRIX).read_bytes()[: 3 * gallery._width])
+    first = {contents[0][start : start + 16] for start in range(len(contents[0]) - 15)}
+    assert not any(contents[1][start : start + 16] in first for start in range(len(contents[1])))
+
+
+def test_only_its_key_opens_a_gallery(tmp_path, rng):
+    gallery, _, _ = filled(tmp_path / 'g', rng, KEY)
+    gallery.close()
+    for key, message in (
+        (None, r'is sealed .* give --key-file or --passphrase'),
+        (OTHER, 'another key'),
+        (Key('passphrase', b'x' * 20), 'sealed by HKDF-SHA256 of a key file, not by scrypt'),
+    ):
+        with pytest.raises(InputError, match=message):
+            Gallery(tmp_path / 'g', key=key)
+    gallery, _, _ = filled(tmp_path / 'plain', rng, None)
+    gallery.close()
+    with pytest.raises(InputError, match=r'is not sealed: .* rekey'):
+        Gallery(tmp_path / 'plain', key=KEY)
+
+
+def test_a_row_that_is_moved_to_another_person_does_not_open(tmp_path, rng):
+    """Who can write and has no key makes nobody look like somebody else."""
+    gallery, _, _ = filled(tmp_path / 'g', rng, KEY)
+    width = gallery._width
+    gallery.close()
+    path = tmp_path / 'g' / MATRIX
+    content = path.read_bytes()
+    path.write_bytes(content[width : 2 * width] + content[:width] + content[2 * width :])
+    with pytest.raises(InputError, match='not in its place'):
+        Gallery(tmp_path / 'g', key=KEY)
+    path.write_bytes(bytes(width) + content[width:])
+    with pytest.raises(InputError, match='another key, or is damaged'):
+        Gallery(tmp_path / 'g', key=KEY)
+
+
+@pytest.mark.parametrize('first', [None, KEY])
+def test_sealing_anew(first, tmp_path, rng):
+    folder = tmp_path / 'g'
+    gallery, rows, crops = filled(folder, rng, first)
+    gallery.remove(NAMES[1])
+    other = Gallery(folder, key=first)
+    old = {path.name: path.read_bytes() for path in folder.iterdir()}
+    gallery.rekey(OTHER)
+    assert gallery.identify(rows[2], 1)[0].identity == NAMES[2]
+    with pytest.raises(RunError, match='sealed anew meanwhile; open it again'):
+        other.identify(rows[0])
+    other.close()
+    gallery.enrol(['Emmy'], unit(rng, 1))
+    gallery.close()
+    assert leaks(folder, rows, crops) == set()
+    assert not (folder / MATRIX).exists()
+    new = b''.join(path.read_bytes() for path in folder.iterdir())
+    parts = {old[MATRIX][start : start + 16] for start in range(0, 3 * SIZE * 4, 16)}
+    assert not any(part in new for part in parts - {bytes(16)})
+    with pytest.raises(InputError):
+        Gallery(folder, key=first)
+    gallery = Gallery(folder, key=OTHER)
+    assert gallery.identities() == {NAMES[0]: 1, 'Emmy': 1, NAMES[2]: 1}
+    assert gallery.crop(NAMES[0]) == crops[0] and gallery.identify(rows[0])[0].cosine > 0.99999
+    _, person, _ = gallery.person(NAMES[2])
+    assert person.terms == TERMS
+    gallery.close()
+
+
+WORK = """
+import random, sys
+import numpy as np
+from vargfacenet.deploy.gallery import Gallery
+from vargfacenet.deploy.sealing import Key
+folder, key, crop = sys.argv[1], bytes.fromhex(sys.argv[2]), bytes.fromhex(sys.argv[3])
+rows = np.load(sys.argv[4])
+gallery = Gallery(folder, rows.shape[1], 'a' * 64, key=Key('file', key) if key else None)
+print('ready', flush=True)
+for turn in range(10**9):
+    names = [f'secret-name-{random.randrange(40)}' for _ in range(4)]
+    chosen = random.sample(range(len(rows)), 4)
+    gallery.enrol(names, rows[chosen], ['photographs/of-somebody.jpg'] * 4, [crop] * 4)
+    gallery.remove(random.choice(names))
+    if key and turn % 5 == 4:
+        gallery.rekey(Key('file', key))
+"""
+
+
+def killed(folder, key, rows, crop):
+    """Change a gallery in another process, and kill it at a random moment."""
+    np.save(folder.parent / 'rows.npy', rows)
+    secret = key.secret.hex() if key else ''
+    script = [sys.executable, '-c', WORK, folder, secret, crop.hex(), folder.parent / 'rows.npy']
+    environment = {**os.environ, 'TMPDIR': str(folder / 'tmp'), 'SQLITE_TMPDIR': str(folder)}
+    child = subprocess.Popen(
+        list(map(str, script)), stdout=subprocess.PIPE, cwd=ROOT.parent, env=environment
+    )
+    assert child.stdout.readline() == b'ready\n'
+    time.sleep(random.uniform(0.01, 0.5))
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    child.stdout.close()
+
+
+def check_kills(tmp_path, rng, times):
+    rows, crops = unit(rng, 200, 64), pictures(rng, 1)
+    folder = tmp_path / 'sealed'
+    (folder / 'tmp').mkdir(parents=True)
+    for _ in range(times):
+        killed(folder, KEY, rows, crops[0])
+        assert leaks(folder, rows, crops, ['secret-name']) == set()
+        gallery = Gallery(folder, key=KEY)  # whole, as every kept face and record opens
+        for name, count in gallery.identities().items():
+            assert len(gallery.person(name)[2]) == count
+        gallery.close()
+    assert leaks(folder, rows, crops, ['secret-name']) == set()
+
+
+def test_a_kill_leaves_nothing_that_can_be_read(tmp_path, rng):
+    check_kills(tmp_path, rng, 3)
+    # and the same in an open gallery is found, so the search finds what there is
+    (tmp_path / 'open' / 'tmp').mkdir(parents=True)
+    rows, crops = unit(rng, 200, 64), pictures(rng, 1)
+    killed(tmp_path / 'open', None, rows, crops[0])
+    assert {'template', 'name'} <= leaks(tmp_path / 'open', rows, crops, ['secret-name'])
+
+
+@pytest.mark.slow
+def test_fifty_kills(tmp_path, rng):
+    check_kills(tmp_path, rng, 50)
+
+
+def test_key_files(tmp_path, caplog):
+    make_key(tmp_path / 'key')
+    assert stat.S_IMODE((tmp_path / 'key').stat().st_mode) == 0o600
+    key = read_key(tmp_path / 'key', tmp_path / 'gallery')
+    assert len(key.secret) == 32 and key.secret != read_key_of_new(tmp_path / 'second')
+    with pytest.raises(InputError, match='never replaced'):
+        make_key(tmp_path / 'key')
+    with pytest.raises(InputError, match='lies in the gallery'):
+        read_key(tmp_path / 'key', tmp_path)
+    (tmp_path / 'short').write_bytes(b'hunter2')
+    with pytest.raises(InputError, match='7 bytes; expected 32'):
+        read_key(tmp_path / 'short')
+    with pytest.raises(InputError, match='does not exist'):
+        read_key(tmp_path / 'none')
+    assert not caplog.text
+    (tmp_path / 'key').chmod(0o640)
+    read_key(tmp_path / 'key')
+    assert 'can be read by others' in caplog.text
+
+
+def read_key_of_new(path):
+    make_key(path)
+    return read_key(path).secret
+
+
+def test_passphrases(monkeypatch):
+    monkeypatch.delenv(sealing.PASSPHRASE, raising=False)
+    monkeypatch.setattr('sys.stdin', io.StringIO())
+    with pytest.raises(InputError, match='no passphrase'):
+        read_passphrase(is_new=False)
+    monkeypatch.setenv(sealing.PASSPHRASE, 'short')
+    assert read_passphrase(is_new=False).secret == b'short'
+    with pytest.raises(InputError, match='soon guessed'):
+        read_passphrase(is_new=True)
+    monkeypatch.setenv(sealing.PASSPHRASE, 'correct horse battery staple')
+    assert read_passphrase(is_new=True).kind == 'passphrase'
+
+
+@pytest.mark.slow
+def test_a_sealed_gallery_of_a_hundred_thousand_is_searched_as_fast(tmp_path, rng):
+    rows = unit(rng, 100_000, 512)
+    galleries = [Gallery(tmp_path / str(key is None), 512, MODEL, key=key) for key in (None, KEY)]
+    for gallery in galleries:
+        gallery.enrol([f'p{number // 2}' for number in range(len(rows))], rows)
+        gallery.identify(rows[0])
+    seconds = np.empty((2, 100))
+    for turn in range(100):
+        for which in (0, 1) if turn % 2 else (1, 0):
+            started = time.perf_counter()
+            match = galleries[which].identify(rows[turn], 5)[0]
+            seconds[which, turn] = time.perf_counter() - started
+            assert match.identity == f'p{turn // 2}'
+    for gallery in galleries:
+        gallery.close()
+    plain, sealed = np.median(seconds, axis=1)
+    print(f'open {1e3 * plain:.1f} ms, sealed {1e3 * sealed:.1f} ms: {sealed / plain:.3f} times')
+    assert sealed < 1.1 * plain
+
+
+def test_other_files_do_not_get_the_database(tmp_path, rng):
+    gallery, _, _ = filled(tmp_path / 'g', rng, KEY)
+    gallery.close()
+    assert {path.name for path in (tmp_path / 'g').iterdir()} == {
+        DATABASE,
+        MATRIX,
+        'decisions.jsonl',
+        'decisions.jsonl.head',
+    }
