@@ -48,7 +48,7 @@ from .decision_log import check_log, head_path
 from .gallery_check import inspect_gallery
 from .gallery_file import DATABASE, is_gallery_file
 
-_CHECKPOINT_FILE = re.compile(r'(.+)-(\d{4,})\.(json|params|states)')
+_CHECKPOINT_FILE = re.compile(r'(.+)-(\d{4,})\.(json|params|states|raw)')
 _PICKLE_STARTS = (b'\x80', b'(')
 _BLOCK = 1 << 24  # bytes of a store that are looked at together
 _UNIT_TOLERANCE = 1e-2  # of float16 rows
@@ -283,6 +283,10 @@ def _look_at_checkpoints(prefix: Path, checked: Checked) -> None:
             check_symbol(prefix, number)
         with checked.part():
             read_states(Path(f'{prefix}-{number:04d}.states'))
+        raw = Path(f'{prefix}-{number:04d}.raw')
+        with checked.part():
+            if raw.is_file():  # of a run that saves averaged weights
+                read_arrays(raw)
     checked.content = f'{len({*complete, *found})} checkpoints'
     if complete and len(found) > len(complete):
         partial = ', '.join(str(number) for number in found if number not in complete)

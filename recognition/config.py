@@ -187,6 +187,28 @@ class TrainConfig:
         rule=integer(0, 3),
         free=True,
     )
+    accumulate: int = option(
+        'passes of --per-batch-size whose gradients make one step: large batches in little memory',
+        1,
+        group=RUN,
+        metavar='PASSES',
+        rule=integer(1),
+    )
+    clip_gradient: float = option(
+        'scale the gradient down to this norm, over all parameters, where it is larger; 0: never',
+        0.0,
+        group=RUN,
+        metavar='NORM',
+        rule=NOT_NEGATIVE,
+    )
+    ema: float = option(
+        'verify and save an average of the weights that keeps this share at each step, e.g. '
+        '0.999; 0: the weights themselves',
+        0.0,
+        group=RUN,
+        metavar='DECAY',
+        rule=SHARE,
+    )
     skip_corrupt: int = option(
         'leave out up to N records that cannot be read, and name them; the first one stops the '
         'run otherwise, saved (counted anew after --resume)',
@@ -293,7 +315,8 @@ class TrainConfig:
 
     @property
     def global_batch_size(self) -> int:
-        return self.per_batch_size * self.num_devices * self.num_workers
+        """Images a step."""
+        return self.per_batch_size * self.num_devices * self.num_workers * self.accumulate
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
@@ -622,9 +645,15 @@ def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
     values = dict(values)
     num_classes, num_images = _data_size(values)
     devices = values['num_devices'] * num_workers
+    passes = devices * values.get('accumulate', 1)
     if 'global_batch_size' in values:
-        values['per_batch_size'] = values['global_batch_size'] // devices
-    step_images = values['per_batch_size'] * devices
+        values['per_batch_size'], rest = divmod(values['global_batch_size'], passes)
+        if rest or not values['per_batch_size']:
+            raise InputError(
+                f'{values["global_batch_size"]} images a step do not fall into {passes} equal '
+                f'parts (devices x workers x --accumulate); give a --per-batch-size'
+            )
+    step_images = values['per_batch_size'] * passes
     if num_images < step_images:
         raise InputError(
             f'{values["data_dir"]} holds {num_images} images, fewer than one step of '

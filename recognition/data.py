@@ -209,6 +209,8 @@ class FaceRecordIter(mx.io.DataIter):
     augment, augment_options : as `augmentations.make_augmentations` takes them
     views, view_seed : with `views` above 0 an epoch shows no fresh pictures but the record, its
         mirror image or one of that many views by the augmentations, see `views.row_of`
+    accumulate : batches that make one step; an epoch has a multiple of them, those of an epoch of
+        batches that are as many times larger
     skip_corrupt : records that cannot be read and are left out, at most; the next readable one
         takes the place of each, in `index` as well
 
@@ -241,6 +243,7 @@ class FaceRecordIter(mx.io.DataIter):
         views: int = 0,
         view_seed: int = 0,
         skip_corrupt: int = 0,
+        accumulate: int = 1,
     ):
         super().__init__(batch_size)
         threads = cpu_count() if threads is None else threads
@@ -255,11 +258,12 @@ class FaceRecordIter(mx.io.DataIter):
         self.num_images = len(records)
         self.num_classes = records.num_classes
         self.class_names = records.class_names
-        self.batches_per_epoch = batches_in_epoch(self.num_images, batch_size, num_parts)
+        steps = batches_in_epoch(self.num_images, batch_size * accumulate, num_parts)
+        self.batches_per_epoch = steps * accumulate
         if not self.batches_per_epoch:
             raise InputError(
                 f'{records.source}: {self.num_images} images are fewer than one batch of '
-                f'{batch_size} on {num_parts} worker(s); lower the batch size'
+                f'{batch_size * accumulate} on {num_parts} worker(s); lower the batch size'
             )
         self._order_options = (shuffle, num_parts, part_index, batch_size)
         self._seed = seed

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
@@ -31,7 +32,8 @@ from .config import TrainConfig
 from .curves import plot_curves
 from .event_log import EventLog
 from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, NUM_OUTPUTS, TOTAL_LOSS, current_params
-from .run_state import TrainState, checkpoint_numbers, remove_checkpoint, save_state
+from .run_state import TrainState, checkpoint_numbers, raw_path, remove_checkpoint, save_state
+from .updates import WeightAverage
 
 log = logging.getLogger(__name__)
 
@@ -152,11 +154,14 @@ class LogHook:
         self._config, self._module, self._lr_at = config, module, lr_at
         self._watch, self._bar = watch, bar
         self._history: NoHistory = history
-        self._window: list = []  # per step: (4,) means of the outputs
+        self._window: list = []  # per pass: (4,) means of the outputs
 
-    def __call__(self, state: TrainState) -> None:
+    def see(self) -> None:
+        """Keep the losses of a pass."""
         means = [mx.nd.mean(output) for output in self._module.get_outputs()[:NUM_OUTPUTS]]
         self._window.append(mx.nd.concat(*means, dim=0))
+
+    def __call__(self, state: TrainState) -> None:
         config = self._config
         # also where a checkpoint is due, so that none is written of a loss that is not finite
         due = not state.step % config.frequent or not state.step % config.verbose
@@ -171,11 +176,13 @@ class LogHook:
         self._history.add(state.step, values)
 
     def _measure(self, state: TrainState) -> dict[str, float]:
-        window = mx.nd.stack(*self._window).asnumpy()  # (steps, 4)
+        window = mx.nd.stack(*self._window).asnumpy()  # (passes, 4)
         self._window.clear()
+        steps = len(window) // self._config.accumulate
         finite = np.isfinite(window[:, TOTAL_LOSS])
         if not finite.all():
-            step = state.step - len(window) + 1 + int(np.argmin(finite))
+            passes = int(np.argmin(finite))
+            step = state.step - steps + 1 + passes // self._config.accumulate
             kept = last_checkpoint(self._config, state)
             raise RunError(
                 f'the loss is not finite at step {step} '
@@ -189,7 +196,7 @@ class LogHook:
             'loss': float(mean[TOTAL_LOSS]),
             'accuracy': float(mean[CORRECT]),
             'learning_rate': float(self._lr_at(state.step)),
-            'images_per_second': len(window) * self._config.global_batch_size / seconds,
+            'images_per_second': steps * self._config.global_batch_size / seconds,
         }
         if self._config.teacher:
             values['class_loss'] = float(mean[CLASS_LOSS])
@@ -219,11 +226,30 @@ def load_targets(config: TrainConfig) -> dict[str, tuple]:
     return targets
 
 
+@dataclass
+class Weights:
+    """The weights of a run: as the newest update left them, and those that the run shows."""
+
+    module: 'mx.mod.Module'
+    average: Optional[WeightAverage] = None
+
+    def newest(self) -> tuple[dict, dict]:
+        """(arg_params, aux_params) after the newest update."""
+        return current_params(self.module)
+
+    def shown(self) -> tuple[dict, dict]:
+        """(arg_params, aux_params) that are verified and saved: the average, if there is one."""
+        newest = self.newest()
+        return self.average.params(*newest) if self.average else newest
+
+
 class VerifyHook:
     """10-fold verification on every target, every `config.verbose` steps and at the end."""
 
-    def __init__(self, config: TrainConfig, module, embedder: Embedder, targets: dict, history):
-        self._config, self._module, self._embedder = config, module, embedder
+    def __init__(
+        self, config: TrainConfig, weights: Weights, embedder: Embedder, targets: dict, history
+    ):
+        self._config, self._weights, self._embedder = config, weights, embedder
         self._targets, self._history = targets, history
         self.results: dict[str, VerificationResult] = {}  # of the newest verification
 
@@ -232,7 +258,7 @@ class VerifyHook:
             return
         if not self._targets:
             return
-        self._embedder.set_params(*current_params(self._module))
+        self._embedder.set_params(*self._weights.shown())
         for name, (images, issame) in self._targets.items():
             try:
                 result, _ = verify(self._embedder, images, issame)
@@ -270,8 +296,8 @@ class NoSaveHook:
 class SaveHook(NoSaveHook):
     """Checkpoints every `config.verbose` steps and at the end, kept as `config.ckpt` says."""
 
-    def __init__(self, config: TrainConfig, module, embedding, verify_hook: VerifyHook):
-        self._config, self._module, self._verify = config, module, verify_hook
+    def __init__(self, config: TrainConfig, weights: Weights, embedding, verify_hook: VerifyHook):
+        self._config, self._weights, self._verify = config, weights, verify_hook
         checkpoint.save_symbol(config.prefix, embedding)
 
     def __call__(self, state: TrainState) -> None:
@@ -283,8 +309,9 @@ class SaveHook(NoSaveHook):
         config = self._config
         if config.ckpt == 0:
             return
-        arg_params, aux_params = current_params(self._module)
-        for name, value in (*arg_params.items(), *aux_params.items()):
+        arg_params, aux_params = self._weights.shown()
+        raw = self._weights.newest() if config.ema else ({}, {})
+        for name, value in (*arg_params.items(), *aux_params.items(), *raw[0].items()):
             if not np.isfinite(value.asnumpy()).all():
                 raise RunError(
                     f'parameter {name} is not finite at step {state.step}; '
@@ -295,7 +322,9 @@ class SaveHook(NoSaveHook):
             state.best_number, state.best_score = state.number, score
         path = checkpoint.params_path(config.prefix, state.number)
         checkpoint.save_params(path, arg_params, aux_params)
-        save_state(config.prefix, config, state, momenta(self._module))
+        if config.ema:
+            checkpoint.save_params(raw_path(config.prefix, state.number), *raw)
+        save_state(config.prefix, config, state, momenta(self._weights.module))
         log.info('step %d  saved %s,%d', state.step, config.prefix, state.number)
         keep = {1: {state.number}, 3: {state.number, state.best_number}}.get(config.ckpt)
         for number in checkpoint_numbers(config.prefix) if keep else ():

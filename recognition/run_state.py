@@ -4,8 +4,10 @@ A checkpoint is numbered from 1 and consists of
 
     PREFIX-%04d.params   weights, with the classifier
     PREFIX-%04d.states   the optimizer's momenta
+    PREFIX-%04d.raw      with --ema: the weights that go on being trained, since those of .params
+                         are their average, which is verified, exported and learnt from
     PREFIX-%04d.json     configuration and TrainState; written last, so its presence is the proof
-                         that the other two are whole
+                         that the others are whole
 
 Order of the data, mirroring, dropout and learning rate are pure functions of (seed, step), so the
 step is all there is to remember of them.
@@ -52,6 +54,10 @@ class TrainState:
 
 def optimizer_path(prefix: PathLike, number: int) -> Path:
     return Path(f'{prefix}-{number:04d}.states')
+
+
+def raw_path(prefix: PathLike, number: int) -> Path:
+    return Path(f'{prefix}-{number:04d}.raw')
 
 
 def save_state(prefix: PathLike, config: TrainConfig, state: TrainState, momenta: dict) -> None:
@@ -137,6 +143,8 @@ def _last_whole(prefix: PathLike, numbers: list[int]) -> tuple[int, TrainConfig,
             saved = load_state(prefix, number)
             read_arrays(params_path(prefix, number))
             read_states(optimizer_path(prefix, number))
+            if saved[0].ema:
+                read_arrays(raw_path(prefix, number))
         except InputError as error:
             log.warning('checkpoint %d is damaged: %s', number, error)
             first = first or error
@@ -150,6 +158,7 @@ def remove_checkpoint(prefix: PathLike, number: int) -> None:
     for path in (
         state_path(prefix, number),
         optimizer_path(prefix, number),
+        raw_path(prefix, number),
         Path(f'{prefix}-{number:04d}.params'),
     ):
         path.unlink(missing_ok=True)

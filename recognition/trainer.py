@@ -35,6 +35,7 @@ from .hooks import (
     SaveHook,
     Stopwatch,
     VerifyHook,
+    Weights,
     last_checkpoint,
     load_targets,
     stop_signals,
@@ -46,11 +47,13 @@ from .run_state import (
     learning_rate_of,
     newest_state,
     optimizer_path,
+    raw_path,
     remove_checkpoint,
 )
 from .teacher import EmbeddingSource, StoredTeacher, check_sizes, open_teacher
 from .teacher_file import SUFFIX, TeacherFile
 from .teacher_store import TeacherStore
+from .updates import GradientSum, WeightAverage, clipping_updater
 from .views import Views
 
 log = logging.getLogger(__name__)
@@ -98,7 +101,11 @@ def _start_weights(
     model = f'{config.prefix},{state.number}' if state.number else config.pretrained
     arg_params, aux_params = {}, {}
     if model:
-        _, arg_params, aux_params = checkpoint.load_embedding(model, embedding).in_mxnet()
+        loaded = checkpoint.load_embedding(model, embedding)
+        if state.number and config.ema:
+            raw = checkpoint.load_params(raw_path(config.prefix, state.number))
+            loaded = Network(loaded.symbol, *raw)
+        _, arg_params, aux_params = loaded.in_mxnet()
         arg_params = _matching_classifier(module, {**arg_params, **constants}, model)
     mx.random.seed(config.seed)
     arg_params = {**arg_params, **constants}
@@ -131,6 +138,8 @@ def _start_optimizer(module, config: TrainConfig, state: TrainState, lr_at, kvst
             'rescale_grad': 1.0 / config.global_batch_size,
         },
     )
+    if config.clip_gradient:
+        module._updater = clipping_updater(module._optimizer, config.clip_gradient)
     if state.number:
         _load_momenta(module, optimizer_path(config.prefix, state.number))
 
@@ -229,7 +238,7 @@ class _Run:
     config: TrainConfig
     rank: int
     embedding: 'mx.sym.Symbol'
-    module: 'mx.mod.Module'
+    weights: Weights
     data: FaceRecordIter
     teacher: Optional[EmbeddingSource]
     targets: dict
@@ -287,30 +296,54 @@ def _prepare(
         views=config.views,
         view_seed=config.view_seed,
         skip_corrupt=config.skip_corrupt,
+        accumulate=config.accumulate,
     )
     state = first_state(config, resume, overwrite)
     _start_weights(module, config, state, embedding, _constants(module, config, teacher))
     lr_at = learning_rate_of(config)
     _start_optimizer(module, config, state, lr_at, kvstore)
-    data.seek(*divmod(state.step, data.batches_per_epoch))
+    data.seek(*divmod(state.step * config.accumulate, data.batches_per_epoch))
+    weights = Weights(module, _weight_average(module, config, state))
     embedder = Embedder(Network(embedding, *module.get_params()), devices)
-    return _Run(config, rank, embedding, module, data, teacher, targets, embedder, state, lr_at)
+    return _Run(config, rank, embedding, weights, data, teacher, targets, embedder, state, lr_at)
+
+
+def _weight_average(module, config: TrainConfig, state: TrainState) -> Optional[WeightAverage]:
+    """The average of the weights, as the checkpoint left it or from the weights of the start."""
+    if not config.ema:
+        return None
+    path = checkpoint.params_path(config.prefix, state.number)
+    return WeightAverage(module, config.ema, checkpoint.load_params(path) if state.number else None)
 
 
 def _steps(run: _Run, watch: Stopwatch, log_hook, other_hooks: list) -> Iterator[None]:
     """Updates until `total_steps`; yields after each, when its hooks have run."""
-    config, module, state = run.config, run.module, run.state
+    config, module, state = run.config, run.weights.module, run.state
+    average, passes = run.weights.average, run.config.accumulate
+    gradients = GradientSum(module)
     batches = _batches(run.data, run.teacher if TEACHER in module.data_names else None)
     while state.step < config.total_steps:
-        # Dropout's random numbers become a function of (seed, step): a resumed run draws the same.
-        mx.random.seed(config.seed * 1_000_003 + state.step * config.num_workers + run.rank)
-        module.forward_backward(next(batches))
+        # all at first: a record that cannot be read must not leave half a step behind
+        for number, batch in enumerate([next(batches) for _ in range(passes)], 1):
+            # Dropout's random numbers become a function of (seed, pass): a resumed run draws the
+            # same.
+            place = state.step * passes + number - 1
+            mx.random.seed(config.seed * 1_000_003 + place * config.num_workers + run.rank)
+            module.forward_backward(batch)
+            if number < passes:
+                gradients.keep()
+                keep_states(module)
+                log_hook.see()
+        gradients.give_back()
         module.update()
         keep_states(module)
         # At most one step ahead of the device: a stop takes effect soon, the bar tells the truth.
         module.get_outputs()[0].wait_to_read()
         state.step += 1
+        log_hook.see()
         log_hook(state)
+        if average:
+            average.update(state.step)
         with watch.paused():
             for hook in other_hooks:
                 hook(state)
@@ -356,7 +389,7 @@ def _train(config, resume: bool, overwrite: bool, kvstore, teacher) -> TrainResu
     try:
         with stop_signals() as stop, progress as bar:
             watch, start = Stopwatch(), state.step
-            log_hook = LogHook(config, run.module, run.lr_at, watch, history, bar)
+            log_hook = LogHook(config, run.weights.module, run.lr_at, watch, history, bar)
 
             def save() -> str:
                 """Which checkpoint holds all that was done."""
@@ -391,7 +424,7 @@ def _watchers(run: _Run, overwrite: bool) -> tuple[NoHistory, VerifyHook, NoSave
     config = run.config
     if run.rank:
         history = NoHistory()
-        return history, VerifyHook(config, run.module, run.embedder, {}, history), NoSaveHook()
+        return history, VerifyHook(config, run.weights, run.embedder, {}, history), NoSaveHook()
     if not config.val_targets:
         found = sorted(path.stem for path in Path(config.data_dir).glob('*.bin'))
         beside = f', though {config.data_dir} holds {", ".join(found)}' if found else ''
@@ -399,8 +432,8 @@ def _watchers(run: _Run, overwrite: bool) -> tuple[NoHistory, VerifyHook, NoSave
     _clear(config, overwrite)
     _name_classes(config, run.data.class_names)
     history = History(config.run_folder, run.state)
-    verify_hook = VerifyHook(config, run.module, run.embedder, run.targets, history)
-    save_hook = SaveHook(config, run.module, run.embedding, verify_hook)
+    verify_hook = VerifyHook(config, run.weights, run.embedder, run.targets, history)
+    save_hook = SaveHook(config, run.weights, run.embedding, verify_hook)
     return history, verify_hook, save_hook
 
 

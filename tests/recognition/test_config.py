@@ -24,6 +24,9 @@ NEWER_FIELDS = (
     'augment_options',
     'views',
     'view_seed',
+    'accumulate',
+    'clip_gradient',
+    'ema',
 )
 
 

@@ -1,0 +1,98 @@
+"""From gradients to weights: sums over several passes, clipping by norm, and averaged weights.
+
+Each is a plain SGD step's neighbour: none changes a bit of it when it is not asked for.
+"""
+
+from typing import Optional
+
+from ..common.backend import mx
+
+
+def clipping_updater(optimizer: 'mx.optimizer.Optimizer', max_norm: float):
+    """An updater that first scales all gradients of a device to a global norm of `max_norm`, where
+    theirs is larger (Pascanu et al., arXiv:1211.5063, Algorithm 1).
+
+    The norm is that of the mean gradient of an image (MXNet's are sums) over all parameters
+    together, the classifier's included, without weight decay.
+    """
+
+    class ClippingUpdater(mx.optimizer.Updater):
+        def __call__(self, index, grad, weight):
+            limit = max_norm / self.optimizer.rescale_grad
+            mx.gluon.utils.clip_global_norm(list(grad), limit, check_isfinite=False)
+            super().__call__(index, grad, weight)
+
+    return ClippingUpdater(optimizer)
+
+
+class GradientSum:
+    """Gradients of several passes of a Module, summed before an update.
+
+    Gradients are written, not added to: some of the project's operators can do no other.
+    """
+
+    def __init__(self, module: 'mx.mod.Module'):
+        self._gradients = [
+            gradient
+            for devices in module._exec_group.grad_arrays
+            for gradient in devices
+            if gradient is not None
+        ]
+        self._sums: list[mx.nd.NDArray] = []
+
+    def keep(self) -> None:
+        """Add the gradients of the newest pass to those that are kept; not of the last one."""
+        if self._sums:
+            for total, gradient in zip(self._sums, self._gradients):
+                total += gradient
+        else:
+            self._sums = [gradient.copy() for gradient in self._gradients]
+
+    def give_back(self) -> None:
+        """Add what was kept to the gradients of the last pass, and forget it."""
+        for total, gradient in zip(self._sums, self._gradients):
+            gradient += total
+        self._sums = []
+
+
+class WeightAverage:
+    """Exponential moving average of weights and running statistics (Polyak averaging).
+
+    After step t every array moves to the newest one by 1 - d, d = min(decay, (1 + t) / (10 + t)):
+    the initial weights are forgotten in a short run as well. What the optimizer does not change
+    (frozen parameters, arrays that a loss carries along) is not averaged.
+
+    Parameters
+    ----------
+    module : bound, with its parameters
+    decay : of the average, from 0 up to 1
+    start : (arg_params, aux_params) of a resumed average; by default the module's own
+    """
+
+    def __init__(self, module: 'mx.mod.Module', decay: float, start: Optional[tuple] = None):
+        self._module, self._decay = module, decay
+        group = module._exec_group
+        names = zip(group.param_names, group.param_arrays)
+        fixed = set(module._fixed_param_names)
+        self._newest = [
+            {name: devices[0] for name, devices in names if name not in fixed},
+            {name: devices[0] for name, devices in zip(group.aux_names, group.aux_arrays)},
+        ]
+        self._average = [
+            {name: array.copy() for name, array in part.items()} for part in self._newest
+        ]
+        for part, values in zip(self._average, start or ()):
+            for name, array in part.items():
+                array[:] = values[name]
+
+    def update(self, step: int) -> None:
+        """Move towards the weights after `step` updates."""
+        mx.nd.waitall()  # MXNet's BatchNorm moves its statistics without telling the engine
+        share = 1 - min(self._decay, (1 + step) / (10 + step))
+        for average, newest in zip(self._average, self._newest):
+            for name, array in newest.items():
+                average[name] += share * (array - average[name])
+
+    def params(self, arg_params: dict, aux_params: dict) -> tuple[dict, dict]:
+        """The module's parameters, as given, with the averages in place of what is averaged."""
+        return {**arg_params, **self._average[0]}, {**aux_params, **self._average[1]}

@@ -1,0 +1,199 @@
+"""Sums of passes, clipping by norm and averaged weights: each against its definition."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from vargfacenet.common.backend import mx
+from vargfacenet.common.console import Parser
+from vargfacenet.common.engine import checkpoint
+from vargfacenet.common.engine.mxnet import Embedder
+from vargfacenet.common.errors import InputError
+from vargfacenet.common.history import read_history
+from vargfacenet.eval.datasets import load_bin
+from vargfacenet.eval.verification import verify
+from vargfacenet.recognition.config import add_arguments, resolve
+from vargfacenet.recognition.run_state import raw_path, remove_checkpoint
+from vargfacenet.recognition.updates import clipping_updater
+from vargfacenet.symbol import NETWORKS, Family
+
+
+def weights(prefix, number) -> dict:
+    """Every parameter and running statistic of a checkpoint as a NumPy array."""
+    arg_params, aux_params = checkpoint.load_params(checkpoint.params_path(prefix, number))
+    return {**arg_params, **aux_params}
+
+
+def assert_same_weights(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@dataclass(frozen=True)
+class Options:
+    emb_size: int = 8
+
+
+@pytest.fixture
+def frozen_norm(monkeypatch):
+    """Options of a network whose BatchNorm has running statistics in training as well."""
+
+    def build(options):
+        x = (mx.sym.Variable('data') - 127.5) * 0.0078125
+        x = mx.sym.Convolution(x, kernel=(3, 3), stride=(4, 4), num_filter=8, name='conv0')
+        x = mx.sym.BatchNorm(x, fix_gamma=False, use_global_stats=True, eps=2e-5, name='bn0')
+        x = mx.sym.LeakyReLU(x, act_type='prelu', name='relu0')
+        x = mx.sym.Pooling(x, kernel=(7, 7), stride=(7, 7), pool_type='avg', name='pool0')
+        return mx.sym.FullyConnected(x, num_hidden=options.emb_size, name='fc1')
+
+    monkeypatch.setattr(NETWORKS, '_items', {**NETWORKS._items, 'frozen': Family(build, Options())})
+    return ['--network', 'frozen', '--loss', 'cosface', '--loss-option', 's=8', '--target', '']
+
+
+def test_passes_make_the_step_of_one_large_batch(frozen_norm, run_options, run_command, tmp_path):
+    """To rounding; across the end of an epoch, which has three steps of 15 of its 48 images."""
+    rows = {}
+    for name, words in {
+        'passes': ['--per-batch-size', 5, '--accumulate', 3],
+        'batch': ['--per-batch-size', 15],
+        'small': ['--per-batch-size', 5],
+    }.items():
+        once = ['--steps', 7, '--frequent', 1, '--verbose', 100, '--warmup-steps', 0]
+        code, result, errors = run_command(
+            'train', *run_options, *frozen_norm, *words, *once, '--name', name
+        )
+        assert code == 0 and result['steps'] == 7, errors
+        rows[name] = [row['loss'] for row in read_history(tmp_path / name)]
+    np.testing.assert_allclose(rows['passes'], rows['batch'], rtol=2e-5)
+    one, other, small = (weights(tmp_path / name / 'model', 1) for name in rows)
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=2e-6, err_msg=name)
+    assert np.abs(small['fc1_weight'] - other['fc1_weight']).max() > 1e-3
+
+
+@pytest.mark.parametrize('norm', [0.5, 1e9])
+def test_the_gradient_of_an_image_has_the_norm_at_most(norm, rng):
+    """float64 from the definition; plain SGD moves by the gradient itself."""
+    shapes, images = [(3, 4), (5,), (2, 3, 2)], 8
+    before = [rng.randn(*shape) for shape in shapes]
+    sums = [images * rng.randn(*shape) for shape in shapes]
+    optimizer = mx.optimizer.SGD(learning_rate=1.0, rescale_grad=1 / images)
+    arrays = [mx.nd.array(value) for value in before]
+    updater = clipping_updater(optimizer, norm)
+    updater(list(range(3)), [mx.nd.array(value) for value in sums], arrays)
+    length = np.sqrt(sum(np.square(value / images).sum() for value in sums))
+    assert 2 < length < 20
+    for array, value, gradient in zip(arrays, before, sums):
+        expected = value - gradient / images * min(1, norm / length)
+        np.testing.assert_allclose(array.asnumpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_that_is_never_reached_changes_no_bit(
+    frozen_norm, run_options, run_command, tmp_path
+):
+    words = [*run_options, *frozen_norm, '--steps', 3]
+    for name, norm in (('plain', 0), ('high', 1e6), ('low', 0.01)):
+        code, _, errors = run_command('train', *words, '--name', name, '--clip-gradient', norm)
+        assert code == 0, errors
+    plain, high, low = (weights(tmp_path / n / 'model', 1) for n in ('plain', 'high', 'low'))
+    assert_same_weights(plain, high)
+    assert np.abs(low['fc1_weight'] - plain['fc1_weight']).max() > 1e-4
+
+
+@pytest.fixture
+def pretrained(options, run_command):
+    """'PREFIX,1' of weights to start from."""
+    code, result, _ = run_command('train', *options, '--steps', 2, '--name', 'start')
+    assert code == 0
+    return result['model']
+
+
+def test_the_average_is_that_of_the_weights_of_all_steps(
+    options, pretrained, patterns, run_command, tmp_path
+):
+    options = [*options, '--steps', 6, '--pretrained', pretrained, '--target', 'pairs']
+    every = ['--name', 'plain', '--verbose', 1, '--ckpt', 2]
+    assert run_command('train', *options, *every)[0] == 0
+    code, result, _ = run_command('train', *options, '--name', 'averaged', '--ema', 0.5)
+    assert code == 0
+    start = weights(tmp_path / 'start' / 'model', 1)
+    average = {name: value.astype(float) for name, value in start.items()}
+    average['fc7_weight'] = average['fc7_weight'].copy()
+    for step in range(1, 7):
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, value in weights(tmp_path / 'plain' / 'model', step).items():
+            average[name] = decay * average[name] + (1 - decay) * value
+    found = weights(tmp_path / 'averaged' / 'model', 1)
+    for name in average:
+        np.testing.assert_allclose(found[name], average[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    newest = weights(tmp_path / 'plain' / 'model', 6)
+    raw = checkpoint.load_params(raw_path(tmp_path / 'averaged' / 'model', 1))
+    assert_same_weights({**raw[0], **raw[1]}, newest)  # training itself is as it was
+    assert np.abs(found['fc1_gamma'] - newest['fc1_gamma']).max() > 1e-4
+    # what was verified are the weights that the checkpoint holds
+    network = checkpoint.load_embedding(result['model'])
+    expected = verify(Embedder(network), *load_bin(patterns / 'pairs.bin'))[0]
+    assert result['targets']['pairs']['accuracy'] == pytest.approx(expected.accuracy)
+    assert result['targets']['pairs']['threshold'] == pytest.approx(expected.threshold, abs=1e-6)
+
+
+def test_all_together_go_on_bit_for_bit(options, run_command, tmp_path):
+    tricks = ['--per-batch-size', 4, '--accumulate', 2, '--clip-gradient', 0.5, '--ema', 0.9]
+    options = [*options, *tricks, '--verbose', 3, '--steps', 7, '--augment', 'strong', '--ckpt', 2]
+    assert run_command('train', *options)[0] == 0
+    prefix = tmp_path / 'run' / 'model'
+
+    def everything(number):
+        raw = checkpoint.load_params(raw_path(prefix, number))
+        return weights(prefix, number), {**raw[0], **raw[1]}
+
+    expected = everything(3)
+    history = read_history(tmp_path / 'run')
+    for number in (2, 3):  # as after a kill behind the first checkpoint, at step 3
+        remove_checkpoint(prefix, number)
+    assert not raw_path(prefix, 3).exists()
+    code, result, errors = run_command('train', *options, '--resume')
+    assert code == 0 and result['steps'] == 7, errors
+    for one, other in zip(everything(3), expected):
+        assert_same_weights(one, other)
+    losses = [
+        [row['loss'] for row in rows if 'loss' in row]
+        for rows in (read_history(tmp_path / 'run'), history)
+    ]
+    assert losses[0] == losses[1]
+    raw_path(prefix, 3).write_bytes(b'')
+    code, _, errors = run_command('train', *options, '--resume')
+    assert code == 0 and 'checkpoint 3 is damaged' in errors
+    code, result, _ = run_command('check', tmp_path / 'run')
+    assert code == 0, result
+
+
+def parse(*words):
+    parser = Parser()
+    add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def test_large_batches_are_divided_among_passes(patterns):
+    paper = ('--recipe', 'paper', '--data-dir', patterns)
+    with pytest.raises(InputError, match='fewer than one step of 512'):
+        resolve(parse(*paper, '--accumulate', 16))
+    with pytest.raises(InputError, match='512 images a step do not fall into 3 equal parts'):
+        resolve(parse(*paper, '--accumulate', 3))
+    config = resolve(parse('--data-dir', patterns, '--per-batch-size', 4, '--accumulate', 3))
+    assert (config.global_batch_size, config.total_steps) == (12, 20 * 4)
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--ema', 1], '--ema 1.0: must be a number from 0 up to, not including, 1'),
+        (['--clip-gradient', -1], '--clip-gradient -1.0: must be a finite number'),
+        (['--accumulate', 0], '--accumulate 0: must be an integer above 0'),
+        (['--accumulate', 7], '48 images, fewer than one step of 56'),
+    ],
+)
+def test_wrong_values_are_one_line(words, message, options, run_command):
+    code, _, errors = run_command('train', *options, *words)
+    assert code == 2 and message in errors and errors.count('\n') == 1
