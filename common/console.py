@@ -15,6 +15,7 @@ import os
 import shlex
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,17 +161,29 @@ def progress(
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table on stderr; the first column is text, the others are right-aligned."""
     # as Text: rich would take what stands in [brackets] in a name or path for its markup
-    output = Table(title=Text(title), title_justify='left', title_style='bold')
     rows = [[str(cell) for cell in row] for row in rows]
-    for index, column in enumerate(columns):
-        output.add_column(Text(column), justify='left' if index == 0 else 'right', overflow='fold')
-    for row in rows:
-        output.add_row(*map(Text, row))
     console = stderr_console()
     room = console.options.update(max_width=_WIDEST)
-    if len(columns) > 2 and Measurement.get(console, room, output).maximum > console.width:
-        output = _records(title, columns, rows)
-    console.print(output)
+    for headers in (columns, _narrow(columns, rows)):
+        output = Table(title=Text(title), title_justify='left', title_style='bold')
+        for index, header in enumerate(headers):
+            justify = 'left' if index == 0 else 'right'
+            output.add_column(Text(header), justify=justify, overflow='fold')
+        for row in rows:
+            output.add_row(*map(Text, row))
+        fits = Measurement.get(console, room, output).maximum <= console.width
+        if fits:
+            break
+    console.print(output if fits or len(columns) < 3 else _records(title, columns, rows))
+
+
+def _narrow(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Headers broken between words, to be no wider than the cells below them."""
+    widest = [max(map(len, cells), default=1) for cells in zip(*rows)] or [1] * len(columns)
+    return [
+        '\n'.join(textwrap.wrap(header, max(width, 1), break_long_words=False) or [''])
+        for header, width in zip(columns, widest)
+    ]
 
 
 def _records(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -16,7 +16,13 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common.console import ProgressBar
-from .pairs import accepted_counts, check_sizes, count_negatives, same_identity_pairs
+from .pairs import (
+    accepted_counts,
+    check_sizes,
+    count_negatives,
+    hits_by_person,
+    same_identity_pairs,
+)
 from .rates import threshold_at
 from .search.negatives import Highest, NegativeSearch, Unit, work_units
 from .search.resume import ResumeFile
@@ -52,6 +58,8 @@ class TprResult:
     sampled: np.ndarray  # (S,) float32 of random negatives, descending; empty if `highest` is all
     kernel: str
     pairs_per_second: float
+    hits: np.ndarray  # (F, I) int64: positive pairs of every identity above each threshold
+    totals: np.ndarray  # (I,) int64: of all its positive pairs
 
     def curve(self, points: int = 200) -> dict[str, np.ndarray]:
         """The ROC at logarithmically spaced FPRs from 1 / negatives to 1.
@@ -204,9 +212,12 @@ def _result(
     rate: float,
 ) -> TprResult:
     """Thresholds that accept at most `plan.counts` of the negatives, and the TPR above them."""
-    genuine = np.sort(exact_scores(search.probes, search.probes, *plan.positives))
+    scores = exact_scores(search.probes, search.probes, *plan.positives)
+    genuine = np.sort(scores)
     whole = plan.keep == plan.negatives
     thresholds = np.array([threshold_at(descending, count) for count in plan.counts], np.float32)
+    above = (scores > threshold for threshold in thresholds)
+    hits, totals = hits_by_person(search.labels, plan.positives[0], above)
     return TprResult(
         fprs=tuple(fprs),
         tpr=rate_above(genuine, thresholds),
@@ -219,6 +230,8 @@ def _result(
         sampled=descending[:0] if whole else _sample(search, plan.across, plan.within),
         kernel=search.searcher.kernel,
         pairs_per_second=rate,
+        hits=hits,
+        totals=totals,
     )
 
 

@@ -25,8 +25,8 @@ from .embeddings import (
     without_rows,
 )
 from .identification import TprResult, tpr_at_fpr
-from .pairs import MAX_SCORES, count_negatives
-from .ranking import RankResult, check_rank_sizes, open_set, rank_rates
+from .pairs import MAX_SCORES, count_negatives, count_same
+from .ranking import OpenSetResult, RankResult, check_rank_sizes, open_set, rank_rates
 from .rates import allowed
 from .results import IDENTIFICATION, check_results_path, save_results
 from .search.resume import ResumeFile
@@ -48,6 +48,7 @@ class Part(NamedTuple):
     embeddings: Embeddings
     keys: np.ndarray  # (N,) uint64, of the rows
     missing: int  # zero rows that were left out
+    lost: int  # pairs of one identity that they were in
 
 
 def read_identities(path: Path, root: Path) -> tuple[list[str], np.ndarray]:
@@ -105,9 +106,11 @@ def _load(arguments: argparse.Namespace, world: World) -> dict[str, Part]:
             log.warning('%s: %d zero rows are left out', name, len(check.zero))
         if len(check.zero) == len(embeddings.rows):
             raise InputError(f'{name} {paths[name]}: every row is zero')
-        parts[name] = Part(
-            without_rows(embeddings, check.zero), np.delete(check.keys, check.zero), len(check.zero)
-        )
+        kept = without_rows(embeddings, check.zero)
+        lost = 0
+        if name == 'probes':
+            lost = count_same(embeddings.labels) - count_same(kept.labels)
+        parts[name] = Part(kept, np.delete(check.keys, check.zero), len(check.zero), lost)
     return parts
 
 
@@ -252,8 +255,9 @@ def _rank_entry(ranks: RankResult) -> dict:
 
 def _open_set(
     arguments: argparse.Namespace, parts: dict[str, Part], world: World
-) -> Optional[dict]:
-    """Protocol open-set; distractors are further probes of nobody in the gallery."""
+) -> Optional[OpenSetResult]:
+    """Protocol open-set; distractors are further probes of nobody in the gallery. None in all but
+    the first process."""
     gallery, gallery_labels = _rows(parts['gallery'])
     probes, labels = _rows(parts['probes'])
     if 'distractors' in parts:
@@ -285,6 +289,10 @@ def _open_set(
             for fpir, tpir, threshold in zip(result.fpirs, result.tpir, result.thresholds)
         ],
     )
+    return result
+
+
+def _open_entry(result: OpenSetResult) -> dict:
     return {
         'tpir': {f'{fpir:g}': value for fpir, value in zip(result.fpirs, result.tpir)},
         'ranks': result.ranks,
@@ -346,8 +354,20 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f'--ranks {arguments.ranks}: expected at least 1')
 
 
-def _save(path: str, result: dict, pairs: Optional[TprResult]) -> None:
+def _save(
+    path: str,
+    result: dict,
+    pairs: Optional[TprResult],
+    ranks: Optional[RankResult],
+    opened: Optional[OpenSetResult],
+) -> None:
+    """What the report needs: curves, and the hits of every identity for intervals."""
     arrays = {}
+    for name, kind in (('tpr', pairs), ('rank', ranks), ('tpir', opened)):
+        if kind is not None:
+            arrays.update({f'{name}_hits': kind.hits, f'{name}_totals': kind.totals})
+    if opened is not None:
+        arrays.update(rank1_hits=opened.rank1_hits, rank1_totals=opened.totals)
     if pairs is not None:
         arrays.update({f'curve_{name}': value for name, value in pairs.curve().items()})
         arrays.update({f'histogram_{name}': value for name, value in pairs.histogram().items()})
@@ -368,15 +388,16 @@ def run(arguments: argparse.Namespace) -> Optional[dict]:
         'probes': len(parts['probes'].keys),
         'distractors': len(parts['distractors'].keys) if 'distractors' in parts else 0,
         'missing': {name: part.missing for name, part in parts.items()},
+        'lost': {'positives': parts['probes'].lost},
         'duplicates': _warn_duplicates(parts),
         'processes': world.size,
     }
-    pairs = None
+    pairs = ranks = opened = None
     if arguments.protocol == 'open-set':
         opened = _open_set(arguments, parts, world)
         if opened is None:
             return None
-        result['open_set'] = opened
+        result['open_set'] = _open_entry(opened)
     else:
         megaface = arguments.protocol == 'megaface'
         if megaface:  # before the work begins
@@ -393,7 +414,7 @@ def run(arguments: argparse.Namespace) -> Optional[dict]:
         if ranks:
             result['megaface'] = _rank_entry(ranks)
     if arguments.save:
-        _save(arguments.save, result, pairs)
+        _save(arguments.save, result, pairs, ranks, opened)
     return result
 
 

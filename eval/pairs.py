@@ -1,6 +1,6 @@
 """Which pairs a protocol counts: positives, negatives, how many of them an FPR accepts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Optional
 
 import numpy as np
@@ -39,6 +39,12 @@ def check_sizes(
         )
 
 
+def count_same(labels: np.ndarray) -> int:
+    """How many pairs of equal labels there are."""
+    counts = np.unique(labels, return_counts=True)[1].astype(object)
+    return int((counts * (counts - 1) // 2).sum())
+
+
 def same_identity_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(i, j) int64, i < j, of all pairs of equal labels.
 
@@ -46,7 +52,7 @@ def same_identity_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     order = np.argsort(labels, kind='stable')
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    total = int((counts.astype(object) * (counts.astype(object) - 1) // 2).sum())
+    total = count_same(labels)
     if not total:
         raise InputError(
             f'no identity has two of the {len(labels)} probes: there is no positive pair'
@@ -111,3 +117,25 @@ def accepted_counts(fprs: Sequence[float], negatives: int, rate: str = 'FPR') ->
             f'than are kept ({MAX_SCORES:,}); up to {MAX_SCORES / negatives:.3g} is possible'
         )
     return counts.astype(np.int64)
+
+
+def hits_by_person(
+    labels: np.ndarray, rows: np.ndarray, hits: Iterable[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trials counted by whose they are, for intervals over people.
+
+    Parameters
+    ----------
+    labels : (P,) identity of each probe
+    rows : (T,) int, the probe of each trial
+    hits : F arrays, (T,) bool, under F conditions
+
+    Returns
+    -------
+    (hits (F, I), totals (I,)) int64 of the identities that have trials
+    """
+    people = np.unique(labels, return_inverse=True)[1].ravel()[rows]
+    totals = np.bincount(people)
+    tried = totals > 0
+    counts = [np.bincount(people, row, len(totals))[tried] for row in hits]
+    return np.array(counts, np.int64), totals[tried]

@@ -11,7 +11,13 @@ import numpy as np
 
 from ..common.console import ProgressBar
 from ..common.errors import InputError
-from .pairs import accepted_counts, check_sizes, cross_pairs, same_identity_pairs
+from .pairs import (
+    accepted_counts,
+    check_sizes,
+    cross_pairs,
+    hits_by_person,
+    same_identity_pairs,
+)
 from .rates import threshold_at
 from .search.screen import (
     BLOCK,
@@ -33,6 +39,8 @@ class RankResult(NamedTuple):
     distractors: tuple[int, ...]  # (S,)
     rates: np.ndarray  # (S, k) float64: rates[s, r - 1] is the rank-r rate
     searches: int  # a probe with one mate in the gallery each
+    hits: np.ndarray  # (S, I) int64: searches of every identity that are found at rank 1
+    totals: np.ndarray  # (I,) int64: of all its searches
 
 
 class OpenSetResult(NamedTuple):
@@ -44,6 +52,9 @@ class OpenSetResult(NamedTuple):
     ranks: np.ndarray  # (k,) float64: closed-set rank-1..k of the mated probes
     mated: int
     non_mated: int
+    hits: np.ndarray  # (F, I) int64: mated probes of every identity that count for TPIR
+    rank1_hits: np.ndarray  # (1, I) int64: that are found at rank 1
+    totals: np.ndarray  # (I,) int64: of all its mated probes
 
 
 class _Nearest:
@@ -189,7 +200,9 @@ def rank_rates(
         / (2 * len(mates))
         for best in nearest
     ]
-    return RankResult(sizes, np.array(rates), 2 * len(mates))
+    found = (np.concatenate([mates > best[i, 0], mates > best[j, 0]]) for best in nearest)
+    hits, totals = hits_by_person(labels, np.tile(i, 2), found)
+    return RankResult(sizes, np.array(rates), 2 * len(mates), hits, totals)
 
 
 def open_set(
@@ -235,8 +248,14 @@ def open_set(
     impostors = np.sort(nearest[~mated, 0])[::-1]
     thresholds = np.array([threshold_at(impostors, count) for count in counts], np.float32)
     mates, others = best_mate[mated], nearest[mated]
-    tpir = [((mates > others[:, 0]) & (mates > threshold)).mean() for threshold in thresholds]
+    first = mates > others[:, 0]
+    found = np.array([first & (mates > threshold) for threshold in thresholds])
     ranks = (mates[:, None] > others).mean(axis=0)
+    rows = np.flatnonzero(mated)
+    hits, totals = hits_by_person(probe_labels, rows, found)
+    rank1_hits, _ = hits_by_person(probe_labels, rows, [first])
+    sizes = (int(mated.sum()), int((~mated).sum()))
     return OpenSetResult(
-        tuple(fpirs), np.array(tpir), thresholds, ranks, int(mated.sum()), int((~mated).sum())
+        *(tuple(fpirs), found.mean(axis=1), thresholds, ranks),
+        *(*sizes, hits, rank1_hits, totals),
     )

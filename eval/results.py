@@ -1,13 +1,16 @@
 """Evaluation results on disk: one `.npz` with arrays and a JSON description, for the report."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import __version__
 from ..common.arrays import read_npz
+from ..common.console import command_line
 from ..common.errors import InputError
 from ..common.files import PathLike, atomic_path, input_file, output_folder
 
@@ -34,8 +37,16 @@ def check_results_path(path: PathLike) -> Path:
 
 
 def save_results(path: PathLike, kind: str, about: Mapping, arrays: Mapping) -> None:
-    """Write results, whole or not at all. `about` holds what JSON knows; arrays go by name."""
-    head = {'format': _FORMAT, 'kind': kind, **about}
+    """Write results, whole or not at all. `about` holds what JSON knows; arrays go by name.
+
+    The date (UTC), the version and the command that runs are added.
+    """
+    made = {
+        'date': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+        'version': __version__,
+        'command': command_line(),
+    }
+    head = {'format': _FORMAT, 'kind': kind, **made, **about}
     text = json.dumps(head, default=lambda value: value.tolist())
     with atomic_path(path) as temporary, open(temporary, 'wb') as handle:
         np.savez_compressed(handle, **{_ABOUT: np.array(text)}, **arrays)

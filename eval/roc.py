@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..common.errors import InputError
 from ..common.files import PathLike, atomic_path, output_folder
+from .report.figures import plain, rate_limits
 from .verification import VerificationResult
 
 FORMATS = ('.png', '.pdf', '.svg')
@@ -41,11 +42,12 @@ def plot_roc(path: PathLike, results: Mapping[str, VerificationResult]) -> None:
     axes = figure.add_subplot()
     for name, result in results.items():
         shown = result.fpr > 0  # a logarithmic axis has no zero
-        label = f'{name}: accuracy {result.accuracy:.4f}'
+        label = f'{plain(name)}: accuracy {result.accuracy:.4f}'
         axes.plot(result.fpr[shown], result.tpr[shown], label=label)
     axes.set_xscale('log')
     axes.set_xlim(right=1)
-    axes.set_ylim(0, 1.01)
+    lowest = min(result.tpr[result.fpr > 0].min() for result in results.values())
+    axes.set_ylim(*rate_limits(float(lowest)))
     axes.set_xlabel('false-accept rate')
     axes.set_ylabel('true-accept rate')
     axes.grid(True, which='both', alpha=0.3)

@@ -9,12 +9,14 @@ import argparse
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional
 
 import numpy as np
 
 from ..common import console
+from ..common.data.failed_pairs import FailedPair, read_failed
 from ..common.data.pair_lists import read_pair_list
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
@@ -79,16 +81,26 @@ def entry(verified: Verified) -> dict:
     }
 
 
-def read_identities(path: Path, issame: np.ndarray) -> np.ndarray:
-    """(P, 2) names of a pair list that the target was made of; InputError if it is another one."""
-    pairs = read_pair_list(path).pairs
+def read_identities(
+    path: Path, issame: np.ndarray, failed: Sequence[FailedPair] = ()
+) -> np.ndarray:
+    """(P, 2) names of a pair list that the target was made of, without the pairs that failed.
+
+    Raises InputError if it is another one.
+    """
+    left_out = {pair.number for pair in failed}
+    listed = enumerate(read_pair_list(path).pairs)
+    pairs = [pair for number, pair in listed if number not in left_out]
     if [pair.same for pair in pairs] != issame.tolist():
         raise InputError(f'{path}: {len(pairs)} pairs that are not the {len(issame)} of the target')
     return np.array([(pair.first[0], pair.second[0]) for pair in pairs])
 
 
-def saved_arrays(verified: Verified, identities: Optional[np.ndarray]) -> dict[str, np.ndarray]:
-    """What the report needs of a target: scores, decisions, identities, the hardest pairs."""
+def saved_arrays(
+    verified: Verified, identities: Optional[np.ndarray], failed: Sequence[FailedPair] = ()
+) -> dict[str, np.ndarray]:
+    """What the report needs of a target: scores, decisions, identities, the hardest pairs, and how
+    many genuine and impostor pairs gave no score."""
     result, images = verified.result, verified.images
     named = identities is not None
     if not named:
@@ -100,13 +112,17 @@ def saved_arrays(verified: Verified, identities: Optional[np.ndarray]) -> dict[s
     ):
         order = np.argsort(sign * result.distances + np.where(pairs, 0, np.inf), kind='stable')
         hardest[kind] = order[: min(_HARDEST, pairs.sum())]
+    names, numbers = np.unique(identities, return_inverse=True)
+    same = sum(pair.same for pair in failed)
     return {
         'distances': result.distances,
         'issame': result.issame,
         'fold_accuracies': result.fold_accuracies,
         'fold_thresholds': result.fold_thresholds,
-        'identities': np.unique(identities, return_inverse=True)[1].reshape(-1, 2),
+        'identities': numbers.reshape(-1, 2),
         'identities_named': np.array(named),
+        **({'names': names.astype(str)} if named else {}),
+        'failed': np.array([same, len(failed) - same]),
         'pairs_digest': np.array(hashlib.sha256(images.tobytes()).hexdigest()),
         **{f'hardest_{kind}': pairs for kind, pairs in hardest.items()},
         **{
@@ -184,9 +200,10 @@ def _verify_targets(
         verified = verify_target(embedder, name, path, arguments.folds)
         results[name], entries[name] = verified.result, entry(verified)
         if arguments.save:
-            names = arguments.pair_list
-            people = read_identities(names, verified.result.issame) if names else None
-            arrays = saved_arrays(verified, people)
+            names, failed = arguments.pair_list, read_failed(path)
+            same = verified.result.issame
+            people = read_identities(names, same, failed) if names else None
+            arrays = saved_arrays(verified, people, failed)
             saved.update({f'{name}/{key}': value for key, value in arrays.items()})
     if targets:
         console.table(
@@ -252,7 +269,8 @@ def run(arguments: argparse.Namespace) -> dict:
     if sets:
         about['all_pairs'] = set_entries
     if arguments.save:
-        save_results(arguments.save, VERIFICATION, about, {**saved, **set_arrays})
+        model = {'sha256': embedder.fingerprint, 'engine': embedder.engine_name}
+        save_results(arguments.save, VERIFICATION, {**model, **about}, {**saved, **set_arrays})
         log.info('results: %s', arguments.save)
     return about
 

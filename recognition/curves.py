@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..common.files import atomic_path
 from ..common.history import read_history
+from ..eval.report.figures import plain
 
 _LOGGED = {'loss', 'learning_rate', 'accuracy'}  # what a row of training holds
 
@@ -27,13 +28,14 @@ def plot_curves(folder: Path, title: str) -> Path:
     accuracy_axis.plot(steps, [100 * row['accuracy'] for row in logged], label='training')
     for name in targets:
         points = [(row['step'], 100 * row[name]) for row in rows if name in row]
-        accuracy_axis.plot(*zip(*points), marker='o', label=name.removesuffix('_accuracy'))
+        accuracy_axis.plot(*zip(*points), marker='o', label=plain(name.removesuffix('_accuracy')))
     accuracy_axis.set_ylabel('accuracy (%)')
     for axis in (loss_axis, rate_axis, accuracy_axis):
         axis.set_xlabel('step')
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-    figure.suptitle(title)
+        if axis.lines:
+            axis.legend(frameon=False)
+    figure.suptitle(plain(title))
     path = Path(folder) / 'curves.png'
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -18,10 +18,18 @@ from ..errors import InputError
 from ..files import atomic_write, free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
+from .failed_pairs import FailedPair, failed_path, write_failed
 from .folders import find_identities
 from .image import jpeg_crop
 from .label_lists import read_label_list
-from .pair_lists import FOLDS, PairList, PictureFinder, draw_pairs, read_pair_list
+from .pair_lists import (
+    FOLDS,
+    MissingPicture,
+    PairList,
+    PictureFinder,
+    draw_pairs,
+    read_pair_list,
+)
 from .pair_sets import write_pairs
 
 log = logging.getLogger(__name__)
@@ -36,18 +44,29 @@ class Comparison(NamedTuple):
     where: str
 
 
-def listed(folder: Path, pair_list: PairList, source: Path) -> list[Comparison]:
-    """The pictures of a pair list below `folder`; InputError naming the line of a missing one."""
+def listed(
+    folder: Path, pair_list: PairList, source: Path, skip_missing: bool = False
+) -> tuple[list[Comparison], list[FailedPair]]:
+    """The pictures of a pair list below `folder`, and the pairs of which one is missing.
+
+    Raises InputError naming the line of a missing one unless these are skipped.
+    """
     finder = PictureFinder(folder)
-    comparisons = []
-    for pair in pair_list.pairs:
+    comparisons, failed = [], []
+    for number, pair in enumerate(pair_list.pairs):
         where = f'{source} line {pair.line}'
         try:
             paths = [finder.find(*picture) for picture in (pair.first, pair.second)]
         except InputError as error:
-            raise InputError(f'{where}: {error}') from None
+            if not skip_missing or not isinstance(error, MissingPicture):
+                raise InputError(f'{where}: {error}') from None
+            names = ('/'.join(map(str, picture)) for picture in (pair.first, pair.second))
+            failed.append(FailedPair(number, *names, pair.same))
+            continue
         comparisons.append(Comparison(*paths, pair.same, where))
-    return comparisons
+    if not comparisons:
+        raise InputError(f'{source}: no pair has both of its pictures in {folder}')
+    return comparisons, failed
 
 
 def drawn(args: argparse.Namespace) -> tuple[PairList, list[Comparison]]:
@@ -126,6 +145,12 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--seed', type=int, default=0, help='of the draw')
     parser.add_argument('--folds', type=int, default=FOLDS, help='folds of what is drawn')
     parser.add_argument('--root', default='', help="folder that a LIST's paths are relative to")
+    parser.add_argument(
+        '--skip-missing',
+        action='store_true',
+        help='leave pairs of PAIRS out whose pictures are missing, such as those without a face, '
+        'and list them in OUT.failed.txt; verify --save counts them',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace OUT.bin')
 
 
@@ -138,6 +163,8 @@ def _check(args: argparse.Namespace) -> None:
     console.check_ranges(ranges)
     if not args.source.is_dir() and (args.list or not args.source.is_file()):
         raise InputError(f'{args.source} is no folder; expected FOLDER/<identity>/<picture>')
+    if args.skip_missing and not args.list:
+        raise InputError('--skip-missing is for a list of pairs; what is drawn is there')
     free_to_write(args.out, args.overwrite)
 
 
@@ -145,9 +172,9 @@ def run(args: argparse.Namespace) -> dict:
     _check(args)
     if args.list:
         pair_list = read_pair_list(args.list)
-        comparisons = listed(args.source, pair_list, args.list)
+        comparisons, failed = listed(args.source, pair_list, args.list, args.skip_missing)
     else:
-        pair_list, comparisons = drawn(args)
+        (pair_list, comparisons), failed = drawn(args), []
     output_folder(args.out.parent)
     pictures = load_pictures(comparisons)
     warn_if_unaligned(args.source, list(pictures))
@@ -164,6 +191,10 @@ def run(args: argparse.Namespace) -> dict:
         'reencoded': sum(not kept for _, kept in pictures.values()),
         'bin': str(args.out),
     }
+    failed_path(args.out).unlink(missing_ok=True)  # of the set that was there before
+    if failed:
+        result['failed'] = len(failed)
+        log.warning('%d pairs are left out: %s', len(failed), write_failed(args.out, failed))
     if not args.list:
         folder = args.source if args.source.is_dir() else Path(args.root or args.source.parent)
         text = args.out.with_suffix('.pairs.txt')

@@ -132,6 +132,10 @@ def in_folds(pairs: list[Pair]) -> list[Pair]:
     ]
 
 
+class MissingPicture(InputError):
+    """A picture of a list is not there."""
+
+
 class PictureFinder:
     """Where the pictures of a list lie below a folder; asks each folder once.
 
@@ -145,7 +149,7 @@ class PictureFinder:
         self._numbered: dict[Path, dict[int, list[Path]]] = {}
 
     def find(self, identity: str, which: Union[int, str]) -> Path:
-        """The picture; InputError if there is none, or several of that number."""
+        """The picture; MissingPicture if there is none, InputError for several of that number."""
         if isinstance(which, str):
             return self._existing(which)
         usual = self._folder / identity / f'{identity}_{which:04d}.jpg'
@@ -153,7 +157,7 @@ class PictureFinder:
             return usual
         found = self._by_number(self._existing(identity, usual)).get(which, [])
         if not found:
-            raise InputError(f'there is no picture {usual}, nor another of that number')
+            raise MissingPicture(f'there is no picture {usual}, nor another of that number')
         if len(found) > 1:
             raise InputError(f'{found[0]} and {found[1]} are both picture {which} of {identity}')
         return found[0]
@@ -162,7 +166,7 @@ class PictureFinder:
         for form in (name, *(unicodedata.normalize(form, name) for form in ('NFC', 'NFD'))):
             if os.path.exists(self._folder / form):  # False where a name is too long
                 return self._folder / form
-        raise InputError(f'there is no picture {wanted or self._folder / name}')
+        raise MissingPicture(f'there is no picture {wanted or self._folder / name}')
 
     def _by_number(self, folder: Path) -> dict[int, list[Path]]:
         if folder not in self._numbered:

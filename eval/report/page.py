@@ -1,4 +1,7 @@
-"""Sections of tables, figures and face pairs as one HTML page, and as files for papers."""
+"""Sections of tables, figures and face pairs as one HTML page, and as files for papers.
+
+A name may come from anywhere: HTML, Markdown, LaTeX and CSV each get it as text of their own.
+"""
 
 import base64
 import csv
@@ -12,22 +15,39 @@ from typing import TYPE_CHECKING, Union
 import numpy as np
 
 from ...common.data.image import encode_jpeg
-from ...common.files import atomic_path, atomic_write
-from .figures import svg
+from ...common.files import atomic_write
+from .figures import drawn, svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
+class Cell:
+    """Numbers of one place in a table: what people see, and what a program reads.
+
+    A CSV has a column for each value; the first has the column's name, the others that and their
+    entry of `parts`.
+    """
+
+    text: str
+    values: tuple[Union[float, str], ...]
+    parts: tuple[str, ...] = ('',)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class TableItem:
-    """A table; cells are shown as `str` makes them. The first column is text."""
+    """A table; cells are Cells or what `str` makes of others. The first column is text."""
 
     name: str  # of its files
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence]
     note: str = ''
+    wraps: bool = False  # cells of free text, which need several lines
 
 
 @dataclass(frozen=True)
@@ -44,6 +64,7 @@ class PairsItem:
     title: str
     images: np.ndarray  # (n, 2, H, W, 3) uint8 RGB
     captions: Sequence[str]
+    right: Sequence[bool] = ()  # whether each was decided rightly, where that is known
 
 
 Item = Union[TableItem, FigureItem, PairsItem]
@@ -57,8 +78,12 @@ class Section:
 
 
 _STYLE = """
-:root { --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --accent: #0072b2; --paper: #fff;
-  --ground: #f4f6f8 }
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea;
+  --accent: #0065a0; --paper: #fff; --ground: #f4f6f8; --right: #00644a; --wrong: #a63c00 }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e3e9f0; --soft: #a3afbe; --line: #323c49; --accent: #6cbdf0; --paper: #171d25;
+    --ground: #0e1217; --right: #53d0a8; --wrong: #ff9d5c }
+}
 * { box-sizing: border-box }
 html { -webkit-text-size-adjust: 100% }
 body { margin: 0; background: var(--ground); color: var(--ink);
@@ -69,7 +94,13 @@ h1 { font-size: clamp(1.6rem, 4vw, 2.3rem); line-height: 1.15; margin: 0 0 6px;
   letter-spacing: -0.02em }
 header p, .note, footer { color: var(--soft) }
 header p { margin: 0 0 18px }
-nav { display: flex; flex-wrap: wrap; gap: 6px; margin-bottom: 8px }
+header p.verdict { color: var(--ink); font-size: 1.12rem; margin: 0 0 8px; max-width: 85ch }
+.skip { position: absolute; left: -999px }
+.skip:focus { left: 12px; top: 8px; padding: 4px 12px; background: var(--paper);
+  color: var(--accent); z-index: 1 }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px }
+section:focus { outline: none }
+nav { display: flex; flex-wrap: wrap; gap: 6px; margin: 14px 0 8px }
 nav a { padding: 3px 12px; border: 1px solid var(--line); border-radius: 99px; font-size: 0.88rem;
   color: var(--accent); background: var(--paper); text-decoration: none }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 12px;
@@ -81,25 +112,48 @@ section > p { margin: 0 0 14px; color: var(--soft); max-width: 75ch }
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)) }
 figure { margin: 0 }
 figure img { width: 100%; max-width: 620px; height: auto; display: block }
-.table { overflow-x: auto }
+.table { overflow-x: auto; background:
+  linear-gradient(to right, var(--paper) 30%, transparent) left,
+  linear-gradient(to left, var(--paper) 30%, transparent) right,
+  linear-gradient(to right, #0003, transparent) left,
+  linear-gradient(to left, #0003, transparent) right;
+  background-size: 40px 100%, 40px 100%, 12px 100%, 12px 100%; background-repeat: no-repeat;
+  background-attachment: local, local, scroll, scroll }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums }
 th, td { padding: 6px 14px 6px 0; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line) }
 th { color: var(--soft); font-weight: 600 }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 8em }
+.wraps :is(th, td) { text-align: left; vertical-align: top }
+.wraps td { white-space: normal; overflow-wrap: anywhere; max-width: 34em }
 .note { font-size: 0.85rem; margin: 6px 0 0; max-width: 80ch }
 .pairs { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)) }
 .pair img { width: 50%; display: block; float: left; aspect-ratio: 1 }
 .pair { border-radius: 8px; overflow: hidden; border: 1px solid var(--line) }
-.pair figcaption { clear: both; padding: 3px 8px; font-size: 0.82rem; color: var(--soft) }
+.pair figcaption { clear: both; padding: 3px 8px; font-size: 0.82rem; color: var(--soft);
+  overflow-wrap: anywhere }
+.pair strong { display: block }
+.right { color: var(--right) }
+.wrong { color: var(--wrong) }
+.pair:has(.wrong) { border-color: var(--wrong) }
 footer { padding-bottom: 36px; font-size: 0.85rem }
-@media (max-width: 520px) {
+@media screen and (max-width: 640px) {
   header, main, footer { padding-left: 10px; padding-right: 10px }
+  header { padding-top: 18px }
   section { padding: 14px; border-radius: 8px }
+  thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden }
+  table, tbody, tr, td { display: block }
+  tr { border-bottom: 1px solid var(--line); padding: 6px 0 }
+  td { display: flex; justify-content: space-between; gap: 12px; padding: 2px 0; border: 0;
+    white-space: normal; overflow-wrap: anywhere }
+  td::before { content: attr(data-column); color: var(--soft); text-align: left; flex: 0 0 auto;
+    max-width: 50% }
+  td:first-child { font-weight: 600 }
+  td:first-child::before { content: none }
 }
 @media print {
   body { background: #fff; font-size: 11pt }
-  nav { display: none }
+  nav, .skip { display: none }
   section { border: 0; padding: 0; margin: 0 0 18pt }
   .figures { grid-template-columns: 1fr 1fr }
   .table { overflow: visible }
@@ -114,16 +168,32 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f'data:{kind};base64,{base64.b64encode(content).decode()}'
 
 
+def shown(cell: object) -> str:
+    """A cell as people read it: whole numbers with separators, all else as `str` makes it."""
+    return f'{cell:,}' if type(cell) is int else str(cell)
+
+
 def _table(item: TableItem) -> str:
-    head = ''.join(f'<th scope="col">{escape(str(column))}</th>' for column in item.columns)
+    """The roles say what a narrow screen's layout takes from the elements: that it is a table."""
+    head = ''.join(
+        f'<th role="columnheader" scope="col">{escape(str(column))}</th>' for column in item.columns
+    )
     rows = ''.join(
-        '<tr>' + ''.join(f'<td>{escape(str(cell))}</td>' for cell in row) + '</tr>'
+        '<tr role="row">'
+        + ''.join(
+            f'<td role="cell" data-column="{escape(str(column))}">{escape(shown(cell))}</td>'
+            for column, cell in zip(item.columns, row)
+        )
+        + '</tr>'
         for row in item.rows
     )
     note = f'<p class="note">{escape(item.note)}</p>' if item.note else ''
+    title, wraps = escape(item.title), ' wraps' if item.wraps else ''
     return (
-        f'<h3>{escape(item.title)}</h3><div class="table"><table><thead><tr>{head}</tr></thead>'
-        f'<tbody>{rows}</tbody></table></div>{note}'
+        f'<h3>{title}</h3>'
+        f'<div class="table{wraps}" role="region" aria-label="{title}" tabindex="0">'
+        f'<table role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'<tbody role="rowgroup">{rows}</tbody></table></div>{note}'
     )
 
 
@@ -133,16 +203,21 @@ def _figure(item: FigureItem) -> str:
 
 
 def _pairs(item: PairsItem) -> str:
-    shown = []
-    for images, caption in zip(item.images, item.captions):
+    parts = []
+    words = {True: '<strong class="right">✓ right</strong>', None: ''}
+    words[False] = '<strong class="wrong">✗ wrong</strong>'
+    right = item.right if len(item.right) else [None] * len(item.captions)
+    for images, caption, decided in zip(item.images, item.captions, right):
         faces = ''.join(
             f'<img src="{_data_uri("image/jpeg", encode_jpeg(image, 88))}" alt="face">'
             for image in images
         )
-        shown.append(
-            f'<figure class="pair">{faces}<figcaption>{escape(caption)}</figcaption></figure>'
+        known = None if decided is None else bool(decided)
+        parts.append(
+            f'<figure class="pair">{faces}<figcaption>{words[known]}{escape(caption)}</figcaption>'
+            '</figure>'
         )
-    return f'<h3>{escape(item.title)}</h3><div class="pairs">{"".join(shown)}</div>'
+    return f'<h3>{escape(item.title)}</h3><div class="pairs">{"".join(parts)}</div>'
 
 
 def _items(items: Sequence[Item]) -> str:
@@ -160,14 +235,20 @@ def _items(items: Sequence[Item]) -> str:
     return '\n'.join(parts)
 
 
-def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """The whole page: one file that needs no other, no script and no network."""
+def page(
+    title: str, subtitle: str, sections: Sequence[Section], verdict: Sequence[str] = ()
+) -> str:
+    """The whole page: one file that needs no other, no script and no network.
+
+    `verdict` are the sentences that stand first.
+    """
+    lead = ''.join(f'<p class="verdict">{escape(sentence)}</p>' for sentence in verdict)
     links = ''.join(
         f'<a href="#s{number}">{escape(section.title)}</a>'
         for number, section in enumerate(sections)
     )
     body = '\n'.join(
-        f'<section id="s{number}"><h2>{escape(section.title)}</h2>'
+        f'<section id="s{number}" tabindex="-1"><h2>{escape(section.title)}</h2>'
         + (f'<p>{escape(section.text)}</p>' if section.text else '')
         + f'{_items(section.items)}</section>'
         for number, section in enumerate(sections)
@@ -182,7 +263,9 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 <style>{_STYLE}</style>
 </head>
 <body>
-<header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p><nav>{links}</nav></header>
+<a class="skip" href="#s0">Skip to the results</a>
+<header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p>{lead}
+<nav aria-label="Sections">{links}</nav></header>
 <main>
 {body}
 </main>
@@ -196,23 +279,111 @@ def markdown(item: TableItem) -> str:
     """The table in Markdown."""
     lines = [item.columns, ['---', *['---:'] * (len(item.columns) - 1)], *item.rows]
     return ''.join(
-        '| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in line) + ' |\n' for line in lines
+        '| ' + ' | '.join(shown(cell).replace('|', '\\|') for cell in line) + ' |\n'
+        for line in lines
     )
 
 
+_LATEX = {
+    '\\': r'\textbackslash{}',
+    **{character: '\\' + character for character in '{}$&#_%'},
+    '^': r'\textasciicircum{}',
+    '~': r'\textasciitilde{}',
+    '<': r'\textless{}',
+    '>': r'\textgreater{}',
+    '|': r'\textbar{}',
+    '±': r'$\pm$',
+    '–': '--',
+    '²': r'$^2$',
+    '∞': r'$\infty$',
+}
+
+
+def latex_text(text: str) -> str:
+    """Text as LaTeX shows it, on one line."""
+    return ''.join(_LATEX.get(character, character) for character in ' '.join(text.split()))
+
+
+def latex(item: TableItem) -> str:
+    """The table as a LaTeX `tabular` with the rules of `booktabs`.
+
+    A cell that starts with a bracket is put into a group: after a line's end LaTeX would take it
+    for an option.
+    """
+
+    def line(cells: Sequence) -> str:
+        texts = [latex_text(shown(cell)) for cell in cells]
+        return ' & '.join(f'{{{t}}}' if t.startswith('[') else t for t in texts) + ' \\\\\n'
+
+    return (
+        f'% {" ".join(item.title.split())}; needs \\usepackage{{booktabs}}\n'
+        f'\\begin{{tabular}}{{l{"r" * (len(item.columns) - 1)}}}\n\\toprule\n'
+        + line(item.columns)
+        + '\\midrule\n'
+        + ''.join(map(line, item.rows))
+        + '\\bottomrule\n\\end{tabular}\n'
+    )
+
+
+def csv_text(text: str) -> str:
+    """Text that no spreadsheet takes for a formula: what starts like one gets an apostrophe."""
+    return f"'{text}" if text.startswith(('=', '+', '-', '@', '\t', '\r')) else text
+
+
+def csv_table(item: TableItem) -> str:
+    """The table as CSV: one value a cell, numbers as they are, nothing where there is none."""
+    parts: list[tuple[str, ...]] = [('',)] * len(item.columns)
+    for row in item.rows:
+        for place, cell in enumerate(row):
+            if isinstance(cell, Cell) and len(cell.parts) > len(parts[place]):
+                parts[place] = cell.parts
+    lines = [
+        [
+            csv_text(' '.join(filter(None, (str(column), part))))
+            for column, names in zip(item.columns, parts)
+            for part in names
+        ]
+    ]
+    for row in item.rows:
+        lines.append([])
+        for cell, names in zip(row, parts):
+            if isinstance(cell, Cell):
+                values = [csv_text(v) if isinstance(v, str) else repr(v) for v in cell.values]
+            elif isinstance(cell, (int, float)):
+                values = [repr(cell)]
+            else:
+                values = ['' if cell == '–' else csv_text(str(cell))]
+            lines[-1] += values + [''] * (len(names) - len(values))
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(lines)
+    return text.getvalue()
+
+
+TABLE_FORMATS = {'.csv': csv_table, '.md': markdown, '.tex': latex}
+FIGURE_FORMATS = ('.svg', '.png', '.pdf')
+
+
+def _file_name(name: str, taken: set[str]) -> str:
+    """`name`, or with a number if another item's files have it, on any file system."""
+    number, free = 2, name
+    while free.casefold() in taken:
+        number, free = number + 1, f'{name}-{number}'
+    taken.add(free.casefold())
+    return free
+
+
 def write_files(folder: Path, sections: Sequence[Section]) -> list[Path]:
-    """Figures as .svg and .png, tables as .csv and .md, in an existing folder: the paths."""
-    written = []
+    """Figures and tables in every format, in an existing folder: the paths."""
+    written, taken = [], set()
     for item in (item for section in sections for item in section.items):
-        if isinstance(item, FigureItem):
-            atomic_write(folder / f'{item.name}.svg', svg(item.figure))
-            with atomic_path(folder / f'{item.name}.png') as temporary:
-                item.figure.savefig(temporary, dpi=200)
-            written += [folder / f'{item.name}.svg', folder / f'{item.name}.png']
-        elif isinstance(item, TableItem):
-            text = io.StringIO()
-            csv.writer(text, lineterminator='\n').writerows([item.columns, *item.rows])
-            atomic_write(folder / f'{item.name}.csv', text.getvalue())
-            atomic_write(folder / f'{item.name}.md', markdown(item))
-            written += [folder / f'{item.name}.csv', folder / f'{item.name}.md']
+        if isinstance(item, PairsItem):
+            continue
+        path = folder / _file_name(item.name, taken)
+        formats = FIGURE_FORMATS if isinstance(item, FigureItem) else tuple(TABLE_FORMATS)
+        for suffix in formats:
+            written.append(path.parent / f'{path.name}{suffix}')
+            if isinstance(item, TableItem):
+                atomic_write(written[-1], TABLE_FORMATS[suffix](item))
+            else:
+                atomic_write(written[-1], drawn(item.figure, suffix[1:]))
     return written

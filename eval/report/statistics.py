@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
 
 from ...common.registry import Registry
 from ..metrics import fold_numbers
@@ -137,6 +137,122 @@ class RateAtFar:
             return 1.0
         accepted = np.searchsorted(self._distances, self._distances[beyond], side='left')
         return same[accepted - 1] / same[-1] if accepted else 0.0
+
+    def cosine(self) -> float:
+        """The threshold, all weights equal: a pair is accepted iff its cosine is above it; -1 where
+        every pair may be."""
+        different = np.cumsum(~self._same)
+        beyond = np.searchsorted(different, self._far * different[-1] * (1 + 1e-12), side='right')
+        return 1 - float(self._distances[beyond]) / 2 if beyond < len(different) else -1.0
+
+
+class ErrorRates:
+    """FMR and FNMR at every threshold as functions of pair weights; pairs are sorted once.
+
+    `cosines` (R,) ascend; at the i-th a pair is accepted iff its cosine is at least that. The last
+    is infinite and accepts nothing.
+    """
+
+    def __init__(self, distances: np.ndarray, issame: np.ndarray):
+        self._order = np.argsort(-distances, kind='stable')
+        ordered = distances[self._order]
+        self._same = issame[self._order]
+        self._starts = np.append(0, np.flatnonzero(np.diff(ordered)) + 1)
+        self.cosines = np.append(1 - ordered[self._starts] / 2, np.inf)
+
+    def __call__(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(fmr, fnmr), (R,) each; NaN where the weights leave no pairs of the kind."""
+        weights = weights[self._order]
+        refused = []
+        for kind in (~self._same, self._same):
+            below = np.append(0, np.cumsum(np.where(kind, weights, 0)))
+            with np.errstate(invalid='ignore'):
+                refused.append(below[np.append(self._starts, len(weights))] / below[-1])
+        return 1 - refused[0], refused[1]
+
+
+def equal_error_rate(fmr: np.ndarray, fnmr: np.ndarray) -> float:
+    """Where FMR and FNMR meet, on the straight line between the two thresholds around it.
+
+    Parameters
+    ----------
+    fmr, fnmr : (R,) falling from 1 to 0 and rising from 0 to 1, as `ErrorRates` gives them
+    """
+    gap = fnmr - fmr
+    if np.isnan(gap).any():
+        return np.nan
+    after = int(np.argmax(gap >= 0))  # the first gap is -1
+    before = after - 1
+    share = gap[before] / (gap[before] - gap[after])
+    return float(fmr[before] + share * (fmr[after] - fmr[before]))
+
+
+def exact_interval(errors: int, total: int) -> Interval:
+    """A share with its exact 95 % interval (Clopper and Pearson 1934), for independent trials.
+
+    Without trials the share is NaN and the interval 0..1.
+    """
+    tail = (1 - CONFIDENCE) / 2
+    low = float(beta.ppf(tail, errors, total - errors + 1)) if errors else 0.0
+    high = float(beta.ppf(1 - tail, errors + 1, total - errors)) if errors < total else 1.0
+    return Interval(errors / total if total else np.nan, low, high)
+
+
+def doubted(interval: Interval, total: int) -> Interval:
+    """An interval of a share of `total` pairs; the exact one where the bootstrap saw no spread: no
+    errors among few pairs are no proof of none."""
+    if interval.low < interval.high:
+        return interval
+    return exact_interval(round(interval.value * total), total)
+
+
+def widest(first: Interval, second: Interval) -> Interval:
+    """The value of the first with the lower low and the higher high of both."""
+    return Interval(
+        first.value, float(np.fmin(first.low, second.low)), float(np.fmax(first.high, second.high))
+    )
+
+
+def with_failures(rate: float, failed: int, total: int) -> float:
+    """A rate of genuine pairs that are refused, with the pairs that gave no score refused as well.
+
+    Parameters
+    ----------
+    rate : FNMR among the `total` genuine pairs that were compared
+    failed : genuine pairs of which a picture gave no embedding (failure to acquire)
+
+    Returns
+    -------
+    FRR = FTA + (1 - FTA) FNMR with FTA = failed / (failed + total) (ISO/IEC 19795-1)
+    """
+    acquired = total / (failed + total)
+    return 1 - acquired + acquired * rate
+
+
+def cluster_interval(hits: np.ndarray, totals: np.ndarray, seed: int = 0) -> Interval:
+    """Share of hits with its interval: a bootstrap over the people whose hits they are.
+
+    It is the wider of that and, since a bootstrap of nothing but hits knows no doubt, the exact
+    one of independent trials.
+
+    Parameters
+    ----------
+    hits, totals : (I,) int of every person
+    """
+    random = np.random.RandomState(seed)
+    people = len(hits)
+    shares = []
+    for _ in range(REPLICATES):
+        drawn = random.multinomial(people, np.full(people, 1 / people))
+        among = drawn @ totals
+        shares.append(drawn @ hits / among if among else np.nan)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.nanpercentile(shares, (tail, 100 - tail))
+    total = int(totals.sum())
+    value = hits.sum() / total
+    return widest(
+        Interval(float(value), float(low), float(high)), exact_interval(int(hits.sum()), total)
+    )
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:

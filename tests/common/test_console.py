@@ -148,6 +148,18 @@ def test_a_wide_table_is_readable_on_a_narrow_terminal(width, monkeypatch, capsy
     assert any('column 8' in line for line in lines)
 
 
+def test_headers_break_before_cells_do(monkeypatch, capsys):
+    """14 + 2 cells of 12 letters: 49 columns; the headers alone would need 67."""
+    monkeypatch.setattr(
+        console, 'stderr_console', lambda: console.Console(file=sys.stderr, width=50)
+    )
+    header = 'a header of many words'
+    console.table('t', ['name', header, header], [['fourteen words', *['12.34 [1, 2]'] * 2]])
+    lines = capsys.readouterr().err.splitlines()
+    assert sum('fourteen words' in line and line.count('12.34 [1, 2]') == 2 for line in lines) == 1
+    assert max(map(len, lines)) <= 50 and not any(header in line for line in lines)
+
+
 def test_switches_have_no_default_in_the_help():
     parser = console.Parser()
     parser.add_argument('--force', action='store_true', help='do it')

@@ -2,6 +2,7 @@ import pickle
 
 import pytest
 from pictures import decoded, encoded, picture, scene, write_folder
+from vargfacenet.common.data.failed_pairs import read_failed
 
 VIEW_1 = 'abe\t1\t2\nbea\t3\t1\nabe\t1\tbea\t2\ncy\t1\tabe\t3\n'
 
@@ -102,6 +103,27 @@ def test_pictures_of_other_suffixes_and_numbers_are_found(folder, tmp_path, rng,
     (folder / 'cy' / 'x1.jpg').write_bytes(encoded(rgb))
     code, _, err = run_command('make-bin', folder, pairs, tmp_path / 'y.bin')
     assert code == 2 and 'are both picture 1 of cy' in err
+
+
+def test_pairs_without_a_face_are_left_out_and_listed(folder, tmp_path, run_command):
+    """abe 3 and bea 3 gave no crop: the third and the fourth pair cannot be compared."""
+    (folder / 'bea' / 'bea_0003.jpg').unlink()
+    (folder / 'abe' / 'abe_0003.jpg').unlink()
+    pairs = pair_list(tmp_path, '2\n' + VIEW_1)
+    code, _, err = run_command('make-bin', folder, pairs, tmp_path / 'x.bin')
+    assert code == 2 and 'there is no picture' in err
+    words = ('make-bin', folder, pairs, tmp_path / 'x.bin', '--overwrite')
+    code, result, err = run_command(*words, '--skip-missing')
+    assert (code, result['pairs'], result['failed']) == (0, 2, 2) and '2 pairs are left out' in err
+    assert [(p.number, p.same) for p in read_failed(tmp_path / 'x.bin')] == [
+        (2, True),
+        (3, False),
+    ]
+    assert load(tmp_path / 'x.bin')[1] == [True, False]
+    (folder / 'bea' / 'bea_0003.jpg').write_bytes((folder / 'bea' / 'bea_0001.jpg').read_bytes())
+    (folder / 'abe' / 'abe_0003.jpg').write_bytes((folder / 'abe' / 'abe_0001.jpg').read_bytes())
+    assert run_command(*words)[1]['pairs'] == 4
+    assert not read_failed(tmp_path / 'x.bin')  # it was the former set's
 
 
 def test_lists_of_paths(folder, tmp_path, run_command):

@@ -1,0 +1,288 @@
+"""Names, groups, figures and files of a report, from arrays made here: no model is run."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from vargfacenet.common.errors import InputError
+from vargfacenet.eval.report import figures
+from vargfacenet.eval.report.__main__ import build_report, read_runs
+from vargfacenet.eval.report.groups import ACROSS, Labels, group_table, pair_groups, read_labels
+from vargfacenet.eval.report.page import Cell, FigureItem, TableItem, csv_table, latex, write_files
+from vargfacenet.eval.report.statistics import exact_interval
+from vargfacenet.eval.results import VERIFICATION, save_results
+from vargfacenet.eval.verification import evaluate
+
+PEOPLE = 40
+WILD = ('=1+1', '教師', '学生', r'$\badcommand{x}$', 'a b', 'A-b', '50% & more_#{}~^')
+
+
+def verified(random, noise=0.35, failed=(0, 0)):
+    """Arrays as `verify --save --pair-list` writes them, of 400 pairs of drawn embeddings."""
+    people = random.standard_normal((PEOPLE, 24))
+    identities = random.randint(0, PEOPLE, (400, 2))
+    identities[::2, 1] = identities[::2, 0]
+    issame = identities[:, 0] == identities[:, 1]
+    rows = people[identities.ravel()] + noise * random.standard_normal((800, 24)) * 3
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    result = evaluate(rows, issame)
+    arrays = {
+        'distances': result.distances,
+        'issame': issame,
+        'fold_accuracies': result.fold_accuracies,
+        'fold_thresholds': result.fold_thresholds,
+        'identities': identities,
+        'identities_named': np.array(True),
+        'names': np.array([f'person {number:02d}' for number in range(PEOPLE)]),
+        'failed': np.array(failed),
+        'pairs_digest': np.array('one'),
+    }
+    for kind, sign, pairs in (('accepts', 1, ~issame), ('rejects', -1, issame)):
+        order = np.argsort(sign * result.distances + np.where(pairs, 0, np.inf))[:3]
+        arrays.update({f'hardest_{kind}': order})
+        arrays[f'images_{kind}'] = np.zeros((3, 2, 8, 8, 3), np.uint8)
+    return arrays
+
+
+def save(path, arrays, name='set'):
+    about = {'model': 'm', 'targets': {name: {}}}
+    save_results(path, VERIFICATION, about, {f'{name}/{key}': a for key, a in arrays.items()})
+    return path
+
+
+@pytest.fixture(scope='module')
+def target():
+    return verified(np.random.RandomState(5))
+
+
+@pytest.fixture(scope='module')
+def wild(tmp_path_factory):
+    """A report of runs with names of every kind, and its files."""
+    root = tmp_path_factory.mktemp('wild')
+    random = np.random.RandomState(3)
+    words = [f'{name}={save(root / f"{n}.npz", verified(random))}' for n, name in enumerate(WILD)]
+    report = build_report(read_runs(words))
+    out = root / 'files'
+    out.mkdir()
+    return report, write_files(out, report.sections)
+
+
+def tables(report):
+    return [i for s in report.sections for i in s.items if isinstance(i, TableItem)]
+
+
+def drawn_figures(report):
+    return [item for s in report.sections for item in s.items if isinstance(item, FigureItem)]
+
+
+def test_names_of_any_script_have_files_of_their_own(wild):
+    report, files = wild
+    assert len({str(path).casefold() for path in files}) == len(files)
+    items = sum(len([i for i in s.items if hasattr(i, 'name')]) for s in report.sections)
+    assert len(files) == 3 * items and all(path.stat().st_size for path in files)
+    assert sum('scores' in path.name and path.suffix == '.svg' for path in files) == len(WILD)
+    shown = next(p for p in files if p.name == 'set-scores-教師.svg').read_text()
+    assert '教師' in shown  # as text, for the reader's fonts
+
+
+def test_no_name_becomes_a_formula_or_markup(wild):
+    _, files = wild
+    for path in (path for path in files if path.suffix == '.csv'):
+        for row in csv.reader(path.open(newline='')):
+            assert not any(cell[:1] in ('=', '@', '+') for cell in row), path
+            # a hyphen starts numbers alone
+            assert all(float(cell) < 0 for cell in row if cell.startswith('-'))
+    text = next(path for path in files if path.name == 'set-summary.tex').read_text()
+    assert r'50\% \& more\_\#\{\}\textasciitilde{}\textasciicircum{}' in text
+    assert r'\$\textbackslash{}badcommand\{x\}\$' in text and r'\badcommand' not in text
+
+
+def test_every_cell_of_a_csv_is_one_value(wild):
+    report, _ = wild
+    for table in tables(report):
+        if table.name in ('made', 'training'):
+            continue  # of text
+        header, *rows = csv.reader(io.StringIO(csv_table(table)))
+        assert len(set(header)) == len(header)
+        for row in rows:
+            assert len(row) == len(header)
+            for column, cell in zip(header, row):
+                if column not in ('run', 'pairs'):
+                    float(cell)
+
+
+def test_latex_tables_compile_by_their_form():
+    rows = [('a', Cell('1 [0, 2]', (1.0, 0.0, 2.0), ('', 'low', 'high'))), ('b', '[x')]
+    text = latex(TableItem('t', 'title', ('run', 'rate'), rows))
+    body = text.split('\\midrule')[1].split('\\bottomrule')[0].strip().splitlines()
+    assert body == ['a & 1 [0, 2] \\\\', 'b & {[x} \\\\']
+    assert '\\begin{tabular}{lr}' in text
+
+
+def test_a_run_has_one_colour_in_every_figure(wild):
+    report, _ = wild
+    looks = figures.looks_of(WILD)
+    assert len(set(looks.values())) == len(WILD)
+    for run, look in looks.items():
+        label = figures.plain(run)
+        seen = 0
+        for item in drawn_figures(report):
+            (axes,) = item.figure.axes
+            lines = [li for li in axes.lines if li.get_label().split(',')[0] == label]
+            assert all(to_hex(line.get_color()) == look.colour for line in lines), item.name
+            seen += len(lines)
+            if axes.get_title(loc='left') == f'Scores: {label}':
+                filled = {to_hex(p.get_facecolor()) for p in axes.patches if p.get_fill()}
+                assert filled == {look.colour, figures.GREY}
+                seen += 1
+        assert seen >= 4, run  # ROC, DET, errors, its histogram
+
+
+def test_28_runs_look_different():
+    assert len(set(figures.looks_of(map(str, range(28))).values())) == 28
+
+
+def test_the_axis_of_a_roc_follows_the_data(target):
+    fpr = np.array([0, 0, 0.001, 0.01, 0.1, 1])
+    good = (fpr, np.array([0, 0.985, 0.99, 0.995, 0.998, 1]), None)
+    bad = (fpr, np.array([0, 0.2, 0.3, 0.5, 0.8, 1]), None)
+    for curves, lowest in (({'good': good}, 0.985), ({'good': good, 'bad': bad}, 0.2)):
+        (axes,) = figures.roc_curve('t', curves).axes
+        bottom, top = axes.get_ylim()
+        assert 1 <= top <= 1.1 and bottom <= lowest
+        assert (top - lowest) / (top - bottom) > 0.6  # the curves fill the height
+
+
+def test_hardest_pairs_tell_names_and_what_was_decided(target, tmp_path):
+    report = build_report(read_runs([f'r={save(tmp_path / "a.npz", target)}']))
+    section = next(s for s in report.sections if s.title == 'Verification: set')
+    pairs = [item for item in section.items if hasattr(item, 'captions')]
+    thresholds = np.repeat(target['fold_thresholds'], 40)  # 400 pairs in 10 folds
+    for item, kind in zip(pairs, ('accepts', 'rejects')):
+        wrong = 0
+        for pair, caption, right in zip(target[f'hardest_{kind}'], item.captions, item.right):
+            first, second = target['identities'][pair]
+            names = f'person {first:02d}' + ('' if first == second else f' / person {second:02d}')
+            cosine = 1 - target['distances'][pair] / 2
+            assert caption == f'{names} · cosine {cosine:.3f}'
+            accepted = target['distances'][pair] < thresholds[pair]
+            assert right == (accepted == (first == second))
+            wrong += not right
+        assert f'; {wrong} of them' in item.title
+
+
+def test_pairs_without_a_score_are_counted(tmp_path):
+    arrays = verified(np.random.RandomState(8), failed=(20, 5))
+    report = build_report(read_runs([f'r={save(tmp_path / "a.npz", arrays)}']))
+    table = next(t for t in tables(report) if t.name == 'set-thresholds')
+    assert 'ISO/IEC 19795-1' in table.note and 'r: 20 genuine, 5 impostor' in table.note
+    cosines, issame = 1 - arrays['distances'] / 2, arrays['issame']
+    for row in csv.DictReader(io.StringIO(csv_table(table))):
+        refused = (cosines[issame] <= float(row['cosine above']) + 1e-12).sum()
+        assert float(row['FRR %']) == pytest.approx(100 * (refused + 20) / (issame.sum() + 20))
+    assert 'with those that gave no score' in report.verdict[0]
+
+
+# --- groups
+
+
+def labels_of(tmp_path, text, column=''):
+    (tmp_path / 'labels.csv').write_text(text)
+    return read_labels(tmp_path / 'labels.csv', column)
+
+
+def by_person(number):
+    return 'old' if number % 4 == 0 else 'young'
+
+
+def test_groups_of_people_pictures_and_pairs_agree(target, tmp_path):
+    people = [f'"person {n:02d}",x,{by_person(n)}' for n in range(PEOPLE)]
+    pictures = [by_person(number) for number in target['identities'].ravel()]
+    first = labels_of(tmp_path, '\n'.join(['identity,other,age', *people]), 'age')
+    second = labels_of(tmp_path, '\n'.join(['age', *pictures]))
+    groups = pair_groups(first, target)
+    assert (groups == pair_groups(second, target)).all()
+    third = Labels(tmp_path, 'age', list(groups), None)
+    assert (pair_groups(third, target) == groups).all()
+    assert pair_groups(Labels(tmp_path, 'age', ['old'] * 7, None), target) is None
+    # against a loop, at a threshold that makes errors of both kinds
+    table = group_table('set', 'r', target, second, 0.3, 0.01)
+    rows = list(csv.DictReader(io.StringIO(csv_table(table))))
+    assert [row['age'] for row in rows] == ['old', 'young', ACROSS]
+    for row in rows:
+        errors = {True: [], False: []}
+        for pair, (a, b) in enumerate(target['identities']):
+            ages = {by_person(a), by_person(b)}
+            if (row['age'] in ages and len(ages) == 1) or (row['age'] == ACROSS and len(ages) == 2):
+                accepted = 1 - target['distances'][pair] / 2 > 0.3
+                errors[a == b].append(accepted != (a == b))
+        for kind, pairs, name in ((True, 'genuine', 'FNMR'), (False, 'impostor', 'FMR')):
+            assert int(row[f'{pairs} pairs']) == len(errors[kind])
+            if not errors[kind]:
+                assert row[name] == ''
+                continue
+            assert float(row[name]) == pytest.approx(100 * np.mean(errors[kind]))
+            exact = exact_interval(int(np.sum(errors[kind])), len(errors[kind]))
+            assert float(row[f'{name} low']) <= 100 * exact.low + 1e-9
+            assert float(row[f'{name} high']) >= 100 * exact.high - 1e-9
+    fmr = {row['age']: float(row['FMR']) for row in rows[:2]}
+    worst, best = max(fmr, key=fmr.get), min(fmr, key=fmr.get)
+    if fmr[best]:
+        assert f'FMR ×{fmr[worst] / fmr[best]:.1f} ({worst} over {best})' in table.note
+
+
+def test_people_without_a_label_are_counted(target, tmp_path):
+    labels = labels_of(
+        tmp_path, 'identity,age\n' + ''.join(f'person {n:02d},old\n' for n in (1, 2))
+    )
+    groups = pair_groups(labels, target)
+    known = np.isin(target['identities'], (1, 2)).all(axis=1)
+    assert ((groups == 'old') == known).all() and ((groups == '') == ~known).all()
+    table = group_table('set', 'r', target, labels, 0.3, 0.01)
+    assert f'{(~known).sum():,} pairs without a label are left out' in table.note
+
+
+@pytest.mark.parametrize(
+    ('text', 'words', 'message'),
+    [
+        ('age\n', (), 'expected a header and lines'),
+        ('a,b\n1,2\n', (), 'say --group-column, one of a, b'),
+        ('a,b\n1,2\n', ('--group-column', 'c'), "no column 'c'"),
+        ('a,b\n1\n', ('--group-column', 'b'), 'line 2 has 1 values'),
+        ('age\nold\n', (), 'are of no pair set here (400 pairs)'),
+    ],
+)
+def test_wrong_labels(target, tmp_path, run_command, text, words, message):
+    path = save(tmp_path / 'a.npz', target)
+    (tmp_path / 'l.csv').write_text(text)
+    out = tmp_path / 'r.html'
+    code, _, err = run_command('report', path, '--groups', tmp_path / 'l.csv', *words, '--out', out)
+    assert code == 2 and message in err and not out.exists()
+
+
+def test_labels_without_a_header_are_an_error(tmp_path):
+    with pytest.raises(InputError, match='does not exist'):
+        read_labels(tmp_path / 'none.csv')
+
+
+# --- configuration
+
+
+def test_seeds_and_options_of_the_loss_tell_runs_apart(tmp_path):
+    words = []
+    for seed in (1, 2):
+        folder = tmp_path / f's{seed}'
+        folder.mkdir()
+        (folder / 'history.jsonl').write_text('{"step": 1, "loss": 2.0}\n')
+        config = {'seed': seed, 'loss': 'margin', 'loss_options': {'m2': 0.1 * seed}}
+        state = {'config': config, 'state': {}}
+        (folder / 'model-0001.json').write_text(json.dumps(state))
+        words.append(str(folder))
+    report = build_report(read_runs(words))
+    rows = {row[0]: row[1:] for table in tables(report) for row in table.rows}
+    assert rows['options of the loss'] == ('m2=0.1', 'm2=0.2')
+    assert next(t for t in tables(report) if t.name == 'training').rows[-4][1:] == ('1', '2')
+    assert report.verdict == ['Nothing was evaluated: these are runs of training alone.']
