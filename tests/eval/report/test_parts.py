@@ -268,6 +268,18 @@ def test_labels_without_a_header_are_an_error(tmp_path):
         read_labels(tmp_path / 'none.csv')
 
 
+def test_sets_of_people_have_a_section(tmp_path):
+    tar = {'0.001': {'value': 0.5, 'low': 0.4, 'high': 0.6, 'threshold_cosine': 0.3}}
+    entry = {'people': 7, 'genuine_pairs': 30, 'impostor_pairs': 5000, 'tar': tar}
+    about = {'model': 'm', 'targets': {}, 'all_pairs': {'mine': entry}}
+    save_results(tmp_path / 'a.npz', VERIFICATION, about, {})
+    report = build_report(read_runs([str(tmp_path / 'a.npz')]))
+    assert [section.title for section in report.sections] == ['Summary', 'All pairs']
+    (row,) = csv.DictReader(io.StringIO(csv_table(tables(report)[-1])))
+    assert (row['genuine pairs'], row['@ FAR 0.001']) == ('30', '50.0')
+    assert (row['@ FAR 0.001 low'], row['@ FAR 0.001 high']) == ('40.0', '60.0')
+
+
 # --- configuration
 
 
