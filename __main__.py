@@ -18,6 +18,7 @@ COMMANDS = {
     'train': ('recognition.train', 'train a network from scratch or go on with a checkpoint'),
     'teach': ('recognition.teach', "a data set's embeddings by the teacher, once for all students"),
     'distill': ('recognition.distill', 'train a student from a frozen teacher over generations'),
+    'study': ('recognition.study.__main__', 'an experiment from a file: runs, compares, claims'),
     'convert': ('symbol.convert', 'PyTorch .pth files to checkpoints, and back'),
     'export': (
         'deploy.export',

@@ -17,6 +17,7 @@ FOLDERS = (
     'recognition.losses',
     'recognition.distillation',
     'recognition.augmentations',
+    'recognition.study',
     'deploy',
     'deploy.bench',
 )
@@ -86,6 +87,7 @@ setup(
         'rich>=13',
         'pillow>=9.4',
         'scipy>=1.7',
+        "tomli>=2; python_version < '3.11'",  # tomllib since then
         # without MXNet these are all there is to run a network
         *(_also(requirement, NO_MXNET) for requirement in DEPLOY),
     ],

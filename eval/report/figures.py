@@ -354,3 +354,18 @@ def fold_accuracies(
     axes.set_ylim(-0.6, len(accuracies) - 0.4)
     axes.set_xlabel('accuracy of a fold, % (line: mean)')
     return figure
+
+
+def interval_figure(
+    title: str, names: Sequence[str], triples: Sequence[tuple[float, float, float]]
+) -> 'Figure':
+    """Values with their intervals, (value, low, high), a line each; those that hold 0 are grey."""
+    figure, axes = _figure(title)
+    for row, (value, low, high) in enumerate(triples):
+        colour = COLOURS[0] if low > 0 or high < 0 else '#888888'
+        axes.plot([low, high], [row, row], color=colour, linewidth=2)
+        axes.plot([value], [row], 'o', color=colour, markersize=6)
+    axes.axvline(0, color='#333333', linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    return figure

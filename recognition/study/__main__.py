@@ -1,0 +1,227 @@
+"""Run an experiment that a file describes, and say what it tells: STUDY.toml -> table and page.
+
+Runs what is missing, several runs at a time with one thread each, and goes on by the same command
+after any stop or kill. A study whose runs are all there costs the comparison alone. Given the
+results.json of a study in place of its file, the table and the page are made anew from it.
+"""
+
+import argparse
+import json
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...common import console, flops
+from ...common.errors import InputError, RunError
+from ...common.files import atomic_write, exclusive, output_folder, read_json
+from ...common.parallel import cpu_count
+from ...eval.report.page import page
+from ...symbol import get_symbol
+from ..config import (
+    DATA,
+    DISTILL,
+    RUN,
+    WATCH,
+    WHAT,
+    TrainConfig,
+    add_arguments,
+    configure,
+    settings,
+)
+from . import plan, results
+from .page import claims, sections, show
+from .plan import Arm, Job, Study, data_jobs, make_jobs, read_study
+from .runner import Child, Runner, run_in_turn
+
+log = logging.getLogger(__name__)
+
+RESULTS, PAGE = 'results.json', 'report.html'
+_PARTS = {'title', 'note', 'measure', 'study', 'arms', 'questions', 'missing'}
+
+
+def build_parser(parser: console.Parser) -> None:
+    parser.add_argument(
+        'study', type=Path, metavar='STUDY.toml', help='a study, or the results.json of one'
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=0, metavar='N', help='runs at a time; 0: one a CPU'
+    )
+    parser.add_argument(
+        '--dry-run', action='store_true', help='say what would run, and run nothing'
+    )
+    parser.add_argument(
+        '--out', type=Path, metavar='DIR', help='folder for results.json and report.html'
+    )
+
+
+# --- the configurations of the runs, before any of them starts
+
+
+def arm_settings(study: Study, arm: Arm) -> dict[str, Any]:
+    """The checked settings of an arm's first run; InputError names the arm."""
+    groups = (DISTILL, WHAT, DATA, RUN, WATCH) if arm.kind == plan.DISTILL else None
+    parser = console.Parser(prog=f'arm {arm.name}')
+    add_arguments(parser, *([groups] if groups else []))
+    words, _ = plan.run_words(study, arm, arm.seeds[0])
+    words = ['none,0' if word[:1] == '{' and word[-1:] == '}' else word for word in words]
+    try:
+        args = parser.parse_args(words[1:])
+        values = settings(args, classification=not getattr(args, 'no_classification', False))
+    except InputError as error:
+        raise InputError(f'arm {arm.name}: {error}') from None
+    values.pop('teacher_store', None)
+    return values
+
+
+def describe(config: TrainConfig) -> dict[str, Any]:
+    """What the table says of an arm's network and run."""
+    symbol = get_symbol(config.network, **config.network_options)
+    count = flops.count(symbol)
+    return {
+        'network': config.network,
+        'network_options': config.network_options,
+        'params': count.params,
+        'flops': count.flops,
+        'steps': config.total_steps,
+        'images_a_step': config.global_batch_size,
+        'images': config.num_images,
+        'people': config.num_classes,
+    }
+
+
+def configurations(study: Study, check_data: bool) -> dict[str, TrainConfig]:
+    """Arm -> configuration of its first run; InputError names the arm that has a fault."""
+    configs = {}
+    for arm in study.arms.values():
+        if not arm.seeded:
+            continue
+        values = arm_settings(study, arm)
+        if check_data:
+            try:
+                configs[arm.name] = configure(values)
+            except InputError as error:
+                raise InputError(f'arm {arm.name}: {error}') from None
+    return configs
+
+
+# --- progress
+
+
+class Watch:
+    """Shows how far the whole study is, in training steps."""
+
+    def __init__(self, runner: Runner, jobs: Mapping[str, Job], steps: Mapping[str, int], bar):
+        self._runner, self._jobs, self._steps, self._bar = runner, jobs, steps, bar
+
+    def done(self, children: Sequence[Child] = ()) -> int:
+        """Steps done by all runs."""
+        running = {child.job.name for child in children}
+        return sum(
+            steps
+            if name not in running and self._runner.records.is_done(self._jobs[name])
+            else min(self._runner.steps_done(self._jobs[name]), steps)
+            for name, steps in self._steps.items()
+        )
+
+    def __call__(self, children: Sequence[Child]) -> None:
+        left = sum(not self._runner.records.is_done(job) for job in self._jobs.values())
+        failed = len(self._runner.failed)
+        note = f'{left} of {len(self._jobs)} jobs left; {failed} failed; running '
+        note += ', '.join(child.job.name for child in children) or 'none'
+        self._bar.advance(max(self.done(children) - self._bar.done, 0), note)
+
+
+def _steps(study: Study, configs: Mapping[str, TrainConfig]) -> dict[str, int]:
+    """Training run -> its steps."""
+    return {
+        plan.run_name(arm, seed): configs[arm.name].total_steps
+        for arm in study.arms.values()
+        if arm.seeded
+        for seed in arm.seeds
+    }
+
+
+def run_jobs(study: Study, jobs: int) -> tuple[Runner, dict[str, TrainConfig]]:
+    """Make the data, then run what is missing."""
+    configurations(study, check_data=False)  # faults show before hours of work
+    todo = make_jobs(study)
+    runner = Runner(study.runs, jobs)
+    run_in_turn(runner, data_jobs(study))
+    configs = configurations(study, check_data=True)
+    steps = _steps(study, configs)
+    watch = Watch(runner, todo, steps, None)
+    total = sum(steps.values())
+    with console.progress(total, study.title, 'steps', start=watch.done()) as bar:
+        watch = Watch(runner, todo, steps, bar)
+        runner.run(todo, watch)
+    return runner, configs
+
+
+def dry_run(study: Study) -> dict[str, Any]:
+    """What would run, as far as it can be told."""
+    configurations(study, check_data=False)
+    runner = Runner(study.runs, 1)
+    jobs = [*data_jobs(study), *make_jobs(study).values()]
+    left = [job for job in jobs if not runner.records.is_done(job)]
+    for job in left:
+        log.info('%s: vargfacenet %s', job.name, ' '.join(job.words))
+    return {'jobs': len(jobs), 'left': [job.name for job in left]}
+
+
+# --- results
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A study's results.json; InputError for any other file."""
+    result = read_json(path, 'results of a study')
+    if not isinstance(result, dict) or not result.keys() >= _PARTS:
+        raise InputError(f'{path} is no results.json of a study')
+    return result
+
+
+def write_page(result: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Show a result and write the page; returns the command's result."""
+    found = sections(result)
+    show(result, found)
+    subtitle = f'{len(result["arms"])} arms · {result["machine"]} · vargfacenet {result["version"]}'
+    atomic_write(out / PAGE, page(result['title'], subtitle, found))
+    log.info('page: %s', out / PAGE)
+    return {
+        'page': str(out / PAGE),
+        'claims': [claim for question in result['questions'] for claim in claims(result, question)],
+        'missing': result['missing'],
+    }
+
+
+def run(args: argparse.Namespace) -> dict:
+    console.check_ranges([('--jobs', args.jobs, 0, 1000)])
+    if args.study.suffix == '.json':
+        result = read_results(args.study)
+        return write_page(result, output_folder(args.out or args.study.parent))
+    study = read_study(args.study)
+    output_folder(study.runs)
+    if args.dry_run:
+        return dry_run(study)
+    out = output_folder(args.out or study.runs)
+    with exclusive(study.runs):
+        runner, configs = run_jobs(study, args.jobs or cpu_count())
+        about = {name: describe(config) for name, config in configs.items()}
+        result = results.gather(study, runner.records, about)
+        result['machine'] = f'{platform.machine()}, {cpu_count()} CPUs'
+        result['version'] = __version__
+        text = json.dumps(result, indent=1, allow_nan=False)
+        atomic_write(out / RESULTS, text + '\n')
+        summary = {**write_page(result, out), 'results': str(out / RESULTS)}
+    if runner.failed:
+        reasons = '; '.join(f'{name}: {why}' for name, why in runner.failed.items())
+        raise RunError(f'{len(runner.failed)} jobs failed ({reasons}); the same command goes on')
+    return summary
+
+
+main = console.command('study', build_parser, run)
+
+if __name__ == '__main__':
+    raise SystemExit(main())

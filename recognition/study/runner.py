@@ -1,0 +1,298 @@
+"""Running the jobs of a study as child processes: what is missing, several at a time.
+
+A finished job leaves a record, RUNS/records/NAME.json: its words, what it was made from, its
+result. It is done while these stay the same. A job that was stopped goes on where it was, since
+train, distill and teach do; so a study goes on by the same command after any kill. Children end
+with the study, even where it is killed (on Linux).
+"""
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from ...common import console
+from ...common.errors import InputError, RunError
+from ...common.files import atomic_write, exclusive, output_folder, read_json
+from ...common.history import HISTORY
+from .plan import DATA, DISTILL, TEACH, TRAIN, Job
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.2  # seconds between two looks at the children
+_PATIENCE = 60.0  # seconds that children have to save and stop
+_TAIL = 8192  # bytes of a history or log that are looked at
+_LIBC = ctypes.CDLL(None)  # loaded here: little may be done between fork and exec
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
+
+
+@dataclass
+class Child:
+    """A job under way."""
+
+    job: Job
+    words: tuple[str, ...]  # with the products of other jobs in their places
+    process: subprocess.Popen
+    started: float
+    output: Path  # its stdout
+
+
+class Records:
+    """What is known of finished jobs."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._known: dict[str, dict[str, Any]] = {}
+        for path in sorted(folder.glob('*.json')):
+            content = read_json(path, 'record of a study')
+            if not isinstance(content, dict) or not {'words', 'after', 'result'} <= content.keys():
+                raise InputError(f'{path} is no record of a study; remove it')
+            self._known[path.stem] = content
+
+    def get(self, name: str) -> Optional[dict[str, Any]]:
+        return self._known.get(name)
+
+    def product(self, name: str) -> str:
+        """What others get of a finished job: its model, or the store that it made."""
+        result = self._known[name]['result']
+        return str(result.get('model') or result.get('store'))
+
+    def stamps(self, job: Job) -> dict[str, int]:
+        """Checksums of the records that a job is made from."""
+        return {name: _stamp(self._known[name]) for name in job.after}
+
+    def words(self, job: Job) -> tuple[str, ...]:
+        """The words of a job whose `after` are done."""
+        products = {'{' + name + '}': self.product(name) for name in job.after}
+        return tuple(products.get(word, word) for word in job.words)
+
+    def is_done(self, job: Job) -> bool:
+        """Whether a job has run with these words, from what there is now."""
+        if job.kind == DATA:
+            return Path(job.makes).exists()
+        known = self.get(job.name)
+        if known is None or any(name not in self._known for name in job.after):
+            return False
+        return known['words'] == list(self.words(job)) and known['after'] == self.stamps(job)
+
+    def check_inputs(self, job: Job) -> None:
+        """InputError for a run that was made from other networks than there are now."""
+        known = self.get(job.name)
+        if known and job.kind in (TRAIN, DISTILL) and known['after'] != self.stamps(job):
+            raise InputError(
+                f'{job.name} was trained from another {", ".join(job.after)} than there is now; '
+                f'remove {self._folder / job.name}.json and its folder to make it anew'
+            )
+
+    def add(self, job: Job, words: Sequence[str], result: Mapping, seconds: float) -> None:
+        before = self.get(job.name) or {}
+        if before.get('words') == list(words):  # it was made longer, or went on
+            seconds += before.get('seconds', 0.0)
+        content = {
+            'words': list(words),
+            'after': self.stamps(job),
+            'result': dict(result),
+            'seconds': round(seconds, 1),
+        }
+        self._known[job.name] = content
+        atomic_write(self._folder / f'{job.name}.json', json.dumps(content, indent=1) + '\n')
+
+
+def _stamp(record: Mapping[str, Any]) -> int:
+    """Checksum of what a job made of what; how long it took does not count."""
+    parts = [record['words'], record['after'], record['result'].get('steps')]
+    return zlib.crc32(json.dumps(parts, sort_keys=True).encode())
+
+
+def _die_with_parent() -> None:
+    """In a child, before it starts: have the system send SIGTERM when the parent has ended."""
+    _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def _last_line(path: Path) -> str:
+    """The last line of a text file that says something."""
+    if not path.exists():
+        return ''
+    with open(path, 'rb') as handle:
+        handle.seek(max(path.stat().st_size - _TAIL, 0))
+        lines = handle.read().decode('utf-8', 'replace').split('\n')
+    return next((line.strip() for line in reversed(lines) if line.strip()), '')
+
+
+class Runner:
+    """Runs jobs below a folder.
+
+    Parameters
+    ----------
+    runs : folder of the study; records, logs and models lie in it
+    jobs : how many at a time
+    """
+
+    def __init__(self, runs: Path, jobs: int):
+        self._runs, self._jobs = runs, jobs
+        for name in ('records', 'logs', 'models', 'tests'):
+            output_folder(runs / name)
+        self.records = Records(runs / 'records')
+        self._children: dict[str, Child] = {}
+        self.failed: dict[str, str] = {}  # job -> why
+
+    # --- one job
+
+    def _start(self, job: Job) -> None:
+        words = self.records.words(job)
+        output = self._runs / 'logs' / f'{job.name}.out'
+        environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+        with open(output, 'wb') as out, open(self._log(job), 'ab') as err:
+            err.write(f'== vargfacenet {" ".join(words)}\n'.encode())
+            err.flush()
+            process = subprocess.Popen(
+                [sys.executable, '-m', 'vargfacenet', *words],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the study, which stops its children
+                preexec_fn=_die_with_parent if sys.platform == 'linux' else None,
+            )
+        self._children[job.name] = Child(job, words, process, time.monotonic(), output)
+        log.info('started %s', job.name)
+
+    def _log(self, job: Job) -> Path:
+        return self._runs / 'logs' / f'{job.name}.log'
+
+    def _finish(self, child: Child, code: int) -> None:
+        job, seconds = child.job, time.monotonic() - child.started
+        if code:
+            why = _last_line(self._log(job)) or f'exit code {code}'
+            self.failed[job.name] = why
+            log.warning('%s failed: %s (%s)', job.name, why, self._log(job))
+            return
+        try:
+            result = json.loads(_last_line(child.output))
+        except ValueError:
+            self.failed[job.name] = f'{child.output} does not end with its result'
+            log.warning('%s failed: %s', job.name, self.failed[job.name])
+            return
+        if job.kind == DATA and not Path(job.makes).exists():
+            self.failed[job.name] = f'it did not make {job.makes}'
+            log.warning('%s: %s', job.name, self.failed[job.name])
+            return
+        self.records.add(job, child.words, result, seconds)
+        log.info('finished %s in %s', job.name, console.duration(seconds))
+
+    def _is_free(self, job: Job) -> bool:
+        """Whether no process writes where the job would; one of a killed study may still save."""
+        if job.alone and any(job.alone == other.job.alone for other in self._children.values()):
+            return False
+        folder = Path(job.alone) if job.kind == TEACH else self._runs / job.folder
+        try:
+            with exclusive(folder) if folder.is_dir() else contextlib.nullcontext():
+                return True
+        except InputError:
+            return False
+
+    # --- all jobs
+
+    def run(self, jobs: Mapping[str, Job], watch: Callable[[Sequence[Child]], None]) -> None:
+        """Run what is not done, in order; a job whose `after` failed is left out and counted.
+
+        Parameters
+        ----------
+        watch : called now and then with the children under way
+
+        Raises
+        ------
+        KeyboardInterrupt after the children have saved and stopped.
+        """
+        waiting = {name: job for name, job in jobs.items() if not self._settled(job)}
+        try:
+            with _stopped_by_signals():
+                while waiting or self._children:
+                    self._collect()
+                    self._start_what_can(waiting)
+                    watch(list(self._children.values()))
+                    if self._children or waiting:
+                        time.sleep(_POLL)
+        finally:
+            self._stop()
+
+    def _settled(self, job: Job) -> bool:
+        return self.records.is_done(job)
+
+    def _collect(self) -> None:
+        for name, child in list(self._children.items()):
+            code = child.process.poll()
+            if code is not None:
+                del self._children[name]
+                self._finish(child, code)
+
+    def _start_what_can(self, waiting: dict[str, Job]) -> None:
+        for name, job in list(waiting.items()):
+            broken = next((other for other in job.after if other in self.failed), None)
+            if broken:
+                self.failed[name] = f'{broken} failed'
+                del waiting[name]
+            elif any(other in waiting or other in self._children for other in job.after):
+                continue
+            elif self._settled(job):
+                del waiting[name]
+            elif len(self._children) < self._jobs and self._is_free(job):
+                self.records.check_inputs(job)
+                self._start(job)
+                del waiting[name]
+
+    def _stop(self) -> None:
+        """Ask the children to save and stop, and wait for that."""
+        for child in self._children.values():
+            child.process.terminate()
+        if self._children:
+            log.info('stopping %s', ', '.join(self._children))
+        end = time.monotonic() + _PATIENCE
+        for child in self._children.values():
+            try:
+                child.process.wait(max(end - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        self._children.clear()
+
+    def steps_done(self, job: Job) -> int:
+        """Steps that the history of a run shows so far; 0 before the first line."""
+        try:
+            return int(json.loads(_last_line(self._runs / job.folder / HISTORY))['step'])
+        except (ValueError, KeyError, TypeError):  # none yet, or a line that is being written
+            return 0
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP stop the study as Ctrl-C does."""
+
+    def stop(number: int, _frame) -> None:
+        raise console.Interrupted(number)
+
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 'SIGHUP') else [])]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_in_turn(runner: Runner, jobs: Sequence[Job]) -> None:
+    """Run data jobs one after the other; RunError for the first that fails."""
+    for job in jobs:
+        runner.run({job.name: job}, lambda children: None)
+        if job.name in runner.failed:
+            raise RunError(f'{job.name} ({" ".join(job.words)}): {runner.failed[job.name]}')

@@ -1,0 +1,220 @@
+"""The command: runs what is missing, goes on after a kill, and says what the runs' tests said."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from vargfacenet.__main__ import main
+from vargfacenet.common.data.people_sets import PeopleSet, write_people_set
+from vargfacenet.common.engine.params_file import read_arrays
+from vargfacenet.common.history import read_history
+
+from tests.recognition.conftest import pattern
+
+FILE = """
+title = 'A small study'
+runs = '{runs}'
+seeds = [0]
+measure = 'crowd TAR@0.001'
+
+[options]
+data-dir = '{data}'
+steps = {steps}
+per-batch-size = 8
+frequent = 2
+verbose = {verbose}
+lr = 0.05
+network = 'vargfacenet'
+network-option = {{multiplier = 0.25, emb_size = 32, bn_mom = 0.5}}
+
+[test]
+target = ['{data}/pairs.bin']
+pairs = ['{crowd}']
+
+[arms.scratch]
+command = 'train'
+
+[arms.angular]
+command = 'distill'
+teacher = 'run:scratch'
+
+[[questions]]
+ask = 'does a teacher help?'
+arms = ['scratch', 'angular']
+
+[published.scratch]
+'pairs accuracy' = 0.001
+"""
+BROKEN = """
+[arms.broken]
+command = 'distill'
+teacher = 'nowhere/model,3'
+
+[arms.later]
+command = 'train'
+pretrained = 'run:broken'
+"""
+
+
+@pytest.fixture(scope='module')
+def crowd(tmp_path_factory):
+    """40 people of two pictures, 3,120 impostor pairs."""
+    path = tmp_path_factory.mktemp('crowd') / 'crowd.npz'
+    people = np.repeat(np.arange(40), 2)
+    pictures = [pattern(500 + person, k) for person in range(40) for k in range(2)]
+    write_people_set(path, PeopleSet(pictures, people, [f'p{i}' for i in range(40)], None))
+    return path
+
+
+def write_study(folder, patterns, crowd, more='', steps=4, verbose=100):
+    path = folder / 'own.toml'
+    values = {'runs': folder / 'runs', 'data': patterns, 'crowd': crowd}
+    path.write_text(FILE.format(**values, steps=steps, verbose=verbose) + more)
+    return path
+
+
+@pytest.fixture(scope='module')
+def done(patterns, crowd, tmp_path_factory):
+    """A study that has run: (its file, folder of its runs)."""
+    folder = tmp_path_factory.mktemp('study')
+    path = write_study(folder, patterns, crowd)
+    assert main(['study', str(path), '--jobs', '2']) == 0
+    return path, folder / 'runs'
+
+
+def record(runs, name):
+    return json.loads((runs / 'records' / f'{name}.json').read_text())
+
+
+def test_figures_are_those_of_the_tests(done):
+    _, runs = done
+    result = json.loads((runs / 'results.json').read_text())
+    assert list(result['arms']) == ['scratch', 'angular'] and result['missing'] == []
+    found = {}
+    for arm in result['arms']:
+        test = record(runs, f'{arm}-s0.test')['result']
+        entry = found[arm] = result['arms'][arm]['measures']
+        tar = test['all_pairs']['crowd']['tar']['0.001']
+        got = entry['crowd TAR@0.001']
+        assert (got['value'], got['low'], got['high']) == pytest.approx(
+            (tar['value'], tar['low'], tar['high'])
+        )
+        assert entry['pairs accuracy']['value'] == test['targets']['pairs']['accuracy']
+        assert result['arms'][arm]['steps'] == 4 and result['arms'][arm]['params'] > 1e6
+    (question,) = result['questions']
+    for each in question['comparisons']:
+        values = [found[arm][each['measure']]['value'] for arm in ('angular', 'scratch')]
+        assert each['difference']['value'] == pytest.approx(values[0] - values[1])
+        assert each['difference']['seeds'] == 1 and 'one seed' in each['sentence']
+    test = question['comparisons'][-1]['mcnemar']
+    assert len(test['p_values']) == 1 and 0 < test['p_values'][0] <= 1
+    words = record(runs, 'angular-s0')['words']
+    assert words[words.index('--teacher') + 1] == record(runs, 'scratch-s0')['result']['model']
+    page = (runs / 'report.html').read_text()
+    assert 'does a teacher help?' in page and 'DEVIATES' in page and 'A small study' in page
+
+
+def test_runs_that_are_there_cost_nothing(done, capsys):
+    path, runs = done
+    before = {file: file.stat().st_mtime_ns for file in (runs / 'models').rglob('*')}
+    text = (runs / 'results.json').read_text()
+    started = time.monotonic()
+    assert main(['study', str(path)]) == 0
+    assert time.monotonic() - started < 60
+    assert 'started' not in capsys.readouterr().err
+    assert before == {file: file.stat().st_mtime_ns for file in (runs / 'models').rglob('*')}
+    assert (runs / 'results.json').read_text() == text
+
+
+def test_the_page_comes_from_the_results_alone(done, tmp_path, capsys):
+    _, runs = done
+    assert main(['study', str(runs / 'results.json'), '--out', str(tmp_path)]) == 0
+    assert (tmp_path / 'report.html').read_bytes() == (runs / 'report.html').read_bytes()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])['claims']
+
+
+def test_a_failed_run_leaves_the_others(done, patterns, crowd, capsys):
+    path, runs = done
+    write_study(path.parent, patterns, crowd, BROKEN)
+    assert main(['study', str(path)]) == 1
+    err = capsys.readouterr().err
+    assert 'broken-s0: ' in err and 'nowhere/model' in err and 'later-s0: broken-s0 failed' in err
+    result = json.loads((runs / 'results.json').read_text())
+    assert result['missing'] == ['broken-s0', 'later-s0']
+    assert result['arms']['angular']['measures']
+    write_study(path.parent, patterns, crowd)
+
+
+def test_faults_show_before_anything_runs(patterns, crowd, tmp_path, run_command):
+    path = write_study(tmp_path, patterns, crowd, "[arms.x]\ncommand = 'train'\nloss = 'arcfase'\n")
+    code, _, err = run_command('study', path)
+    assert code == 2 and 'arm x: ' in err and 'arcface' in err
+    path = write_study(tmp_path, patterns, crowd)
+    code, result, err = run_command('study', path, '--dry-run')
+    assert code == 0 and len(result['left']) == result['jobs'] == 4
+    assert 'vargfacenet distill' in err and not list((tmp_path / 'runs/models').iterdir())
+    with open(tmp_path / 'runs/records/x.json', 'w') as handle:
+        handle.write('{}')
+    code, _, err = run_command('study', path)
+    assert code == 2 and 'no record of a study' in err
+
+
+def test_a_study_is_run_once_at_a_time(patterns, crowd, tmp_path, run_command):
+    path = write_study(tmp_path, patterns, crowd)
+    (tmp_path / 'runs').mkdir()
+    handle = os.open(tmp_path / 'runs', os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        code, _, err = run_command('study', path)
+    finally:
+        os.close(handle)
+    assert code == 2 and 'another command is writing there' in err
+
+
+def _start(path):
+    words = [sys.executable, '-m', 'vargfacenet', 'study', str(path), '--jobs', '1']
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+
+
+def _wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _holders(runs):
+    """Processes that were started with the runs' folder in their words."""
+    found = subprocess.run(['ps', '-eo', 'args'], capture_output=True, text=True, check=True)
+    return [line for line in found.stdout.splitlines() if f'{runs}/models' in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_study_ends_with_the_same_weights(patterns, crowd, tmp_path, number):
+    weights = {}
+    for kind in ('whole', 'killed'):
+        folder = tmp_path / kind
+        folder.mkdir()
+        path = write_study(folder, patterns, crowd, steps=40, verbose=5)
+        runs = folder / 'runs'
+        process = _start(path)
+        if kind == 'killed':
+            _wait_for(lambda run=runs / 'models/scratch-s0': len(read_history(run)) > 4)
+            process.send_signal(number)
+            process.wait(120)
+            _wait_for(lambda runs=runs: not _holders(runs))
+            assert not (runs / 'records/scratch-s0.json').exists()
+            process = _start(path)
+        assert process.wait(300) == 0
+        weights[kind] = read_arrays(runs / 'models/angular-s0-gen1/model-0008.params')
+    assert weights['whole'].keys() == weights['killed'].keys()
+    for name, value in weights['whole'].items():
+        np.testing.assert_array_equal(weights['killed'][name], value, err_msg=name)
