@@ -5,6 +5,7 @@ from setuptools import setup
 FOLDERS = (
     'common',
     'common.data',
+    'common.data.detectors',
     'common.synth',
     'common.engine',
     'common.engine.engines',

@@ -27,8 +27,8 @@ HOW_TO_GET_THRESHOLDS = (
 
 
 def embedder_from(args: argparse.Namespace) -> FaceEmbedder:
-    """The embedder of the options of `common/engine/options`."""
-    return FaceEmbedder.of(open_from(args))
+    """The embedder of the options of `common/engine/options` and `faces`."""
+    return FaceEmbedder.of(open_from(args), args.min_face, args.detector)
 
 
 def stored_row(embedder: FaceEmbedder) -> dict:

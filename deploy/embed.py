@@ -31,11 +31,11 @@ from ..common.files import atomic_path, output_folder, read_lines
 from ..common.names import IMAGE_SIZE
 from ..common.parallel import cpu_count, ordered_map
 from .decide import embedder_from
-from .embedder import SMALLEST_FACE, WHICH, FaceEmbedder, FaceFinder, read_photo, unit_length
+from .embedder import WHICH, FaceEmbedder, FaceFinder, read_photo, unit_length
+from .faces import add_faces_option
 
 log = logging.getLogger(__name__)
 
-FACES = ('auto', 'crop', 'detect')
 NOTHING = np.empty((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 _SHOWN = 100  # names of pictures without a face in the JSON result
 
@@ -76,7 +76,7 @@ class _Reader:
 
     def _finder(self) -> FaceFinder:
         if not hasattr(self._threads, 'finder'):
-            self._threads.finder = FaceFinder(self._args.min_face)
+            self._threads.finder = FaceFinder(self._args.min_face, self._args.detector)
         return self._threads.finder
 
     def _is_crop(self, path: Path, image: np.ndarray) -> bool:
@@ -137,13 +137,7 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('source', type=Path, metavar='FOLDER|LIST', help='pictures')
     add_options(parser)
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='.npz to write')
-    parser.add_argument(
-        '--faces',
-        choices=FACES,
-        default='auto',
-        help='crop: all are aligned crops, which is faster; detect: find the face in all; auto: '
-        'tell a 112x112 crop by its face, which lies on the template',
-    )
+    add_faces_option(parser)
     parser.add_argument(
         '--which', choices=WHICH, default='largest', help='face to take if there are several'
     )
@@ -152,7 +146,6 @@ def build_parser(parser: console.Parser) -> None:
         action='store_true',
         help="add the mirror image's embedding, as verify and identify --model do; twice the work",
     )
-    parser.add_argument('--min-face', type=int, default=20, help='smallest face, in pixels')
     parser.add_argument(
         '--skip-broken', action='store_true', help='leave out pictures that cannot be decoded'
     )
@@ -164,7 +157,6 @@ def _check(args: argparse.Namespace) -> None:
     ranges = [
         ('--batch-size', args.batch_size, 1, 4096),
         ('--workers', args.workers, 1, 256),
-        ('--min-face', args.min_face, SMALLEST_FACE, 10_000),
     ]
     console.check_ranges(ranges)
     if args.out.suffix != '.npz':

@@ -6,18 +6,20 @@ from typing import NamedTuple, Union
 import numpy as np
 
 from ..common.data import detect
-from ..common.data.detect import CROP_FACE, FaceDetector, is_aligned_crop
+from ..common.data.detect import CROP_FACE, MIN_FACE, FaceDetector, is_aligned_crop
+from ..common.data.detectors import DEFAULT, detector_kind
 from ..common.data.image import decode_rgb
 from ..common.data.warp import crop
 from ..common.engine.engines import AUTO
 from ..common.engine.open_model import OpenModel, open_model
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file
+from ..common.names import IMAGE_SIZE
 from ..common.registry import unknown_name
 from ..common.vectors import unit_rows
 
 WHICH = ('largest', 'all')
-SMALLEST_FACE = 12  # pixels: what the detector's first network looks at
+CANDIDATE = 0.4  # score of what may be a face
 
 Photo = Union[np.ndarray, bytes, PathLike]
 
@@ -37,19 +39,30 @@ class FaceFinder:
     Parameters
     ----------
     min_face : side of the smallest face to find, in pixels
+    detector : what finds them, as for FaceDetector
     """
 
-    def __init__(self, min_face: int = 20):
-        if min_face < SMALLEST_FACE:
-            raise InputError(
-                f'min_face {min_face}: the detector finds faces from {SMALLEST_FACE} on'
-            )
-        self._detector = FaceDetector(min_face)
-        self._crop_detector = FaceDetector(max(CROP_FACE, min_face))
+    def __init__(self, min_face: int = MIN_FACE, detector: str = DEFAULT):
+        self._min_face = min_face
+        self._detector = FaceDetector(min_face, detector=detector)
+        self._crop_detector = None
 
     def is_crop(self, image: np.ndarray) -> bool:
-        """Whether a picture is an aligned crop already; see `is_aligned_crop`."""
+        """Whether a picture is an aligned crop already; see `is_aligned_crop`.
+
+        MTCNN tells, whatever finds faces in photographs: others see few that fill a picture.
+        """
+        if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
+            return False
+        if self._crop_detector is None:
+            self._crop_detector = FaceDetector(max(CROP_FACE, self._min_face))
         return is_aligned_crop(image, self._crop_detector)
+
+    def candidates(self, image: np.ndarray) -> detect.Faces:
+        """What may be faces, however small and doubtful."""
+        kind, _ = detector_kind(self._detector.name)
+        finder = FaceDetector(kind.smallest, CANDIDATE, self._detector.name)
+        return finder.detect(image)
 
     def detect(self, image: np.ndarray) -> detect.Faces:
         """Boxes, scores and landmarks of a (H, W, 3) uint8 RGB photograph, largest face first."""
@@ -103,21 +116,24 @@ class FaceEmbedder:
         backend: str = AUTO,
         precision: str = 'float32',
         batch_size: int = 32,
-        min_face: int = 20,
+        min_face: int = MIN_FACE,
         device: str = 'cpu',
         preprocessing: str = '',
+        detector: str = DEFAULT,
     ):
         opened = open_model(model, backend, precision, device, batch_size, preprocessing)
-        self._use(opened, min_face)
+        self._use(opened, min_face, detector)
 
     @classmethod
-    def of(cls, opened: OpenModel, min_face: int = 20) -> 'FaceEmbedder':
+    def of(
+        cls, opened: OpenModel, min_face: int = MIN_FACE, detector: str = DEFAULT
+    ) -> 'FaceEmbedder':
         """The embedder of a model that is open."""
         embedder = cls.__new__(cls)
-        embedder._use(opened, min_face)
+        embedder._use(opened, min_face, detector)
         return embedder
 
-    def _use(self, opened: OpenModel, min_face: int) -> None:
+    def _use(self, opened: OpenModel, min_face: int, detector: str) -> None:
         self._opened = opened
         self.model = opened.name
         self.backend = type(opened.engine).name
@@ -126,7 +142,7 @@ class FaceEmbedder:
         self.fingerprint = opened.fingerprint
         self.embedding_size = opened.embedding_size
         self.preprocessing = opened.preprocessing
-        self.finder = FaceFinder(min_face)
+        self.finder = FaceFinder(min_face, detector)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Embeddings of aligned crops.

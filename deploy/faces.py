@@ -11,7 +11,7 @@ from ..common.data import detect
 from ..common.data.warp import crop
 from ..common.errors import InputError
 from ..common.names import IMAGE_SIZE
-from .embedder import SMALLEST_FACE, FaceEmbedder, read_photo, unit_length
+from .embedder import FaceEmbedder, read_photo, unit_length
 from .quality import Quality, assess, blur
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,6 @@ _DARK, _BRIGHT, _FLAT = 30.0, 225.0, 8.0  # mean and deviation of grey values 0.
 _UNSHARP = 0.85  # of `blur`; beyond, faces are seldom found
 _LOOKED_AT = 400  # pixels of the longer side to tell it
 _ADVICE = 'no face found; take a photograph'
-_CANDIDATE = 0.4  # score of what may be a face
 
 
 class Face(NamedTuple):
@@ -62,6 +61,7 @@ class NoFace(InputError):
 
 
 def add_faces_option(parser: Parser) -> None:
+    """Add --faces, --detector and --min-face."""
     parser.add_argument(
         '--faces',
         choices=FACES,
@@ -69,6 +69,7 @@ def add_faces_option(parser: Parser) -> None:
         help='crop: pictures are aligned crops; detect: find the face in all; auto: tell a 112x112 '
         'crop by its face, which lies on the template',
     )
+    detect.add_detector_options(parser)
 
 
 def find_face(embedder: FaceEmbedder, image: np.ndarray, faces: str = 'auto') -> Face:
@@ -110,7 +111,7 @@ def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: sli
                 for index in range(count)[which]
             ]
             return Group(turned_back(found.boxes, turns, width, height), found.scores, judged)
-    raise NoFace(_why_no_face(image))
+    raise NoFace(_why_no_face(embedder, image))
 
 
 def turned_back(boxes: np.ndarray, turns: int, width: int, height: int) -> np.ndarray:
@@ -181,7 +182,7 @@ def usual_norm(embedder: FaceEmbedder) -> Optional[float]:
     return float(known[0]) if known else None
 
 
-def _why_no_face(image: np.ndarray) -> str:
+def _why_no_face(embedder: FaceEmbedder, image: np.ndarray) -> str:
     """What is wrong with a picture in which no face was found, and what to do."""
     height, width = image.shape[:2]
     if min(height, width) < _TINY:
@@ -193,7 +194,7 @@ def _why_no_face(image: np.ndarray) -> str:
         return f'{_ADVICE} with more light: this is nearly black'
     if grey.mean() > _BRIGHT:
         return f'{_ADVICE} with less light: this is nearly white'
-    unsure = detect.FaceDetector(SMALLEST_FACE, _CANDIDATE).detect(image)
+    unsure = embedder.finder.candidates(image)
     if len(unsure.scores):
         side, score = min(unsure.boxes[0, 2:]), unsure.scores[0]
         return (

@@ -10,10 +10,11 @@ import pytest
 from conftest import ROOT
 from deploy_models import export_folder, portraits
 from pair_sets import pair_images, write_bin
-from pictures import write_folder
+from pictures import decoded, encoded, scene, write_folder
 from tiny_network import reference_params, tiny_symbol
 from vargfacenet.common import plugins
 from vargfacenet.common.backend import mx
+from vargfacenet.common.data.detectors import DETECTORS
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_lists import PAIR_FORMATS
 from vargfacenet.common.data.records import SOURCES
@@ -37,6 +38,7 @@ REGISTRIES = (
     SOURCES,
     AUGMENTATIONS,
     ENGINES,
+    DETECTORS,
     SCHEDULES,
     METRICS,
     CODECS,
@@ -99,13 +101,13 @@ def losses(rows):
     return [row['loss'] for row in rows]
 
 
-def test_ten_changes_of_one_short_file_each():
-    assert len(EXAMPLES) == 10
+def test_eleven_changes_of_one_short_file_each():
+    assert len(EXAMPLES) == 11
     assert {
         name: text.count('\n') for name, text in EXAMPLES.items() if text.count('\n') > 40
     } == {}
     text = (ROOT / 'docs' / 'extending.md').read_text()
-    assert text.count('```python') == 10  # no example without a name, which nothing would run
+    assert text.count('```python') == 11  # no example without a name, which nothing would run
 
 
 def circle_logits(embedding, centres, label, gamma, m):
@@ -226,6 +228,29 @@ def test_engine(plug_in, run_command, tmp_path):
     )
     code, _, errors = run_command('embed', tmp_path / 'crops', *words)
     assert code == 2 and 'OpenCV has cpu here' in errors
+
+
+def test_detector(plug_in, run_command, tmp_path):
+    plug_in('haar.py')
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    for number in range(6):
+        (photos / f'{number}.png').write_bytes(encoded(scene(number, size=160), '.png'))
+    crops = {}
+    for detector in ('haar', 'mtcnn'):
+        words = (photos, tmp_path / detector, '--detector', detector, '--min-face', 30)
+        code, result, errors = run_command('align', *words)
+        assert code == 0 and result['found'] >= 4, errors
+        paths = (tmp_path / detector).glob('*.jpg')
+        crops[detector] = {path.name: decoded(path.read_bytes()) for path in paths}
+    both = crops['haar'].keys() & crops['mtcnn'].keys()
+    alike = [
+        np.corrcoef(crops['haar'][name].ravel(), crops['mtcnn'][name].ravel())[0, 1]
+        for name in both
+    ]
+    assert len(both) >= 4 and np.median(alike) > 0.7  # one face in one place
+    code, _, errors = run_command('align', photos, tmp_path / 'x', '--detector', 'harr')
+    assert code == 2 and "did you mean 'haar'" in errors
 
 
 def test_metric_in_the_report(plug_in, run_command, tmp_path):

@@ -1,7 +1,8 @@
 """Turn raw photographs into 112x112 crops on the ArcFace five-point template.
 
 FOLDER may hold identity folders or pictures side by side; every picture in it, however deep,
-becomes OUT/<same relative path>.jpg. Faces are found by MTCNN (Zhang et al., arXiv:1604.02878).
+becomes OUT/<same relative path>.jpg. Faces are found by MTCNN (Zhang et al., arXiv:1604.02878), or
+by another --detector.
 Pictures without a face are listed in OUT/not_found.txt, the crops in OUT/crops.txt.
 """
 
@@ -20,7 +21,7 @@ from .. import console
 from ..errors import InputError
 from ..files import atomic_write, output_folder, read_lines
 from ..parallel import cpu_count, ordered_map
-from .detect import WHICH, FaceDetector, choose
+from .detect import WHICH, FaceDetector, add_detector_options, choose, detector_from
 from .folders import Found, find_pictures, warn_of_others
 from .image import IMAGE_SUFFIXES, decode_rgb, encode_jpeg
 from .warp import crop
@@ -112,7 +113,7 @@ class _Aligner:
 
     def _detector(self) -> FaceDetector:
         if not hasattr(self._threads, 'detector'):
-            self._threads.detector = FaceDetector(self._args.min_size, self._args.min_score)
+            self._threads.detector = detector_from(self._args, self._args.min_score)
         return self._threads.detector
 
     def __call__(self, photograph: Photograph) -> Outcome:
@@ -140,10 +141,12 @@ class _Aligner:
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('folder', type=Path, metavar='FOLDER', help='photographs')
     parser.add_argument('out', type=Path, metavar='OUT', help='folder for the crops')
+    add_detector_options(parser)
     parser.add_argument(
-        '--min-size', type=int, default=20, help='smallest face, in pixels; larger is faster'
+        '--min-score',
+        type=float,
+        help='leave out doubtful faces, below this of 1; by default 0.9, of YuNet 0.6',
     )
-    parser.add_argument('--min-score', type=float, default=0.9, help='leave out doubtful faces')
     parser.add_argument(
         '--which',
         choices=WHICH,
@@ -161,14 +164,13 @@ def build_parser(parser: console.Parser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    smallest = 12  # pixels that MTCNN's first network sees
     ranges = [
-        ('--min-size', args.min_size, smallest, 10_000),
-        ('--min-score', args.min_score, 0.1, 1.0),
+        ('--min-score', 1.0 if args.min_score is None else args.min_score, 0.1, 1.0),
         ('--quality', args.quality, 1, 100),
         ('--workers', args.workers, 1, 256),
     ]
     console.check_ranges(ranges)
+    detector_from(args, args.min_score)  # what is wrong with it comes before the pictures
 
 
 def _align_all(args: argparse.Namespace, photographs: list[Photograph]) -> tuple[Counter, list]:

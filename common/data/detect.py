@@ -1,5 +1,6 @@
 """Faces in photographs, and which of them counts."""
 
+import argparse
 import contextlib
 import logging
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Optional
 import cv2
 import numpy as np
 
+from ..console import Parser, check_ranges
 from ..errors import InputError
 from ..files import PathLike
 from ..names import IMAGE_SIZE
@@ -18,6 +20,7 @@ from .warp import TEMPLATE
 
 log = logging.getLogger(__name__)
 
+MIN_FACE = 20  # pixels: the smallest face that is looked for when nobody says
 WHICH = ('largest', 'centre', 'all')
 
 CROP_FACE = 36  # smallest face to look for in a 112x112 picture
@@ -44,12 +47,16 @@ class FaceDetector:
     InputError for a detector or a file that nobody knows, and a size that it cannot find.
     """
 
-    def __init__(self, min_size: int = 20, min_score: Optional[float] = None, detector: str = DEFAULT):
+    def __init__(
+        self,
+        min_size: int = MIN_FACE,
+        min_score: Optional[float] = None,
+        detector: str = DEFAULT,
+    ):
         kind, model = detector_kind(detector)
         if min_size < kind.smallest:
             raise InputError(
-                f'smallest face of {min_size} pixels: {kind.title} finds faces from '
-                f'{kind.smallest} on'
+                f'--min-face {min_size}: {kind.title} finds faces from {kind.smallest} pixels on'
             )
         self.name = detector
         self._side = kind.side
@@ -66,6 +73,29 @@ class FaceDetector:
         order = np.argsort(-boxes[:, 2:].prod(axis=1), kind='stable')
         order = order[scores[order] >= self._min_score]
         return Faces(boxes[order] / scale, scores[order], landmarks[order] / scale)
+
+
+def add_detector_options(parser: Parser) -> None:
+    """Add --detector and --min-face."""
+    parser.add_argument(
+        '--detector',
+        default=DEFAULT,
+        metavar='NAME|FILE.onnx',
+        help=f'what finds faces: {", ".join(DETECTORS)}, or the file of a YuNet, which is faster',
+    )
+    parser.add_argument(
+        '--min-face',
+        '--min-size',
+        type=int,
+        default=MIN_FACE,
+        help='side of the smallest face to look for, in pixels; larger is faster',
+    )
+
+
+def detector_from(args: argparse.Namespace, min_score: Optional[float] = None) -> FaceDetector:
+    """The detector of `add_detector_options`; InputError as FaceDetector, naming the options."""
+    check_ranges([('--min-face', args.min_face, 1, 10_000)])
+    return FaceDetector(args.min_face, min_score, args.detector)
 
 
 def choose(faces: Faces, which: str, image_shape: Sequence[int]) -> np.ndarray:

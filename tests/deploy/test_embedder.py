@@ -358,5 +358,5 @@ def test_what_is_no_export_folder(models, tmp_path):
 
 
 def test_faces_that_are_too_small_to_find(models):
-    with pytest.raises(InputError, match='min_face 11'):
+    with pytest.raises(InputError, match='--min-face 11'):
         FaceEmbedder(models[0], min_face=11)

@@ -172,6 +172,20 @@ def _onnx(engine):
     return read
 
 
+@reader('yunet', 'model.onnx')
+def _(path):
+    from vargfacenet.common.data.detect import FaceDetector
+
+    FaceDetector(10, detector=str(path)).detect(_picture(100))
+
+
+@seeds_of('yunet')
+def _(_folder):
+    from made_yunet import made_yunet
+
+    return [made_yunet()]
+
+
 for _engine in ('onnxruntime', 'openvino'):
     reader(f'onnx_{_engine}', 'model.onnx')(_onnx(_engine))
 

@@ -1,8 +1,8 @@
 """Detectors, which find faces and their five points in pictures, behind one interface.
 
-Every module of this folder is a detector and registers itself when it is imported; a new one is one
-new file. A file anywhere else can do the same with `@DETECTORS.register(name)`. None of them imports
-what it runs on before it is made.
+Every module of this folder is a detector and registers itself when it is imported; a new one is
+one new file. A file anywhere else can do the same with `@DETECTORS.register(name)`. None of them
+imports what it runs on before it is made.
 """
 
 import importlib
@@ -73,7 +73,9 @@ def detector_kind(text: str) -> tuple[type[Detector], str]:
         if kind.reads(path):
             return kind, text
     if path.suffix:
-        raise InputError(f'detector {text}: expected {", ".join(DETECTORS)}, or the file of a model')
+        raise InputError(
+            f'detector {text}: expected {", ".join(DETECTORS)}, or the file of a model'
+        )
     raise unknown_name('detector', text, DETECTORS)
 
 

@@ -48,9 +48,7 @@ def _by_onnxruntime(path: Path, outputs: tuple[str, ...]) -> Network:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = max(1, cv2.getNumThreads())  # 1 where pictures go on beside
     settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(path), settings, providers=['CPUExecutionProvider']
-    )
+    session = onnxruntime.InferenceSession(str(path), settings, providers=['CPUExecutionProvider'])
     (data,) = session.get_inputs()
     return lambda blob: session.run(list(outputs), {data.name: blob})
 
@@ -113,7 +111,9 @@ class Mtcnn(Detector):
         taken = shares[:, 1] > self._last
         boxes, points, scores = boxes[taken], points[taken], shares[taken, 1].astype(np.float64)
         sides = boxes[:, 2:] - boxes[:, :2] + 1
-        landmarks = points.reshape(-1, 2, 5).transpose(0, 2, 1) * sides[:, None] + boxes[:, None, :2]
+        landmarks = (
+            points.reshape(-1, 2, 5).transpose(0, 2, 1) * sides[:, None] + boxes[:, None, :2]
+        )
         boxes = _moved(boxes, changes[taken])
         kept = _apart(boxes, scores)
         boxes = boxes[kept]
@@ -128,7 +128,9 @@ class Mtcnn(Detector):
             batch = np.empty((len(boxes[start : start + _TOGETHER]), side, side, 3), np.float32)
             for number, patch in enumerate(_patches(image, boxes[start : start + _TOGETHER])):
                 # in floating point: rounded pixels would move the landmarks
-                patch = cv2.resize(patch.astype(np.float32), (side, side), None, 0, 0, cv2.INTER_AREA)
+                patch = cv2.resize(
+                    patch.astype(np.float32), (side, side), None, 0, 0, cv2.INTER_AREA
+                )
                 batch[number] = patch.transpose(1, 0, 2)
             parts.append(self._networks[name](_pixels(batch)))
         return [np.concatenate(outputs) for outputs in zip(*parts)]

@@ -148,7 +148,9 @@ def _checked_graph(model: str, content: bytes) -> 'onnx.ModelProto':  # noqa: F8
         loaded = onnx.load_model_from_string(content)
         onnx.checker.check_model(loaded)
     except Exception as error:  # protobuf's DecodeError, whose module differs by version
-        raise _no_yunet(model, (str(error).strip() or 'nothing in it').splitlines()[0][:100]) from None
+        raise _no_yunet(
+            model, (str(error).strip() or 'nothing in it').splitlines()[0][:100]
+        ) from None
     graph = loaded.graph
     arrays = {tensor.name: tensor for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in arrays]
@@ -163,7 +165,8 @@ def _checked_graph(model: str, content: bytes) -> 'onnx.ModelProto':  # noqa: F8
     others = {node.op_type for node in graph.node} - _OPERATORS
     if others or len(graph.node) > _MAX_NODES or loaded.functions or graph.sparse_initializer:
         raise _no_yunet(
-            model, f'{len(graph.node)} layers, among them {", ".join(sorted(others))[:80] or "such"}'
+            model,
+            f'{len(graph.node)} layers, among them {", ".join(sorted(others))[:80] or "such"}',
         )
     for tensor in graph.initializer:
         _check_array(model, tensor)
@@ -184,7 +187,8 @@ def _check_array(model: str, tensor) -> None:
     given = len(tensor.raw_data) / width or len(tensor.float_data) or len(tensor.int64_data)
     if given != count or any(length < 0 for length in tensor.dims):
         raise _no_yunet(
-            model, f'its array {tensor.name[:40]!r} of {list(tensor.dims)[:8]} holds {given:g} numbers'
+            model,
+            f'its array {tensor.name[:40]!r} of {list(tensor.dims)[:8]} holds {given:g} numbers',
         )
 
 
