@@ -16,8 +16,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.stats import genpareto
 
 from ..common.errors import InputError
 from ..eval.cross_pairs import CrossPairs
@@ -31,6 +29,14 @@ _CENSORED = 0.01
 _MOST = 100_000  # pairs to fit it to; of more, every k-th
 
 
+def _pareto():
+    """scipy's generalised Pareto law, imported when it is asked for: most decisions need none, and
+    to load scipy.stats takes longer than to compare two photographs."""
+    from scipy.stats import genpareto
+
+    return genpareto
+
+
 class Tail(NamedTuple):
     """The law of the highest impostor scores."""
 
@@ -41,12 +47,12 @@ class Tail(NamedTuple):
 
     def threshold(self, far: float) -> float:
         """The cosine that a share `far` of impostor pairs exceeds; `far` at most `share`."""
-        beyond = genpareto.isf(far / self.share, self.shape, loc=self.start, scale=self.scale)
+        beyond = _pareto().isf(far / self.share, self.shape, loc=self.start, scale=self.scale)
         return float(min(beyond, 1.0))
 
     def far(self, threshold: float) -> float:
         """The share of impostor pairs above a threshold, at least `start`."""
-        law = genpareto.sf(threshold, self.shape, loc=self.start, scale=self.scale)
+        law = _pareto().sf(threshold, self.shape, loc=self.start, scale=self.scale)
         return float(self.share * law)
 
     @classmethod
@@ -87,6 +93,10 @@ def fit_tail(pairs: CrossPairs) -> Optional[Tail]:
 
 def _censored_fit(known: np.ndarray, beyond: int) -> tuple[float, float]:
     """(shape, scale) of exceedances 0..1, `beyond` more of which are above 1."""
+
+    from scipy.optimize import minimize  # as in `_pareto`
+
+    genpareto = _pareto()
 
     def loss(parameters: np.ndarray) -> float:
         shape, scale = float(parameters[0]), math.exp(parameters[1])

