@@ -187,6 +187,14 @@ class TrainConfig:
         rule=integer(0, 3),
         free=True,
     )
+    freeze: str = option(
+        'what stays as --pretrained has it: backbone (the network; the class centres learn) or '
+        'centres (the network learns)',
+        '',
+        group=WHAT,
+        metavar='backbone|centres',
+        choices=('', 'backbone', 'centres'),
+    )
     accumulate: int = option(
         'passes of --per-batch-size whose gradients make one step: large batches in little memory',
         1,
@@ -555,6 +563,13 @@ def _check(values: dict[str, Any]) -> None:
             raise InputError(f'{flag_of(name)} {value}: must be {rule.expected}')
         if choices and value not in choices:
             raise unknown_name(flag_of(name), value, choices)
+    if values.get('freeze') and not values.get('pretrained'):
+        raise InputError(f'--freeze {values["freeze"]} needs --pretrained: what is to be kept')
+    if values.get('freeze') and not values.get('classification', True):
+        raise InputError(
+            f'--freeze {values["freeze"]} is for runs with a classification loss, whose centres '
+            'are what it keeps or leaves to learn'
+        )
     if values.get('lr_steps') and values['lr_mode'] != 'step':
         raise InputError(f'--lr-steps needs --lr-mode step (it is {values["lr_mode"]!r})')
     if values['lr_mode'] == 'step' and not values.get('lr_steps'):

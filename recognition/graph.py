@@ -1,11 +1,12 @@
 """The training graph: embedding symbol + losses, and its Module."""
 
+import json
 from collections.abc import Sequence
 
 from ..common.backend import mx
 from ..common.engine import ops
 from ..common.errors import InputError
-from ..common.names import DATA, IMAGE_SHAPE, LABEL, TEACHER, TEACHER_CENTRES
+from ..common.names import CLASSIFIER_PREFIX, DATA, IMAGE_SHAPE, LABEL, TEACHER, TEACHER_CENTRES
 from .config import TrainConfig
 from .distillation import Pair, make_distillation_loss
 from .losses import Head, class_loss, make_loss
@@ -32,6 +33,8 @@ def training_symbol(
     `classification` off, L = alpha * L_s, and the graph has no classifier. `compiled` as in
     `losses.class_loss`.
     """
+    if config.freeze == 'backbone':
+        embedding = as_it_embeds(embedding)
     label = mx.sym.Variable(LABEL)
     zero = mx.sym.zeros_like(label)
     class_term, correct, distill_loss = zero, zero, zero
@@ -72,6 +75,28 @@ def training_symbol(
             *(mx.sym.BlockGrad(value, name=_NEXT + name) for name, value in states.items()),
         ]
     )
+
+
+def as_it_embeds(embedding: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
+    """The embedding of training as it is when the network is used: running statistics, which stay
+    as they are, no dropout, and no gradient."""
+    graph = json.loads(embedding.tojson())
+    for node in graph['nodes']:
+        if node['op'] == 'BatchNorm':
+            node.setdefault('attrs', {})['use_global_stats'] = 'True'
+        elif node['op'] == 'Dropout':
+            node.setdefault('attrs', {})['p'] = '0'
+    return mx.sym.BlockGrad(mx.sym.load_json(json.dumps(graph)), name='frozen_embedding')
+
+
+def frozen_names(embedding: 'mx.sym.Symbol', inputs: Sequence[str], freeze: str) -> list[str]:
+    """Which of the `inputs` of a training graph --freeze keeps as they are."""
+    if freeze == 'backbone':
+        backbone = {*embedding.list_arguments()} - {DATA}
+        return [name for name in inputs if name in backbone]
+    if freeze == 'centres':
+        return [name for name in inputs if name.startswith(CLASSIFIER_PREFIX)]
+    return []
 
 
 def state_names(symbol: 'mx.sym.Symbol') -> list[str]:
@@ -117,6 +142,8 @@ def training_module(
     inputs = symbol.list_arguments()
     states = state_names(symbol)
     fixed = [name for name in inputs if name in (TEACHER_CENTRES, *states)]
+    learning = [name for name in inputs if name not in fixed]
+    fixed += frozen_names(embedding, learning, config.freeze)
     if states and (len(devices) > 1 or config.num_workers > 1):
         raise InputError(
             f'the loss carries {", ".join(states)} from step to step, which several devices or '

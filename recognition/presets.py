@@ -61,6 +61,10 @@ recipe = edict()
 recipe.small = edict(
     loss='cosface_small', augment='mild', per_batch_size=32, epochs=20, warmup_steps=300
 )
+# Anchor finetuning, which the papers name and do not define: a trained network meets people whose
+# centres (the anchors) are new. First they learn while the network stays, then it while they stay.
+recipe.anchor_centres = edict(freeze='backbone', lr=0.1, epochs=4)
+recipe.anchor_backbone = edict(freeze='centres', lr=0.01, epochs=8)
 # The paper's run: batch 512 over all devices, cleaned MS1M, ArcFace, warm-up and cosine. The
 # number of epochs is not in the paper; 24 is the 240,000 steps of 512 that such runs take.
 recipe.paper = edict(

@@ -19,7 +19,7 @@ from ..common.engine.network import Network
 from ..common.engine.optimizer_states import read_states
 from ..common.errors import InputError
 from ..common.files import atomic_write, exclusive, output_folder
-from ..common.names import TEACHER, TEACHER_CENTRES
+from ..common.names import CLASSIFIER_PREFIX, TEACHER, TEACHER_CENTRES
 from ..eval.verification import VerificationResult
 from ..symbol import get_symbol
 from .augmentations import make_augmentations
@@ -107,9 +107,25 @@ def _start_weights(
             loaded = Network(loaded.symbol, *raw)
         _, arg_params, aux_params = loaded.in_mxnet()
         arg_params = _matching_classifier(module, {**arg_params, **constants}, model)
+        if config.freeze == 'centres':
+            _check_centres(module, arg_params, model)
     mx.random.seed(config.seed)
     arg_params = {**arg_params, **constants}
     module.init_params(initializer(), arg_params, aux_params, allow_missing=True, allow_extra=True)
+
+
+def _check_centres(module, arg_params: dict, model: str) -> None:
+    """InputError where centres that are to be kept would start from random values."""
+    missing = [
+        name
+        for name in module._exec_group.param_names
+        if name.startswith(CLASSIFIER_PREFIX) and name not in arg_params
+    ]
+    if missing:
+        raise InputError(
+            f'--freeze centres: {model} has no {missing[0]} for the classes of this data set; '
+            'learn them first, with --freeze backbone'
+        )
 
 
 def _matching_classifier(module, arg_params: dict, model: str) -> dict:

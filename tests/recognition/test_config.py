@@ -24,6 +24,7 @@ NEWER_FIELDS = (
     'augment_options',
     'views',
     'view_seed',
+    'freeze',
     'accumulate',
     'clip_gradient',
     'ema',

@@ -8,11 +8,13 @@ from vargfacenet.common.backend import mx
 from vargfacenet.common.console import Parser
 from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.mxnet import Embedder
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
 from vargfacenet.eval.datasets import load_bin
 from vargfacenet.eval.verification import verify
 from vargfacenet.recognition.config import add_arguments, resolve
+from vargfacenet.recognition.data import FaceRecordIter
 from vargfacenet.recognition.run_state import raw_path, remove_checkpoint
 from vargfacenet.recognition.updates import clipping_updater
 from vargfacenet.symbol import NETWORKS, Family
@@ -197,3 +199,62 @@ def test_large_batches_are_divided_among_passes(patterns):
 def test_wrong_values_are_one_line(words, message, options, run_command):
     code, _, errors = run_command('train', *options, *words)
     assert code == 2 and message in errors and errors.count('\n') == 1
+
+
+# --- what is frozen
+
+
+@pytest.fixture
+def anchored(options, pretrained):
+    """Options of a run that starts from `pretrained` and looks at its very loss."""
+    loss = ['--loss', 'margin', '--loss-option', 's=8', '--loss-option', 'm2=0', '--target', '']
+    return [*options, *loss, '--pretrained', pretrained, '--steps', 6, '--frequent', 1]
+
+
+def test_centres_learn_from_the_network_as_it_embeds(anchored, patterns, run_command, tmp_path):
+    """Neither its weights nor its running statistics move, and these are what it embeds by."""
+    words = [*anchored, '--recipe', 'anchor_centres', '--verbose', 3, '--ckpt', 2]
+    code, _, errors = run_command('train', *words, '--warmup-steps', 0)
+    assert code == 0, errors
+    prefix = tmp_path / 'run' / 'model'
+    before, after = weights(tmp_path / 'start' / 'model', 1), weights(prefix, 2)
+    moved = {name for name in after if not np.array_equal(before[name], after[name])}
+    assert moved == {'fc7_weight'}
+    losses = [row['loss'] for row in read_history(tmp_path / 'run')]
+    assert losses[-1] < losses[0]
+    batch = FaceRecordIter(patterns, 8).next()  # of the first step
+    embedder = Embedder(checkpoint.load_embedding(f'{tmp_path}/start/model,1'))
+    images = batch.data[0].asnumpy().transpose(0, 2, 3, 1).astype(np.uint8)
+    rows, centres = embedder.embed(images).astype(float), before['fc7_weight'].astype(float)
+    cosines = rows @ centres.T / np.linalg.norm(rows, axis=1)[:, None]
+    logits = 8 * cosines / np.linalg.norm(centres, axis=1)
+    targets = logits[np.arange(8), batch.label[0].asnumpy().astype(int)]
+    expected = (np.log(np.exp(logits).sum(axis=1)) - targets).mean()
+    assert losses[0] == pytest.approx(expected, rel=1e-4)
+    remove_checkpoint(prefix, 2)
+    assert run_command('train', *words, '--warmup-steps', 0, '--resume')[0] == 0
+    assert_same_weights(weights(prefix, 2), after)
+
+
+def test_the_network_learns_towards_centres_that_stay(anchored, run_command, tmp_path):
+    code, _, errors = run_command('train', *anchored, '--recipe', 'anchor_backbone')
+    assert code == 0, errors
+    before = weights(tmp_path / 'start' / 'model', 1)
+    after = weights(tmp_path / 'run' / 'model', 1)
+    same = {name for name in after if np.array_equal(before[name], after[name])}
+    assert 'fc7_weight' in same and len(same) < 0.2 * len(after)
+
+
+def test_what_cannot_be_frozen_is_said(options, pretrained, patterns, run_command, tmp_path):
+    code, _, errors = run_command('train', *options, '--freeze', 'centres')
+    assert code == 2 and '--freeze centres needs --pretrained' in errors
+    slim = checkpoint.load_embedding(pretrained)
+    arg_params = {name: v for name, v in slim.arg_params.items() if name != 'fc7_weight'}
+    network = Network(slim.symbol, arg_params, slim.aux_params)
+    checkpoint.save_embedding(tmp_path / 'slim', 0, network)
+    words = ['--pretrained', f'{tmp_path}/slim,0', '--freeze', 'centres']
+    code, _, errors = run_command('train', *options, *words)
+    assert code == 2 and 'slim,0 has no fc7_weight for the classes of this data set' in errors
+    words = ['--pretrained', pretrained, '--freeze', 'backbone', '--teacher', pretrained]
+    code, _, errors = run_command('distill', *options, *words, '--no-classification')
+    assert code == 2 and 'is for runs with a classification loss' in errors
