@@ -48,6 +48,11 @@ _MIN_ROUNDS = 3
 _PEAK_SECONDS = 1.0
 
 
+# of a row: where a median is, what follows its name, and the ratio of the rounds
+LATENCY = ('latency_ms', '_median', 'times_original_batch_1')
+THROUGHPUT = ('images_per_second', '', 'times_original_batch')
+
+
 class Candidate(NamedTuple):
     """One way to run the network."""
 
@@ -156,14 +161,20 @@ def compare(
         precision = found[name].precision
         single, many = singles[name], batches[name]
         rate = batch_size / many.timing.median
+        seconds = np.array(many.timing.seconds)
         row = {
             'engine': name,
             'precision': precision,
             'settings_batch_1': single.settings,
             'settings_batch': many.settings,
-            'latency_ms_median': 1e3 * float(np.median(single.timing.calls)),
+            # of the rounds, as the ratios are; p95 is of single calls
+            'latency_ms_median': 1e3 * single.timing.median,
+            'latency_ms_low': 1e3 * min(single.timing.seconds),
+            'latency_ms_high': 1e3 * max(single.timing.seconds),
             'latency_ms_p95': 1e3 * float(np.percentile(single.timing.calls, 95)),
             'images_per_second': rate,
+            'images_per_second_low': batch_size / float(seconds.max()),
+            'images_per_second_high': batch_size / float(seconds.min()),
             'times_original_batch_1': vars(measure.faster(singles[ORIGINAL].timing, single.timing)),
             'times_original_batch': vars(measure.faster(batches[ORIGINAL].timing, many.timing)),
             'peak_gflops': peak.get(precision, np.nan) / 1e9,
@@ -173,30 +184,64 @@ def compare(
     return rows
 
 
+def times(row: dict, rows: list[dict], panel: tuple[str, str, str]) -> str:
+    """'2.6 (2.4-2.9)' times the original: the ratio of the two medians, and the range of the
+    rounds' ratios, in which it always lies."""
+    key, middle, ratio = panel
+    original = next(each for each in rows if each['engine'] == ORIGINAL)
+    factor = row[key + middle] / original[key + middle]
+    factor = 1 / factor if panel == LATENCY else factor
+    return f'{factor:.3g} ({row[ratio]["low"]:.3g}-{row[ratio]["high"]:.3g})'
+
+
 def plot(path: Path, rows: list[dict], batch_size: int) -> None:
-    """Two panels of bars: latency at batch 1, throughput at the larger batch."""
+    """Two panels of bars: latency at batch 1, throughput at the larger batch.
+
+    Bars are medians of the rounds, lines across them the lowest and highest round; what is written
+    beside them is the ratio of the bars that one sees.
+    """
     from matplotlib.figure import Figure  # takes a second that nothing else should wait for
 
     names = [row['engine'] for row in rows][::-1]
-    figure = Figure(figsize=(11, 0.45 * len(rows) + 1.4), layout='constrained')
+    figure = Figure(figsize=(13, 0.5 * len(rows) + 1.8), layout='constrained')
     panels = (
-        ('latency_ms_median', 'times_original_batch_1', 'latency at batch 1, ms (less is better)'),
+        (
+            'latency_ms',
+            '_median',
+            'times_original_batch_1',
+            'latency at batch 1, ms, less is better',
+        ),
         (
             'images_per_second',
+            '',
             'times_original_batch',
-            f'images/s at batch {batch_size} (more is better)',
+            f'images/s at batch {batch_size}, more is better',
         ),
     )
-    for axes, (key, ratio, title) in zip(figure.subplots(1, 2, sharey=True), panels):
-        values = [row[key] for row in rows][::-1]
-        factors = [row[ratio]['median'] for row in rows][::-1]
-        colours = ['#9aa5b5' if name == ORIGINAL else '#2563c9' for name in names]
-        bars = axes.barh(names, values, color=colours)
-        labels = [f'{value:.3g}  ({factor:.1f}x)' for value, factor in zip(values, factors)]
-        axes.bar_label(bars, labels, padding=4)
-        axes.set_xlim(right=1.35 * max(values))
-        axes.set_title(title)
+    for axes, (key, middle, ratio, title) in zip(figure.subplots(1, 2, sharey=True), panels):
+        values, lows, highs = (
+            np.array([row[f'{key}{part}'] for row in rows][::-1])
+            for part in (middle, '_low', '_high')
+        )
+        colours = ['#9aa5b5' if name == ORIGINAL else '#0072b2' for name in names]
+        axes.barh(names, values, color=colours)
+        spread = [values - lows, highs - values]
+        axes.errorbar(values, names, xerr=spread, fmt='none', ecolor='#1c2430', capsize=3)
+        for place, (value, high, row) in enumerate(zip(values, highs, rows[::-1])):
+            text = f'{value:.3g}'
+            if row['engine'] != ORIGINAL:
+                text += f',  {times(row, rows, (key, middle, ratio))} times'
+            axes.annotate(
+                text, (high, place), (6, 0), textcoords='offset points', va='center', fontsize=9
+            )
+        axes.set_xlim(0, 1.75 * max(highs))
+        axes.set_title(title, fontsize=11)
         axes.spines[['top', 'right']].set_visible(False)
+    figure.suptitle(
+        f'Medians and range of rounds in turn; times {ORIGINAL}: ratio of the medians (range of '
+        "the rounds' ratios)",
+        fontsize=10,
+    )
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
@@ -217,9 +262,9 @@ def show(model: str, batch_size: int, work: int, rows: list[dict]) -> None:
             row['engine'],
             f'{row["latency_ms_median"]:.1f}',
             f'{row["latency_ms_p95"]:.1f}',
-            f'{row["times_original_batch_1"]["median"]:.1f}',
+            times(row, rows, LATENCY),
             f'{row["images_per_second"]:.0f}',
-            f'{row["times_original_batch"]["median"]:.1f}',
+            times(row, rows, THROUGHPUT),
             f'{100 * row["share_of_peak"]:.0f} % of {row["peak_gflops"]:.0f} GFLOPS',
         )
         for row in rows

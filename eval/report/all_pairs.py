@@ -34,7 +34,7 @@ def all_pairs_section(runs: Sequence[Run]) -> Optional[Section]:
             TableItem(
                 slug(name, 'all-pairs'),
                 f'TAR on {name}, %',
-                (*columns, *(f'@ FAR {float(far):g}' for far in fars)),
+                (*columns, *(f'TAR @ FAR {float(far):g}' for far in fars)),
                 rows,
                 '[low, high]: 95 % confidence, over people.',
             )

@@ -54,7 +54,7 @@ def _tpr_table(pairs: Mapping[str, Results]) -> TableItem:
             cells = (percent_cell(rates.get(fpr)) for fpr in fprs)
             rows.append((f'{run}, failures refused', *head, *cells))
             note += f' {run}: {lost:,} genuine pairs have a probe without an embedding.'
-    columns = ('run', *counts, 'negative pairs', *(f'@ {float(fpr):g}' for fpr in fprs))
+    columns = ('run', *counts, 'negative pairs', *(f'TPR @ {float(fpr):g}' for fpr in fprs))
     return TableItem('identification', 'TPR at FPR, %', columns, rows, note)
 
 

@@ -276,8 +276,8 @@ def test_sets_of_people_have_a_section(tmp_path):
     report = build_report(read_runs([str(tmp_path / 'a.npz')]))
     assert [section.title for section in report.sections] == ['Summary', 'All pairs']
     (row,) = csv.DictReader(io.StringIO(csv_table(tables(report)[-1])))
-    assert (row['genuine pairs'], row['@ FAR 0.001']) == ('30', '50.0')
-    assert (row['@ FAR 0.001 low'], row['@ FAR 0.001 high']) == ('40.0', '60.0')
+    assert (row['genuine pairs'], row['TAR @ FAR 0.001']) == ('30', '50.0')
+    assert (row['TAR @ FAR 0.001 low'], row['TAR @ FAR 0.001 high']) == ('40.0', '60.0')
 
 
 # --- configuration
