@@ -76,7 +76,7 @@ class _Reader:
 
     def _finder(self) -> FaceFinder:
         if not hasattr(self._threads, 'finder'):
-            self._threads.finder = FaceFinder(self._args.min_face, self._args.detector)
+            self._threads.finder = FaceFinder(self._args.min_face, self._args.detector, True)
         return self._threads.finder
 
     def _is_crop(self, path: Path, image: np.ndarray) -> bool:

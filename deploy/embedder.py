@@ -39,12 +39,12 @@ class FaceFinder:
     Parameters
     ----------
     min_face : side of the smallest face to find, in pixels
-    detector : what finds them, as for FaceDetector
+    detector, many : as for FaceDetector
     """
 
-    def __init__(self, min_face: int = MIN_FACE, detector: str = DEFAULT):
-        self._min_face = min_face
-        self._detector = FaceDetector(min_face, detector=detector)
+    def __init__(self, min_face: int = MIN_FACE, detector: str = DEFAULT, many: bool = False):
+        self._min_face, self._many = min_face, many
+        self._detector = FaceDetector(min_face, detector=detector, many=many)
         self._crop_detector = None
 
     def is_crop(self, image: np.ndarray) -> bool:
@@ -55,7 +55,7 @@ class FaceFinder:
         if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
             return False
         if self._crop_detector is None:
-            self._crop_detector = FaceDetector(max(CROP_FACE, self._min_face))
+            self._crop_detector = FaceDetector(max(CROP_FACE, self._min_face), many=self._many)
         return is_aligned_crop(image, self._crop_detector)
 
     def candidates(self, image: np.ndarray) -> detect.Faces:

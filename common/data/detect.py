@@ -41,6 +41,7 @@ class FaceDetector:
         photograph with a side longer than the detector's `side` is made smaller to it
     min_score : faces below are left out, 0..1; by default as the detector has it
     detector : a name of DETECTORS, or the file of a model that one of them reads
+    many : whether so many pictures will come that a slower start pays
 
     Raises
     ------
@@ -52,6 +53,7 @@ class FaceDetector:
         min_size: int = MIN_FACE,
         min_score: Optional[float] = None,
         detector: str = DEFAULT,
+        many: bool = False,
     ):
         kind, model = detector_kind(detector)
         if min_size < kind.smallest:
@@ -62,6 +64,8 @@ class FaceDetector:
         self._side = kind.side
         self._min_score = kind.usual_score if min_score is None else min_score
         self._detector = kind(model, min_size, self._min_score)
+        if many:
+            self._detector.expect_many()
 
     def detect(self, image: np.ndarray) -> Faces:
         """Find faces in a (H, W, 3) uint8 RGB picture, largest first."""
@@ -93,9 +97,10 @@ def add_detector_options(parser: Parser) -> None:
 
 
 def detector_from(args: argparse.Namespace, min_score: Optional[float] = None) -> FaceDetector:
-    """The detector of `add_detector_options`; InputError as FaceDetector, naming the options."""
+    """The detector for the many pictures of a command, by `add_detector_options`; InputError as
+    FaceDetector."""
     check_ranges([('--min-face', args.min_face, 1, 10_000)])
-    return FaceDetector(args.min_face, min_score, args.detector)
+    return FaceDetector(args.min_face, min_score, args.detector, many=True)
 
 
 def choose(faces: Faces, which: str, image_shape: Sequence[int]) -> np.ndarray:

@@ -3,15 +3,15 @@
 Pairs that share a person are not independent, so it is people who are drawn with replacement, not
 pairs: a pair of one person counts as often as the person was drawn, a pair of two as often as the
 product of both (Owen 2007; Bolle, Ratha and Pankanti 2004 for the subsets of a person).
+
+scipy is imported by the functions that use it: commands that decide about photographs come by here,
+and scipy.stats takes longer to load than they take to answer.
 """
 
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.stats import beta, binomtest
 
 from ...common.registry import Registry
 from ..metrics import fold_numbers
@@ -60,6 +60,9 @@ def pair_identities(images: np.ndarray, issame: np.ndarray) -> np.ndarray:
     numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
     pictures = np.array([numbers[content] for content in contents]).reshape(-1, 2)
     first, second = pictures[issame].T
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_matrix((np.ones(len(first)), (first, second)), (len(numbers), len(numbers)))
     return connected_components(links, directed=False)[1][pictures].astype(np.int64)
 
@@ -193,6 +196,8 @@ def exact_interval(errors: int, total: int) -> Interval:
     Without trials the share is NaN and the interval 0..1.
     """
     tail = (1 - CONFIDENCE) / 2
+    from scipy.stats import beta
+
     low = float(beta.ppf(tail, errors, total - errors + 1)) if errors else 0.0
     high = float(beta.ppf(1 - tail, errors + 1, total - errors)) if errors < total else 1.0
     return Interval(errors / total if total else np.nan, low, high)
@@ -264,5 +269,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     """McNemar's exact test on (P,) bool "decided rightly" of two models (McNemar 1947)."""
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     total = only_first + only_second
+    from scipy.stats import binomtest
+
     p_value = binomtest(only_first, total).pvalue if total else 1.0
     return McNemar(only_first, only_second, float(p_value))

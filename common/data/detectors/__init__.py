@@ -52,6 +52,10 @@ class Detector:
         """
         raise NotImplementedError
 
+    def expect_many(self) -> None:
+        """Thousands of pictures will come: what is slow to start and faster then pays. By default
+        there is no such thing."""
+
     @classmethod
     def reads(cls, path: Path) -> bool:
         """Whether a file may be a model of this detector; by default it takes none."""

@@ -43,7 +43,7 @@ def _by_opencv(path: Path, outputs: tuple[str, ...]) -> Network:
 
 
 def _by_onnxruntime(path: Path, outputs: tuple[str, ...]) -> Network:
-    import onnxruntime  # a quarter of a second, for those who detect with it alone
+    import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = max(1, cv2.getNumThreads())  # 1 where pictures go on beside
@@ -53,6 +53,11 @@ def _by_onnxruntime(path: Path, outputs: tuple[str, ...]) -> Network:
     return lambda blob: session.run(list(outputs), {data.name: blob})
 
 
+def _networks(load: Callable[[Path, tuple[str, ...]], Network]) -> dict[str, Network]:
+    folder = Path(importlib.util.find_spec(_PACKAGE).submodule_search_locations[0])
+    return {name: load(folder / f'{name}.onnx', outputs) for name, outputs in _OUTPUTS.items()}
+
+
 @DETECTORS.register('mtcnn')
 class Mtcnn(Detector):
     title = 'MTCNN'
@@ -60,15 +65,15 @@ class Mtcnn(Detector):
     side = 1600
 
     def __init__(self, model: str, min_size: float, min_score: float):
-        folder = Path(importlib.util.find_spec(_PACKAGE).submodule_search_locations[0])
-        load = _by_opencv if missing('onnxruntime') else _by_onnxruntime
-        self._networks = {
-            name: load(folder / f'{name}.onnx', outputs) for name, outputs in _OUTPUTS.items()
-        }
+        self._networks = _networks(_by_opencv)
         self._scale = _WINDOW / min_size
         *_, last = _THRESHOLDS
         # the score is the last network's, so only its threshold may stand in the way
         self._last = min(last, min_score)
+
+    def expect_many(self) -> None:
+        if not missing('onnxruntime'):  # two thirds of OpenCV's time, but a quarter of a second
+            self._networks = _networks(_by_onnxruntime)
 
     def find(self, image: np.ndarray) -> Faces:
         boxes = self._candidates(image)

