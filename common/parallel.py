@@ -19,19 +19,22 @@ def cpu_count() -> int:
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: Optional[int] = None
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: Optional[int] = None,
+    waiting_per_thread: int = _WAITING_PER_THREAD,
 ) -> Iterator[Result]:
     """`map(function, items)` on `threads` threads (default: one per CPU), results in order.
 
-    Unlike `Executor.map`, `items` is consumed only a little ahead of the results, so that neither
-    has to fit into memory. The first exception ends the iteration; waiting work is dropped.
+    Unlike `Executor.map`, `items` is consumed only `waiting_per_thread` a thread ahead of the
+    results, so that neither has to fit into memory. The first exception ends the iteration; waiting work is dropped.
     """
     threads = threads or cpu_count()
     items = iter(items)
     pool = ThreadPoolExecutor(threads)
     try:
         waiting = deque(
-            pool.submit(function, item) for item in islice(items, _WAITING_PER_THREAD * threads)
+            pool.submit(function, item) for item in islice(items, waiting_per_thread * threads)
         )
         while waiting:
             result = waiting.popleft().result()

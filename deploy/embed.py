@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from ..common import console
@@ -37,6 +38,7 @@ from .faces import add_faces_option
 log = logging.getLogger(__name__)
 
 NOTHING = np.empty((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+_BATCHES_AHEAD = 2  # of crops, embedded or waiting for it
 _SHOWN = 100  # names of pictures without a face in the JSON result
 
 
@@ -177,7 +179,7 @@ class _Tally(NamedTuple):
             return
         if found.count > 1:
             self.several.append(str(found.path))
-        self.kept.append(found._replace(crops=NOTHING))
+        self.kept.append(found)
 
     def columns(self) -> dict:
         paths = [found.path for found in self.kept for _ in found.scores]
@@ -199,12 +201,19 @@ def _embedded(embedder: FaceEmbedder, crops: np.ndarray, flip: bool) -> np.ndarr
 
 def _embed_all(args: argparse.Namespace, paths: list[Path], embedder, rows) -> tuple[_Tally, float]:
     """Write the embeddings of all faces to `rows`; what came of the pictures, pictures/s."""
+
+    def embed(batch: list[Found]) -> tuple[list[Found], np.ndarray]:
+        crops = np.concatenate([found.crops for found in batch])
+        batch = [found._replace(crops=NOTHING) for found in batch]
+        return batch, _embedded(embedder, crops, args.flip) if len(crops) else crops
+
+    cv2.setNumThreads(1)  # our threads keep the CPUs busy; OpenCV's own would get in their way
     tally = _Tally([], [], [])
+    batches = _batches(ordered_map(_Reader(args), paths, args.workers), args.batch_size)
     with console.progress(len(paths), 'embed') as bar:
-        for batch in _batches(ordered_map(_Reader(args), paths, args.workers), args.batch_size):
-            crops = np.concatenate([found.crops for found in batch])
-            if len(crops):
-                rows.write(_embedded(embedder, crops, args.flip).tobytes())
+        # one batch is embedded while the next is found, however large they are
+        for batch, embeddings in ordered_map(embed, batches, 1, _BATCHES_AHEAD):
+            rows.write(embeddings.tobytes())
             for found in batch:
                 tally.add(found)
             bar.advance(len(batch))

