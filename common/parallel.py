@@ -27,7 +27,8 @@ def ordered_map(
     """`map(function, items)` on `threads` threads (default: one per CPU), results in order.
 
     Unlike `Executor.map`, `items` is consumed only `waiting_per_thread` a thread ahead of the
-    results, so that neither has to fit into memory. The first exception ends the iteration; waiting work is dropped.
+    results, so that neither has to fit into memory. The first exception ends the iteration; waiting
+    work is dropped.
     """
     threads = threads or cpu_count()
     items = iter(items)

@@ -26,9 +26,10 @@ HOW_TO_GET_THRESHOLDS = (
 )
 
 
-def embedder_from(args: argparse.Namespace) -> FaceEmbedder:
-    """The embedder of the options of `common/engine/options` and `faces`."""
-    return FaceEmbedder.of(open_from(args), args.min_face, args.detector)
+def embedder_from(args: argparse.Namespace, many: bool = False) -> FaceEmbedder:
+    """The embedder of the options of `common/engine/options` and `faces`; `many` as of
+    FaceDetector."""
+    return FaceEmbedder.of(open_from(args), args.min_face, args.detector, many)
 
 
 def stored_row(embedder: FaceEmbedder) -> dict:

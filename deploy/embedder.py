@@ -126,14 +126,18 @@ class FaceEmbedder:
 
     @classmethod
     def of(
-        cls, opened: OpenModel, min_face: int = MIN_FACE, detector: str = DEFAULT
+        cls,
+        opened: OpenModel,
+        min_face: int = MIN_FACE,
+        detector: str = DEFAULT,
+        many: bool = False,
     ) -> 'FaceEmbedder':
-        """The embedder of a model that is open."""
+        """The embedder of a model that is open; `many` as of FaceDetector."""
         embedder = cls.__new__(cls)
-        embedder._use(opened, min_face, detector)
+        embedder._use(opened, min_face, detector, many)
         return embedder
 
-    def _use(self, opened: OpenModel, min_face: int, detector: str) -> None:
+    def _use(self, opened: OpenModel, min_face: int, detector: str, many: bool = False) -> None:
         self._opened = opened
         self.model = opened.name
         self.backend = type(opened.engine).name
@@ -142,7 +146,7 @@ class FaceEmbedder:
         self.fingerprint = opened.fingerprint
         self.embedding_size = opened.embedding_size
         self.preprocessing = opened.preprocessing
-        self.finder = FaceFinder(min_face, detector)
+        self.finder = FaceFinder(min_face, detector, many)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Embeddings of aligned crops.
