@@ -46,7 +46,8 @@ def _by_onnxruntime(path: Path, outputs: tuple[str, ...]) -> Network:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = max(1, cv2.getNumThreads())  # 1 where pictures go on beside
+    # pictures go on beside each other; of two threads one spins where other work is there
+    settings.intra_op_num_threads = 1
     settings.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), settings, providers=['CPUExecutionProvider'])
     (data,) = session.get_inputs()
