@@ -38,9 +38,8 @@ DEPLOY = [
     f'ml-dtypes>=0.5; {NO_MXNET}',  # onnx names types that 0.4 lacks
     'sympy>=1.12',
     'openvino>=2025.3',
-    'flask>=3',
-    'waitress>=3',
     'cryptography>=42',  # galleries that are sealed
+    'tornado>=6.5',
 ]
 
 
@@ -97,6 +96,7 @@ setup(
         'dev': [
             *DEPLOY,
             'hypothesis>=6.100',
+            'jsonschema>=4.18',
             'pytest>=8',
             'pytest-timeout>=2',
             'ruff>=0.5',

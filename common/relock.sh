@@ -2,7 +2,7 @@
 # Makes requirements.lock anew from setup.py:
 #   common/relock.sh                          # keeps versions that still fit; adds and drops packages
 #   common/relock.sh --upgrade                # the newest of everything that setup.py allows
-#   common/relock.sh --upgrade-package flask  # of one package
+#   common/relock.sh --upgrade-package rich   # of one package
 # Needs uv, or Python with pip to get it. Hashes are those that the package index tells.
 set -euo pipefail
 cd "$(dirname "$0")/.."

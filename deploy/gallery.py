@@ -97,12 +97,13 @@ class Gallery:
         Without these two the gallery must exist, and its model is not asked for.
     codec : name in CODECS for a new gallery, '' for none; an old one remembers its own
     key : seals a new gallery, and opens one that was made with it
+    wait : seconds for another process that writes, by default ten; opening takes its ten
 
     Raises
     ------
     InputError for a folder that cannot be written, a gallery of another model, codec or key, a
     damaged one, and one that does not exist when no model is given. Every method may raise
-    GalleryBusy, after ten seconds, and RunError for a disk that fails and where another process has
+    GalleryBusy, after `wait`, and RunError for a disk that fails and where another process has
     changed the key; reading waits for changes in this object and for the moment in which another
     process completes one.
     """
@@ -114,11 +115,13 @@ class Gallery:
         fingerprint: Optional[str] = None,
         codec: str = '',
         key: Optional[Key] = None,
+        wait: Optional[float] = None,
     ):
         if fingerprint is None:
             check_exists(folder)
         self.folder = private_folder(folder)
         self._lock = threading.RLock()
+        self._wait = _LOCK_SECONDS if wait is None else wait
         self._matrix_file = -1
         self._version: Optional[tuple] = None
         path = self.folder / DATABASE
@@ -598,7 +601,7 @@ class Gallery:
                         for path in self._former_matrices():
                             _wipe(path)
             finally:
-                self._database.execute(f'PRAGMA busy_timeout = {1000 * _LOCK_SECONDS:.0f}')
+                self._database.execute(f'PRAGMA busy_timeout = {1000 * self._wait:.0f}')
 
     def _former_matrices(self) -> list[Path]:
         """Matrix files of other keys than today's, and of changes of it that came to no end."""

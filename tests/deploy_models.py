@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from vargfacenet.common.data.image import decode_rgb
@@ -18,6 +19,11 @@ EMBEDDING_SIZE = 32
 def portrait(identity, picture=0, size=112):
     """uint8 (size, size, 3) RGB of a drawn person."""
     return decode_rgb(jpeg_faces(3, identity, [picture], size)[0])
+
+
+def encoded_crop(identity, picture=0):
+    """An aligned crop as PNG: taken as it is, so that no detector decides a test."""
+    return cv2.imencode('.png', portrait(identity, picture)[..., ::-1])[1].tobytes()
 
 
 def portraits(count):

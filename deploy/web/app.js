@@ -100,7 +100,7 @@ function oneIn(rate) {
 
 /* At what a gallery decides, in words. */
 function applied(answer) {
-  if (answer.threshold === null) return 'no decision: the model has no thresholds';
+  if (answer.threshold === null) return 'the model has no thresholds';
   const among = `${answer.gallery_faces} enrolled ${answer.gallery_faces === 1 ? 'face' : 'faces'}`;
   const share = answer.fpir < 0.4
     ? `${oneIn(answer.fpir)} is` : `${Math.round(100 * answer.fpir)} % are`;
@@ -109,11 +109,15 @@ function applied(answer) {
 }
 
 function drawMatches(answer) {
-  if (!answer.matches.length) {
+  if (!answer.gallery_faces) {
     const text = 'Nobody is enrolled yet; add people under People.';
     return [element('p', { className: 'note', textContent: text })];
   }
-  const rows = answer.matches.map((match) => element('div', { className: 'match' },
+  const [face] = answer.faces;
+  const words = { match: face.verdict.name, nobody: 'Nobody who is enrolled' };
+  const verdict = element('p', { className: 'decision',
+    textContent: words[face.verdict.decision] || 'No decision' });
+  const rows = face.matches.map((match) => element('div', { className: 'match' },
     match.crop
       ? element('img', { src: match.crop, alt: '', width: 56, height: 56 })
       : element('div', { className: 'blank' }),
@@ -121,7 +125,7 @@ function drawMatches(answer) {
     element('div', { className: 'number', textContent: match.cosine.toFixed(3) }),
     scale(match, answer.threshold)));
   const rate = element('p', { className: 'note', textContent: applied(answer) });
-  return [...rows, rate, ...notes([answer.face])];
+  return [verdict, ...rows, rate, ...notes([face])];
 }
 
 function compare() {

@@ -1,0 +1,125 @@
+"""Who may use the web service: the names it goes by, pages of other sites, and the token."""
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from ..common.errors import InputError
+from ..common.files import PathLike
+from .service import RequestError
+
+LOCAL_NAMES = ('localhost', '127.0.0.1', '::1')
+_MIN_TOKEN = 16  # characters; ours have 43
+_SAFE = ('GET', 'HEAD')
+_OTHER_SITES = ('cross-site', 'same-site')
+
+
+class Access(NamedTuple):
+    """What a request must have.
+
+    A page of another site can make its visitors' browsers send requests here (Origin and
+    Sec-Fetch-Site tell), and can point its own name at this machine's address (Host tells). Whoever
+    reaches the port of a server that is open to others needs the token, as `Authorization: Bearer
+    TOKEN`, or as the password of whatever user, which browsers ask for.
+    """
+
+    hosts: frozenset[str]  # names and addresses the server goes by, in small letters
+    any_address: bool = False  # numbers are none of the names that others can point here
+    token: str = ''  # '' for none
+
+    def check(self, method: str, headers: Mapping[str, str]) -> None:
+        """RequestError for a request that is to be refused."""
+        host = headers.get('Host', '')
+        name = host_name(host)
+        if name not in self.hosts and not (self.any_address and _is_address(name)):
+            raise RequestError(f'this server is not {name!r}', 403)
+        origin = headers.get('Origin')
+        # a link to the page is all right wherever it is
+        link = method in _SAFE and headers.get('Sec-Fetch-Mode', 'navigate') == 'navigate'
+        foreign = origin and origin.partition('://')[2] != host
+        if not link and (foreign or headers.get('Sec-Fetch-Site') in _OTHER_SITES):
+            raise RequestError('requests from pages of other sites are refused', 403)
+        if self.token and not self._has_token(headers.get('Authorization', '')):
+            raise RequestError('the token is missing or wrong', 401)
+
+    def _has_token(self, authorization: str) -> bool:
+        kind, _, given = authorization.partition(' ')
+        if kind.lower() == 'basic':
+            try:
+                given = base64.b64decode(given, validate=True).decode().partition(':')[2]
+            except (binascii.Error, UnicodeDecodeError):
+                return False
+        elif kind.lower() != 'bearer':
+            return False
+        return hmac.compare_digest(given.strip().encode(), self.token.encode())
+
+
+def host_name(host: str) -> str:
+    """The name or address of a Host header, without its port."""
+    return re.sub(r':\d+$', '', host).strip('[]').lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == 'localhost'
+
+
+def is_every_address(host: str) -> bool:
+    """Whether it stands for all addresses of this machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def read_or_make_token(path: Optional[PathLike]) -> tuple[str, bool]:
+    """(token, whether it is new): that of a file, which is made if there is none.
+
+    InputError for a file that others can read, or that holds no token.
+    """
+    if path is None:
+        return secrets.token_urlsafe(32), True
+    path = Path(path)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _read_token(path), False
+    except OSError as error:
+        raise InputError(f'--token-file {path}: {error.strerror}') from None
+    token = secrets.token_urlsafe(32)
+    with os.fdopen(handle, 'w') as file:
+        file.write(f'{token}\n')
+    return token, True
+
+
+def _read_token(path: Path) -> str:
+    try:
+        if path.stat().st_mode & 0o077:
+            raise InputError(f'--token-file {path}: others can read it; chmod 600 {path}')
+        token = path.read_text(encoding='ascii').strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'--token-file {path}: {error}') from None
+    if len(token) < _MIN_TOKEN or not token.isprintable() or ' ' in token:
+        raise InputError(
+            f'--token-file {path}: expected one line of at least {_MIN_TOKEN} characters; '
+            f'remove it, and a new token is made'
+        )
+    return token
