@@ -19,11 +19,17 @@ class MobileFaceNetOptions(LayerOptions):
     emb_size : D, length of the embedding
     scale : factor on the channels between the units; those inside of a unit stay. arcface_torch's
         `mbf` is y1 with scale 2
+    width : factor on all channels, inside of units too, rounded to multiples of 8
     """
 
     bn_eps: float = 1e-3
     emb_size: int = 128
     scale: int = 1
+    width: float = 1.0
+
+    def channels(self, count: int) -> int:
+        """`count` of the paper's network, as many as this one has."""
+        return count if self.width == 1 else max(8, round(count * self.width / 8) * 8)
 
 
 _conv = partial(blocks.conv_bn_act, suffixes=('_conv2d', '_batchnorm', '_relu'))
@@ -65,21 +71,24 @@ UNITS = {'y1': (1, 4, 6, 2), 'y2': (2, 8, 16, 4)}
 def mobilefacenet(options: MobileFaceNetOptions, units: tuple[int, ...]) -> mx.sym.Symbol:
     """Stem, stages and the global depthwise convolution head for a 112x112 input."""
     data = blocks.normalized_input()
-    stem_channels = STEM_CHANNELS * options.scale
+    stem = options.channels(STEM_CHANNELS)
+    stem_channels = stem * options.scale
     data = _conv(data, 'conv_1', stem_channels, options, kernel=3, stride=2, pad=1)
     if units[0] == 1:
-        stem = {'kernel': 3, 'pad': 1, 'num_group': STEM_CHANNELS}
-        data = _conv(data, 'conv_2_dw', stem_channels, options, **stem)
+        depthwise = {'kernel': 3, 'pad': 1, 'num_group': stem}
+        data = _conv(data, 'conv_2_dw', stem_channels, options, **depthwise)
     else:
-        data = _residual_units(data, 'res_2', units[0], STEM_CHANNELS, stem_channels, options)
-    for count, (stage, channels, hidden_down, hidden) in zip(units[1:], STAGES):
+        data = _residual_units(data, 'res_2', units[0], stem, stem_channels, options)
+    for count, (stage, *sizes) in zip(units[1:], STAGES):
+        channels, hidden_down, hidden = map(options.channels, sizes)
         name = f'dconv_{stage - 1}{stage}'
         channels *= options.scale
         data = _bottleneck(data, name, hidden_down, channels, options, stride=2)
         data = _residual_units(data, f'res_{stage}', count, hidden, channels, options)
-    data = _conv(data, 'conv_6sep', LAST_CHANNELS, options)
-    head = {'kernel': 7, 'num_group': LAST_CHANNELS, 'act': False}
-    data = _conv(data, 'conv_6dw7_7', LAST_CHANNELS, options, **head)
+    last = options.channels(LAST_CHANNELS)
+    data = _conv(data, 'conv_6sep', last, options)
+    head = {'kernel': 7, 'num_group': last, 'act': False}
+    data = _conv(data, 'conv_6dw7_7', last, options, **head)
     return blocks.embedding(data, options.emb_size, EMBEDDING_EPS, options, fix_gamma=True)
 
 

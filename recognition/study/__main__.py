@@ -50,6 +50,9 @@ def build_parser(parser: console.Parser) -> None:
         '--jobs', type=int, default=0, metavar='N', help='runs at a time; 0: one a CPU'
     )
     parser.add_argument(
+        '--arms', default='', metavar='ARM,...', help='run these and what they need; else all'
+    )
+    parser.add_argument(
         '--dry-run', action='store_true', help='say what would run, and run nothing'
     )
     parser.add_argument(
@@ -144,14 +147,21 @@ def _steps(study: Study, configs: Mapping[str, TrainConfig]) -> dict[str, int]:
     }
 
 
-def run_jobs(study: Study, jobs: int) -> tuple[Runner, dict[str, TrainConfig]]:
+def _wanted(study: Study, arms: str) -> dict[str, Job]:
+    """The jobs to run, of the arms of --arms or of all."""
+    todo = make_jobs(study)
+    names = [name for name in arms.split(',') if name]
+    return plan.jobs_of_arms(study, todo, names) if names else todo
+
+
+def run_jobs(study: Study, jobs: int, arms: str) -> tuple[Runner, dict[str, TrainConfig]]:
     """Make the data, then run what is missing."""
     configurations(study, check_data=False)  # faults show before hours of work
-    todo = make_jobs(study)
+    todo = _wanted(study, arms)
     runner = Runner(study.runs, jobs)
     run_in_turn(runner, data_jobs(study))
     configs = configurations(study, check_data=True)
-    steps = _steps(study, configs)
+    steps = {name: count for name, count in _steps(study, configs).items() if name in todo}
     watch = Watch(runner, todo, steps, None)
     total = sum(steps.values())
     with console.progress(total, study.title, 'steps', start=watch.done()) as bar:
@@ -160,11 +170,11 @@ def run_jobs(study: Study, jobs: int) -> tuple[Runner, dict[str, TrainConfig]]:
     return runner, configs
 
 
-def dry_run(study: Study) -> dict[str, Any]:
+def dry_run(study: Study, arms: str) -> dict[str, Any]:
     """What would run, as far as it can be told."""
     configurations(study, check_data=False)
     runner = Runner(study.runs, 1)
-    jobs = [*data_jobs(study), *make_jobs(study).values()]
+    jobs = [*data_jobs(study), *_wanted(study, arms).values()]
     left = [job for job in jobs if not runner.records.is_done(job)]
     for job in left:
         log.info('%s: vargfacenet %s', job.name, ' '.join(job.words))
@@ -204,10 +214,10 @@ def run(args: argparse.Namespace) -> dict:
     study = read_study(args.study)
     output_folder(study.runs)
     if args.dry_run:
-        return dry_run(study)
+        return dry_run(study, args.arms)
     out = output_folder(args.out or study.runs)
     with exclusive(study.runs):
-        runner, configs = run_jobs(study, args.jobs or cpu_count())
+        runner, configs = run_jobs(study, args.jobs or cpu_count(), args.arms)
         about = {name: describe(config) for name, config in configs.items()}
         result = results.gather(study, runner.records, about)
         result['machine'] = f'{platform.machine()}, {cpu_count()} CPUs'

@@ -24,7 +24,7 @@ else:
 TRAIN, DISTILL, TEACH, GIVEN = 'train', 'distill', 'teach', 'given'  # kinds of arms
 DATA, TEST = 'data', 'test'  # kinds of other jobs
 REFERENCE = 'run:'
-_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
+_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_+-]*')  # no dot: job names have one
 _MAKERS = ('make-rec', 'make-bin', 'make-pairs', 'synth', 'align')
 _RESERVED = {'name', 'models-root', 'resume', 'overwrite', 'seed', 'target', 'json'}
 _PARTS = {
@@ -117,7 +117,7 @@ def _seeds(values: list, what: str) -> tuple[int, ...]:
 def _arm(name: str, values: Any, seeds: list) -> Arm:
     what = f'arm {name}'
     if not _NAME.fullmatch(name):
-        raise InputError(f'{what}: expected letters, digits and _ . + - in the name')
+        raise InputError(f'{what}: expected letters, digits and _ + - in the name')
     if not isinstance(values, dict):
         raise InputError(f'{what}: expected a table, not {values!r}')
     values = dict(values)
@@ -341,14 +341,31 @@ def _run_job(study: Study, arm: Arm, seed: int) -> Job:
     return Job(name, arm.kind, tuple(words), tuple(needed), '', alone, folder)
 
 
+def jobs_of_arms(study: Study, jobs: Mapping[str, Job], names: Iterable[str]) -> dict[str, Job]:
+    """Those of all jobs that some arms need, tests of other arms left out."""
+    wanted: set[str] = set()
+    for name in names:
+        if name not in study.arms:
+            raise unknown_name('arm of --arms', name, study.arms)
+        runs = {run_name(study.arms[name], seed) for seed in study.arms[name].seeds}
+        wanted |= {job for job in jobs if job in runs or job.partition('.')[0] in runs}
+    waiting = list(wanted)
+    while waiting:
+        new = set(jobs[waiting.pop()].after) - wanted
+        wanted |= new
+        waiting += new
+    return {name: job for name, job in jobs.items() if name in wanted}
+
+
 def _in_order(jobs: Mapping[str, Job]) -> dict[str, Job]:
     """The same, each after those that it needs."""
     ordered: dict[str, Job] = {}
     waiting = dict(jobs)
     while waiting:
-        ready = [job for job in waiting.values() if not set(job.after) & waiting.keys()]
-        if not ready:
+        before = len(waiting)
+        for job in list(waiting.values()):
+            if not set(job.after) & waiting.keys():
+                ordered[job.name] = waiting.pop(job.name)
+        if len(waiting) == before:
             raise InputError(f'these runs wait for each other in a circle: {", ".join(waiting)}')
-        for job in ready:
-            ordered[job.name] = waiting.pop(job.name)
     return ordered

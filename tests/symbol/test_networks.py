@@ -286,3 +286,17 @@ def test_batch_norm_options_reach_every_layer_but_the_fixed_one():
     embedding_eps = float(norms.pop('fc1')['eps'])
     assert embedding_eps == 2e-5
     assert {float(attributes['eps']) for attributes in norms.values()} == {1e-4}
+
+
+def test_a_narrowed_mobilefacenet_has_the_same_layers():
+    whole, narrow = (get_symbol('y1', **options) for options in ({}, {'width': 0.46}))
+    assert whole.list_arguments() == narrow.list_arguments()
+    shapes = [
+        dict(zip(net.list_arguments(), net.infer_shape(data=(1, 3, 112, 112))[0]))
+        for net in (whole, narrow)
+    ]
+    for name, shape in shapes[0].items():
+        if name.endswith('_gamma') and name != 'fc1_gamma':
+            assert shapes[1][name][0] == max(8, round(0.46 * shape[0] / 8) * 8), name
+    assert shapes[1]['fc1_gamma'] == (128,)
+    assert 95e6 < flops.count(narrow).flops < 110e6

@@ -1,8 +1,15 @@
 """A study's file: jobs in their order, words of their command lines, and what is refused."""
 
 import pytest
+from conftest import ROOT
 from vargfacenet.common.errors import InputError
-from vargfacenet.recognition.study.plan import make_jobs, option_words, read_study
+from vargfacenet.recognition.study.__main__ import configurations
+from vargfacenet.recognition.study.plan import (
+    jobs_of_arms,
+    make_jobs,
+    option_words,
+    read_study,
+)
 
 FILE = """
 seeds = [0, 1]
@@ -117,3 +124,23 @@ def test_faults_are_named(tmp_path, old, new, expected):
     assert old in FILE
     with pytest.raises(InputError, match=expected):
         make_jobs(study_of(tmp_path, FILE.replace(old, new)))
+
+
+def test_some_arms_and_what_they_need(tmp_path):
+    study = study_of(tmp_path)
+    jobs = jobs_of_arms(study, make_jobs(study), ['second'])
+    runs = {'second-s0', 'second-s1', 'first-s0', 'first-s1', 'store'}
+    assert set(jobs) == runs | {'second-s0.test', 'second-s1.test'}
+    with pytest.raises(InputError, match='second'):
+        jobs_of_arms(study, make_jobs(study), ['secnd'])
+
+
+@pytest.mark.parametrize('name', ['smoke', 'lfw', 'paper'])
+def test_the_studies_of_the_project_are_sound(name):
+    """Every option is known to its command, and every run's inputs come before it."""
+    study = read_study(ROOT / 'studies' / f'{name}.toml')
+    configurations(study, check_data=False)
+    jobs = make_jobs(study)
+    assert len(jobs) >= 2 * len(study.arms) - 3
+    measured = {arm for question in study.questions for arm in question['arms']}
+    assert measured <= study.arms.keys()

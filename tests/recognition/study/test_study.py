@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,3 +219,48 @@ def test_a_killed_study_ends_with_the_same_weights(patterns, crowd, tmp_path, nu
     assert weights['whole'].keys() == weights['killed'].keys()
     for name, value in weights['whole'].items():
         np.testing.assert_array_equal(weights['killed'][name], value, err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_smoke_study_answers_its_questions(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(['study', str(ROOT / 'studies' / 'smoke.toml')]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(result['claims']) == 4 and result['missing'] == []
+    assert (tmp_path / 'runs/smoke/report.html').is_file()
+
+
+@pytest.mark.slow
+def test_the_paper_study_at_small_scale(patterns, tmp_path, monkeypatch, capsys):
+    """Every arm, store, measure and question of the file, on patterns and small networks."""
+    data = tmp_path / 'datasets/ms1m-retinaface-t1'
+    shutil.copytree(patterns, data)
+    for name in ('lfw', 'cfp_fp', 'agedb_30'):
+        shutil.copy(patterns / 'pairs.bin', data / f'{name}.bin')
+    images = tmp_path / 'trillionpairs/images'
+    names = {'elfw': [], 'delfw': []}
+    for person in range(12):
+        for k in range(2 if person < 6 else 1):
+            path = images / f'{person}/{k}.jpg'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pattern(700 + person, k))
+            names['elfw' if person < 6 else 'delfw'].append(f'{person}/{k}.jpg')
+    for name, lines in names.items():
+        (tmp_path / f'trillionpairs/{name}.txt').write_text('\n'.join(lines))
+    text = (ROOT / 'studies/paper.toml').read_text().replace("'1e-8'", "'0.1'")
+    text = text.replace("'1e-08'", "'0.1'").replace('epochs = 48', 'steps = 6')
+    text = text.replace("recipe = 'paper'", "recipe = 'paper'\ndataset='synth'\nsteps = 3")
+    text = text.replace('verbose', 'per-batch-size = 8\nlr = 0.01\nverbose')
+    small = 'network-option = {width = 0.0625, emb_size = 32}\n'
+    for network in ('r34_se', 'r50_se', 'r100_se'):
+        text = text.replace(f"network = '{network}'", f"network = 'r18_se'\n{small}")
+    text = text.replace('\n[options]', '\n[options]\nnetwork-option = {emb_size = 32}')
+    (tmp_path / 'paper.toml').write_text(text)
+    monkeypatch.chdir(tmp_path)
+    code = main(['study', 'paper.toml'])
+    assert code == 0, capsys.readouterr().err[-2000:]
+    result = json.loads((tmp_path / 'runs/paper/results.json').read_text())
+    assert result['missing'] == [] and len(result['questions']) == 6
+    assert all(question['comparisons'] for question in result['questions'])
+    page = (tmp_path / 'runs/paper/report.html').read_text()
+    assert page.count('DEVIATES') > 10 and 'deepglint-light TPR@1e-8' in page
