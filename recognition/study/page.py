@@ -149,6 +149,8 @@ def _what_was_left(result: Mapping[str, Any]) -> str:
 
 def _by_chance(result: Mapping[str, Any]) -> str:
     count = sum(len(claims(result, question)) for question in result['questions'])
+    if not count:
+        return ''
     return (
         f'{count} comparisons, each at 95 % by itself: where nothing differs, one in {_BY_CHANCE} '
         f'excludes zero by chance.'
@@ -184,6 +186,6 @@ def show(result: Mapping[str, Any], tables: Sequence[Section]) -> None:
     lines = []
     for question in result['questions']:
         lines += [question['ask'], *(f'  {text}' for text in claims(result, question))]
-    lines.append(_by_chance(result) + _what_was_left(result))
+    lines += filter(None, [(_by_chance(result) + _what_was_left(result)).strip()])
     for line in lines:
         log.info('%s', line)
