@@ -5,6 +5,8 @@ Each is a plain SGD step's neighbour: none changes a bit of it when it is not as
 
 from typing import Optional
 
+import numpy as np
+
 from ..common.backend import mx
 
 
@@ -18,9 +20,14 @@ def clipping_updater(optimizer: 'mx.optimizer.Optimizer', max_norm: float):
 
     class ClippingUpdater(mx.optimizer.Updater):
         def __call__(self, index, grad, weight):
-            limit = max_norm / self.optimizer.rescale_grad
-            mx.gluon.utils.clip_global_norm(list(grad), limit, check_isfinite=False)
+            unclipped = self.optimizer.rescale_grad
+            squares = mx.nd.multi_sum_sq(*grad, num_arrays=len(grad)).asnumpy()
+            norm = unclipped * np.sqrt(squares.sum(dtype=np.float64))
+            # as a factor of the update: one number, in place of every array of gradients
+            if norm > max_norm:
+                self.optimizer.rescale_grad = unclipped * max_norm / norm
             super().__call__(index, grad, weight)
+            self.optimizer.rescale_grad = unclipped
 
     return ClippingUpdater(optimizer)
 
@@ -78,12 +85,12 @@ class WeightAverage:
             {name: devices[0] for name, devices in names if name not in fixed},
             {name: devices[0] for name, devices in zip(group.aux_names, group.aux_arrays)},
         ]
+        # on the host: one thread does it in less time than the engine takes to start each array
         self._average = [
-            {name: array.copy() for name, array in part.items()} for part in self._newest
+            {name: array.asnumpy() for name, array in part.items()} for part in self._newest
         ]
         for part, values in zip(self._average, start or ()):
-            for name, array in part.items():
-                array[:] = values[name]
+            part.update({name: values[name].copy() for name in part})
 
     def update(self, step: int) -> None:
         """Move towards the weights after `step` updates."""
@@ -91,8 +98,11 @@ class WeightAverage:
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         for average, newest in zip(self._average, self._newest):
             for name, array in newest.items():
-                average[name] += share * (array - average[name])
+                average[name] += share * (array.asnumpy() - average[name])
 
     def params(self, arg_params: dict, aux_params: dict) -> tuple[dict, dict]:
         """The module's parameters, as given, with the averages in place of what is averaged."""
-        return {**arg_params, **self._average[0]}, {**aux_params, **self._average[1]}
+        args, aux = (
+            {name: mx.nd.array(value) for name, value in part.items()} for part in self._average
+        )
+        return {**arg_params, **args}, {**aux_params, **aux}
