@@ -3,7 +3,8 @@
 DIR/model-symbol.json and model-0000.params are the embedding network alone, as InsightFace's tools
 and mx.model.load_checkpoint load it; model-folded-* the same with its BatchNorms folded into the
 layers before them; model.onnx, and on request model.fp16.onnx and model.int8.onnx, take RGB crops
-(N, 3, 112, 112) with values 0..255 and give embeddings (N, D). export.json says what is what.
+(N, 3, 112, 112) with values 0..255 and give embeddings (N, D). MODEL_CARD.md tells people what the
+model is and how often it errs; export.json says what is what.
 """
 
 import argparse
@@ -17,11 +18,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
 from .. import __version__
 from ..common import console, flops
+from ..common.data.records import open_records
 from ..common.engine import checkpoint, parity
 from ..common.engine.contract import OUTPUT, Contract
 from ..common.engine.engines import by_rank
@@ -36,7 +39,10 @@ from ..common.names import DATA, IMAGE_SHAPE
 from ..eval.datasets import load_bin
 from ..eval.verification import embed_both, verify_rows
 from . import quantize
+from .describe import describe
 from .embedder import unit_length
+from .group_rates import group_rates, read_groups
+from .model_card import CARD, model_card
 from .thresholds import FARS, Measured, load_people, measure_pair_set, measure_people
 
 log = logging.getLogger(__name__)
@@ -50,12 +56,14 @@ FILES = (
     'model.onnx',
     'model.fp16.onnx',
     'model.int8.onnx',
+    CARD,
     RECORD,
 )
 _CHUNK = 256  # pictures between two moves of a progress bar
 _UNFINISHED = '.export.'  # folders that start so
 MAX_ACCURACY_LOSS = 0.005 + 1e-9  # of int8; more is worth a warning, rounding is not
 _PROBES = max(parity.BATCHES)
+_GROUP_FARS = (0.01, 0.001, 0.0001)
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -78,6 +86,18 @@ def build_parser(parser: console.Parser) -> None:
         metavar='DIR',
         help='crops of people in folders of their own, or a .rec: store thresholds from all pairs '
         'of them, which is better than from --pairs, where nobody has a name',
+    )
+    parser.add_argument(
+        '--groups',
+        metavar='CSV',
+        help='lines PERSON,GROUP of the people of --people: the model card tells the error rates '
+        'of each group',
+    )
+    parser.add_argument(
+        '--trained-on', default='', metavar='TEXT', help='what it was trained on, for the card'
+    )
+    parser.add_argument(
+        '--licence', default='', metavar='TEXT', help='of the weights, for the model card'
     )
     parser.add_argument(
         '--fp16', action='store_true', help='write model.fp16.onnx as well, for GPUs and phones'
@@ -114,6 +134,7 @@ class _Export:
         unit_length(self._expected, args.model)  # without a direction there is nothing to compare
         self._pairs = load_bin(args.pairs) if args.pairs else None
         self._people = _people(args.people) if args.people else None
+        self._groups = _groups(args, self._people[1]) if args.groups else None
 
     def mxnet(self) -> None:
         """The slim checkpoint and the folded one."""
@@ -129,8 +150,8 @@ class _Export:
             embedder = Embedder(checkpoint.load_embedding(f'{prefix},0'), batch_size=_PROBES)
             name = checkpoint.params_path(prefix, 0).name
             self._check(name, {'mxnet': embedder.embed}, kind)
-            self._add(checkpoint.symbol_path(prefix).name)
-            self._add(name)
+            self.add(checkpoint.symbol_path(prefix).name)
+            self.add(name)
 
     def onnx(self) -> None:
         """The ONNX files that were asked for."""
@@ -160,14 +181,14 @@ class _Export:
             target.unlink()
             log.warning('%s is left out: %s', target.name, error)
             return
-        self._add(target.name)
+        self.add(target.name)
         self.kept_float = list(quantised.kept_float)
 
     def _onnx(self, name: str, model, kind: str) -> None:
         path = self._folder / name
         need('onnx', 'deploy').save(model, str(path))
         self._check(name, parity.onnx_engines(path), kind)
-        self._add(name)
+        self.add(name)
 
     def _check(self, name: str, engines: dict[str, parity.Run], kind: str) -> None:
         for engine, run in engines.items():
@@ -175,7 +196,7 @@ class _Export:
             parity.check(result, kind)
             self.parities.append(result)
 
-    def _add(self, name: str) -> None:
+    def add(self, name: str) -> None:
         path = self._folder / name
         self.files[name] = {'bytes': path.stat().st_size, 'sha256': sha256(path)}
 
@@ -228,6 +249,10 @@ class _Export:
         else:
             measured = measure_pair_set(images, issame, unit_length(plain, name))
         _say_what_was_joined(measured)
+        if self._groups is not None and not self.verification:  # of one file, in one engine
+            row['groups'] = _rates_by_group(
+                unit_length(plain, name), identities, self._groups, measured
+            )
         length = float(np.median(np.linalg.norm(plain, axis=1)))
         source = self._args.people or self._args.pairs
         return {**row, **measured.as_dict(), 'norm': length, 'measured_on': source}
@@ -275,6 +300,34 @@ def _people(folder: str) -> tuple[np.ndarray, np.ndarray]:
             len(np.unique(identities)),
         )
     return images, identities
+
+
+def _groups(args: argparse.Namespace, identities: np.ndarray) -> np.ndarray:
+    """(N,) the group of each picture of --people."""
+    records = open_records(args.people)
+    names = records.class_names
+    records.close()
+    if not names:
+        raise InputError(f'--groups: nothing tells the names of the people in {args.people}')
+    return np.array(read_groups(args.groups, names))[identities]
+
+
+def _rates_by_group(
+    embeddings: np.ndarray, identities: np.ndarray, groups: np.ndarray, measured: Measured
+) -> dict[str, list[dict]]:
+    """FAR over all people as text -> rates of each group at its threshold."""
+    return {
+        f'{far:g}': [
+            rates.as_dict() for rates in group_rates(embeddings, identities, groups, threshold)
+        ]
+        for far, threshold in measured.thresholds().items()
+        if far in _GROUP_FARS
+    }
+
+
+def _training(model: str) -> Optional[dict]:
+    """The configuration that made a checkpoint, where a training run did."""
+    return describe(model).get('training')
 
 
 def _embedded(model, images: np.ndarray, text: str) -> np.ndarray:
@@ -422,6 +475,8 @@ def run(args: argparse.Namespace) -> dict:
     for path, what in ((args.calibrate, 'calibration set'), (args.pairs, 'pair set')):
         if path:
             input_file(path, what)
+    if args.groups and not args.people:
+        raise InputError('--groups tells of the people of --people; give both')
     if args.people and not Path(args.people).exists():
         raise InputError(f'folder of people {args.people} does not exist')
     with_onnx = _wants_onnx(args)
@@ -435,6 +490,11 @@ def run(args: argparse.Namespace) -> dict:
             if args.pairs or args.people:
                 export.verify()
         record = export.record()
+        card = model_card(
+            record, _training(args.model), args.trained_on, args.licence, console.command_line()
+        )
+        atomic_write(folder / CARD, card)
+        export.add(CARD)
         atomic_write(folder / RECORD, json.dumps(record, indent=1) + '\n')
     _show(args, record)
     if with_onnx and not args.calibrate:

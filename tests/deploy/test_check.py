@@ -72,7 +72,7 @@ def test_what_commands_write_is_known_and_whole(everything, capsys):
         'data/pairs.bin': ('pair set', '20 pairs, 10 of one person'),
         'data/train.rec': ('data set', '16 images of 4 classes'),
         f'data/{store}': ('teacher store', '16 images, 32 numbers each'),
-        'export': ('export', '5 files'),
+        'export': ('export', '6 files'),
         'rows/features.npz': ('arrays', 'float32 (3, 8)'),
         'gallery': ('gallery', '3 faces of 2 identities'),
         'made/model': ('checkpoint', '1 checkpoints'),

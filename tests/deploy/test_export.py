@@ -29,6 +29,7 @@ ALL_FILES = {
     'model.onnx',
     'model.fp16.onnx',
     'model.int8.onnx',
+    'MODEL_CARD.md',
     'export.json',
 }
 
