@@ -228,7 +228,7 @@ def plot(path: Path, rows: list[dict], batch_size: int) -> None:
         spread = [values - lows, highs - values]
         axes.errorbar(values, names, xerr=spread, fmt='none', ecolor='#1c2430', capsize=3)
         for place, (value, high, row) in enumerate(zip(values, highs, rows[::-1])):
-            text = f'{value:.3g}'
+            text = f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
             if row['engine'] != ORIGINAL:
                 text += f',  {times(row, rows, (key, middle, ratio))} times'
             axes.annotate(
