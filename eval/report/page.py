@@ -157,7 +157,8 @@ footer { padding-bottom: 36px; font-size: 0.85rem }
   section { border: 0; padding: 0; margin: 0 0 18pt }
   .figures { grid-template-columns: 1fr 1fr }
   .table { overflow: visible }
-  table { font-size: 8.5pt }
+  table { font-size: 8.5pt; width: 100% }
+  th, td { white-space: normal; padding-right: 6pt }
   figure, tr, .pair { break-inside: avoid }
   h2, h3 { break-after: avoid }
 }

@@ -294,7 +294,8 @@ def _names(target: Mapping, pair: int) -> str:
     """Who is in a pair, where the set tells: 'Ada / Bob', or 'Ada'."""
     if target.get('names') is None or not target['identities_named']:
         return ''
-    first, second = (str(target['names'][number]) for number in target['identities'][pair])
+    numbers = target['identities'][pair]
+    first, second = (str(target['names'][number]).replace('_', ' ') for number in numbers)
     return f'{first} / {second} · ' if first != second else f'{first} · '
 
 
