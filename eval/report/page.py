@@ -331,6 +331,11 @@ def csv_text(text: str) -> str:
     return f"'{text}" if text.startswith(('=', '+', '-', '@', '\t', '\r')) else text
 
 
+def _number(value: float) -> str:
+    """All digits of a number; NumPy 2 writes its own as np.float64(...)."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
 def csv_table(item: TableItem) -> str:
     """The table as CSV: one value a cell, numbers as they are, nothing where there is none."""
     parts: list[tuple[str, ...]] = [('',)] * len(item.columns)
@@ -349,9 +354,9 @@ def csv_table(item: TableItem) -> str:
         lines.append([])
         for cell, names in zip(row, parts):
             if isinstance(cell, Cell):
-                values = [csv_text(v) if isinstance(v, str) else repr(v) for v in cell.values]
+                values = [csv_text(v) if isinstance(v, str) else _number(v) for v in cell.values]
             elif isinstance(cell, (int, float)):
-                values = [repr(cell)]
+                values = [_number(cell)]
             else:
                 values = ['' if cell == '–' else csv_text(str(cell))]
             lines[-1] += values + [''] * (len(names) - len(values))
