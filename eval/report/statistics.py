@@ -8,6 +8,7 @@ scipy is imported by the functions that use it: commands that decide about photo
 and scipy.stats takes longer to load than they take to answer.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
@@ -112,7 +113,9 @@ def bootstrap(
     drawn = bootstrap_weights(identities, issame, replicates, seed)
     values = np.array([statistic(weights) for weights in drawn])
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.nanpercentile(values, (tail, 100 - tail), axis=0)
+    with warnings.catch_warnings():  # NaN, where no replicate defines a number, is the answer
+        warnings.filterwarnings('ignore', 'All-NaN slice', RuntimeWarning)
+        low, high = np.nanpercentile(values, (tail, 100 - tail), axis=0)
     estimate = statistic(np.ones(len(issame)))
     return [Interval(*map(float, row)) for row in zip(estimate, low, high)]
 
