@@ -231,6 +231,7 @@ def test_the_smoke_study_answers_its_questions(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # 37 jobs
 def test_the_paper_study_at_small_scale(patterns, tmp_path, monkeypatch, capsys):
     """Every arm, store, measure and question of the file, on patterns and small networks."""
     data = tmp_path / 'datasets/ms1m-retinaface-t1'
