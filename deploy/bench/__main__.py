@@ -10,6 +10,7 @@ from ...common.console import dispatch
 BENCHMARKS = {
     'train': ('train', 'the training step against stock operators; batch, width, memory, profile'),
     'head': ('head', 'the margin head against one-hot labels, up to a million classes'),
+    'losses': ('losses', 'a step of every loss against one of ArcFace'),
     'distill': ('distill', 'distilling from the teacher store against a live teacher'),
     'engines': ('engines', 'the original network against ours in every engine, batch 1 and 32'),
     'photo': ('photo', 'a photograph to its embedding: decode, detect, align, embed'),

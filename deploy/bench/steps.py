@@ -11,7 +11,7 @@ from ...common.names import CLASSIFIER_PREFIX, CLASSIFIER_WEIGHT, DATA, IMAGE_SH
 from ...recognition.config import TrainConfig, bare
 from ...recognition.distillation.angular import angular_distillation
 from ...recognition.graph import embedding_size, training_module
-from ...recognition.losses import Head, class_loss, make_loss
+from ...recognition.losses import ClassificationLoss, Head, class_loss, make_loss
 from ...recognition.trainer import initializer
 from ...symbol import get_symbol
 
@@ -116,13 +116,33 @@ def training_step(
 
 def head_step(classes: int, batch_size: int, size: int, stock: bool) -> Callable[[], None]:
     """A function that makes one step of a head alone on embeddings that are in memory."""
-    embedding, label = mx.sym.Variable(EMBEDDING), mx.sym.Variable(LABEL)
     if stock:
+        embedding, label = mx.sym.Variable(EMBEDDING), mx.sym.Variable(LABEL)
         symbol = mx.sym.SoftmaxOutput(one_hot_logits(embedding, label, classes, size), label)
-    else:
-        head = Head(embedding, label, classes, size)
-        terms = class_loss(make_loss('margin', ARCFACE), head, compiled=ops.available())
-        symbol = mx.sym.Group([mx.sym.MakeLoss(terms.loss), mx.sym.BlockGrad(terms.correct)])
+        return _step_of(symbol, classes, batch_size, size)
+    return loss_step(classes, batch_size, size, make_loss('margin', ARCFACE))
+
+
+def loss_step(
+    classes: int,
+    batch_size: int,
+    size: int,
+    loss: ClassificationLoss,
+    compiled: bool = True,
+    smoothing: float = 0.0,
+    exclusive: float = 0.0,
+) -> Callable[[], None]:
+    """The same of any loss; `compiled` where the operators are there, the others as of
+    `class_loss`."""
+    inputs = mx.sym.Variable(EMBEDDING), mx.sym.Variable(LABEL)
+    head = Head(*inputs, classes, size, batch_size=batch_size)
+    terms = class_loss(loss, head, compiled and ops.available(), smoothing, exclusive)
+    others = [mx.sym.BlockGrad(output) for output in (terms.correct, *terms.states.values())]
+    symbol = mx.sym.Group([mx.sym.MakeLoss(terms.loss), *others])
+    return _step_of(symbol, classes, batch_size, size)
+
+
+def _step_of(symbol, classes: int, batch_size: int, size: int) -> Callable[[], None]:
     module = mx.mod.Module(symbol, [EMBEDDING], [LABEL], context=mx.cpu())
     shapes = [(EMBEDDING, (batch_size, size))], [(LABEL, (batch_size,))]
     module.bind(*shapes, for_training=True, inputs_need_grad=True)

@@ -30,7 +30,9 @@ class AdaFace(CosineLoss):
     """
 
     s: float = option('scale of the logits', 64.0, positive())
-    m: float = option('margin: of the angle at most, and of the cosine half as much', 0.4, SHARE)
+    m: float = option(
+        'margin: the angle moves by up to this, the cosine by up to twice', 0.4, SHARE
+    )
     h: float = option('concentration: deviations from the mean times this', 0.333, positive())
     pace: float = option('share of a step in the running mean and deviation', 0.01, positive(1.0))
 

@@ -9,6 +9,7 @@ from vargfacenet.common.data.recordio import record_paths
 from vargfacenet.common.engine import ops
 from vargfacenet.common.parallel import cpu_count
 from vargfacenet.deploy.bench import data, iterators, steps, stock, train
+from vargfacenet.recognition import presets
 from vargfacenet.recognition.losses import Head, class_loss, make_loss
 from vargfacenet.symbol import get_symbol
 
@@ -60,6 +61,20 @@ def test_head(run_command, tmp_path):
         assert floor < large['ours']['bytes'] < large['stock']['bytes']
 
 
+def test_losses(run_command):
+    words = ['--classes', 30, '--batch-size', 4, '--embedding-size', 16, '--seconds', 0.1]
+    code, result, errors = run_command('bench', 'losses', *words)
+    assert code == 0
+    rows = {row['loss']: row for row in result['losses']}
+    assert set(presets.loss) <= rows.keys()
+    assert {row['compiled'] for name, row in rows.items() if 'stock' in name} == {False}
+    compiled = {'arcface', 'cosface', 'arcnegface', 'arcface --label-smoothing 0.1'}
+    assert all(rows[name]['compiled'] == ops.available() for name in compiled)
+    assert not any(rows[name]['compiled'] for name in ('softmax', 'adaface', 'triplet'))
+    assert all(row['seconds_median'] > 0 for row in rows.values())
+    assert rows['arcface']['ratio']['median'] == 1 and 'times the time of arcface' in errors
+
+
 @pytest.mark.slow
 def test_distill(run_command, tmp_path):
     out = tmp_path / 'distill.json'
@@ -101,6 +116,8 @@ def test_data(run_command, tmp_path, monkeypatch):
         (['head', '--rounds', '0'], '--rounds 0'),
         (['distill', '--batch-size', '0'], '--batch-size 0'),
         (['data', '--data-dir', 'nowhere'], 'nowhere/train.rec does not exist'),
+        (['losses', '--classes', '1'], '--classes 1: must be at least 2'),
+        (['losses', '--seconds', '0'], '--seconds 0'),
         (['speed'], "unknown command 'speed'"),
     ],
 )
