@@ -503,6 +503,11 @@ def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
     values['loss_options'] = {**values['loss_options'], **options}
     loss = make_loss(values['loss'], values['loss_options'])
     _read_distillation(values, words)
+    if values.get('freeze') and not loss.centres_per_class:
+        raise InputError(
+            f'--freeze {values["freeze"]}: --loss {values["loss"]} has no class centres to learn '
+            'or to keep; choose another loss'
+        )
     additions = [values.get(name, 0.0) for name in ('label_smoothing', 'regular_face')]
     if any(additions) and not values.get('classification', True):
         raise InputError(

@@ -26,7 +26,7 @@ from .augmentations import make_augmentations
 from .class_centres import class_centres, labels_of
 from .config import TrainConfig
 from .data import FaceRecordIter
-from .graph import embedding_size, keep_states, training_module
+from .graph import embedding_size, keep_states, state_names, training_module
 from .hooks import (
     History,
     LogHook,
@@ -115,12 +115,12 @@ def _start_weights(
 
 
 def _check_centres(module, arg_params: dict, model: str) -> None:
-    """InputError where centres that are to be kept would start from random values."""
-    missing = [
-        name
-        for name in module._exec_group.param_names
-        if name.startswith(CLASSIFIER_PREFIX) and name not in arg_params
-    ]
+    """InputError where centres that are to be kept would start from random values. What a loss
+    carries from step to step may start anew."""
+    kept = {*module._exec_group.param_names} - {*state_names(module.symbol)}
+    missing = sorted(
+        name for name in kept if name.startswith(CLASSIFIER_PREFIX) and name not in arg_params
+    )
     if missing:
         raise InputError(
             f'--freeze centres: {model} has no {missing[0]} for the classes of this data set; '

@@ -90,3 +90,19 @@ def test_it_is_the_classification_loss_of_a_distillation(
     states = {name for name in saved if name.startswith('fc7')} - {'fc7_weight'}
     own = {'fc7_norm_mean', 'fc7_norm_deviation'} if loss == 'adaface' else set()
     assert states == {'fc7_anchors', *own}
+
+
+def test_frozen_centres_may_be_those_of_another_loss(options, run_command, tmp_path):
+    """What AdaFace carries starts anew beside them; triplet has none to freeze."""
+    words = ['train', *options, '--steps', 1]
+    _, first, _ = run_command(*words)
+    words += ['--name', 'second', '--pretrained', first['model'], '--freeze', 'centres']
+    code, _, errors = run_command(*words, '--loss', 'adaface')
+    assert code == 0, errors
+    before, _ = checkpoint.load_params(tmp_path / 'run' / 'model-0001.params')
+    after, _ = checkpoint.load_params(tmp_path / 'second' / 'model-0001.params')
+    np.testing.assert_array_equal(after['fc7_weight'], before['fc7_weight'])
+    # 1 % of the first step's deviation, which is far below 100, and 99 % of 100
+    assert 99 <= after['fc7_norm_deviation'][0] < 99.5
+    code, _, errors = run_command(*words, '--loss', 'triplet')
+    assert code == 2 and 'triplet has no class centres to learn or to keep' in errors
