@@ -10,14 +10,16 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Optional
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import limits
 from .errors import InputError
-from .files import PathLike
+from .files import PathLike, atomic_path
 
 _MAGIC = b'\x93NUMPY'
 _LENGTHS = {1: '<H', 2: '<I', 3: '<I'}  # of the header, by major version
@@ -82,6 +84,19 @@ def _read_header(handle: BinaryIO) -> _Header:
 def _refused(path: PathLike, what: str, error: Exception) -> InputError:
     reason = ' '.join(str(error).split())[:200]
     return InputError(f'{path} is no {what} ({reason or type(error).__name__})')
+
+
+def write_npz(path: PathLike, arrays: Mapping[str, ArrayLike], compressed: bool = False) -> None:
+    """Write what `np.savez` would, whole or not at all.
+
+    NumPy's own leaves its archive open where the disk is full, which then writes to a closed file
+    and says so behind the error.
+    """
+    method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, 'w', method) as archive:
+        for name, array in arrays.items():
+            with archive.open(f'{name}.npy', 'w', force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def map_npy(path: PathLike) -> np.ndarray:

@@ -8,6 +8,7 @@ parsed arguments and returns a dict of results; errors become one line and an ex
 import argparse
 import contextlib
 import contextvars
+import errno
 import importlib
 import json
 import logging
@@ -16,6 +17,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,11 +31,13 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import InputError, RunError
+from .files import device_of
 from .plugins import load_plugins
 from .registry import unknown_name
 
 log = logging.getLogger(__name__)
 
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _LINE = 2000  # characters of an error at most
 _WIDEST = 10_000  # characters; a table is measured as if the terminal had so many
 _NON_TTY_LINE_SECONDS = 15.0  # a log file gets a progress line this often instead of a bar
@@ -252,6 +256,28 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP (a closed terminal) end a command as Ctrl-C does, so that what it
+    half wrote goes. A SIGHUP that is ignored already (nohup) stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number, frame):
+        raise Interrupted(number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    changed = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def check_ranges(options: Iterable[tuple[str, float, float, float]]) -> None:
     """Raise InputError for the first of (flag, value, lowest, highest) that is out of its range."""
     for flag, value, low, high in options:
@@ -297,7 +323,8 @@ def command(
             _command_line.set(shlex.join(['vargfacenet', *name.split(), *words]))
             arguments = make_parser().parse_args(words)
             asked = vars(arguments).pop('json', False)
-            result = run(arguments)
+            with _stopped_by_signals():
+                result = run(arguments)
             result, code = result if isinstance(result, tuple) else (result, 0)
             if result is not None and (asked or not sys.stdout.isatty()):
                 sys.stdout.write(json.dumps(result, default=_plain) + '\n')
@@ -318,7 +345,8 @@ def report_error(prog: str, error: BaseException) -> int:
         message, code = 'interrupted', 128 + getattr(error, 'number', signal.SIGINT)
     elif isinstance(error, OSError):
         where = f'{error.filename}: ' if error.filename else ''
-        message, code = f'{where}{error.strerror or error}', 1
+        device = device_of(error.filename) if error.filename and error.errno in _OF_A_DISK else ''
+        message, code = f'{where}{error.strerror or error}{device and f" ({device})"}', 1
     else:
         message, code = ' '.join(str(error).split()), 2 if isinstance(error, InputError) else 1
     if len(message) > _LINE:  # what is named may come from a file

@@ -46,18 +46,39 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     try:
         with contextlib.suppress(OSError):  # a file system without locks: leftovers stay there
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield temporary
-        with open(temporary, 'rb+') as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if error.filename is None:  # of a write; the user should know which file
-            error.filename = str(path)
-        raise
+        with naming(path):
+            yield temporary
+            with open(temporary, 'rb+') as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def naming(path: PathLike) -> Iterator[None]:
+    """Let an OSError that names no file, as that of a write does, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def device_of(path: PathLike) -> str:
+    """'DEVICE on MOUNT POINT' of what `path` lies on, '' where the system does not tell."""
+    place = Path(path).absolute()
+    found = ''
+    with contextlib.suppress(OSError):
+        for line in Path('/proc/self/mountinfo').read_text().splitlines():
+            words, _, about = line.partition(' - ')
+            mount = Path(words.split()[4].replace('\\040', ' '))
+            if place.is_relative_to(mount) and len(str(mount)) >= len(found.rpartition(' on ')[2]):
+                found = f'{about.split()[1]} on {mount}'
+    return found
 
 
 def remove_leftovers(path: PathLike) -> None:

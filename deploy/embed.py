@@ -28,7 +28,7 @@ from ..common.data import folders
 from ..common.data.image import IMAGE_SUFFIXES
 from ..common.engine.options import add_options
 from ..common.errors import InputError
-from ..common.files import atomic_path, output_folder, read_lines
+from ..common.files import atomic_path, naming, output_folder, read_lines
 from ..common.names import IMAGE_SIZE
 from ..common.parallel import cpu_count, ordered_map
 from .decide import embedder_from
@@ -225,7 +225,7 @@ def run(args: argparse.Namespace) -> dict:
     paths = find_pictures(args.source)
     output_folder(args.out.parent)
     embedder = embedder_from(args)
-    with tempfile.TemporaryFile(dir=args.out.parent) as rows:
+    with naming(args.out), tempfile.TemporaryFile(dir=args.out.parent) as rows:
         tally, rate = _embed_all(args, paths, embedder, rows)
         columns = {**tally.columns(), 'input': np.array(embedder.preprocessing)}
         write_features(args.out, rows, embedder.embedding_size, columns)

@@ -34,7 +34,15 @@ from ..common.engine.mxnet import Embedder, flatten_before_dense
 from ..common.engine.open_model import open_model
 from ..common.errors import InputError, RunError
 from ..common.extras import how_to_install, missing, need
-from ..common.files import atomic_write, exclusive, input_file, output_folder, sha256, sync_folder
+from ..common.files import (
+    atomic_write,
+    exclusive,
+    input_file,
+    naming,
+    output_folder,
+    sha256,
+    sync_folder,
+)
 from ..common.names import DATA, IMAGE_SHAPE
 from ..eval.datasets import load_bin
 from ..eval.verification import embed_both, verify_rows
@@ -482,7 +490,7 @@ def run(args: argparse.Namespace) -> dict:
     with_onnx = _wants_onnx(args)
     out = Path(args.out)
     _check_targets(out, args.model)
-    with _folder_for(out) as folder:
+    with naming(out), _folder_for(out) as folder:
         export = _Export(args, folder)
         export.mxnet()
         if with_onnx:

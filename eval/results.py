@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import __version__
-from ..common.arrays import read_npz
+from ..common.arrays import read_npz, write_npz
 from ..common.console import command_line
 from ..common.errors import InputError
-from ..common.files import PathLike, atomic_path, input_file, output_folder
+from ..common.files import PathLike, input_file, output_folder
 
 VERIFICATION, IDENTIFICATION = 'verification', 'identification'
 _FORMAT = 'vargfacenet-results'
@@ -48,8 +48,7 @@ def save_results(path: PathLike, kind: str, about: Mapping, arrays: Mapping) -> 
     }
     head = {'format': _FORMAT, 'kind': kind, **made, **about}
     text = json.dumps(head, default=lambda value: value.tolist())
-    with atomic_path(path) as temporary, open(temporary, 'wb') as handle:
-        np.savez_compressed(handle, **{_ABOUT: np.array(text)}, **arrays)
+    write_npz(path, {_ABOUT: np.array(text), **arrays}, compressed=True)
 
 
 def load_results(path: PathLike) -> Results:

@@ -219,7 +219,7 @@ class TrainConfig:
     )
     skip_corrupt: int = option(
         'leave out up to N records that cannot be read, and name them; the first one stops the '
-        'run otherwise, saved (counted anew after --resume)',
+        'run otherwise, saved',
         0,
         group=DATA,
         metavar='N',

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from ..common.backend import mx
+from ..common.data.left_out import LeftOut
 from ..common.data.records import Records, decode_crop, open_records
 from ..common.errors import InputError
 from ..common.files import PathLike
@@ -127,7 +128,7 @@ class _Decoder:
     augmentations: Augmentations
     views: int
     view_seed: int
-    skip_corrupt: int
+    allowed: int  # records that may be left out
 
     def fill(
         self, buffer: _Buffer, rows: range, epoch: int, positions: np.ndarray
@@ -173,7 +174,7 @@ class _Decoder:
                 bad[position] = str(error)
             except OSError as error:  # of a disk that fails
                 bad[position] = f'{self.records.name(position)}: {error.strerror}'
-            if len(bad) > self.skip_corrupt:
+            if len(bad) > self.allowed:
                 raise InputError(bad[position])
             position = (position + 1) % len(self.records)
 
@@ -211,15 +212,15 @@ class FaceRecordIter(mx.io.DataIter):
         mirror image or one of that many views by the augmentations, see `views.row_of`
     accumulate : batches that make one step; an epoch has a multiple of them, those of an epoch of
         batches that are as many times larger
-    skip_corrupt : records that cannot be read and are left out, at most; the next readable one
-        takes the place of each, in `index` as well
+    left_out : how many records that cannot be read may be left out (default: none); the next
+        readable one takes the place of each, in `index` as well
 
     Attributes
     ----------
     epoch, batch : the place of the next batch; what `seek` takes
     batches_per_epoch, num_images, num_classes : int
     class_names : tuple of str, () where the data do not tell
-    left_out : position -> reason of the records that were left out
+    left_out : position -> reason of the records that were left out, of a resumed run all
 
     Raises
     ------
@@ -242,8 +243,8 @@ class FaceRecordIter(mx.io.DataIter):
         augment_options: Mapping[str, Any] = MappingProxyType({}),
         views: int = 0,
         view_seed: int = 0,
-        skip_corrupt: int = 0,
         accumulate: int = 1,
+        left_out: Optional[LeftOut] = None,
     ):
         super().__init__(batch_size)
         threads = cpu_count() if threads is None else threads
@@ -268,8 +269,10 @@ class FaceRecordIter(mx.io.DataIter):
         self._order_options = (shuffle, num_parts, part_index, batch_size)
         self._seed = seed
         augmentations = make_augmentations(augment, augment_options)
-        self._decoder = _Decoder(records, seed, augmentations, views, view_seed, skip_corrupt)
-        self.left_out: dict[int, str] = {}
+        self._left_out = left_out or LeftOut(0)
+        allowed = self._left_out.allowed
+        self._decoder = _Decoder(records, seed, augmentations, views, view_seed, allowed)
+        self.left_out = self._left_out.reasons
         self._free = [_Buffer(batch_size) for _ in range(prefetch)]
         self._pending: deque[_Pending] = deque()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix='face-records')
@@ -292,7 +295,7 @@ class FaceRecordIter(mx.io.DataIter):
         self._submit()
         try:
             for job in self._pending[0].jobs:
-                self._leave_out(job.result())
+                self._left_out.add(job.result())
         except BaseException:  # Ctrl-C as well: threads must not go on filling buffers
             self._drop_pending()
             raise
@@ -302,17 +305,6 @@ class FaceRecordIter(mx.io.DataIter):
         self.batch += 1
         self._submit()
         return batch
-
-    def _leave_out(self, bad: dict[int, str]) -> None:
-        """Count and name records; InputError for one more than is allowed."""
-        allowed = self._decoder.skip_corrupt
-        for position, reason in bad.items():
-            if position in self.left_out:
-                continue
-            if len(self.left_out) >= allowed:
-                raise InputError(f'{reason} (after {allowed} others that were left out)')
-            self.left_out[position] = reason
-            log.warning('left out, %d of at most %d: %s', len(self.left_out), allowed, reason)
 
     def reset(self) -> None:
         """Go to the first batch of the next epoch."""

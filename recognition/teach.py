@@ -13,6 +13,7 @@ import time
 from typing import Optional
 
 from ..common import console
+from ..common.data.left_out import LeftOut
 from ..common.errors import InputError
 from .augmentations import (
     AUGMENTATIONS,
@@ -21,7 +22,7 @@ from .augmentations import (
     parse_augmentation_options,
 )
 from .teacher import open_teacher
-from .teaching import teach
+from .teaching import left_out_path, teach
 from .views import Views
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,14 @@ def build_parser(parser: console.Parser) -> None:
     )
     parser.add_argument('--seed', type=int, default=0, help='of the views (default 0)')
     parser.add_argument('--batch-size', type=int, default=32, help='images per forward pass')
+    parser.add_argument(
+        '--skip-corrupt',
+        type=int,
+        default=0,
+        metavar='N',
+        help='leave out up to N records that cannot be read, and name them; give it to `distill` '
+        'too',
+    )
 
 
 def read_views(args: argparse.Namespace) -> Optional[Views]:
@@ -89,12 +98,22 @@ def read_views(args: argparse.Namespace) -> Optional[Views]:
 
 
 def run(args: argparse.Namespace) -> dict:
-    if args.batch_size < 1:
-        raise InputError(f'--batch-size {args.batch_size}: must be at least 1')
+    if args.batch_size < 1 or args.skip_corrupt < 0:
+        raise InputError(
+            f'--batch-size {args.batch_size} --skip-corrupt {args.skip_corrupt}: must be at least '
+            '1, and not negative'
+        )
     views = read_views(args)
     started = time.monotonic()
     teacher = open_teacher(args.teacher, args.input)
-    store = teach(teacher, teacher.header(args.data_dir, views), views, args.batch_size)
+    store = teach(
+        teacher,
+        teacher.header(args.data_dir, views),
+        views,
+        args.batch_size,
+        args.skip_corrupt,
+    )
+    left_out = LeftOut(args.skip_corrupt, left_out_path(store.path)).reasons
     seconds = time.monotonic() - started
     header, size = store.header, os.path.getsize(store.path)
     log.info('%s: %d images, %.1f MB', store.path, header.records, size / 1e6)
@@ -105,6 +124,7 @@ def run(args: argparse.Namespace) -> dict:
         'views': header.views,
         'augmentation': header.augmentation,
         'engine': header.engine,
+        'left_out': len(left_out),
         'bytes': size,
         'seconds': round(seconds, 3),
     }

@@ -2,12 +2,12 @@
 
 import contextlib
 import logging
-import zipfile
 from pathlib import Path
 from typing import Optional
 
 import numpy as np
 
+from ..common.arrays import read_npz
 from ..common.data.records import Records, open_records
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file
@@ -62,12 +62,8 @@ class TeacherFile:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            wanted = {'embeddings', 'mirrored', 'records', 'names'}
-            arrays = {name: content[name] for name in content.files if name in wanted}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f'{path} is no whole .npz file: {error}') from None
+    wanted = {'embeddings', 'mirrored', 'records', 'names'}
+    arrays = {name: array for name, array in read_npz(path).items() if name in wanted}
     if 'embeddings' not in arrays or not arrays.keys() & {'records', 'names'}:
         raise InputError(f'{path} holds {", ".join(arrays) or "nothing"}; expected {_ARRAYS}')
     return arrays

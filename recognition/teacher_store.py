@@ -28,7 +28,7 @@ from ..common.data.records import side_file
 from ..common.data.store_file import HEADER_BYTES, NO_CHECKSUM, Header, read_header
 from ..common.engine.network import Network
 from ..common.errors import InputError, RunError
-from ..common.files import PathLike, sync_folder
+from ..common.files import PathLike, naming, sync_folder
 from ..common.vectors import unit_rows
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def build(
     InputError if another process is making it.
     """
     part = path.with_suffix('.part')
-    with _sole_writer(part):
+    with _sole_writer(part), naming(part):
         if path.is_file():  # another process has made it meanwhile
             return
         done, header = _done_before(part, header)

@@ -7,11 +7,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Optional
 
 import numpy as np
 
 from ..common import console
+from ..common.data.left_out import LeftOut
 from ..common.data.records import Records, decode_crop, open_records
 from ..common.data.store_file import PLAIN_ROWS
 from ..common.engine.engines import fastest
@@ -29,21 +31,37 @@ log = logging.getLogger(__name__)
 BLOCK = 256  # images between two points where a killed run goes on
 
 
-def _crop(records: Records, position: int) -> np.ndarray:
-    """uint8 (112, 112, 3) BGR; InputError naming the record."""
-    _, encoded = records.read(position)
-    return decode_crop(records, position, encoded)
+def _crop(records: Records, left_out: LeftOut, position: int) -> np.ndarray:
+    """uint8 (112, 112, 3) BGR of a record, or of the first readable one after it, which takes its
+    place in training too; InputError naming the record if it may not be left out."""
+    bad: dict[int, str] = {}
+    while True:
+        try:
+            _, encoded = records.read(position)
+            crop = decode_crop(records, position, encoded)
+        except InputError as error:
+            bad[position] = str(error)
+        except OSError as error:  # of a disk that fails
+            bad[position] = f'{records.name(position)}: {error.strerror}'
+        else:
+            left_out.add(bad)
+            return crop
+        if len(bad) > left_out.allowed:
+            raise InputError(bad[position])
+        position = (position + 1) % len(records)
 
 
-def _pictures(records: Records, views: Optional[Views], position: int) -> np.ndarray:
+def _pictures(
+    records: Records, views: Optional[Views], left_out: LeftOut, position: int
+) -> np.ndarray:
     """uint8 (rows, 112, 112, 3) RGB: a record's crop, its mirror image and its views."""
-    bgr = _crop(records, position)
+    bgr = _crop(records, left_out, position)
     if views is None:
         rows = [bgr, bgr[:, ::-1]]
     else:
 
         def another(draw: float) -> np.ndarray:
-            return _crop(records, int(draw * len(records)))
+            return _crop(records, left_out, int(draw * len(records)))
 
         rows = [
             picture_of(views.augmentations, bgr, row, views.seed, position, another)
@@ -52,17 +70,29 @@ def _pictures(records: Records, views: Optional[Views], position: int) -> np.nda
     return np.stack(rows)[..., ::-1]
 
 
-def _blocks(records: Records, views: Optional[Views], first: int) -> Iterator[np.ndarray]:
+def _blocks(
+    records: Records, views: Optional[Views], left_out: LeftOut, first: int
+) -> Iterator[np.ndarray]:
     """`_pictures` of all records from `first` on, some at a time, made ahead on all CPUs."""
     size = BLOCK if views is None else max(1, BLOCK * PLAIN_ROWS // (PLAIN_ROWS + views.count))
-    made = ordered_map(functools.partial(_pictures, records, views), range(first, len(records)))
+    pictures_of = functools.partial(_pictures, records, views, left_out)
+    made = ordered_map(pictures_of, range(first, len(records)))
     with contextlib.closing(made):
         while block := [pictures for _, pictures in zip(range(size), made)]:
             yield np.stack(block)
 
 
+def left_out_path(store: Path) -> Path:
+    """Where the records are listed that a store has no embeddings of their own of."""
+    return store.with_suffix('.left-out.json')
+
+
 def teach(
-    teacher: Teacher, header: Header, views: Optional[Views] = None, batch_size: int = 32
+    teacher: Teacher,
+    header: Header,
+    views: Optional[Views] = None,
+    batch_size: int = 32,
+    skip_corrupt: int = 0,
 ) -> TeacherStore:
     """Make the store of a teacher and a data set beside the latter, unless it is there.
 
@@ -70,6 +100,9 @@ def teach(
     ----------
     header : `teacher.header(data_dir, views)`
     views : that it is to hold beside the pictures and their mirror images
+    skip_corrupt : records that cannot be read and are left out, at most, over all parts of a job
+        that was killed; they have the embeddings of the next readable one, and are listed beside
+        the store
 
     Raises
     ------
@@ -86,10 +119,14 @@ def teach(
         else:
             engine = teacher.model.engine
         with exclusive(path.parent):
+            left_out = LeftOut(
+                skip_corrupt, left_out_path(path), anew=not path.with_suffix('.part').is_file()
+            )
+            left_out.begin()
             build(
                 path,
                 replace(header, engine=engine.name),
-                functools.partial(_blocks, records, views),
+                functools.partial(_blocks, records, views, left_out),
                 engine.embed,
                 lambda done: console.progress(len(records), f'teaching {path.name}', start=done),
             )

@@ -12,6 +12,7 @@ from gluoncv.utils.lr_scheduler import LRSequential
 
 from ..common import console
 from ..common.backend import mx, parse_devices
+from ..common.data.left_out import LeftOut
 from ..common.data.recordio import CLASSES
 from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
@@ -299,6 +300,9 @@ def _prepare(
     batch_size = config.per_batch_size * len(devices)
     teacher = teacher or _open_source(config, embedding_size(embedding), devices)
     module = training_module(embedding, config, devices)
+    # a process counts what it reads itself, and a resumed one goes on counting
+    path = config.run_folder / f'left-out-{rank}.json'
+    left_out = LeftOut(config.skip_corrupt, path, anew=not resume)
     data = FaceRecordIter(
         config.data_dir,
         batch_size,
@@ -311,10 +315,11 @@ def _prepare(
         augment_options=config.augment_options,
         views=config.views,
         view_seed=config.view_seed,
-        skip_corrupt=config.skip_corrupt,
         accumulate=config.accumulate,
+        left_out=left_out,
     )
     state = first_state(config, resume, overwrite)
+    left_out.begin()
     _start_weights(module, config, state, embedding, _constants(module, config, teacher))
     lr_at = learning_rate_of(config)
     _start_optimizer(module, config, state, lr_at, kvstore)

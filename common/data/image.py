@@ -30,8 +30,9 @@ warnings.filterwarnings('ignore', module=r'PIL\.')
 MAX_PIXELS = 100_000_000  # of a picture: 300 MB once decoded
 
 # kinds as Pillow calls them; OpenCV decodes the first ones, Pillow the others
-_BY_OPENCV = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'TIFF', 'PPM', 'JPEG2000')
-_BY_PILLOW = ('WEBP', 'GIF', 'AVIF', 'HEIF')
+_BY_OPENCV = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'TIFF', 'PPM')
+# a crafted JPEG 2000 may write anywhere in OpenCV 4.10 and 4.11 (CVE-2025-53644)
+_BY_PILLOW = ('WEBP', 'GIF', 'AVIF', 'HEIF', 'JPEG2000')
 _KIND_WORDS = 'JPEG, PNG, WebP, BMP, TIFF, GIF, PNM, JPEG 2000 or AVIF'
 
 _SUFFIXES = {

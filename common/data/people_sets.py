@@ -14,9 +14,9 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ..arrays import read_npz
+from ..arrays import read_npz, write_npz
 from ..errors import InputError
-from ..files import PathLike, atomic_path, input_file
+from ..files import PathLike, input_file
 
 SUFFIX = '.npz'
 _ARRAYS = {'pictures', 'ends', 'people', 'names'}
@@ -76,8 +76,7 @@ def write_people_set(path: PathLike, people_set: PeopleSet) -> None:
     }
     if people_set.impostors is not None:
         arrays['impostors'] = people_set.impostors.astype(np.int32)
-    with atomic_path(path) as temporary, open(temporary, 'wb') as handle:
-        np.savez(handle, **arrays)
+    write_npz(path, arrays)
 
 
 def read_people_set(path: PathLike) -> PeopleSet:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Union
 import numpy as np
 
 from ..errors import InputError, RunError
-from ..files import PathLike, atomic_write
+from ..files import PathLike, atomic_write, device_of
 from ..names import CLASSIFIER_PREFIX, EMBEDDING_OUTPUT
 from ..run_files import check_symbol, symbol_path
 from .model_name import params_path, parse_model
@@ -58,7 +58,8 @@ def save_params(path: PathLike, arg_params: Params, aux_params: Params) -> None:
         free = shutil.disk_usage(Path(path).parent).free
         raise RunError(
             f'{path} could not be written whole ({error.strerror}; {free / 1e6:.0f} MB are free '
-            'there); nothing was left behind, the checkpoints before it are as they were'
+            f'on {device_of(path) or "its device"}); nothing was left behind, the checkpoints '
+            'before it are as they were'
         ) from None
 
 

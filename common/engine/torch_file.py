@@ -7,6 +7,7 @@ The archive is written.
 """
 
 import contextlib
+import errno
 import io
 import itertools
 import math
@@ -244,6 +245,11 @@ def _archive_damage_reported(path: Path) -> Iterator[None]:
     except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error, ValueError) as error:
         reason = ' '.join(str(error).split())[:200]
         raise InputError(f'{path} is no whole archive ({reason}); copy it again') from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # of a seek to before the file
+        raise InputError(f'{path} is no whole archive; copy it again') from None
 
 
 def _read_archive(path: Path) -> Any:

@@ -4,6 +4,7 @@
 functions are those of modules that the new process imports, and their arguments travel as JSON.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -93,8 +94,9 @@ class Worker:
 
     def __call__(self, seconds: float) -> list[float]:
         """Call for some seconds, at least once: the seconds of each call."""
-        self._process.stdin.write(f'{seconds}\n')
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it is dead, and the answer says why
+            self._process.stdin.write(f'{seconds}\n')
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> list[float]:

@@ -5,9 +5,9 @@ from typing import Any, Optional
 
 import numpy as np
 
-from ...common.arrays import read_npz
+from ...common.arrays import read_npz, write_npz
 from ...common.errors import InputError
-from ...common.files import PathLike, atomic_path
+from ...common.files import PathLike
 
 
 class ResumeFile:
@@ -42,8 +42,7 @@ class ResumeFile:
 
     def save(self, **arrays: Any) -> None:
         """Replace the file, whole or not at all."""
-        with atomic_path(self.path) as temporary, open(temporary, 'wb') as handle:
-            np.savez(handle, key=self._key, **arrays)
+        write_npz(self.path, {'key': self._key, **arrays})
 
     def remove(self) -> None:
         """Nothing is left to go on with."""

@@ -218,6 +218,23 @@ def _(_folder):
     return [json.dumps(record, indent=1).encode()]
 
 
+@reader('torch', 'model.pth')
+def _(path):
+    from vargfacenet.common.engine.torch_file import read_states
+
+    for state in read_states(path).values():
+        for tensor in state.values():
+            tensor.array()
+
+
+@seeds_of('torch')
+def _(folder):
+    from vargfacenet.common.engine.torch_file import write_state
+
+    arrays = {'a.weight': np.ones((2, 3), np.float32), 'a.count': np.array(5)}
+    return [_written(folder, '.pth', lambda path: write_state(path, arrays))]
+
+
 # --- pictures and records
 
 
@@ -309,6 +326,45 @@ for _name, _file in (
     _SEEDS[_name] = _part(_file)
 
 
+@reader('class_names', 'classes.txt')
+def _(path):
+    from vargfacenet.common.data.recordio import read_class_names
+
+    read_class_names(path, 2)
+
+
+_SEEDS['class_names'] = lambda folder: [b'ada\nbob\n']
+
+
+@reader('left_out', 'left-out-0.json')
+def _(path):
+    from vargfacenet.common.data.left_out import LeftOut
+
+    LeftOut(3, path)
+
+
+_SEEDS['left_out'] = lambda folder: [b'{"4": "record 5 is cut off", "7": "record 8"}\n']
+
+
+@reader('people_set', 'people.npz')
+def _(path):
+    from vargfacenet.eval.all_pairs import load_images
+
+    load_images(path)
+
+
+@seeds_of('people_set')
+def _(folder):
+    from vargfacenet.common.data.people_sets import PeopleSet, write_people_set
+
+    pictures = [_encoded('.jpg', 112) for _ in range(4)]
+    who = np.array([0, 0, 1, 1])
+    for impostors in (None, np.array([[0, 2], [1, 3]])):
+        made = PeopleSet(pictures, who, ['ada', 'bob'], impostors)
+        write_people_set(folder / f'{impostors is None}.npz', made)
+    return [path.read_bytes() for path in sorted(folder.glob('*.npz'))]
+
+
 # --- arrays
 
 
@@ -397,6 +453,27 @@ def _(folder):
     target = ['--target', str(folder / 'pairs.bin'), '--folds', '5']
     assert verify.main([*model, *target, '--save', str(folder / 'v.npz')]) == 0
     return [(folder / 'v.npz').read_bytes()]
+
+
+@reader('teacher_file', 'teacher.npz')
+def _(path):
+    from vargfacenet.recognition.teacher_file import TeacherFile
+
+    folder = path.parent / 'crops'
+    if not folder.exists():
+        folder.mkdir()
+        for number in range(3):
+            (folder / f'{number}.jpg').write_bytes(_encoded('.jpg', 112))
+    TeacherFile(path, folder).read(np.array([0, 2]), np.array([0, 1]))
+
+
+@seeds_of('teacher_file')
+def _(_folder):
+    rows = _rows()[:3]
+    return [
+        _saved(np.savez, embeddings=rows, records=np.arange(3), mirrored=rows[::-1]),
+        _saved(np.savez_compressed, embeddings=rows, names=np.array(['0.jpg', '1.jpg', '2.jpg'])),
+    ]
 
 
 @reader('resume_npz', 'case.npz')

@@ -1,11 +1,13 @@
 import gc
 import itertools
+import json
 import threading
 
 import numpy as np
 import pytest
 from pictures import corrupted, decoded, encoded, jpeg, picture
 from vargfacenet.common.backend import mx
+from vargfacenet.common.data.left_out import LeftOut
 from vargfacenet.common.data.recordio import RecordFile, write_face_records
 from vargfacenet.common.errors import InputError
 from vargfacenet.recognition import data
@@ -400,7 +402,7 @@ def test_the_next_readable_record_takes_a_bad_ones_place(patterns, tmp_path):
     folder = corrupted(patterns, tmp_path / 'bad', (11, 12, 30))
 
     def indices(threads, batch=0):
-        data = FaceRecordIter(folder, 8, threads=threads, skip_corrupt=3, seed=1)
+        data = FaceRecordIter(folder, 8, threads=threads, left_out=LeftOut(3), seed=1)
         data.seek(0, batch)
         found = [data.next() for _ in range(6 - batch)]
         left_out = dict(data.left_out)
@@ -416,8 +418,37 @@ def test_the_next_readable_record_takes_a_bad_ones_place(patterns, tmp_path):
     np.testing.assert_array_equal(labels, index // 8)
     np.testing.assert_array_equal(indices(3)[0], index)
     np.testing.assert_array_equal(indices(2, batch=4)[0], index[32:])
-    few = FaceRecordIter(folder, 8, skip_corrupt=2, seed=1)
+    few = FaceRecordIter(folder, 8, left_out=LeftOut(2), seed=1)
     with pytest.raises(InputError, match=r'record (11|12|30)\b'):
         for _ in range(6):
             few.next()
     few.close()
+
+
+def test_a_resumed_job_counts_on(patterns, tmp_path):
+    """Two of three are met, the process ends, and the third and a fourth come: one too many."""
+    folder = corrupted(patterns, tmp_path / 'bad', (11, 12, 30, 40))
+    kept = tmp_path / 'left-out.json'
+
+    def read_through(left_out):
+        data = FaceRecordIter(folder, 8, shuffle='none', left_out=left_out)
+        try:
+            for _ in range(6):
+                data.next()
+        finally:
+            data.close()
+
+    with pytest.raises(InputError, match=r'record 30\b.*after 2 others'):
+        read_through(LeftOut(2, kept))
+    assert list(LeftOut(2, kept).reasons) == [10, 11]
+    with pytest.raises(InputError, match=r'record 40\b.*after 3 others'):
+        read_through(LeftOut(3, kept))
+    read_through(LeftOut(4, kept))
+    assert list(json.loads(kept.read_text())) == ['10', '11', '29', '39']
+    fresh = LeftOut(4, kept, anew=True)
+    assert not fresh.reasons and kept.exists()  # not before it is sure that the job goes on
+    fresh.begin()
+    assert not kept.exists()
+    kept.write_text('[1]')
+    with pytest.raises(InputError, match='is no list of records'):
+        LeftOut(4, kept)

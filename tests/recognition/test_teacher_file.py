@@ -100,7 +100,7 @@ def test_what_is_wrong_with_a_file_is_said(patterns, rows, tmp_path, change, mes
 
 def test_a_damaged_file_is_said(patterns, tmp_path):
     (tmp_path / 'a.npz').write_bytes(b'PK\x03\x04 and no more')
-    with pytest.raises(InputError, match=r'no whole \.npz'):
+    with pytest.raises(InputError, match=r'no \.npz of plain arrays'):
         TeacherFile(tmp_path / 'a.npz', patterns)
 
 

@@ -181,3 +181,12 @@ def test_a_wide_picture_is_cut_in_the_middle(rng):
     crop, kept = jpeg_crop(encoded(wide, '.png'))
     assert not kept
     assert np.abs(decoded(crop).astype(int) - wide[:, 44:156]).mean() < 3
+
+
+def test_opencv_never_sees_a_jpeg_2000(monkeypatch, rng):
+    """Its decoder in 4.10 and 4.11 has CVE-2025-53644."""
+    handle = io.BytesIO()
+    shown = rng.randint(0, 256, (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(shown).save(handle, 'JPEG2000', irreversible=False)
+    monkeypatch.setattr(cv2, 'imdecode', None)
+    np.testing.assert_array_equal(decode_rgb(handle.getvalue()), shown)

@@ -251,3 +251,15 @@ def test_a_storage_with_a_wrong_checksum(tmp_path):
     assert zlib.crc32(changed) != zlib.crc32(content)
     with pytest.raises(InputError, match=r'no whole archive .*CRC'):
         read_changed(tmp_path / 'x.pth', changed)
+
+
+def test_an_archive_whose_entries_lie_before_its_beginning(tmp_path):
+    """Found by tests/fuzz.sh: the directory says that it stands later than it does."""
+    path = tmp_path / 'a.pth'
+    write_state(path, {'w': np.ones(3, np.float32)})
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b'PK\5\6') + 16  # where the directory begins
+    struct.pack_into('<I', content, place, struct.unpack_from('<I', content, place)[0] + 10)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match='no whole archive'):
+        read_states(path)
