@@ -55,7 +55,15 @@ def options(parser):
 
 def test_shown_options_exist():
     """Options named in the text belong to some command or script."""
-    known = {'--all', '--logdir', '--help', '--no-build-isolation', '--require-hashes', '--no-deps'}
+    known = {
+        '--all',
+        '--logdir',
+        '--help',
+        '--no-build-isolation',
+        '--require-hashes',
+        '--no-deps',
+        '--only-binary',
+    }
     for words in [[name] for name in COMMANDS if name != 'bench'] + list(shown_commands()):
         known.update(options(parser_of(words)[0]))
     assert set(re.findall(r'(?<![\w-])--[a-z][\w-]*', README)) <= known
