@@ -10,7 +10,7 @@ import numpy as np
 from ..common import console
 from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
-from ..common.vectors import unit_rows
+from .frame_quality import FramePooling, JudgedFrames
 from .image_list import embed_images
 from .matrix_file import new_matrix
 from .verification import add_flips
@@ -35,24 +35,39 @@ def image_rows(embedder: OpenModel, root: Path, names: list[str]) -> Iterator[Ro
         yield Rows(block.start, rows, block.missing)
 
 
-def video_rows(embedder: OpenModel, root: Path, names: list[str]) -> Iterator[Rows]:
-    """The sum of the unit-length embeddings of a folder's frames (*.jpg), of unit length.
+def video_rows(
+    embedder: OpenModel, root: Path, names: list[str], pooling: FramePooling
+) -> Iterator[Rows]:
+    """The frames (*.jpg) of a folder pooled without mirroring, of unit length.
 
     One row a name; missing is one without any picture. Batches go over the folders' ends, since
     most videos have fewer frames than a batch. Frames that are no pictures are left out, and
     counted in one warning at the end.
+
+    Raises InputError naming the video whose frames the pooling has no embedding for.
     """
     total, unreadable = 0, 0
+    judged = JudgedFrames(embedder, pooling.judge)
     for start, folders in _parts(root, names, _BATCHES_A_PART * embedder.batch_size):
         frames = [frame for folder in folders for frame in folder]
         owner = np.repeat(np.arange(len(folders)), [len(folder) for folder in folders])
-        sums = np.zeros((len(folders), embedder.embedding_size))
-        for block in embed_images(embedder, frames, flip=False):
-            rows = slice(block.start, block.start + len(block.plain))
-            np.add.at(sums, owner[rows], unit_rows(block.plain))
-            unreadable += int(block.missing.sum())
+        rows = np.zeros((len(frames), judged.embedding_size), np.float32)
+        there = np.ones(len(frames), bool)
+        for block in embed_images(judged, frames, flip=False):
+            part = slice(block.start, block.start + len(block.plain))
+            rows[part], there[part] = block.plain, ~block.missing
         total += len(frames)
-        yield Rows(start, unit_rows(sums), ~sums.any(axis=1))
+        unreadable += int((~there).sum())
+        values = np.zeros((len(folders), embedder.embedding_size))
+        missing = np.ones(len(folders), bool)
+        for index in np.unique(owner[there]):
+            mine = rows[there & (owner == index)]
+            try:
+                values[index] = pooling.pool(mine[:, :-1], mine[:, -1])
+            except InputError as error:
+                raise InputError(f'{names[start + index]}: {error}') from None
+            missing[index] = False
+        yield Rows(start, values, missing)
     if unreadable:
         log.warning('%d of %d frames are no pictures and are left out', unreadable, total)
 

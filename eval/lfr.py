@@ -1,8 +1,8 @@
 """Feature file of the LFR challenge (ICCV 2019, trillionpairs) from a checkpoint.
 
 The image track takes one crop a line of the list: g(image) + g(mirror image), of unit length. The
-video track takes one folder of frames a line: the sum of the frames' unit-length embeddings without
-mirroring, of unit length. Rows are in the order of the list; a missing one is zero, and counted.
+video track takes one folder of frames a line, which `--pooling` makes one embedding of unit length,
+without mirroring. Rows are in the order of the list; a missing one is zero, and counted.
 """
 
 import argparse
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from ..common import console, flops
+from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
 from ..common.files import output_folder
 from .features import image_rows, video_rows, write_features
+from .frame_quality import FramePooling, add_pooling_options, pooling_from
 from .image_list import read_list, report_missing
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,12 @@ def check_budget(count: flops.Count, budget: str) -> dict:
     }
 
 
+def _count(embedder: OpenModel, pooling: Optional[FramePooling]) -> flops.Count:
+    """Of one picture or frame: the embedding, and what judges the frame."""
+    counts = [embedder.count()] + ([pooling.judge.count()] if pooling else [])
+    return flops.Count(sum(one.flops for one in counts), sum(one.params for one in counts))
+
+
 def build_parser(parser: console.Parser) -> None:
     add_options(parser)
     parser.add_argument(
@@ -63,6 +71,7 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--root', required=True, type=Path, metavar='DIR', help='what it names')
     parser.add_argument('--out', required=True, type=Path, metavar='FILE', help='feature file')
     parser.add_argument('--track', choices=('image', 'video'), default='image', help='kind of list')
+    add_pooling_options(parser)
     parser.add_argument('--budget', choices=sorted(BUDGETS), default='light', help='rule to check')
     parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
 
@@ -73,9 +82,13 @@ def run(arguments: argparse.Namespace) -> dict:
         raise InputError(
             f'--root {arguments.root} is no folder; {arguments.list} names what is in it'
         )
+    video = arguments.track == 'video'
+    if not video and (arguments.pooling or arguments.quality):
+        raise InputError('--pooling and --quality are for --track video')
     output_folder(arguments.out.parent)
     embedder = open_from(arguments, arguments.batch_size, 'mxnet')
-    rule = check_budget(embedder.count(), arguments.budget)
+    pooling = pooling_from(arguments, embedder, 'mxnet') if video else None
+    rule = check_budget(_count(embedder, pooling), arguments.budget)
     if not rule['within_budget']:
         log.warning(
             '%s: %.4g FLOPs and %.1f MB are more than the %s track allows (%.4g FLOPs%s)',
@@ -86,14 +99,13 @@ def run(arguments: argparse.Namespace) -> dict:
             rule['flops_limit'],
             '' if rule['megabytes_limit'] is None else f', {rule["megabytes_limit"]:g} MB',
         )
-    expected = IMAGE_ROWS if arguments.track == 'image' else VIDEO_ROWS
+    expected = VIDEO_ROWS if video else IMAGE_ROWS
     if len(names) != expected:
         log.info("%d rows; the challenge's own list has %d", len(names), expected)
-    rows = image_rows if arguments.track == 'image' else video_rows
+    source = (embedder, arguments.root, names)
+    rows = video_rows(*source, pooling) if video else image_rows(*source)
     started = time.monotonic()
-    missing = write_features(
-        arguments.out, rows(embedder, arguments.root, names), names, embedder.embedding_size
-    )
+    missing = write_features(arguments.out, rows, names, embedder.embedding_size)
     seconds = time.monotonic() - started
     report_missing(missing, len(names), 'rows')
     console.table(
@@ -116,6 +128,8 @@ def run(arguments: argparse.Namespace) -> dict:
         'missing': len(missing),
         'missing_names': missing[:1000],
         'rows_per_second': len(names) / seconds,
+        'pooling': pooling and pooling.name,
+        'quality': pooling and pooling.judge.name,
         **rule,
     }
 

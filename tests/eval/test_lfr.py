@@ -1,6 +1,7 @@
 """The challenge's feature files of drawn images, and its rule."""
 
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from vargfacenet.common.engine.network import Network
 from vargfacenet.eval.image_list import read_list
 from vargfacenet.eval.lfr import check_budget
 from vargfacenet.eval.matrix_file import read_matrix
+from vargfacenet.eval.pooling import POOLINGS
 from vargfacenet.symbol import get_symbol
 
 IMAGES = 7
@@ -45,9 +47,12 @@ def unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+def frame_paths(folder):
+    return [folder / 'images' / f'v{index // 3}' / f'{index}.jpg' for index in range(IMAGES)]
+
+
 def stock_embeddings(folder, flip):
-    paths = [folder / 'images' / f'v{index // 3}' / f'{index}.jpg' for index in range(IMAGES)]
-    images = np.stack([cv2.imread(str(path))[:, :, ::-1] for path in paths])
+    images = np.stack([cv2.imread(str(path))[:, :, ::-1] for path in frame_paths(folder)])
     images = images[:, :, ::-1] if flip else images
     symbol = tiny_symbol()
     return embed_on_stock_graph(symbol, *reference_params(symbol), images).astype(np.float64)
@@ -65,9 +70,66 @@ def test_image_track(folder, run_command):
 def test_video_track(folder, run_command):
     code, _, err = run(folder, run_command, 'videos.txt', '--track', 'video')
     assert code == 0, err
+    assert "3 rows; the challenge's own list has 203848" in err
     frames = unit(stock_embeddings(folder, False))
     expected = unit([frames[start : start + 3].sum(axis=0) for start in (0, 3, 6)])
     assert np.abs(read_matrix(folder / 'features.bin') - expected).max() < 1e-5
+
+
+def quality_network(folder):
+    """A small network of one output, beside the model; its qualities of the frames."""
+    symbol = tiny_symbol(1)
+    weights = reference_params(symbol, seed=7)
+    save_embedding(folder / 'quality', 1, Network(symbol, *weights))
+    images = np.stack([cv2.imread(str(path))[:, :, ::-1] for path in frame_paths(folder)])
+    return embed_on_stock_graph(symbol, *weights, images)[:, 0]
+
+
+@pytest.mark.parametrize('name', POOLINGS.names())
+def test_video_track_with_every_pooling(name, folder, run_command):
+    """The qualities of a network, read and batched with the frames."""
+    qualities = quality_network(folder)
+    options = ['--track', 'video', '--pooling', name, '--quality', f'{folder / "quality"},1']
+    code, result, err = run(folder, run_command, 'videos.txt', *options)
+    assert code == 0, err
+    frames = stock_embeddings(folder, False).astype(np.float32)
+    rows = [
+        POOLINGS.get(name)(frames[start:end], qualities[start:end])
+        for start, end in ((0, 3), (3, 6), (6, 7))
+    ]
+    assert np.abs(read_matrix(folder / 'features.bin') - unit(rows)).max() < 1e-4
+    both = [flops.count(tiny_symbol(size)).flops for size in (16, 1)]
+    assert (result['pooling'], result['flops']) == (name, sum(both))
+
+
+def test_a_quality_network_brings_the_safe_form(folder, run_command):
+    quality_network(folder)
+    options = ['--track', 'video', '--quality', f'{folder / "quality"},1']
+    assert run(folder, run_command, 'videos.txt', *options)[1]['pooling'] == 'qan++-safe'
+
+
+def test_the_published_form_names_the_video_it_fails_for(folder, run_command):
+    for index in (1, 2):  # three frames of equal quality
+        shutil.copy(folder / 'images/v0/0.jpg', folder / f'images/v0/{index}.jpg')
+    options = ['--track', 'video', '--pooling', 'qan++']
+    code, _, err = run(folder, run_command, 'videos.txt', *options)
+    assert code == 2 and 'v0: --pooling qan++' in err and 'qan++-safe' in err
+    assert not (folder / 'features.bin').exists()
+    options[-1] = 'qan++-safe'
+    assert run(folder, run_command, 'videos.txt', *options)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--pooling', 'norm'], '--track video'),
+        (['--track', 'video', '--quality', 'model,1'], '16 outputs a picture'),
+    ],
+)
+def test_wrong_pooling_options(folder, run_command, monkeypatch, options, message):
+    monkeypatch.chdir(folder)
+    code, _, err = run(folder, run_command, 'videos.txt', *options)
+    assert code == 2 and message in err
 
 
 def test_batches_go_over_the_ends_of_videos(folder, run_command, monkeypatch):

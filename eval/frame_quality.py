@@ -1,0 +1,142 @@
+"""The frames of videos: what says how good one is, and how they become one embedding."""
+
+import argparse
+from typing import NamedTuple, Optional, Protocol
+
+import numpy as np
+
+from ..common import flops
+from ..common.console import Parser
+from ..common.engine.open_model import OpenModel
+from ..common.engine.options import open_from
+from ..common.errors import InputError
+from ..common.vectors import unit_rows
+from .pooling import MEAN, POOLINGS, SAFE
+
+_UNIT = 1e-3  # as near to 1 are the lengths of a model that gives rows of unit length
+
+
+class Judge(Protocol):
+    """What gives frames their qualities."""
+
+    name: str
+    default_pooling: str  # unless the user chooses another
+
+    def __call__(self, crops: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+        """(N, 112, 112, 3) uint8 RGB and their raw (N, D) embeddings -> (N,) float32."""
+
+    def count(self) -> flops.Count:
+        """Of one frame, beside what the embedding costs."""
+
+
+class Norms:
+    """The length of a frame's embedding is its quality: nothing more to compute."""
+
+    name = 'norm'
+    default_pooling = MEAN
+
+    def __call__(self, crops: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(embeddings, axis=1)
+
+    def count(self) -> flops.Count:
+        return flops.Count(0, 0)
+
+
+class QualityNetwork:
+    """A network of one output a picture, such as `qan_quality`.
+
+    Raises InputError for a model of more outputs.
+    """
+
+    default_pooling = SAFE
+
+    def __init__(self, model: OpenModel):
+        if model.embedding_size != 1:
+            raise InputError(
+                f'--quality {model.name}: {model.embedding_size} outputs a picture; a quality '
+                f'network such as qan_quality has one'
+            )
+        self.name, self._model = model.name, model
+
+    def __call__(self, crops: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+        return self._model.embed(crops)[:, 0]
+
+    def count(self) -> flops.Count:
+        return self._model.count()
+
+
+def add_pooling_options(parser: Parser) -> None:
+    """Add --pooling and --quality."""
+    parser.add_argument(
+        '--pooling',
+        choices=POOLINGS.names(),
+        help=f"how a video's frames become one embedding; by default {MEAN}, with a quality "
+        f'network {SAFE}',
+    )
+    parser.add_argument(
+        '--quality',
+        metavar='MODEL',
+        help='what gives frames their qualities: a network of one output, such as qan_quality; by '
+        'default the length of the embedding is the quality',
+    )
+
+
+class FramePooling(NamedTuple):
+    """How the frames of a video become one embedding; made by `pooling_from`."""
+
+    name: str  # in POOLINGS
+    judge: Judge
+
+    @property
+    def uses_lengths(self) -> bool:
+        """Whether it counts how long embeddings are."""
+        return self.name == 'norm' or (self.name != MEAN and isinstance(self.judge, Norms))
+
+    def pool(self, embeddings: np.ndarray, qualities: np.ndarray) -> np.ndarray:
+        """One embedding of unit length, (D,) float64, from raw ones (F, D) and qualities (F,).
+
+        Raises InputError where the pooling is not defined, and for lengths that tell nothing.
+        """
+        if self.uses_lengths and np.abs(np.linalg.norm(embeddings, axis=1) - 1).max() < _UNIT:
+            raise InputError(
+                f'--pooling {self.name}: all embeddings have length 1, which tells nothing of the '
+                f'frames; take the checkpoint PREFIX,EPOCH, a --quality or --pooling {MEAN}'
+            )
+
+        def refusal(_: np.ndarray) -> InputError:
+            return InputError(
+                f'--pooling {self.name} gives no embedding for {len(embeddings)} frames of '
+                f'qualities {qualities.min():g} to {qualities.max():g}; --pooling {SAFE} does'
+            )
+
+        pooled = POOLINGS.get(self.name)(
+            np.asarray(embeddings, np.float32), np.asarray(qualities, np.float32)
+        )
+        return unit_rows(pooled[None], refusal)[0]
+
+
+def pooling_from(
+    args: argparse.Namespace, model: OpenModel, checkpoint_engine: Optional[str] = None
+) -> FramePooling:
+    """What the options of `add_pooling_options` say, for videos that `model` embeds."""
+    judge = Norms()
+    if args.quality:
+        more = {} if checkpoint_engine is None else {'checkpoint_engine': checkpoint_engine}
+        judge = QualityNetwork(open_from(args, model.batch_size, model=args.quality, **more))
+    return FramePooling(args.pooling or judge.default_pooling, judge)
+
+
+class JudgedFrames:
+    """Embeds frames and judges them at once, for what calls a model's `embed`.
+
+    Rows are [embedding | quality], (N, D + 1) float32.
+    """
+
+    def __init__(self, model: OpenModel, judge: Judge):
+        self._model, self._judge = model, judge
+        self.batch_size, self.embedding_size = model.batch_size, model.embedding_size + 1
+
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        embeddings = self._model.embed(crops)
+        qualities = self._judge(crops, embeddings)
+        return np.concatenate([embeddings, qualities[:, None]], axis=1, dtype=np.float32)
