@@ -184,7 +184,12 @@ def _paths() -> dict:
     enrolled = _object(
         name=_TEXT, face=_ref('Face'), doubts=_list(_TEXT), identities=_ref('Identities')
     )
-    removed = _object(identities=_ref('Identities'))
+    removed = _object(
+        identities=_ref('Identities'),
+        undo={**_TEXT, 'description': 'takes it back for `undo_seconds`'},
+        undo_seconds=_COUNT,
+    )
+    undone = _object(name=_TEXT, identities=_ref('Identities'))
     return {
         '/healthz': {
             'get': {
@@ -250,6 +255,15 @@ def _paths() -> dict:
                 _json(removed),
                 ('400', '404'),
                 parameters=_name_in_query(),
+            )
+        },
+        '/api/undo': {
+            'post': _operation(
+                'undo',
+                'Enrol anew who has just been removed',
+                _json(undone),
+                ('400', '404', '413'),
+                requestBody=_form(('undo',), undo=_TEXT),
             )
         },
         '/api/thumbnail': {

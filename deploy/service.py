@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import functools
+import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, NamedTuple, Optional, TypeVar
@@ -23,8 +24,8 @@ from .embedder import FaceEmbedder
 from .enrolment import enrolment_doubts
 from .faces import LARGEST, Face
 from .fair_queue import Client
-from .gallery import Gallery
-from .gallery_records import checked_name, picture_digest
+from .gallery import Gallery, KeptFace
+from .gallery_records import Person, checked_name, picture_digest
 from .picture_pool import BadPicture, PicturePool, Seen
 from .picture_worker import NO_PICTURE
 from .tail import GalleryDecision, fpir_of
@@ -35,6 +36,7 @@ TOP = 5
 FPIRS = (0.1, 0.01, 0.001)  # that the page offers
 MAX_FACES = 16  # of a picture that are embedded in one request
 MAX_REQUEST = 40 << 20  # bytes: two photographs
+UNDO_SECONDS = 30
 MATCH, NOBODY, NO_DECISION = 'match', 'nobody', 'no decision'
 ALL = 'all'
 NOBODY_ELSE = Client()
@@ -60,6 +62,13 @@ class Answer(NamedTuple):
 
     cosine: float
     same: Optional[bool]
+
+
+class _Removed(NamedTuple):
+    """Somebody who can still be brought back."""
+
+    person: Person
+    faces: list[KeptFace]
 
 
 class Service:
@@ -93,6 +102,7 @@ class Service:
         self._candidates = candidates
         self._keep_crops = keep_crops
         self._thread = ThreadPoolExecutor(1)
+        self._removed: dict[str, _Removed] = {}  # by what undoes it
         # it warns where the thresholds do not reach: once is enough
         self._decide = functools.lru_cache(64)(functools.partial(decide_for_gallery, embedder))
         self.thresholds = stored_thresholds(embedder)
@@ -198,9 +208,41 @@ class Service:
         return {**_picture(seen), **decision.as_dict(), 'faces': people}
 
     async def remove(self, name: str) -> dict:
-        """Forget a person."""
-        await self._in_thread(lambda: self._gallery.remove(name))
-        return {'identities': await self._in_thread(self._gallery.identities)}
+        """Forget a person; `undo` brings it back for a while."""
+
+        def forget() -> tuple[_Removed, dict[str, int]]:
+            _, person, faces = self._gallery.person(name)
+            self._gallery.remove(name)
+            return _Removed(person, faces), self._gallery.identities()
+
+        removed, identities = await self._in_thread(forget)
+        ticket = secrets.token_urlsafe(16)
+        self._removed[ticket] = removed
+        asyncio.get_running_loop().call_later(UNDO_SECONDS, self._removed.pop, ticket, None)
+        return {'identities': identities, 'undo': ticket, 'undo_seconds': UNDO_SECONDS}
+
+    async def undo(self, ticket: str) -> dict:
+        """Enrol anew who was removed, with the words of `remove`; the gallery has forgotten, and
+        until then this process alone knows.
+        """
+        if ticket not in self._removed:
+            raise RequestError('what is to be undone is not known, or no longer', 404)
+        person, faces = self._removed[ticket]
+
+        def enrol() -> dict[str, int]:
+            self._gallery.enrol(
+                [person.name] * len(faces),
+                np.stack([face.embedding for face in faces]),
+                [face.record.source for face in faces],
+                [face.crop for face in faces],
+                [face.record.picture for face in faces],
+                person.terms,
+            )
+            return self._gallery.identities()
+
+        identities = await self._in_thread(enrol)
+        self._removed.pop(ticket, None)
+        return {'name': person.name, 'identities': identities}
 
     async def thumbnail(self, name: str) -> bytes:
         """The crop of a person as JPEG."""
@@ -279,7 +321,8 @@ class Service:
             wanted = check_fpir(float(fpir) if fpir else None)
         except ValueError:
             raise RequestError(f'fpir {fpir!r}: expected a number between 0 and 1') from None
-        return self._decide(faces, wanted) or GalleryDecision(None, None, faces, None)
+        decision = self._decide(faces, wanted) or GalleryDecision(None, None, faces, None)
+        return decision._replace(faces=faces)  # an empty one is decided for as if it had one face
 
     def _answer(self, cosine: float, threshold: Optional[float]) -> Answer:
         return Answer(cosine, None if threshold is None else cosine > threshold)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import random
 import socket
 import time
 from collections import Counter
@@ -39,7 +40,8 @@ ANSWER_SECONDS = 30.0  # to take an answer
 MAX_CONNECTIONS = 500  # a process may have 1,024 files open
 MAX_UPLOADS = 256 << 20  # bytes of bodies in memory
 MAX_HEADERS = 16 << 10  # bytes
-RETRY_SECONDS = 1  # that whoever gets a 503 should wait
+RETRY_SECONDS = (1, 3)  # for whoever gets a 503; if all had the same, all would come at once
+SMALL = 1 << 20  # bytes of a body that is parsed at once, and not in another thread
 _NO_LIMIT = 1 << 62
 _HEADERS = {
     'Content-Security-Policy': "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; "
@@ -96,6 +98,7 @@ ROUTES: dict[str, dict[str, Function]] = {
     },
     # not in the path, where '.' and '//' have a meaning of their own
     '/api/identities': {'DELETE': lambda service, form: service.remove(form.field('name'))},
+    '/api/undo': {'POST': lambda service, form: service.undo(form.field('undo'))},
     '/api/thumbnail': {'GET': lambda service, form: service.thumbnail(form.field('name'))},
 }
 
@@ -134,7 +137,7 @@ class _Guarded(web.RequestHandler):
         self.set_header('Content-Type', 'application/json')
         self.set_header('Content-Length', len(body))
         if status == 503:
-            self.set_header('Retry-After', RETRY_SECONDS)
+            self.set_header('Retry-After', random.randint(*RETRY_SECONDS))
         if status == 401:
             self.set_header('WWW-Authenticate', 'Basic realm="VarGFaceNet", charset="UTF-8"')
         self.write(body)
@@ -243,9 +246,12 @@ class _Api(_Guarded):
     async def _read_form(self) -> Form:
         query = {name: values[-1].decode() for name, values in self.request.arguments.items()}
         chunks, self._chunks = self._chunks, []
-        loop = asyncio.get_running_loop()
         kind = self.request.headers.get('Content-Type', '')
-        fields, files = await loop.run_in_executor(None, parsed_form, kind, chunks)
+        if self._size < SMALL:
+            fields, files = parsed_form(kind, chunks)
+        else:
+            loop = asyncio.get_running_loop()
+            fields, files = await loop.run_in_executor(None, parsed_form, kind, chunks)
         client = Client(self._front.address(self.request), self._peer().served)
         return Form({**query, **fields}, files, client)
 
