@@ -3,6 +3,7 @@
 Callers always give uint8 (N, 112, 112, 3) RGB crops; the contract says what becomes of them.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
@@ -84,6 +85,11 @@ def shown(model: Model) -> str:
     return f'a model of {len(model)} bytes' if isinstance(model, bytes) else str(model)
 
 
+# attributes that native code divides by
+_COUNTS = {'strides', 'dilations', 'kernel_shape', 'group', 'blocksize'}
+_SHOWN = 60  # characters of a name
+
+
 def unreadable(model: Model, error: Exception) -> InputError:
     """The error for a model that a library does not load."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
@@ -105,7 +111,21 @@ def load_graph(model: Model, whole: bool = False) -> 'onnx.ModelProto':  # noqa:
         raise unreadable(model, error) from None
     if not loaded.graph.node:
         raise unreadable(model, ValueError('its graph is empty'))
+    for node in _nodes(loaded.graph):
+        for attribute in node.attribute:
+            if attribute.name in _COUNTS and min(attribute.ints or [attribute.i]) < 1:
+                shown_node = f'{node.op_type} {node.name[:_SHOWN]}'
+                raise unreadable(model, ValueError(f'{shown_node}: {attribute.name} below 1'))
     return loaded
+
+
+def _nodes(graph) -> Iterator:
+    """All nodes of an ONNX graph and of the graphs in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def read_contract(model: Model, raw_pixels: bool = False) -> Contract:

@@ -146,6 +146,27 @@ def test_files_for_other_pictures_are_refused(change, told, case, tmp_path):
         opened(change(case[1]), tmp_path / 'other.onnx')
 
 
+@pytest.mark.parametrize('name', ['strides', 'dilations', 'kernel_shape', 'group'])
+@pytest.mark.parametrize('inside', [False, True])
+def test_what_native_code_would_divide_by_is_refused(name, inside, tmp_path):
+    """Found by tests/fuzz.sh: a stride of 0 ended the process by SIGFPE in onnxruntime."""
+    symbol = tiny_symbol(8)
+    model = to_onnx(Network(symbol, *reference_params(symbol)))
+    node = next(node for node in model.graph.node if node.op_type == 'Conv')
+    attribute = next(each for each in node.attribute if each.name == name)
+    if attribute.ints:
+        attribute.ints[-1] = 0
+    else:
+        attribute.i = 0
+    if inside:
+        branch = onnx.helper.make_graph([node], 'branch', [], [])
+        node.CopyFrom(onnx.helper.make_node('If', ['x'], ['y'], then_branch=branch))
+    onnx.save(model, tmp_path / 'model.onnx')
+    for engine in ENGINES:
+        with pytest.raises(InputError, match=rf'Conv .*: {name} below 1'):
+            open_model(str(tmp_path / 'model.onnx'), engine)
+
+
 def test_devices_that_are_not_there(case, tmp_path):
     path = tmp_path / 'other.onnx'
     for engine in ENGINES:
