@@ -1,11 +1,11 @@
-"""Embed a folder or a list of pictures: FOLDER|LIST -> feats.npz.
+"""Embed a folder or a list of pictures, or of videos: FOLDER|LIST|VIDEO -> feats.npz.
 
 Aligned crops of 112x112 are taken as they are; in all other pictures the largest face, or with
 `--which all` every face, is found and aligned first. Decoding and detecting go on in threads while
 the network runs. The .npz holds a row a face: `embeddings` float32 (N, D) of unit length, `paths`
 (N,), `labels` (N,), the name of the picture's folder, `boxes` (N, 4), `scores` (N,) and
 `input`, what pixels became before the model; pictures without a face are left out and listed in the
-JSON result.
+JSON result. With `--video` a row is a video: see `embed_video`.
 """
 
 import argparse
@@ -13,12 +13,9 @@ import io
 import logging
 import shutil
 import tempfile
-import threading
 import zipfile
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,31 +23,21 @@ import numpy as np
 from ..common import console
 from ..common.data import folders
 from ..common.data.image import IMAGE_SUFFIXES
+from ..common.data.video import find_videos
 from ..common.engine.options import add_options
 from ..common.errors import InputError
 from ..common.files import atomic_path, naming, output_folder, read_lines
-from ..common.names import IMAGE_SIZE
 from ..common.parallel import cpu_count, ordered_map
 from .decide import embedder_from
-from .embedder import WHICH, FaceEmbedder, FaceFinder, read_photo, unit_length
+from .embed_video import add_video_options, check_video_options, run_videos
+from .embedder import WHICH, FaceEmbedder, unit_length
 from .faces import add_faces_option
+from .picture_reader import NOTHING, Found, PictureReader, batches
 
 log = logging.getLogger(__name__)
 
-NOTHING = np.empty((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 _BATCHES_AHEAD = 2  # of crops, embedded or waiting for it
 _SHOWN = 100  # names of pictures without a face in the JSON result
-
-
-class Found(NamedTuple):
-    """The faces of one picture; none where there is no face, and `error` says why."""
-
-    path: Path
-    crops: np.ndarray = NOTHING  # (n, 112, 112, 3) uint8 RGB
-    boxes: np.ndarray = np.empty((0, 4))
-    scores: np.ndarray = np.empty(0)
-    count: int = 0  # faces in the picture, n or more
-    error: str = ''
 
 
 def find_pictures(source: Path) -> list[Path]:
@@ -67,50 +54,6 @@ def find_pictures(source: Path) -> list[Path]:
     if not paths:
         raise InputError(f'{source}: no pictures ({" ".join(sorted(IMAGE_SUFFIXES))})')
     return paths
-
-
-class _Reader:
-    """Reads pictures and finds their faces, from several threads, each with its own detector."""
-
-    def __init__(self, args: argparse.Namespace):
-        self._args = args
-        self._threads = threading.local()
-
-    def _finder(self) -> FaceFinder:
-        if not hasattr(self._threads, 'finder'):
-            self._threads.finder = FaceFinder(self._args.min_face, self._args.detector, True)
-        return self._threads.finder
-
-    def _is_crop(self, path: Path, image: np.ndarray) -> bool:
-        if self._args.faces != 'crop':
-            return self._args.faces == 'auto' and self._finder().is_crop(image)
-        if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-            height, width = image.shape[:2]
-            raise InputError(f'{path}: {width}x{height} pixels; an aligned crop has 112x112')
-        return True
-
-    def __call__(self, path: Path) -> Found:
-        try:
-            image = read_photo(path)
-            is_crop = self._is_crop(path, image)
-        except InputError as error:
-            if not self._args.skip_broken:
-                raise InputError(f'{error}; --skip-broken leaves such pictures out') from None
-            return Found(path, error=str(error))
-        if is_crop:
-            whole = np.array([[0.0, 0, IMAGE_SIZE, IMAGE_SIZE]])
-            return Found(path, image[None], whole, np.ones(1), 1)
-        boxes, scores, crops = self._finder().find(image, 'all')
-        if not len(crops):
-            return Found(path, error=f'{path}: no face found')
-        taken = slice(None if self._args.which == 'all' else 1)
-        return Found(path, crops[taken], boxes[taken], scores[taken], len(crops))
-
-
-def _batches(items: Iterable, size: int) -> Iterator[list]:
-    items = iter(items)
-    while batch := list(islice(items, size)):
-        yield batch
 
 
 def write_features(path: Path, rows: io.BufferedIOBase, size: int, columns: dict) -> None:
@@ -136,10 +79,11 @@ def write_features(path: Path, rows: io.BufferedIOBase, size: int, columns: dict
 
 
 def build_parser(parser: console.Parser) -> None:
-    parser.add_argument('source', type=Path, metavar='FOLDER|LIST', help='pictures')
+    parser.add_argument('source', type=Path, metavar='FOLDER|LIST|VIDEO', help='pictures or videos')
     add_options(parser)
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='.npz to write')
     add_faces_option(parser)
+    add_video_options(parser)
     parser.add_argument(
         '--which', choices=WHICH, default='largest', help='face to take if there are several'
     )
@@ -209,10 +153,10 @@ def _embed_all(args: argparse.Namespace, paths: list[Path], embedder, rows) -> t
 
     cv2.setNumThreads(1)  # our threads keep the CPUs busy; OpenCV's own would get in their way
     tally = _Tally([], [], [])
-    batches = _batches(ordered_map(_Reader(args), paths, args.workers), args.batch_size)
+    in_batches = batches(ordered_map(PictureReader(args), paths, args.workers), args.batch_size)
     with console.progress(len(paths), 'embed') as bar:
         # one batch is embedded while the next is found, however large they are
-        for batch, embeddings in ordered_map(embed, batches, 1, _BATCHES_AHEAD):
+        for batch, embeddings in ordered_map(embed, in_batches, 1, _BATCHES_AHEAD):
             rows.write(embeddings.tobytes())
             for found in batch:
                 tally.add(found)
@@ -220,15 +164,11 @@ def _embed_all(args: argparse.Namespace, paths: list[Path], embedder, rows) -> t
         return tally, bar.rate
 
 
-def run(args: argparse.Namespace) -> dict:
-    _check(args)
-    paths = find_pictures(args.source)
-    output_folder(args.out.parent)
-    embedder = embedder_from(args)
-    with naming(args.out), tempfile.TemporaryFile(dir=args.out.parent) as rows:
-        tally, rate = _embed_all(args, paths, embedder, rows)
-        columns = {**tally.columns(), 'input': np.array(embedder.preprocessing)}
-        write_features(args.out, rows, embedder.embedding_size, columns)
+def _run_pictures(
+    args: argparse.Namespace, paths: list[Path], embedder: FaceEmbedder, rows: BinaryIO
+) -> tuple[dict, dict]:
+    """Embeds all pictures; returns (columns of the .npz, JSON result)."""
+    tally, rate = _embed_all(args, paths, embedder, rows)
     if tally.several and args.which == 'largest':
         log.warning(
             'several faces in %d pictures, such as %s; the largest was taken (--which all takes '
@@ -237,16 +177,33 @@ def run(args: argparse.Namespace) -> dict:
             tally.several[0],
         )
     log.info('%s: %d of %d pictures, %.1f images/s', args.out, len(tally.kept), len(paths), rate)
-    return {
-        'out': str(args.out),
+    columns = tally.columns()
+    return columns, {
         'images': len(paths),
         'embedded': len(tally.kept),
         'faces': len(columns['scores']),
         'several': len(tally.several),
         'left_out': len(tally.without),
         'left_out_paths': tally.without[:_SHOWN],
-        'embedding_size': embedder.embedding_size,
         'images_per_second': rate,
+    }
+
+
+def run(args: argparse.Namespace) -> dict:
+    _check(args)
+    check_video_options(args)
+    work = run_videos if args.video else _run_pictures
+    found = (find_videos if args.video else find_pictures)(args.source)
+    output_folder(args.out.parent)
+    embedder = embedder_from(args)
+    with naming(args.out), tempfile.TemporaryFile(dir=args.out.parent) as rows:
+        columns, result = work(args, found, embedder, rows)
+        columns['input'] = np.array(embedder.preprocessing)
+        write_features(args.out, rows, embedder.embedding_size, columns)
+    return {
+        'out': str(args.out),
+        **result,
+        'embedding_size': embedder.embedding_size,
         'backend': embedder.backend,
         'model': args.model,
         'input': embedder.preprocessing,

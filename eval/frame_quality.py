@@ -1,12 +1,13 @@
 """The frames of videos: what says how good one is, and how they become one embedding."""
 
 import argparse
-from typing import NamedTuple, Optional, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ..common import flops
 from ..common.console import Parser
+from ..common.engine.engines import AUTO
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import open_from
 from ..common.errors import InputError
@@ -100,7 +101,7 @@ class FramePooling(NamedTuple):
         if self.uses_lengths and np.abs(np.linalg.norm(embeddings, axis=1) - 1).max() < _UNIT:
             raise InputError(
                 f'--pooling {self.name}: all embeddings have length 1, which tells nothing of the '
-                f'frames; take the checkpoint PREFIX,EPOCH, a --quality or --pooling {MEAN}'
+                f'frames; take the model without --l2-normalize, a --quality or --pooling {MEAN}'
             )
 
         def refusal(_: np.ndarray) -> InputError:
@@ -116,13 +117,12 @@ class FramePooling(NamedTuple):
 
 
 def pooling_from(
-    args: argparse.Namespace, model: OpenModel, checkpoint_engine: Optional[str] = None
+    args: argparse.Namespace, batch_size: int, checkpoint_engine: str = AUTO
 ) -> FramePooling:
-    """What the options of `add_pooling_options` say, for videos that `model` embeds."""
+    """What the options of `add_pooling_options` say; `checkpoint_engine` as of `open_from`."""
     judge = Norms()
     if args.quality:
-        more = {} if checkpoint_engine is None else {'checkpoint_engine': checkpoint_engine}
-        judge = QualityNetwork(open_from(args, model.batch_size, model=args.quality, **more))
+        judge = QualityNetwork(open_from(args, batch_size, checkpoint_engine, args.quality))
     return FramePooling(args.pooling or judge.default_pooling, judge)
 
 

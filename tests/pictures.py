@@ -64,3 +64,15 @@ def corrupted(source, folder, keys):
         content[start : start + 200] = bytes(200)
     (folder / 'train.rec').write_bytes(content)
     return folder
+
+
+def write_video(path, frames, fps=10):
+    """A video file of uint8 (F, H, W, 3) RGB frames, each a PNG: nothing is lost."""
+    height, width = frames.shape[1:3]
+    code = cv2.VideoWriter_fourcc(*'MPNG')
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, (width, height))
+    assert writer.isOpened()
+    for frame in frames:
+        writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
+    writer.release()
+    return path

@@ -1,0 +1,86 @@
+"""Pictures read and their faces found, on several threads, for what embeds many of them."""
+
+import argparse
+import threading
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..common.errors import InputError
+from ..common.names import IMAGE_SIZE
+from .embedder import FaceFinder, Photo, read_photo
+
+NOTHING = np.empty((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+
+
+class Found(NamedTuple):
+    """The faces of one picture; none where there is no face, and `error` says why."""
+
+    path: Path
+    crops: np.ndarray = NOTHING  # (n, 112, 112, 3) uint8 RGB
+    boxes: np.ndarray = np.empty((0, 4))
+    scores: np.ndarray = np.empty(0)
+    count: int = 0  # faces in the picture, n or more
+    error: str = ''
+    broken: bool = False  # no picture at all, or none of the kind that was asked for
+
+
+class PictureReader:
+    """Reads pictures and finds their faces, from several threads, each with its own detector.
+
+    Parameters
+    ----------
+    args : with `faces`, `detector`, `min_face`, `which` and `skip_broken`
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self._args = args
+        self._threads = threading.local()
+
+    def _finder(self) -> FaceFinder:
+        if not hasattr(self._threads, 'finder'):
+            self._threads.finder = FaceFinder(self._args.min_face, self._args.detector, True)
+        return self._threads.finder
+
+    def _is_crop(self, name: str, image: np.ndarray) -> bool:
+        if self._args.faces != 'crop':
+            return self._args.faces == 'auto' and self._finder().is_crop(image)
+        if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
+            height, width = image.shape[:2]
+            raise InputError(f'{name}: {width}x{height} pixels; an aligned crop has 112x112')
+        return True
+
+    def __call__(self, path: Path) -> Found:
+        return self.find(path, str(path))
+
+    def find(self, photo: Photo, name: str) -> Found:
+        """The faces of a picture that messages call `name`.
+
+        Raises InputError for one that is broken, unless `skip_broken`.
+        """
+        path = Path(name)
+        try:
+            image = read_photo(photo)
+            is_crop = self._is_crop(name, image)
+        except InputError as error:
+            if not self._args.skip_broken:
+                raise InputError(f'{error}; --skip-broken leaves such pictures out') from None
+            return Found(path, error=str(error), broken=True)
+        if is_crop:
+            whole = np.array([[0.0, 0, IMAGE_SIZE, IMAGE_SIZE]])
+            return Found(path, image[None], whole, np.ones(1), 1)
+        boxes, scores, crops = self._finder().find(image, 'all')
+        if not len(crops):
+            return Found(path, error=f'{path}: no face found')
+        taken = slice(None if self._args.which == 'all' else 1)
+        return Found(path, crops[taken], boxes[taken], scores[taken], len(crops))
+
+
+def batches(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` items, the last one perhaps shorter."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
