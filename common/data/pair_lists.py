@@ -14,11 +14,12 @@ equally many same and different pairs. Words of a line are separated by tabs, or
 Another format is a function in `PAIR_FORMATS`.
 """
 
+import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional, Union
 
@@ -190,27 +191,42 @@ def _deal(identities: Sequence[Identity], folds: int, random) -> list[list[Ident
     return groups
 
 
-def _take_in_turn(choices: Sequence[Iterable], count: int) -> list:
+def _take_in_turn(choices: Iterable[Iterable], count: int) -> list:
     """`count` items, one of each choice after the other until all are used up."""
-    turns = [iter(choice) for choice in choices]
     taken: list = []
+    turns = [iter(choice) for choice in choices]
     while turns and len(taken) < count:
-        for turn in list(turns):
-            item = next(turn, None)
-            if item is None:
-                turns.remove(turn)
-            elif len(taken) < count:
+        turns, before = [], turns
+        for turn in before[: count - len(taken)]:
+            for item in islice(turn, 1):
                 taken.append(item)
+                turns.append(turn)
     return taken
+
+
+def _pairs_of(paths: Sequence[Path], random) -> Iterator[tuple[Path, Path]]:
+    """All pairs of a person's pictures in random order; only what is taken is worked for.
+
+    A thousand pictures make half a million pairs, of which a set takes a few. This is Fisher and
+    Yates' shuffle of the pairs' numbers, of which only those that moved are kept. Number
+    b (b - 1) / 2 + a is the pair of pictures a < b.
+    """
+    total = len(paths) * (len(paths) - 1) // 2
+    moved: dict[int, int] = {}
+    for place in range(total):
+        other = int(random.randint(place, total))
+        here = moved.pop(place, place)
+        number = here
+        if other != place:
+            number, moved[other] = moved.get(other, other), here
+        second = (math.isqrt(8 * number + 1) + 1) // 2
+        yield paths[number - second * (second - 1) // 2], paths[second]
 
 
 def _same_pairs(group: Sequence[Identity], count: int, random) -> list[tuple[Path, Path]]:
     """Pairs of pictures of one person, as equally many of each as there are."""
-    choices = []
-    for index in random.permutation(len(group)):
-        pairs = list(combinations(group[index].paths, 2))
-        choices.append([pairs[place] for place in random.permutation(len(pairs))[:count]])
-    return _take_in_turn(choices, count)
+    order = random.permutation(len(group))
+    return _take_in_turn((_pairs_of(group[index].paths, random) for index in order), count)
 
 
 def _different_pairs(group: Sequence[Identity], count: int, random) -> list[tuple[Path, Path]]:

@@ -1,9 +1,11 @@
+import itertools
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from vargfacenet.common.data.folders import Identity
-from vargfacenet.common.data.pair_lists import draw_pairs, read_pair_list
+from vargfacenet.common.data.pair_lists import _pairs_of, draw_pairs, read_pair_list
 from vargfacenet.common.errors import InputError
 
 VIEW_1 = 'abe\t1\t2\nbea\t3\t1\nabe\t1\tbea\t2\ncy\t1\tabe\t3\n'
@@ -73,6 +75,33 @@ def test_the_draw_is_a_function_of_the_seed():
     assert draw_pairs(people(sizes), 40, seed=1) == draw_pairs(people(sizes), 40, seed=1)
     assert draw_pairs(people(sizes), 40, seed=1) != draw_pairs(people(sizes), 40, seed=2)
     assert len(draw_pairs(people(sizes), 0, seed=1).pairs) == 120  # 6 same pairs in each fold
+
+
+def test_what_a_draw_takes_grows_with_the_pictures_not_with_their_pairs():
+    """Two million pairs of pictures for each of these people: as tuples alone they are 500 MB."""
+    everybody = people([2000] * 4)
+    tracemalloc.start()
+    listed = draw_pairs(everybody, 400, seed=0, folds=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len({(pair.first, pair.second) for pair in listed.pairs}) == 400
+    assert peak < 400 * 4 * 2000
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 7, 40])
+def test_all_pairs_of_a_person_come_once_each(size, rng):
+    paths = [Path(str(number)) for number in range(size)]
+    drawn = list(_pairs_of(paths, rng))
+    assert sorted(drawn) == sorted(itertools.combinations(paths, 2))
+
+
+def test_every_pair_of_a_person_is_as_likely_as_any_other(rng):
+    """Chi-square of which pair comes first and which second, 10 x 9 outcomes."""
+    paths, draws = [Path(str(number)) for number in range(5)], 9000
+    drawn = Counter(tuple(itertools.islice(_pairs_of(paths, rng), 2)) for _ in range(draws))
+    expected = draws / 90
+    assert len(drawn) == 90
+    assert sum((count - expected) ** 2 / expected for count in drawn.values()) < 137  # p = 0.001
 
 
 @pytest.mark.parametrize(
