@@ -78,7 +78,10 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--model', required=True, metavar='PREFIX,EPOCH', help='the checkpoint')
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for the export')
     parser.add_argument(
-        '--calibrate', metavar='FILE', help='.rec or .bin of faces: write model.int8.onnx as well'
+        '--calibrate',
+        metavar='FACES',
+        help='faces: a .bin, or whatever --data-dir of train takes (a .rec, crops in folders, a '
+        'source of your own): write model.int8.onnx as well',
     )
     parser.add_argument(
         '--calibrate-images', type=int, default=256, metavar='N', help='how many of them to use'
@@ -480,9 +483,8 @@ def run(args: argparse.Namespace) -> dict:
         raise InputError(f'--calibrate-images {args.calibrate_images}: expected at least 1')
     # what is wrong is found before a folder is made
     checkpoint.load_embedding(args.model)
-    for path, what in ((args.calibrate, 'calibration set'), (args.pairs, 'pair set')):
-        if path:
-            input_file(path, what)
+    if args.pairs:
+        input_file(args.pairs, 'pair set')
     if args.groups and not args.people:
         raise InputError('--groups tells of the people of --people; give both')
     if args.people and not Path(args.people).exists():
@@ -506,7 +508,7 @@ def run(args: argparse.Namespace) -> dict:
         atomic_write(folder / RECORD, json.dumps(record, indent=1) + '\n')
     _show(args, record)
     if with_onnx and not args.calibrate:
-        log.info('model.int8.onnx is written with --calibrate FILE (.rec or .bin of faces)')
+        log.info('model.int8.onnx is written with --calibrate FACES (a .bin or a training set)')
     if with_onnx and not record['verification']:
         log.info('thresholds for decisions are stored with --people DIR or --pairs BIN')
     slim = checkpoint.params_path('model', 0).name

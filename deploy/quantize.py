@@ -40,7 +40,8 @@ def calibration_images(path: PathLike, count: int) -> np.ndarray:
 
     Parameters
     ----------
-    path : a training set, as `open_records` takes it, or a `.bin`
+    path : a `.bin`, or a training set as `open_records` takes it: a `.rec`, crops in folders, or
+        what a function in SOURCES knows
     count : how many; all of a smaller set
 
     Returns
@@ -49,15 +50,16 @@ def calibration_images(path: PathLike, count: int) -> np.ndarray:
 
     Raises
     ------
-    InputError for another suffix, a missing or damaged file and a picture that does not decode.
+    InputError for none of these, a missing or damaged file and a picture that does not decode.
     """
     path = Path(path)
     if path.suffix == '.bin':
         images, _ = load_bin(path)
         return images[_spread(len(images), count)]
-    if path.suffix != '.rec' and not path.is_dir():
-        raise InputError(f'calibration images {path}: expected a .rec or a .bin file, or crops')
-    records = open_records(path)
+    try:
+        records = open_records(path)
+    except InputError as error:
+        raise InputError(f'calibration set: {error}') from None
     with contextlib.closing(records):
         return np.stack([_picture(records, row) for row in _spread(len(records), count)])
 

@@ -8,20 +8,21 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import ROOT
-from deploy_models import export_folder, portraits
+from deploy_models import export_folder, portraits, write_checkpoint
 from pair_sets import pair_images, write_bin
 from pictures import decoded, encoded, scene, write_folder
 from tiny_network import reference_params, tiny_symbol
 from vargfacenet.common import plugins
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.detectors import DETECTORS
-from vargfacenet.common.data.image import encode_jpeg
+from vargfacenet.common.data.image import decode_rgb, encode_jpeg
 from vargfacenet.common.data.pair_lists import PAIR_FORMATS
 from vargfacenet.common.data.records import SOURCES
 from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.engines import ENGINES
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.history import read_history
+from vargfacenet.deploy.quantize import calibration_images
 from vargfacenet.deploy.sealing import CODECS
 from vargfacenet.eval.report.statistics import METRICS
 from vargfacenet.recognition.augmentations import AUGMENTATIONS
@@ -174,13 +175,22 @@ def test_pair_format(plug_in, faces, run_command, tmp_path):
     assert code == 2 and 'line 2' in errors
 
 
-def test_training_source(plug_in, train, faces, tmp_path):
+def test_training_source(plug_in, train, faces, run_command, tmp_path):
     plug_in('zipped.py', 'plain.py')
     with zipfile.ZipFile(tmp_path / 'faces.zip', 'w') as archive:
         for path in faces.rglob('*.jpg'):
             archive.write(path, path.relative_to(faces))
     zipped = losses(train('zip', data=tmp_path / 'faces.zip'))
     assert zipped == losses(train('folder'))  # the same pictures in the same order
+    crops = [encode_jpeg(face) for face in portraits(16)]
+    with zipfile.ZipFile(tmp_path / 'drawn.zip', 'w') as archive:
+        for number, crop in enumerate(crops):
+            archive.writestr(f'drawn/{number:02d}.jpg', crop)
+    place = ('--model', write_checkpoint(tmp_path), '--out', tmp_path / 'export')
+    code, result, errors = run_command('export', *place, '--calibrate', tmp_path / 'drawn.zip')
+    assert code == 0 and 'model.int8.onnx' in result['files'], errors
+    used = calibration_images(tmp_path / 'drawn.zip', 100)
+    np.testing.assert_array_equal(used, [decode_rgb(crop) for crop in crops])
 
 
 def test_augmentation(plug_in, train, rng):

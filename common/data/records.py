@@ -192,8 +192,9 @@ def open_records(data_dir: PathLike, size: int = IMAGE_SIZE) -> Records:
     if not path.is_dir() and (path.suffix == '.rec' or record_paths(path).rec.is_file()):
         return RecordFile(path, size)
     if not path.is_dir():
+        state = 'is of no known kind' if path.exists() else 'does not exist'
         raise InputError(
-            f'training data {path} does not exist; expected a folder with {TRAIN_REC}, or of '
+            f'training data {path} {state}; expected a folder with {TRAIN_REC}, or of '
             f'identity folders with crops'
         )
     rec = record_file(path)

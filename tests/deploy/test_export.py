@@ -245,9 +245,11 @@ def test_a_symbol_of_a_newer_mxnet(trained, run_command, tmp_path):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--calibrate', 'nowhere.rec'], 'calibration set nowhere.rec does not exist'),
+        (['--calibrate', 'nowhere.rec'], 'calibration set: record file nowhere.rec does not exist'),
+        (['--calibrate', 'nowhere'], 'calibration set: training data nowhere does not exist'),
+        (['--calibrate', 'nowhere.bin'], 'nowhere.bin does not exist'),
         (['--pairs', 'nowhere.bin'], 'pair set nowhere.bin does not exist'),
-        (['--calibrate', 'model-symbol.json'], 'expected a .rec or a .bin'),
+        (['--calibrate', 'model-symbol.json'], 'model-symbol.json is of no known kind'),
         (['--calibrate-images', '0'], '--calibrate-images 0'),
     ],
 )
