@@ -18,6 +18,7 @@ FOLDERS = (
     'recognition.losses',
     'recognition.distillation',
     'recognition.augmentations',
+    'recognition.partial_fc',
     'recognition.study',
     'deploy',
     'deploy.bench',

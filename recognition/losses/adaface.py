@@ -36,6 +36,8 @@ class AdaFace(CosineLoss):
     h: float = option('concentration: deviations from the mean times this', 0.333, positive())
     pace: float = option('share of a step in the running mean and deviation', 0.01, positive(1.0))
 
+    margin_on_target_alone = True
+
     def of_cosines(self, cosine: 'mx.sym.Symbol', head: Head) -> Logits:
         quality, states = self._quality(head.embedding)
         theta = angle_of(target_of(cosine, head))

@@ -48,7 +48,14 @@ class CosineLoss(ClassificationLoss):
 
     The function is a method of its own, so that cosines may come from elsewhere: those of a part
     of the classes, for one, with labels that count within it.
+
+    Attributes
+    ----------
+    margin_on_target_alone : whether the function leaves every cosine but the target's as it is, and
+        looks at no other for the target's
     """
+
+    margin_on_target_alone = False
 
     def of_cosines(self, cosine: 'mx.sym.Symbol', head: Head) -> Logits:
         """Cosines (N, head.num_classes * centres_per_class) and `head.label` -> logits before the

@@ -36,6 +36,8 @@ class MagFace(CosineLoss):
                 f'loss magface: shortest {self.shortest:g} must be below longest {self.longest:g}'
             )
 
+    margin_on_target_alone = True
+
     def of_cosines(self, cosine: 'mx.sym.Symbol', head: Head) -> Logits:
         length = mx.sym.clip(length_of(head.embedding), self.shortest, self.longest)
         slope = (self.wide - self.narrow) / (self.longest - self.shortest)

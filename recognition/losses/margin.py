@@ -55,6 +55,8 @@ class Margin(CosineLoss):
     m2: float = option("addition to the target's angle, radians", 0.5, REAL)
     m3: float = option("subtraction from the target's cosine", 0.0, REAL)
 
+    margin_on_target_alone = True
+
     def of_cosines(self, cosine: 'mx.sym.Symbol', head: Head) -> Logits:
         margins = (self.m1, self.m2, self.m3)
         if margins == (1, 0, 0):

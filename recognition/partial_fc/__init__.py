@@ -1,0 +1,22 @@
+"""PartialFC: a margin loss over a sample of the classes, their centres sharded over ranks.
+
+Paper: An et al., "Partial FC: Training 10 Million Identities on a Single Machine",
+arXiv:2010.05222.
+"""
+
+from .centres import DTYPES, Centres
+from .head import UPDATES, PartialFC, Settings, Step
+from .margins import check_loss
+from .ranks import Ranks, SingleRank
+
+__all__ = [
+    'DTYPES',
+    'UPDATES',
+    'Centres',
+    'PartialFC',
+    'Ranks',
+    'Settings',
+    'SingleRank',
+    'Step',
+    'check_loss',
+]

@@ -1,0 +1,101 @@
+"""Class centres and their momenta: the arrays that are too large to be parameters of a Module."""
+
+import os
+import tempfile
+from typing import Optional, Union
+
+import numpy as np
+
+from ...common.files import PathLike, naming
+
+INITIAL_DEVIATION = 0.01  # of the centres' values, as in the MXNet original
+BLOCK = 4096  # rows that are worked on at a time
+
+Rows = Union[slice, np.ndarray]
+
+DTYPES = ('float32', 'float16')
+_SMALLEST_NORMAL = 2.0**-14  # of float16; below, its values are multiples of 2**-24
+_LARGEST = 65504.0  # of float16
+_DROPPED_BITS = 13  # of float32's mantissa that float16 has not
+
+
+def round_at_random(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """float32 -> float16, up or down at random so that the mean is the value itself.
+
+    A change that is smaller than the distance of float16 numbers would be lost by rounding to the
+    nearest one, every time; so it is kept in the mean (Gupta et al., arXiv:1502.02551). Chances
+    are multiples of 2**-13. Values beyond float16 become its largest.
+    """
+    values = np.clip(values, -_LARGEST, _LARGEST)
+    noise = random.integers(0, 1 << _DROPPED_BITS, values.shape, np.uint16)
+    bits = values.view(np.uint32) + noise  # away from zero, over the edge of what is kept or not
+    bits &= np.uint32(0xFFFFFFFF << _DROPPED_BITS & 0xFFFFFFFF)
+    rounded = bits.view(np.float32)
+    small = np.flatnonzero(np.abs(values) < _SMALLEST_NORMAL)
+    steps = values.ravel()[small] * np.float32(2.0**24)
+    share = noise.ravel()[small] * np.float32(2.0**-_DROPPED_BITS)
+    rounded.ravel()[small] = np.floor(steps + share) * np.float32(2.0**-24)
+    return np.minimum(rounded, _LARGEST, out=rounded).astype(np.float16)
+
+
+def _mapped(shape: tuple, dtype: str, folder: PathLike) -> np.ndarray:
+    """Zeros in a file without a name in `folder`, whose room is reserved; it is gone when the
+    process is, however it ends."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as handle:
+        # a full disk is an error here, not a SIGBUS at some step
+        os.posix_fallocate(handle.fileno(), 0, size)
+        return np.asarray(np.memmap(handle, dtype, 'r+', shape=shape))
+
+
+class Centres:
+    """Centres and momenta of a shard, (rows, width) each, zeros at first.
+
+    Parameters
+    ----------
+    rows : classes
+    width : values of a class: the embedding size times the centres of a class
+    dtype : of `DTYPES`, in which they are stored; with float16 every update is rounded at random
+    folder : the arrays are files mapped into memory there, which the system may write out where
+        memory is short. None: plain memory.
+    """
+
+    def __init__(
+        self, rows: int, width: int, dtype: str = 'float32', folder: Optional[PathLike] = None
+    ):
+        self.rows, self.width, self.dtype = rows, width, dtype
+        shape = (rows, width)
+
+        def zeros() -> np.ndarray:
+            return _mapped(shape, dtype, folder) if folder else np.zeros(shape, dtype)
+
+        self.weights, self.momenta = zeros(), zeros()
+
+    def start(self, seed: int, first_class: int) -> None:
+        """Normal values of deviation 0.01: a class's are a function of (seed, class), however the
+        classes are sharded."""
+        for start in range(first_class // BLOCK * BLOCK, first_class + self.rows, BLOCK):
+            random = np.random.default_rng([seed, start])
+            values = random.standard_normal((BLOCK, self.width), np.float32)
+            low, high = max(start, first_class), min(start + BLOCK, first_class + self.rows)
+            part = values[low - start : high - start] * np.float32(INITIAL_DEVIATION)
+            self.weights[low - first_class : high - first_class] = part
+
+    def read(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of centres and momenta of some rows, float32."""
+        return self.weights[rows].astype(np.float32), self.momenta[rows].astype(np.float32)
+
+    def read_weights(self, rows: Rows) -> np.ndarray:
+        """The centres of some rows, float32; of a slice perhaps no copy."""
+        return self.weights[rows].astype(np.float32, copy=False)
+
+    def write(
+        self,
+        rows: Rows,
+        weights: np.ndarray,
+        momenta: np.ndarray,
+        random: np.random.Generator,
+    ) -> None:
+        """Store what `read` gave, changed; `random` is drawn from where values are rounded."""
+        for stored, values in ((self.weights, weights), (self.momenta, momenta)):
+            stored[rows] = values if self.dtype == 'float32' else round_at_random(values, random)

@@ -1,0 +1,234 @@
+"""PartialFC against the MXNet original (two ranks), the full head's graph, and its definition."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from loss_heads import build_terms
+from thread_ranks import on_ranks
+from vargfacenet.common.backend import mx
+from vargfacenet.common.errors import InputError
+from vargfacenet.recognition.losses import LOSSES, Logits, make_loss
+from vargfacenet.recognition.losses.cosine import CosineLoss, target_of, with_target
+from vargfacenet.recognition.partial_fc import Centres, PartialFC, Settings, SingleRank, check_loss
+from vargfacenet.recognition.partial_fc import head as head_module
+
+GOLDEN = json.loads((ROOT / 'tests/data/partial_fc.json').read_text())
+COSINE_LOSSES = sorted(name for name in LOSSES if issubclass(LOSSES.get(name), CosineLoss))
+CLASSES, SIZE, IMAGES = 23, 6, 8
+SMALL_SCALE = {'s': 16.0}  # the original's loss ends at -log(1e-30)
+
+
+@dataclass(frozen=True)
+class OriginalMargin(CosineLoss):
+    """The original's margin, cos(theta + m2) - m3 past pi as well, where `margin` goes straight on:
+    one of the golden's images lies there."""
+
+    s: float
+    m1: float
+    m2: float
+    m3: float
+
+    margin_on_target_alone = True
+
+    def of_cosines(self, cosine, head):
+        angle = self.m1 * mx.sym.arccos(target_of(cosine, head)) + self.m2
+        return Logits(with_target(cosine, mx.sym.cos(angle) - self.m3, head))
+
+
+def golden_inputs():
+    random = np.random.RandomState(31)
+    weights = random.standard_normal((2, 10, 6)).astype(np.float32) * 0.5
+    features = random.standard_normal((3, 2, 4, 6)).astype(np.float32)
+    labels = random.randint(0, 19, (3, 2, 4))
+    assert labels.tolist() == GOLDEN['labels']
+    return weights, features, labels
+
+
+@pytest.mark.parametrize('case', GOLDEN['cases'])
+def test_two_ranks_of_the_original(case, monkeypatch):
+    monkeypatch.setattr(head_module, 'BLOCK', 3)  # several blocks of centres, the last one smaller
+    case = GOLDEN['cases'][case]
+    weights, features, labels = golden_inputs()
+    loss = OriginalMargin(GOLDEN['scale'], *case['margins'])
+    settings = Settings(19, 6, case['sample_ratio'], mom=0.9, wd=5e-4)
+
+    def work(ranks):
+        centres = Centres(10, 6)
+        centres.weights[:] = weights[ranks.rank]
+        head = PartialFC(loss, settings, centres, ranks)
+        steps = []
+        for number, lr in enumerate(GOLDEN['lr_per_step']):
+            sampled = case['ranks'][ranks.rank]['sampled']
+            rows = np.array(sampled[number]) if sampled else None
+            place = number, ranks.rank
+            step = head.step(features[place], labels[place], lr, number, rows)
+            steps.append((step, centres.weights.copy(), centres.momenta.copy()))
+        return steps
+
+    found = on_ranks(2, work)
+    for number in range(3):
+        loss_of_all = np.mean([steps[number][0].loss for steps in found])
+        for rank, steps in enumerate(found):
+            step, centres, momenta = steps[number]
+            want = case['ranks'][rank]['steps'][number]
+            assert loss_of_all == pytest.approx(want['loss'], rel=1e-5)
+            np.testing.assert_allclose(step.gradient, want['backbone_out_grad'], atol=2e-4)
+            np.testing.assert_allclose(centres, want['weight'], atol=2e-5)
+            np.testing.assert_allclose(momenta, want['mom'], atol=2e-5)
+
+
+def inputs(seed=3):
+    random = np.random.default_rng(seed)
+    embedding = 3 * random.standard_normal((IMAGES, SIZE)).astype(np.float32)
+    label = random.integers(0, CLASSES, IMAGES)
+    return embedding, label
+
+
+def start(loss, settings, ranks=None, rows=CLASSES, first=0, seed=5):
+    centres = Centres(rows, SIZE * loss.centres_per_class)
+    random = np.random.default_rng(seed)
+    whole = random.standard_normal((CLASSES, centres.width)).astype(np.float32)
+    part = whole[first : first + rows]
+    centres.weights[: len(part)] = part
+    return PartialFC(loss, settings, centres, ranks), centres
+
+
+@pytest.mark.parametrize('name', COSINE_LOSSES)
+def test_all_classes_on_one_rank_is_the_training_graph(name):
+    """Loss, accuracy and both gradients of the full head, on MXNet's operators."""
+    loss = make_loss(name, SMALL_SCALE)
+    embedding, label = inputs()
+    head, centres = start(loss, Settings(CLASSES, SIZE, mom=0.0, wd=0.0))
+    before = centres.weights.copy()
+    step = head.step(embedding, label, 1.0, 0)
+
+    terms = build_terms(name, CLASSES, SIZE, SMALL_SCALE, batch_size=IMAGES)
+    group = mx.sym.Group([terms.loss, terms.correct])
+    shapes = {'embedding': embedding.shape, 'label': label.shape}
+    executor = group.simple_bind(mx.cpu(), grad_req='write', **shapes)
+    executor.copy_params_from(
+        {
+            'embedding': mx.nd.array(embedding),
+            'label': mx.nd.array(label),
+            'fc7_weight': mx.nd.array(before.reshape(-1, SIZE)),
+            **{key: mx.nd.array([first]) for key, first in FIRST_STATES.get(name, {}).items()},
+        }
+    )
+    executor.forward(is_train=True)
+    executor.backward([mx.nd.ones(IMAGES), mx.nd.zeros(IMAGES)])
+    values, correct = (output.asnumpy() for output in executor.outputs)
+    np.testing.assert_allclose(step.loss, values, rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(step.correct, correct)
+    wanted = executor.grad_dict['embedding'].asnumpy()
+    np.testing.assert_allclose(step.gradient, wanted, rtol=1e-3, atol=1e-4)
+    wanted = executor.grad_dict['fc7_weight'].asnumpy().reshape(before.shape)
+    moved = (before - centres.weights) * IMAGES  # of a plain step with the rate 1
+    np.testing.assert_allclose(moved, wanted, rtol=1e-3, atol=1e-3)
+
+
+FIRST_STATES = {
+    'adaface': {'fc7_norm_mean': 20.0, 'fc7_norm_deviation': 100.0},
+    'curricularface': {'fc7_progress': 0.0},
+}
+
+
+@pytest.mark.parametrize('name', COSINE_LOSSES)
+def test_three_ranks_are_one(name):
+    """Shards of 8, 8 and 7 classes, images split in order of a batch of 6: as one rank alone."""
+    loss = make_loss(name, {})
+    settings = Settings(CLASSES, SIZE, update='dense')
+    batches = [inputs(seed) for seed in (1, 2, 3)]
+    batches = [(embedding[:6], label[:6]) for embedding, label in batches]
+
+    def run(ranks, mine):
+        rows = CLASSES // 3 + (ranks.rank < CLASSES % 3) if ranks.size == 3 else CLASSES
+        first = (0, 8, 16)[ranks.rank]
+        head, centres = start(loss, settings, ranks, rows, first)
+        steps = [
+            head.step(embedding[mine], label[mine], 0.1, number)
+            for number, (embedding, label) in enumerate(batches)
+        ]
+        return steps, centres
+
+    alone, whole = run(SingleRank(), slice(0, 6))
+    parts = on_ranks(3, lambda ranks: run(ranks, slice(2 * ranks.rank, 2 * ranks.rank + 2)))
+    for field in ('weights', 'momenta'):
+        joined = np.concatenate([getattr(centres, field) for _, centres in parts])
+        np.testing.assert_allclose(joined, getattr(whole, field), rtol=1e-4, atol=1e-5)
+    for number, step in enumerate(alone):
+        joined = [np.concatenate(each) for each in zip(*(steps[number][:3] for steps, _ in parts))]
+        np.testing.assert_allclose(joined[0], step.loss, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(joined[1], step.correct)
+        np.testing.assert_allclose(3 * joined[2], step.gradient, rtol=1e-3, atol=1e-3)
+
+
+def test_filtered_negatives_are_left_out():
+    """Against a loop over the definition in float64: too near negatives are in no sum."""
+    loss = make_loss('margin', {'s': 8.0, 'm1': 1.0, 'm2': 0.0, 'm3': 0.2})
+    embedding, label = inputs()
+    head, centres = start(loss, Settings(CLASSES, SIZE, filter_above=0.3, mom=0.0, wd=0.0))
+    before = centres.weights.astype(np.float64)
+    step = head.step(embedding, label, 1.0, 0)
+    filtered, untouched = 0, np.ones(CLASSES, bool)
+    for image, own in enumerate(label):
+        total, target = 0.0, 0.0
+        for each in range(CLASSES):
+            norm = np.linalg.norm(embedding[image]) * np.linalg.norm(before[each])
+            cosine = float(embedding[image] @ before[each]) / norm
+            if each == own:
+                target = math.exp(8 * (cosine - 0.2))
+                total += target
+            elif cosine > 0.3:
+                filtered += 1
+                continue
+            else:
+                total += math.exp(8 * cosine)
+            untouched[each] = False
+        assert step.loss[image] == pytest.approx(-math.log(target / total), abs=1e-4)
+    assert step.filtered == filtered > 10
+    np.testing.assert_array_equal(before[untouched], centres.weights[untouched])
+
+
+def test_what_is_not_sampled_stays_or_decays():
+    """Sparse leaves a row as it is; dense moves it by momentum and decay (closed form)."""
+    loss = make_loss('margin', {})
+    embedding, label = inputs()
+    rows = np.union1d(label, [0, 22])
+    others = np.setdiff1d(np.arange(CLASSES), rows)
+    for update in ('sparse', 'dense'):
+        head, centres = start(loss, Settings(CLASSES, SIZE, 0.5, update=update))
+        centres.momenta[:] = 0.25
+        before = centres.weights.copy()
+        head.step(embedding, label, 0.1, 0, rows)
+        moved = 0.9 * 0.25 - 0.1 * 5e-4 * before[others] if update == 'dense' else 0.0
+        want = before[others] + moved
+        np.testing.assert_allclose(centres.weights[others], want, rtol=1e-6)
+        assert (centres.weights[rows] != before[rows]).any(axis=1).all()
+
+
+def test_a_step_is_a_function_of_its_number():
+    loss = make_loss('arcnegface', {})
+    embedding, label = inputs()
+
+    def after(number):
+        head, centres = start(loss, Settings(CLASSES, SIZE, 0.6, seed=9))
+        head.step(embedding, label, 0.1, number)
+        return centres.weights
+
+    np.testing.assert_array_equal(after(4), after(4))
+    assert (after(4) != after(5)).any()
+
+
+@pytest.mark.parametrize('name', sorted(set(LOSSES) - {*COSINE_LOSSES}))
+def test_losses_without_cosines_are_refused(name):
+    with pytest.raises(InputError, match=f'{name} is no function of cosines.*curricularface'):
+        check_loss(make_loss(name, {}), name)
+
+
+def test_a_sample_of_nothing_is_refused():
+    with pytest.raises(InputError, match=r'--sample-rate 0\.01 of 23 classes is less than one'):
+        start(make_loss('margin', {}), Settings(CLASSES, SIZE, 0.01))
