@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import csv
 import errno
 import fcntl
 import hashlib
@@ -22,6 +23,7 @@ PathLike = Union[str, Path]
 log = logging.getLogger(__name__)
 
 _held: set[Path] = set()  # folders that this process keeps
+_hidden: dict[Path, list[str]] = {}  # folder -> names that begin with a dot, at its first use here
 
 _BYTE_ORDER_MARK = '\ufeff'
 
@@ -31,21 +33,18 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it is flushed to disk and renamed, and the
     folder's new entry flushed as well.
 
-    On any error the temporary file is removed and `path` is as it was. The temporary name keeps
-    the suffix, since some writers choose the format by it.
+    On any error the temporary file is removed and `path` is as it was. What a killed command left
+    of the same `path` goes first. The temporary name keeps the suffix, since some writers choose
+    the format by it.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f'.{path.stem}.', suffix=path.suffix
-    )
-    # mkstemp creates 0600; a finished file gets what open() would have given it
-    umask = os.umask(0)
-    os.umask(umask)
-    os.fchmod(descriptor, 0o666 & ~umask)
-    temporary = Path(temporary)
+    _remove_leftovers(path)
+    descriptor, temporary = _locked_temporary(path)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: leftovers stay there
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # mkstemp creates 0600; a finished file gets what open() would have given it
+        umask = os.umask(0)
+        os.umask(umask)
+        os.fchmod(descriptor, 0o666 & ~umask)
         with naming(path):
             yield temporary
             with open(temporary, 'rb+') as handle:
@@ -81,16 +80,35 @@ def device_of(path: PathLike) -> str:
     return found
 
 
-def remove_leftovers(path: PathLike) -> None:
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    """(descriptor, name) of a new file beside `path`, locked as long as it is being written."""
+    while True:
+        descriptor, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f'.{path.stem}.', suffix=path.suffix
+        )
+        with contextlib.suppress(OSError):  # a file system without locks: leftovers stay there
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, Path(temporary)
+        os.close(descriptor)  # another process took it for a leftover before it was locked
+
+
+def _remove_leftovers(path: Path) -> None:
     """Remove what killed commands left of `atomic_path(path)`; files that are being written, by
-    any process, are locked and stay."""
-    path = Path(path)
+    any process, are locked and stay.
+
+    A folder is listed once a process, since it may hold a million files.
+    """
+    folder = path.parent.absolute()
+    if folder not in _hidden:
+        _hidden[folder] = []
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            _hidden[folder] = [entry.name for entry in entries if entry.name.startswith('.')]
     form = re.compile(rf'\.{re.escape(path.stem)}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}')
-    for left in sorted(path.parent.iterdir()):
-        if form.fullmatch(left.name):
-            with contextlib.suppress(OSError), open(left, 'rb') as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
+    for name in filter(form.fullmatch, _hidden[folder]):
+        with contextlib.suppress(OSError), open(folder / name, 'rb') as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / name).unlink()
 
 
 def sync_folder(folder: PathLike) -> None:
@@ -143,6 +161,19 @@ def read_lines(path: PathLike, what: str) -> list[str]:
         raise InputError(f'{what} {path} is no text; expected lines of text')
     # not str.splitlines, which takes characters for ends that may stand in file names
     return [line.rstrip('\r') for line in text.rstrip('\n').split('\n')] if text else []
+
+
+def read_csv(path: PathLike, what: str) -> list[list[str]]:
+    """The lines of a CSV file as lists of values, whatever system's line ends it has; an empty line
+    has none.
+
+    Raises InputError as `read_lines`, and for one that csv cannot split.
+    """
+    lines = (part for line in read_lines(path, what) for part in line.split('\r'))
+    try:
+        return list(csv.reader(lines))
+    except csv.Error as error:
+        raise InputError(f'{what} {path} is no CSV: {error}') from None
 
 
 def is_file(path: PathLike) -> bool:

@@ -1,13 +1,12 @@
 """How often a model errs for one group of people and for another, at the same threshold."""
 
-import csv
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..common.errors import InputError
-from ..common.files import PathLike, read_lines
+from ..common.files import PathLike, read_csv
 from ..eval.cross_pairs import draw_people
 from ..eval.report.statistics import CONFIDENCE, REPLICATES
 
@@ -50,7 +49,7 @@ def read_groups(path: PathLike, names: Sequence[str]) -> list[str]:
     InputError for lines of another form, a person in two groups, and a file that names nobody.
     """
     groups: dict[str, str] = {}
-    for number, row in enumerate(csv.reader(read_lines(path, 'groups')), 1):
+    for number, row in enumerate(read_csv(path, 'groups'), 1):
         if not row or [field.strip() for field in row] == ['person', 'group']:
             continue
         if len(row) != 2 or not all(field.strip() for field in row):

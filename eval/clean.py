@@ -21,7 +21,7 @@ import numpy as np
 from ..common import console
 from ..common.data.records import open_records
 from ..common.engine.options import add_options, open_from
-from ..common.files import atomic_write, output_folder
+from ..common.files import atomic_write, exclusive, output_folder
 from .cleaning import (
     DUPLICATE,
     MISLABELLED,
@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> dict:
             for path in (args.folder, args.other)
             if path
         ]
-        output_folder(args.out)
+        stack.enter_context(exclusive(output_folder(args.out)))
         model = open_from(args, args.batch_size)
         people, *others = [embed_people(model, records) for records in sets]
         other = others[0] if others else None
@@ -180,10 +180,10 @@ def run(args: argparse.Namespace) -> dict:
         ]
         rows = [_row(people, other or people, finding) for finding in shown]
         atomic_write(args.out / 'index.html', _page(args, people, other, shown, rows))
-    atomic_write(args.out / 'clean.csv', _csv(rows))
-    bad = [text for each in (people, *others) for text in each.bad]
-    content = {'findings': rows, 'left_out': bad}
-    atomic_write(args.out / 'clean.json', json.dumps(content, indent=1))
+        atomic_write(args.out / 'clean.csv', _csv(rows))
+        bad = [text for each in (people, *others) for text in each.bad]
+        content = {'findings': rows, 'left_out': bad}
+        atomic_write(args.out / 'clean.json', json.dumps(content, indent=1))
     _show(args, counts, bad)
     return {
         'out': str(args.out),

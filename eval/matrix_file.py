@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..common.errors import InputError
-from ..common.files import PathLike, atomic_path, atomic_write, input_file, remove_leftovers
+from ..common.files import PathLike, atomic_path, atomic_write, input_file
 
 HEADER = np.dtype('<i4')
 FLOAT = np.dtype('<f4')
@@ -82,7 +82,6 @@ def new_matrix(path: PathLike, rows: int, columns: int) -> Iterator[np.ndarray]:
     Written through a temporary name: after an error or a kill `path` is as it was. Only the pages
     being written need memory.
     """
-    remove_leftovers(path)  # as large as the whole file
     with atomic_path(Path(path)) as temporary:
         with open(temporary, 'wb') as handle:
             handle.write(_header(rows, columns))

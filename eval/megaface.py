@@ -18,7 +18,7 @@ from ..common import console
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import HELP, add_options, open_from
 from ..common.errors import InputError
-from ..common.files import PathLike, output_folder, read_json, read_lines
+from ..common.files import PathLike, exclusive, output_folder, read_json, read_lines
 from .image_list import embed_images, read_list, report_missing
 from .matrix_file import read_megaface, write_megaface
 from .verification import add_flips
@@ -219,7 +219,6 @@ def _listed(path: PathLike, root: Optional[Path] = None) -> list[str]:
 def _embed(arguments: argparse.Namespace) -> dict:
     roots = {FACESCRUB: arguments.facescrub_root, MEGAFACE: arguments.megaface_root}
     paths = {kind: _listed(getattr(arguments, kind), roots[kind]) for kind in _DEPTH}
-    output_folder(arguments.out)
     embedders = [
         open_from(arguments, arguments.batch_size, 'mxnet', model) for model in arguments.model
     ]
@@ -240,7 +239,6 @@ def _clean(arguments: argparse.Namespace) -> dict:
     noises = {kind: read_noises(getattr(arguments, f'{kind}_noises')) for kind in _DEPTH}
     if arguments.out.resolve() == arguments.features.resolve():
         raise InputError(f'--out {arguments.out} is --features; choose another folder')
-    output_folder(arguments.out)
     counts = clean(arguments.features, arguments.out, arguments.algo, lists, noises, arguments.seed)
     rows = [(kind, len(lists[kind]), counts[kind]) for kind in lists]
     console.table(f'{arguments.out}: MegaFace(R)', ('set', 'images', 'noisy'), rows)
@@ -258,7 +256,10 @@ def _summary(arguments: argparse.Namespace) -> dict:
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    return {'embed': _embed, 'clean': _clean, 'summary': _summary}[arguments.action](arguments)
+    if arguments.action == 'summary':
+        return _summary(arguments)
+    with exclusive(output_folder(arguments.out)):
+        return {'embed': _embed, 'clean': _clean}[arguments.action](arguments)
 
 
 main = console.command('megaface', build_parser, run)

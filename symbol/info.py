@@ -6,7 +6,6 @@ poolings as well.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -14,7 +13,7 @@ from typing import Any, Optional
 from ..common import console, flops
 from ..common.backend import mx
 from ..common.errors import InputError
-from ..common.files import input_file
+from ..common.files import read_json
 from ..common.names import DATA, IMAGE_SHAPE
 from . import get_symbol, list_networks, network_options, parse_options
 from .published import PUBLISHED
@@ -114,9 +113,8 @@ def measured(words: list[str]) -> dict[str, dict[str, Any]]:
     for word in words:
         name, _, path = word.partition('=')
         network_options(name)  # an unknown one is an error
-        text = input_file(path, 'results file').read_bytes()
+        result = read_json(path, 'results file')
         try:
-            result = json.loads(text)
             rows = [(float(row['latency_ms_median']), row['engine']) for row in result['engines']]
             latency, engine = min(rows)
             found[name] = {'engine': engine, 'latency_ms': latency, 'machine': result['machine']}

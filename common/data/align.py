@@ -13,13 +13,13 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 
 from .. import console
 from ..errors import InputError
-from ..files import atomic_write, output_folder, read_lines
+from ..files import atomic_write, exclusive, naming, output_folder, read_lines
 from ..parallel import cpu_count, ordered_map
 from .detect import WHICH, FaceDetector, add_detector_options, choose, detector_from
 from .folders import Found, find_pictures, warn_of_others
@@ -80,18 +80,17 @@ def find_photographs(folder: Path, out: Path) -> tuple[list[Photograph], Found]:
 
 
 def prepare_output(out: Path, overwrite: bool) -> None:
-    """Make `out`; with `overwrite`, remove the crops that an earlier run lists there.
+    """With `overwrite`, remove the crops that an earlier run lists in `out`.
 
     Raises
     ------
     InputError if pictures remain: crops of another run would be taken for those of this one.
     """
-    output_folder(out)
     if overwrite and (out / CROPS).is_file():
         for name in read_lines(out / CROPS, 'list of crops'):
-            crop_path = out / name
-            if crop_path.suffix == '.jpg' and '..' not in crop_path.relative_to(out).parts:
-                crop_path.unlink(missing_ok=True)
+            listed = Path(name)
+            if listed.suffix == '.jpg' and '..' not in listed.parts and not listed.is_absolute():
+                (out / listed).unlink(missing_ok=True)
         (out / CROPS).unlink()
     left = find_pictures(out).pictures
     if left:
@@ -105,10 +104,14 @@ def prepare_output(out: Path, overwrite: bool) -> None:
 
 
 class _Aligner:
-    """Aligns photographs from several threads, each with a detector of its own."""
+    """Aligns photographs from several threads, each with a detector of its own.
 
-    def __init__(self, args: argparse.Namespace):
-        self._args = args
+    A crop is in the unbuffered file `crops` before it is on the disk, so that after a kill the next
+    run knows all crops of this one.
+    """
+
+    def __init__(self, args: argparse.Namespace, crops: BinaryIO):
+        self._args, self._crops = args, crops
         self._threads = threading.local()
 
     def _detector(self) -> FaceDetector:
@@ -133,6 +136,8 @@ class _Aligner:
             if self._args.which == 'all':
                 target = target.with_name(f'{target.stem}_{number}.jpg')
             target.parent.mkdir(parents=True, exist_ok=True)
+            with naming(self._args.out / CROPS):
+                self._crops.write(os.fsencode(target.relative_to(self._args.out)) + b'\n')
             atomic_write(target, encode_jpeg(crop(image, landmarks), self._args.quality))
             written.append(target)
         return Outcome(photograph.source, len(faces.scores), written)
@@ -175,12 +180,14 @@ def _check(args: argparse.Namespace) -> None:
 
 def _align_all(args: argparse.Namespace, photographs: list[Photograph]) -> tuple[Counter, list]:
     """Counts of what became of the photographs, and the names of those without a face."""
-    counts, not_found = Counter(), []
-    with console.progress(len(photographs), 'align') as bar, open(args.out / CROPS, 'wb') as crops:
-        for outcome in ordered_map(_Aligner(args), photographs, args.workers):
+    counts, not_found, listed = Counter(), [], []
+    with (
+        console.progress(len(photographs), 'align') as bar,
+        open(args.out / CROPS, 'wb', buffering=0) as crops,
+    ):
+        for outcome in ordered_map(_Aligner(args, crops), photographs, args.workers):
             bar.advance()
-            for target in outcome.written:
-                crops.write(os.fsencode(target.relative_to(args.out)) + b'\n')
+            listed += [os.fsencode(target.relative_to(args.out)) for target in outcome.written]
             counts['faces'] += len(outcome.written)
             if outcome.error:
                 counts['unreadable'] += 1
@@ -191,18 +198,21 @@ def _align_all(args: argparse.Namespace, photographs: list[Photograph]) -> tuple
                 counts['found'] += 1
                 counts['several'] += outcome.faces > 1
         counts['rate'] = bar.rate
+    # in the order of the photographs, whatever that of the threads was
+    atomic_write(args.out / CROPS, b''.join(name + b'\n' for name in listed))
     return counts, not_found
 
 
 def run(args: argparse.Namespace) -> dict:
     _check(args)
     photographs, found = find_photographs(args.folder, args.out)
-    prepare_output(args.out, args.overwrite)
-    warn_of_others(args.folder, found.others)
-    cv2.setNumThreads(1)  # our threads keep the CPUs busy; OpenCV's own would get in their way
-    counts, not_found = _align_all(args, photographs)
     listed = args.out / NOT_FOUND
-    atomic_write(listed, ''.join(f'{name}\n' for name in not_found))
+    with exclusive(output_folder(args.out)):
+        prepare_output(args.out, args.overwrite)
+        warn_of_others(args.folder, found.others)
+        cv2.setNumThreads(1)  # our threads keep the CPUs busy; OpenCV's own would get in their way
+        counts, not_found = _align_all(args, photographs)
+        atomic_write(listed, ''.join(f'{name}\n' for name in not_found))
     log.info(
         '%s: %d of %d pictures aligned (%d with several faces), %d without a face, %d unreadable',
         args.out,

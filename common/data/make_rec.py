@@ -16,7 +16,7 @@ from typing import NamedTuple, Optional
 
 from .. import console
 from ..errors import InputError
-from ..files import atomic_write, free_to_write, output_folder
+from ..files import atomic_write, exclusive, free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
 from .folders import Identity, choose_images, find_identities, read_people
@@ -135,8 +135,9 @@ def run(args: argparse.Namespace) -> dict:
     out = output_folder(args.out)
     warn_if_unaligned(args.source, [path for identity in chosen for path in identity.paths])
     counts, names = Counter(), []
-    written = write_face_records(out / 'train', _usable_identities(chosen, args, counts, names))
-    atomic_write(out / CLASSES, ''.join(f'{name}\n' for name in names))
+    with exclusive(out):  # the three files and the names belong together
+        written = write_face_records(out / 'train', _usable_identities(chosen, args, counts, names))
+        atomic_write(out / CLASSES, ''.join(f'{name}\n' for name in names))
     if written.num_classes == 1:
         log.warning(
             '%s: all pictures are of one identity, %s, which teaches a network nothing; expected '

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from .. import console
-from ..files import free_to_write
+from ..files import exclusive, free_to_write, output_folder
 from .dataset import FILES, SynthOptions, make_dataset
 
 HELP = {
@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> dict:
     for name in FILES:
         free_to_write(Path(args.out) / name, args.overwrite)
     options = SynthOptions(**{name: getattr(args, name) for name in SynthOptions._fields})
-    return make_dataset(args.out, options)
+    with exclusive(output_folder(args.out)):
+        return make_dataset(args.out, options)
 
 
 main = console.command('synth', build_parser, run)

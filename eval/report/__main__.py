@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ... import __version__
 from ...common import console
 from ...common.errors import InputError
-from ...common.files import atomic_write, output_folder
+from ...common.files import atomic_write, exclusive, output_folder
 from . import figures
 from .all_pairs import all_pairs_section
 from .groups import Labels, pair_groups, read_labels
@@ -129,7 +129,10 @@ def run(arguments: argparse.Namespace) -> dict:
     sections = report.sections
     subtitle = ' · '.join(run.name for run in runs)
     atomic_write(arguments.out, page(arguments.title, subtitle, sections, report.verdict))
-    files = write_files(arguments.files, sections) if arguments.files else []
+    files = []
+    if arguments.files:
+        with exclusive(arguments.files):
+            files = write_files(arguments.files, sections)
     for section in sections:
         for item in section.items:
             if isinstance(item, TableItem):

@@ -1,6 +1,5 @@
 """Rates by group: from a column of labels that a user brings, of people, pictures or pairs."""
 
-import csv
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ...common.errors import InputError
-from ...common.files import read_lines
+from ...common.files import read_csv
 from .cells import DASH, interval_cell, number_cell, slug
 from .page import TableItem
 from .statistics import Interval, bootstrap, exact_interval, weighted_mean, widest
@@ -41,8 +40,7 @@ def read_labels(path: Path, column: str = '') -> Labels:
     ------
     InputError for a file that is none, without the column, or with lines that are too short.
     """
-    rows = list(csv.reader(read_lines(path, 'labels')))
-    rows = [row for row in rows if row]
+    rows = [row for row in read_csv(path, 'labels') if row]
     if len(rows) < 2:
         raise InputError(f'labels {path}: expected a header and lines below it')
     header = [name.strip() for name in rows[0]]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from ...common import limits
 from ...common.errors import InputError
 from ...common.files import PathLike, input_file
 from ...common.registry import unknown_name
@@ -158,9 +159,10 @@ def read_study(path: PathLike) -> Study:
     InputError for a file that is no TOML, an unknown part, and arms that refer to none.
     """
     path = input_file(path, 'study')
+    limits.within(path.stat().st_size, limits.STUDY_BYTES, f'study {path}: its size in bytes')
     try:
         content = tomllib.loads(path.read_bytes().decode())
-    except ValueError as error:  # no UTF-8, or no TOML
+    except (ValueError, RecursionError) as error:  # no UTF-8, or no TOML
         raise InputError(f'study {path} is no TOML: {error}') from None
     _typed(content, _PARTS, f'study {path}')
     for part in ('arms', 'test'):

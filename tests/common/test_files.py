@@ -1,11 +1,13 @@
 """Files are written whole or not at all."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
 
 import pytest
+from pictures import encoded, scene
 from vargfacenet.common import files
 from vargfacenet.common.errors import InputError
 
@@ -87,7 +89,46 @@ def test_leftovers_of_the_dead_go_and_files_of_the_living_stay(tmp_path):
     for path in (left, *others):
         path.write_bytes(b'x')
     with files.atomic_path(target) as living:
-        files.remove_leftovers(target)
         assert living.exists() and not left.exists()
         living.write_bytes(b'new')
+        files._hidden.clear()  # another process comes, and finds the one that is being written
+        files.atomic_write(target, b'other')
+        assert living.exists()
     assert target.read_bytes() == b'new' and all(path.exists() for path in others)
+
+
+def test_csv_of_any_system_and_none_that_is_no_csv(tmp_path):
+    path = tmp_path / 'groups.csv'
+    for end in ('\n', '\r\n', '\r'):
+        path.write_bytes(end.join(['person,group', 'Ada,"a, b"', '']).encode())
+        rows = [row for row in files.read_csv(path, 'groups') if row]
+        assert rows == [['person', 'group'], ['Ada', 'a, b']]
+    path.write_text('person,group\nAda,"' + 200_000 * 'a')
+    with pytest.raises(InputError, match=r'groups\.csv is no CSV: field larger'):
+        files.read_csv(path, 'groups')
+
+
+@pytest.mark.parametrize('command', ['synth', 'align', 'make-rec', 'clean', 'megaface'])
+def test_commands_that_write_a_folder_keep_it(command, tmp_path, run_command):
+    """Two at once would each leave a part of what the other needs."""
+    photos, out = tmp_path / 'photos', tmp_path / 'out'
+    for name in ('a', 'b'):
+        (photos / name).mkdir(parents=True)
+        (photos / name / '1.png').write_bytes(encoded(scene(0)))
+    out.mkdir()
+    lists = [f'--{name}{what}=.' for name in ('facescrub', 'megaface') for what in ('', '-root')]
+    words = {
+        'synth': [out, '--identities', 1, '--images', 1],
+        'align': [photos, out],
+        'make-rec': [photos, out],
+        'clean': [photos, '--out', out, '--model', 'absent,1'],
+        'megaface': ['embed', '--model', 'absent,1', '--out', out, '--algo', 'x', *lists],
+    }[command]
+    other = os.open(out, os.O_RDONLY)  # a lock of its own, as of another process
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        code, _, errors = run_command(command, *words)
+        assert code == 2 and 'another command is writing there' in errors
+    finally:
+        os.close(other)
+    assert list(out.iterdir()) == []

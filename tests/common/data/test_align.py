@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pictures import blank, decoded, encoded, scene
 from PIL import Image
+from vargfacenet.common.data import align
 from vargfacenet.common.data.detect import FaceDetector
 from vargfacenet.common.data.warp import TEMPLATE
 from vargfacenet.common.synth.face import person, render
@@ -95,12 +96,31 @@ def test_crops_of_an_earlier_run_do_not_stay(folder, tmp_path, run_command):
     assert [name for name in files_in(out) if name.endswith('.jpg')] == kept
 
 
+def test_a_crop_is_listed_before_it_is_there(folder, tmp_path, run_command, monkeypatch):
+    """Otherwise --overwrite does not know the crops of a run that was killed."""
+    out, write = tmp_path / 'crops', align.atomic_write
+
+    def write_two(path, content):
+        if len(list(out.rglob('*.jpg'))) == 2:
+            assert len((out / 'crops.txt').read_text().splitlines()) == 3
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(align, 'atomic_write', write_two)
+    options = ('--min-size', 60, '--workers', 1)
+    run_command('align', folder, out, *options)
+    assert set((out / 'crops.txt').read_text().splitlines()) == set(CROPS)
+    monkeypatch.undo()
+    assert run_command('align', folder, out, *options, '--overwrite')[0] == 0
+    assert files_in(out) == [*CROPS, 'crops.txt', 'not_found.txt']
+
+
 def test_overwriting_removes_nothing_that_align_did_not_write(folder, tmp_path, run_command):
     out = tmp_path / 'crops'
     out.mkdir()
     (out / 'holiday.jpg').write_bytes(encoded(blank()))
     (tmp_path / 'precious.jpg').write_bytes(b'')
-    (out / 'crops.txt').write_text('../precious.jpg\n/etc/passwd\nholiday.txt\n')
+    (out / 'crops.txt').write_text(f'../precious.jpg\n{tmp_path}/precious.jpg\nholiday.txt\n')
     code, _, errors = run_command('align', folder, out, '--min-size', 60, '--overwrite')
     assert code == 2 and 'holiday.jpg' in errors
     assert (out / 'holiday.jpg').is_file() and (tmp_path / 'precious.jpg').is_file()

@@ -112,6 +112,7 @@ def test_measures_of_other_commands_follow_each_other(tmp_path):
         ('steps = 6', 'seed = 6', 'seed is what the study gives'),
         ("runs = 'out'", "rnus = 'out'", 'runs'),
         ("runs = 'out'", "runs = 'out", 'no TOML'),
+        ("runs = 'out'", f'runs = {10_000 * "["}', 'no TOML'),
         ('[arms.first]', '[arms."a/b"]', 'letters'),
         ('recipe = false', 'generations = 2', 'generations must be 1'),
         ("'run:store2'", "'run:second'", 'has no seed 7'),
