@@ -73,7 +73,8 @@ def _read_header(handle: BinaryIO) -> _Header:
     if not isinstance(descr, str) or not isinstance(fortran, bool) or not isinstance(shape, tuple):
         raise InputError('its header is damaged, or it holds no plain numbers')
     dtype = np.dtype(descr)
-    if dtype.kind not in _KINDS or dtype.hasobject or dtype.itemsize > limits.TEXT_BYTES:
+    size = dtype.itemsize  # of '<U-1' NumPy makes one below zero
+    if dtype.kind not in _KINDS or dtype.hasobject or not 0 <= size <= limits.TEXT_BYTES:
         raise InputError(f'it holds {dtype}, no plain numbers')
     if len(shape) > limits.NUM_AXES or not all(type(axis) is int and axis >= 0 for axis in shape):
         raise InputError(f'its shape {str(shape)[:40]} is impossible')

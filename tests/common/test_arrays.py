@@ -81,6 +81,7 @@ def test_what_shrinks_as_data_do_is_read(tmp_path, monkeypatch):
         "{'descr': '<f4', 'fortran_order': False, 'shape': (True,), }",
         "{'descr': '<f4', 'fortran_order': 1, 'shape': (1,), }",
         "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
+        "{'descr': '<U-1', 'fortran_order': False, 'shape': (2,), }",  # found by tests/fuzz.sh
         "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }",
         "{'descr': 'ham', 'fortran_order': False, 'shape': (1,), }",
         "{'descr': '<f4'}",
