@@ -1,75 +1,457 @@
-"""The page in a real browser, on pictures that we draw."""
+"""The page in a real browser, on pictures that we draw; by mouse, and by keyboard alone."""
 
+import importlib.resources
 import os
+import re
+import sqlite3
+import threading
 from pathlib import Path
 
+import numpy as np
+import pytest
 from deploy_models import encoded_crop
+from pictures import blank, encoded, scene, with_border
+from vargfacenet.common.synth.face import person, render
+from vargfacenet.common.synth.traits import Variation
+
+HOSTILE = '<img src=x onerror="document.title=1">&lt;\u05d0\u05d1'  # and some Hebrew
 
 
-def fits(browser, width):
-    """Whether nothing of the page lies beyond the right edge of a window of this width."""
-    browser.set_window_size(width, 900)
-    right = 'return Math.max(...[...document.querySelectorAll("body *")].map('
-    right += 'e => e.getBoundingClientRect().right))'
-    return browser.execute_script(right) <= browser.execute_script('return innerWidth')
+class Page:
+    """The page as somebody uses it."""
 
+    def __init__(self, browser, folder):
+        self.browser = browser
+        self.folder = folder
+        shots = os.environ.get('VARGFACENET_SCREENSHOTS')
+        self._shots = Path(shots) if shots else None
 
-def test_the_page_in_a_browser(client, browser, tmp_path):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
+    def open(self, client):
+        self.browser.get(client.url)
+        self.wait_for('#model', 'openvino')
+        return self
 
-    shots = Path(os.environ.get('VARGFACENET_SCREENSHOTS', tmp_path))
-    photographs = {}
-    for name, identity, picture in (('ada', 1, 0), ('ada2', 1, 1), ('grace', 2, 0)):
-        photographs[name] = tmp_path / f'{name}.png'
-        photographs[name].write_bytes(encoded_crop(identity, picture))
+    def get(self, selector):
+        return self.browser.find_element('css selector', selector)
 
-    def drop(zone, name):
-        browser.find_element(By.CSS_SELECTOR, f'#{zone} input').send_keys(str(photographs[name]))
-
-    def wait_for(selector, text):
-        WebDriverWait(browser, 20).until(
-            lambda _: text in browser.find_element(By.CSS_SELECTOR, selector).text
+    def all(self, selector):
+        return self.browser.execute_script(
+            'return [...document.querySelectorAll(arguments[0])]', selector
         )
 
-    browser.get(client.url)
-    wait_for('#model', 'openvino')
-    browser.save_screenshot(str(shots / 'empty.png'))
-    accepted = browser.find_element(By.CSS_SELECTOR, '#first input').get_attribute('accept')
-    assert accepted == ','.join(f'image/{kind}' for kind in ('jpeg', 'png', 'webp', 'bmp', 'tiff'))
-    drop('first', 'ada')
-    drop('second', 'ada')
-    wait_for('#compare-result', 'Same person')
-    browser.save_screenshot(str(shots / 'compare.png'))
-    assert all(fits(browser, width) for width in (320, 390, 768, 1280))
+    def text(self, selector):
+        script = 'return document.querySelector(arguments[0])?.innerText ?? ""'
+        return self.browser.execute_script(script, selector)
 
-    browser.find_element(By.CSS_SELECTOR, '[data-tab=people]').click()
-    odd = '../AC//DC'  # browsers and servers would shorten such a path
-    for name, title in (('ada', odd), ('grace', 'Grace Hopper')):
-        drop('portrait', name)
-        field = browser.find_element(By.ID, 'name')
+    def run(self, script, *arguments):
+        return self.browser.execute_script(script, *arguments)
+
+    def until(self, done, what):
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.browser, 30, 0.05).until(lambda _: done(), what)
+
+    def wait_for(self, selector, text):
+        self.until(lambda: text in self.text(selector), f'{text!r} in {selector}')
+
+    def file(self, name, content):
+        path = self.folder / name
+        path.write_bytes(content)
+        return str(path)
+
+    def choose(self, zone, *paths):
+        """What a file dialog does."""
+        self.get(f'#{zone}-file').send_keys('\n'.join(paths))
+
+    def drop(self, selector, *files):
+        """Drop files, (name, type, text of each), on an element; whether the page took the drop."""
+        script = (
+            'const transfer = new DataTransfer();'
+            'for (const [name, type, text] of arguments[1])'
+            '  transfer.items.add(new File([text], name, { type }));'
+            'const event = new DragEvent("drop",'
+            '  { dataTransfer: transfer, bubbles: true, cancelable: true });'
+            'document.querySelector(arguments[0]).dispatchEvent(event);'
+            'return event.defaultPrevented'
+        )
+        return self.run(script, selector, files)
+
+    def tab(self, name):
+        self.get(f'#tab-{name}').click()
+
+    def enrol(self, name, *paths):
+        self.choose('portrait', *paths)
+        field = self.get('#name')
         field.clear()
-        field.send_keys(title)
-        browser.find_element(By.CSS_SELECTOR, '#enrol > button').click()
-        wait_for('#enrol-message', f'{title} is enrolled')
-    browser.save_screenshot(str(shots / 'people.png'))
-    assert all(fits(browser, width) for width in (320, 390, 768, 1280))
+        field.send_keys(name)
+        self.get('#enrol > button').click()
 
-    browser.find_element(By.CSS_SELECTOR, '[data-tab=identify]').click()
-    drop('probe', 'grace')
-    wait_for('#identify-result .match', 'Grace Hopper')
-    browser.save_screenshot(str(shots / 'identify.png'))
+    def keys(self, *keys):
+        from selenium.webdriver.common.action_chains import ActionChains
 
-    broken = tmp_path / 'broken.png'
-    broken.write_bytes(b'no picture')
-    photographs['broken'] = broken
-    drop('probe', 'broken')
-    wait_for('#identify-result .error', 'no picture')
+        ActionChains(self.browser).send_keys(*keys).perform()
 
-    browser.find_element(By.CSS_SELECTOR, '[data-tab=people]').click()
-    browser.find_element(By.CSS_SELECTOR, '[aria-label^="Remove .."]').click()
-    wait_for('#enrol-message', f'{odd} is removed')
-    assert odd not in browser.find_element(By.ID, 'identities').text
-    severe = [entry for entry in browser.get_log('browser') if entry['level'] == 'SEVERE']
-    # the answer 400 for the broken picture is listed, and nothing else
-    assert all('400' in entry['message'] for entry in severe), severe
+    @property
+    def focus(self):
+        """The name that is read out of what has the focus."""
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        try:
+            return self.browser.switch_to.active_element.accessible_name
+        except StaleElementReferenceException:  # the list was drawn anew in between
+            return ''
+
+    def fits(self):
+        """Whether nothing lies beyond the right edge, at four widths."""
+        size = self.browser.get_window_size()
+        right = 'return Math.max(...[...document.querySelectorAll("body *")].map('
+        right += 'e => e.getBoundingClientRect().right)) <= innerWidth'
+        fits = []
+        for width in (320, 390, 768, 1280):
+            self.browser.set_window_size(width, 900)
+            fits.append(self.run(right))
+        self.browser.set_window_size(size['width'], size['height'])
+        return all(fits)
+
+    def shoot(self, name):
+        """Screenshots for people, of a desktop and of a phone, light and dark."""
+        if not self._shots:
+            return
+        for scheme in ('light', 'dark'):
+            feature = {'name': 'prefers-color-scheme', 'value': scheme}
+            self.browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': [feature]})
+            for device, width, height in (('desktop', 1280, 800), ('phone', 390, 844)):
+                sizes = {'width': width, 'height': height, 'deviceScaleFactor': 1, 'mobile': False}
+                self.browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', sizes)
+                self.browser.save_screenshot(str(self._shots / f'{name}-{device}-{scheme}.png'))
+        self.browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+        self.browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': []})
+
+    def errors(self):
+        """Severe lines of the console, but for statuses of answers."""
+        severe = [row for row in self.browser.get_log('browser') if row['level'] == 'SEVERE']
+        return [row for row in severe if 'Failed to load resource' not in row['message']]
+
+
+@pytest.fixture
+def page(browser, tmp_path):
+    browser.implicitly_wait(0)
+    yield Page(browser, tmp_path)
+
+
+@pytest.fixture
+def people(page):
+    """Picture files of drawn people."""
+    pictures = {'ada': (1, 0), 'ada2': (1, 1), 'grace': (2, 0), 'alan': (3, 0)}
+    return {
+        name: page.file(f'{name}.png', encoded_crop(*which)) for name, which in pictures.items()
+    }
+
+
+def test_compare(page, people, client):
+    page.open(client)
+    label = page.get('#first label')
+    assert label.text.split('\n') == ['First photograph', 'drop it here or click to choose']
+    accepted = page.get('#first-file').get_attribute('accept')
+    assert accepted == ','.join(f'image/{kind}' for kind in ('jpeg', 'png', 'webp', 'bmp', 'tiff'))
+    page.shoot('empty')
+    page.choose('first', people['ada'])
+    page.choose('second', people['ada2'])
+    page.wait_for('#compare-result', 'cosine')
+    assert page.get('#first-file').accessible_name == 'First photograph: ada.png. Choose again'
+    page.shoot('compare')
+    assert page.fits()
+    cosine = float(re.search('cosine (-?[0-9.]+)', page.text('#compare-result'))[1])
+    share = page.run(
+        'const [all, part] = [".scale", ".scale .value"].map('
+        '(s) => document.querySelector(s).getBoundingClientRect().width); return part / all'
+    )
+    assert abs(share - max(0, cosine)) < 0.01
+    page.choose('first', people['ada'], people['ada'])  # both fields at once
+    page.wait_for('#compare-result', 'Same person')
+    assert page.errors() == []
+
+
+def test_what_is_left_out_is_said(page, client):
+    page.open(client)
+    nothing = ('a.png', 'image/png', 'nothing')
+    assert page.drop('footer', nothing) and page.browser.current_url == f'{client.url}/'
+    assert page.text('#notice') == 'Drop photographs into one of the fields.'
+    assert page.drop('#first', *[(f'{i}.png', 'image/png', 'nothing') for i in range(10)])
+    assert page.text('#first + .under .said') == '8 photographs left out'
+    assert '0.png' in page.get('#first-file').accessible_name
+    assert '1.png' in page.get('#second-file').accessible_name
+    page.wait_for('#compare-result .error', 'no picture')
+    page.until(lambda: 'cannot be shown' in page.text('#first'), 'words for a picture')
+    assert page.all('#first img') == []  # nothing broken
+    page.drop('#second', ('notes.txt', 'text/plain', 'x'), ('b.pdf', 'application/pdf', 'x'))
+    assert page.text('#second + .under .said') == 'notes.txt and 1 more are no pictures'
+    assert '1.png' in page.get('#second-file').accessible_name
+    page.tab('identify')
+    page.drop('#probe', nothing, nothing, nothing)
+    assert page.text('#probe + .under .said') == '2 photographs left out'
+    page.drop('#probe')
+    assert 'that is no file' in page.text('#probe + .under .said')
+    assert page.errors() == []
+
+
+def test_enrol_several_and_take_a_removal_back(page, people, start_service):
+    client = start_service(keep_crops=True)
+    page.open(client).tab('people')
+    page.enrol(HOSTILE, people['ada'], people['ada2'])
+    page.wait_for('#enrol-message', f'{HOSTILE} is enrolled')
+    assert page.get('#name').get_attribute('value') == '' and page.all('#portrait img') == []
+    assert page.get('#identities .name').text.endswith('(2 faces)')
+    page.until(
+        lambda: page.run('return document.querySelector("#identities img")?.naturalWidth') == 112,
+        'thumbnail',
+    )
+
+    many = [
+        page.file(name, encoded_crop(*which))
+        for name, which in (
+            ('Grace_Hopper_0001.png', (2, 0)),
+            ('Alan-Turing (2).png', (3, 0)),
+            ('Again.png', (1, 0)),
+        )
+    ]
+    many.append(page.file('Nobody.png', encoded(blank(), '.png')))
+    page.choose('portrait', *many)
+    page.get('#by-file').click()
+    assert page.text('#plan') == 'Names: Grace Hopper, Alan-Turing, Again, Nobody'
+    page.get('#enrol > button').click()
+    page.wait_for('#enrol-message', '2 people are enrolled')
+    assert list(client.get('/api/info').json['identities']) == [
+        HOSTILE,
+        'Alan-Turing',
+        'Grace Hopper',
+    ]
+    doubtful, faceless = page.all('#refused li')
+    assert 'no face found' in faceless.text and not faceless.find_elements('tag name', 'button')
+    assert 'Again' in doubtful.text and page.focus == 'Name'
+    page.shoot('people')
+    assert page.fits()
+    doubtful.find_element('tag name', 'button').click()
+    page.wait_for('#enrol-message', 'Again is enrolled')
+    assert len(page.all('#refused li')) == 1
+
+    before = client.get('/api/info').json['identities']
+    page.get(f"[aria-label='Remove {HOSTILE}']").click()
+    page.wait_for('#enrol-message', 'is removed; 30 s to undo it')
+    assert page.focus == f'Undo: keep {HOSTILE}'
+    assert HOSTILE not in client.get('/api/info').json['identities']
+    page.shoot('removed')
+    page.get('.gone button').click()
+    page.wait_for('#enrol-message', 'is enrolled again')
+    assert page.focus == f'Remove {HOSTILE}'
+    assert client.get('/api/info').json['identities'] == before
+    assert page.browser.title == 'VarGFaceNet' and page.errors() == []
+
+
+def group_of(*identities):
+    """A photograph of people beside each other, the later the smaller."""
+    faces = [
+        with_border(render(person(0, identity), Variation(), 200 - 30 * place))[0]
+        for place, identity in enumerate(identities)
+    ]
+    height = max(len(face) for face in faces)
+    return np.hstack(
+        [np.pad(face, ((0, height - len(face)), (0, 0), (0, 0)), 'edge') for face in faces]
+    )
+
+
+def test_identify_a_face_of_a_group(page, client):
+    group = encoded(group_of(4, 1, 6), '.png')
+    found = client.post('/api/identify', photograph=group).json['found']
+    assert len(found) == 3
+    one = page.file('one.png', encoded(scene(1), '.png'))
+    page.open(client).tab('identify')
+    page.choose('probe', one)
+    page.wait_for('#identify-result', 'Nobody is enrolled yet')
+    page.tab('people')
+    page.enrol(HOSTILE, one)
+    page.wait_for('#enrol-message', f'{HOSTILE} is enrolled')
+    assert page.text('#identities .thumb') == '<O'  # initials, since no crop is kept
+
+    page.tab('identify')
+    page.choose('probe', page.file('group.png', group))
+    page.wait_for('#identify-choice', '3 faces')
+    page.until(lambda: len(page.all('#probe .boxes button')) == 3, 'boxes')
+    picture = page.run(
+        'const image = document.querySelector("#probe img"), at = image.getBoundingClientRect();'
+        'return [at.left, at.top, at.width, at.height, image.naturalWidth]'
+    )
+    zoom = picture[2] / picture[4]
+    for index, face in enumerate(found):
+        at = page.run(
+            'const at = document.querySelectorAll("#probe .boxes button")[arguments[0]]'
+            '.getBoundingClientRect(); return [at.left, at.top, at.width, at.height]',
+            index,
+        )
+        x, y, width, height = face['box']
+        expected = [picture[0] + zoom * x, picture[1] + zoom * y, zoom * width, zoom * height]
+        assert np.allclose(at, expected, atol=2)
+    answers = client.post('/api/identify', photograph=group, face='all').json['faces']
+    for which in (1, 2, 0):
+        button = page.all('#probe .boxes button')[which]
+        button.click()
+        name = answers[which]['verdict']['name'] or 'Nobody who is enrolled'
+        page.until(
+            lambda text=name: page.text('#identify-result .decision') == text, f'{name} first'
+        )
+        assert button.get_attribute('aria-pressed') == 'true'
+        assert 'for 1 enrolled face: of people who are not enrolled' in page.text(
+            '#identify-result'
+        )
+    page.shoot('identify')
+    page.get('#identify-choice button').click()
+    page.until(lambda: len(page.all('#identify-result li')) == 3, 'a line for each face')
+    names = [row['verdict']['name'] or 'Nobody who is enrolled' for row in answers]
+    assert [name.text for name in page.all('#identify-result .name')] == [
+        f'{index + 1}: {name}' for index, name in enumerate(names)
+    ]
+    page.shoot('group')
+    assert page.fits() and page.browser.title == 'VarGFaceNet' and page.errors() == []
+
+
+def test_by_keyboard_alone(page, people, client):
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(client)
+    page.keys(Keys.TAB)
+    assert page.focus == 'Compare'
+    page.keys(Keys.ARROW_LEFT)
+    assert page.focus == 'People' and page.get('#people').is_displayed()
+    page.keys(Keys.HOME, Keys.ARROW_RIGHT, Keys.END)
+    tabs = page.all('[role=tab]')
+    assert [tab.get_attribute('aria-selected') for tab in tabs] == ['false', 'false', 'true']
+    assert [page.get(f'#{tab.get_attribute("aria-controls")}').is_displayed() for tab in tabs] == [
+        False,
+        False,
+        True,
+    ]
+    page.keys(Keys.TAB)
+    assert page.focus == 'Portraits drop it here or click to choose'
+    page.browser.switch_to.active_element.send_keys(people['ada'])  # what the dialog does
+    page.keys(Keys.TAB)
+    assert page.focus == 'Use the camera: Portraits'
+    page.keys(Keys.TAB)
+    assert page.focus == 'Name'
+    page.keys('Ada', Keys.ENTER)
+    page.wait_for('#enrol-message', 'Ada is enrolled')
+    assert page.focus == 'Name'
+    page.keys(Keys.TAB, Keys.TAB, Keys.TAB)
+    assert page.focus == 'Remove Ada'
+    page.keys(Keys.ENTER)
+    page.until(lambda: page.focus == 'Undo: keep Ada', 'undo has the focus')
+    page.keys(Keys.SPACE)
+    page.until(lambda: page.focus == 'Remove Ada', 'and the row again')
+
+    page.get('#tab-people').send_keys(Keys.ARROW_LEFT, Keys.TAB)
+    while 'Who is it?' not in page.focus:
+        page.keys(Keys.TAB)
+    page.browser.switch_to.active_element.send_keys(people['ada'])
+    page.wait_for('#identify-result .decision', 'Ada')
+    page.keys(Keys.TAB, Keys.ENTER)
+    assert page.get('#camera').is_displayed()
+    page.keys(Keys.ESCAPE)
+    assert not page.get('#camera').is_displayed() and page.focus == 'Use the camera: Who is it?'
+    assert page.errors() == []
+
+
+def test_slow_offline_and_busy(page, people, client):
+    page.open(client)
+    network = {'offline': False, 'latency': 0, 'throughput': 200 << 10}
+    page.browser.set_network_conditions(**network)
+    noise = np.random.RandomState(0).randint(0, 256, (400, 400, 3)).astype(np.uint8)
+    large = page.file('large.png', encoded(noise, '.png'))
+    page.choose('first', large, large)
+    seen = []
+
+    def told():
+        bar = page.run('return document.querySelector("#compare-result progress")?.value ?? 0')
+        seen.append((page.text('#compare-result'), bar))
+        return 'face' in seen[-1][0]
+
+    page.until(told, 'an answer')
+    sending = [share for text, share in seen if 'Sending' in text]
+    assert len(sending) > 2 and sending == sorted(sending) and sending[0] < sending[-1] < 1
+
+    page.browser.set_network_conditions(**{**network, 'offline': True})
+    page.choose('first', people['ada'], people['ada'])
+    page.wait_for('#compare-result .error', 'The server does not answer')
+    page.shoot('offline')
+    page.browser.delete_network_conditions()
+    page.get('#compare-result button').click()
+    page.wait_for('#compare-result', 'Same person')
+
+    page.tab('people')
+    other = sqlite3.connect(client.gallery.folder / 'gallery.sqlite', check_same_thread=False)
+    other.execute('BEGIN IMMEDIATE')
+    page.enrol('Ada', people['ada'])
+    page.wait_for('#enrol-message', 'The server is busy; trying again in')
+    threading.Timer(0.5, other.rollback).start()
+    page.wait_for('#enrol-message', 'Ada is enrolled')
+    other.close()
+    assert page.errors() == []
+
+
+def test_the_camera(start_browser, tmp_path, client):
+    media = ('use-fake-device-for-media-stream', 'use-fake-ui-for-media-stream')
+    page = Page(start_browser(*media), tmp_path).open(client)
+    page.browser.implicitly_wait(0)
+    page.tab('identify')
+    page.get('#probe + .under button').click()
+    page.until(lambda: page.focus == 'Take the photograph', 'the camera')
+    page.shoot('camera')
+    page.get('#shoot').click()
+    page.wait_for('#identify-result .error', 'no face found')  # on Chromium's test picture
+    assert 'camera.jpg' in page.get('#probe-file').accessible_name
+    assert page.run('return document.getElementById("camera-video").srcObject') is None
+    assert page.errors() == []
+
+
+def test_a_camera_that_is_refused(page, client):
+    page.open(client)
+    denied = {'permission': {'name': 'camera'}, 'setting': 'denied', 'origin': client.url}
+    page.browser.execute_cdp_cmd('Browser.setPermission', denied)
+    page.get('#first + .under button').click()
+    page.wait_for('#camera-said', 'choose a file instead')
+    assert not page.get('#shoot').is_enabled()
+    page.get('#camera-close').click()
+    assert page.focus == 'Use the camera: First photograph' and page.errors() == []
+
+
+def violations(page):
+    return page.browser.execute_async_script(
+        'const done = arguments[arguments.length - 1];'
+        'axe.run().then((found) => done(found.violations.map('
+        '  (one) => `${one.id}: ${one.nodes.map((node) => node.html).join(" ")}`)))'
+    )
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_axe_finds_no_violation(scheme, page, people, client):
+    package = pytest.importorskip('axe_core_python')
+    feature = {'name': 'prefers-color-scheme', 'value': scheme}
+    page.browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': [feature]})
+    page.open(client)
+    script = importlib.resources.files(package).joinpath('axe.min.js').read_text(encoding='utf-8')
+    page.run(script)
+    assert violations(page) == []
+    page.choose('first', people['ada'], people['grace'])
+    page.wait_for('#compare-result', 'cosine')
+    assert violations(page) == []
+    page.tab('people')
+    page.enrol('Ada', people['ada'])
+    page.wait_for('#enrol-message', 'Ada is enrolled')
+    page.enrol('Eva', people['ada2'] if scheme == 'light' else people['ada'])
+    page.until(lambda: page.all('#refused li') or page.all('#identities li:nth-child(2)'), 'Eva')
+    assert violations(page) == []
+    page.get('[aria-label="Remove Ada"]').click()
+    page.wait_for('#enrol-message', 'is removed')
+    assert violations(page) == []
+    page.tab('identify')
+    page.choose('probe', page.file('group.png', encoded(group_of(4, 1), '.png')))
+    page.until(lambda: page.text('#identify-result') not in ('', 'Looking …'), 'an answer')
+    assert violations(page) == []
