@@ -69,7 +69,7 @@ def private_folder(path: PathLike) -> Path:
     """A gallery's folder, made if needed, that its owner alone can read, and so its files.
 
     A folder that is there and holds other things keeps its mode, which a warning says. Raises
-    InputError for one that cannot be written.
+    InputError for one that cannot be written, and for links in place of the gallery's files.
     """
     path = Path(path)
     existed = path.is_dir()
@@ -77,6 +77,7 @@ def private_folder(path: PathLike) -> Path:
     if not existed:
         folder.chmod(0o700)
         return folder
+    _refuse_links(folder)
     opened = [path for path in folder.iterdir() if is_gallery_file(path.name) and _shut(path)]
     others = [path.name for path in folder.iterdir() if not is_gallery_file(path.name)]
     if folder.stat().st_mode & _OTHERS:
@@ -92,6 +93,18 @@ def private_folder(path: PathLike) -> Path:
     if opened:
         log.info('%s: others could read it; now its owner alone can', folder)
     return folder
+
+
+def _refuse_links(folder: Path) -> None:
+    """InputError where one of the gallery's files is none: rows and logs are written, and what a
+    change of the key leaves is overwritten, which would hit whatever a stranger's link names."""
+    for path in folder.iterdir():
+        if is_gallery_file(path.name):
+            with contextlib.suppress(FileNotFoundError):  # a journal, by now
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    raise InputError(
+                        f"{path} is a link or no file; a gallery's files lie in its own folder"
+                    )
 
 
 def _shut(path: Path, mode: int = 0o600) -> bool:

@@ -3,13 +3,15 @@
 Callers always give uint8 (N, 112, 112, 3) RGB crops; the contract says what becomes of them.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 import numpy as np
 
-from ..errors import InputError
+from .. import limits
+from ..errors import InputError, RunError
 from ..extras import need
 from ..names import DATA, IMAGE_SIZE
 from ..options import REAL, one_of, parse, positive
@@ -88,12 +90,21 @@ def shown(model: Model) -> str:
 # attributes that native code divides by
 _COUNTS = {'strides', 'dilations', 'kernel_shape', 'group', 'blocksize'}
 _SHOWN = 60  # characters of a name
+_SHAPE_VALUES = 64  # a tensor of more is no shape
+_FLOAT32_BYTES = 4
+_LARGEST_BATCH = 1 << 12  # of a file that takes a fixed number of pictures
 
 
 def unreadable(model: Model, error: Exception) -> InputError:
     """The error for a model that a library does not load."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
     return InputError(f'{shown(model)} does not load as an ONNX model: {reason}')
+
+
+def does_not_run(model: Model, error: Exception) -> RunError:
+    """The error for a model that loads, and a library that fails in the middle of it."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return RunError(f'{shown(model)} does not run: {reason}')
 
 
 def load_graph(model: Model, whole: bool = False) -> 'onnx.ModelProto':  # noqa: F821
@@ -155,16 +166,41 @@ def read_contract(model: Model, raw_pixels: bool = False) -> Contract:
     mean, std = 0.0, 1.0
     if dtype != 'uint8' and not raw_pixels and not _takes_raw_pixels(graph, data.name):
         mean = std = _CENTRE
+    batch = _shape(data)[0]
+    _check_sizes(model, loaded, data, layout, batch or 1)
     return Contract(
         data.name,
         layout,
         dtype,
-        _shape(data)[0],
+        batch,
         mean,
         std,
         output=embedding.name,
         embedding_size=_embedding_size(embedding),
     )
+
+
+def _check_sizes(model: Model, loaded, data, layout: str, batch: int) -> None:
+    """InputError where a layer gives far more than one of a face network does, so far as its shape
+    follows from the graph: engines make room for whatever it asks for. Changes `loaded`."""
+    if batch > _LARGEST_BATCH:
+        raise unreadable(model, ValueError(f'it takes {batch} pictures at a time'))
+    sides = {'NCHW': (3, IMAGE_SIZE, IMAGE_SIZE), 'NHWC': (IMAGE_SIZE, IMAGE_SIZE, 3)}[layout]
+    for length, side in zip(data.type.tensor_type.shape.dim, (batch, *sides)):
+        length.dim_value = side
+    for tensor in loaded.graph.initializer:
+        if math.prod(tensor.dims) > _SHAPE_VALUES:  # a weight, of which the shape is enough
+            for kind in ('raw_data', 'float_data', 'int32_data', 'int64_data'):
+                tensor.ClearField(kind)
+    try:
+        inferred = need('onnx', EXTRA).shape_inference.infer_shapes(loaded, data_prop=True)
+    except Exception:  # what it does not understand, the engine says
+        return
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        shape = _shape(value)
+        if None not in shape and _FLOAT32_BYTES * math.prod(shape) > batch * limits.LAYER_BYTES:
+            too_large = f'{value.name[:_SHOWN]} is of shape {shape}, which is too large'
+            raise unreadable(model, ValueError(too_large))
 
 
 def override(contract: Contract, text: str) -> Contract:

@@ -1,5 +1,6 @@
 """A gallery's files: for their owner alone, of strangers harmless, of older versions kept."""
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -55,6 +56,23 @@ def test_files_are_for_their_owner_alone(umask, tmp_path, rng):
     log = (decision_log.LOG, decision_log.HEAD)
     assert during == dict.fromkeys((DATABASE, f'{DATABASE}-journal', MATRIX, *log), 0o600)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    'name', ['embeddings.7.f32', MATRIX, decision_log.LOG, decision_log.HEAD, DATABASE]
+)
+def test_a_strangers_links_lead_nowhere(name, tmp_path, rng):
+    """Each was written to, made private or overwritten with zeros as a file of the gallery."""
+    with contextlib.closing(Gallery(tmp_path / 'people', SIZE, MODEL)) as gallery:
+        gallery.enrol(['Ada'], unit(rng, 1))
+    precious = tmp_path / 'precious'
+    precious.write_bytes(b'x' * 4096)
+    precious.chmod(0o644)
+    (tmp_path / 'people' / name).unlink(missing_ok=True)
+    (tmp_path / 'people' / name).symlink_to(precious)
+    with pytest.raises(InputError, match='is a link or no file'):
+        Gallery(tmp_path / 'people')
+    assert precious.read_bytes() == b'x' * 4096 and precious.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_gallery_that_others_could_read_is_shut(tmp_path, rng, caplog):

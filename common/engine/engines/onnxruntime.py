@@ -8,7 +8,7 @@ from ...console import ProgressBar
 from ...extras import need
 from ...files import input_file
 from ...parallel import cpu_count
-from ..contract import EXTRA, Contract, Model, check_images, padded, unreadable
+from ..contract import EXTRA, Contract, Model, check_images, does_not_run, padded, unreadable
 from . import ENGINES, Engine
 
 _SUFFIX = 'ExecutionProvider'
@@ -60,7 +60,7 @@ class OnnxRuntimeEngine(Engine):
             raise unreadable(model, error) from None
         if self._session.get_providers()[0] != provider:
             raise self.no_device(device)  # it is built in, but its drivers are not here
-        self._contract = contract
+        self._model, self._contract = model, contract
         self.embedding_size = contract.embedding_size
         self.batch_size = batch_size
 
@@ -75,7 +75,11 @@ class OnnxRuntimeEngine(Engine):
             rows = len(batch)
             if contract.batch:
                 batch = padded(batch, size)
-            output = self._session.run([contract.output], {contract.name: contract.prepare(batch)})
+            feed = {contract.name: contract.prepare(batch)}
+            try:
+                output = self._session.run([contract.output], feed)
+            except Exception as error:  # as above
+                raise does_not_run(self._model, error) from None
             embeddings[start : start + rows] = output[0][:rows]
             if progress:
                 progress.advance(rows)

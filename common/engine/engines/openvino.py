@@ -10,7 +10,16 @@ from ...extras import need
 from ...files import input_file
 from ...names import IMAGE_SIZE
 from ...parallel import cpu_count
-from ..contract import EXTRA, Contract, Model, check_images, load_graph, padded, unreadable
+from ..contract import (
+    EXTRA,
+    Contract,
+    Model,
+    check_images,
+    does_not_run,
+    load_graph,
+    padded,
+    unreadable,
+)
 from . import ENGINES, PRECISIONS, Engine
 
 # fastest with a stream on every CPU and this many images in each (measured: 4, 8, 16)
@@ -69,7 +78,7 @@ class OpenVinoEngine(Engine):
             self._model = self._core.read_model(content)
         except RuntimeError as error:
             raise unreadable(model, error) from None
-        self._contract = contract
+        self._given, self._contract = model, contract
         self._output = next(
             index
             for index, output in enumerate(self._model.outputs)
@@ -123,12 +132,15 @@ class OpenVinoEngine(Engine):
         size = self._request_size
         if len(images) == 1 and not self._contract.batch:
             size = 1
-        queue = self._queue(size, 1 if len(images) == 1 else self._threads)
-        queue.set_callback(keep)
-        for start in range(0, len(images), size):
-            batch = np.ascontiguousarray(padded(images[start : start + size], size))
-            queue.start_async({0: batch}, start)
-        queue.wait_all()
+        try:
+            queue = self._queue(size, 1 if len(images) == 1 else self._threads)
+            queue.set_callback(keep)
+            for start in range(0, len(images), size):
+                batch = np.ascontiguousarray(padded(images[start : start + size], size))
+                queue.start_async({0: batch}, start)
+            queue.wait_all()
+        except RuntimeError as error:
+            raise does_not_run(self._given, error) from None
         return embeddings
 
     @classmethod

@@ -17,7 +17,7 @@ from vargfacenet.common.engine.contract import Contract, override, read_contract
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.engine.open_model import open_model
 from vargfacenet.common.engine.to_onnx import inference_model, to_onnx
-from vargfacenet.common.errors import InputError
+from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.common.files import sha256
 from vargfacenet.common.flops import count
 from vargfacenet.eval.verification import verify
@@ -165,6 +165,60 @@ def test_what_native_code_would_divide_by_is_refused(name, inside, tmp_path):
     for engine in ENGINES:
         with pytest.raises(InputError, match=rf'Conv .*: {name} below 1'):
             open_model(str(tmp_path / 'model.onnx'), engine)
+
+
+def small_file(path, nodes, last, **values):
+    """A model of three mean colours times a matrix; `nodes` come first and make `last` of data."""
+    make = onnx.helper.make_node
+    values['W'] = np.ones((3, 8), np.float32)
+    nodes = [
+        *(make(op, inputs, [output], **attributes) for op, inputs, output, attributes in nodes),
+        make('ReduceMean', [last], ['means'], axes=[2, 3], keepdims=0),
+        make('MatMul', ['means', 'W'], ['embedding']),
+    ]
+    ends = [('data', ['N', 3, 112, 112]), ('embedding', ['N', 8])]
+    ends = [[onnx.helper.make_tensor_value_info(name, 1, shape)] for name, shape in ends]
+    known = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = onnx.helper.make_graph(nodes, 'small', *ends, known)
+    opset = [onnx.helper.make_opsetid('', 11)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize(
+    ('nodes', 'shape'),
+    [
+        ([('Tile', ['data', 'n'], 'x', {})], [1, 1, 400, 400]),  # 24 GB of 500 bytes
+        (
+            [('ConstantOfShape', ['n'], 'big', {}), ('Add', ['data', 'big'], 'x', {})],
+            [1, 3, 112, 20_000_000],
+        ),
+    ],
+)
+def test_a_layer_of_gigabytes_is_refused(engine, nodes, shape, tmp_path):
+    small_file(tmp_path / 'model.onnx', nodes, 'x', n=np.array(shape, np.int64))
+    with pytest.raises(InputError, match=r'is of shape \[1, .*, which is too large'):
+        open_model(str(tmp_path / 'model.onnx'), engine)
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_a_file_that_fails_in_the_middle_is_one_line(engine, tmp_path):
+    """The last axis is as long as the brightest pixel says, 1 of 255 and -1 of 0, which the
+    graph does not tell."""
+    nodes = [
+        ('ReduceMax', ['data'], 'brightest', {'keepdims': 0}),
+        ('Cast', ['brightest'], 'number', {'to': onnx.TensorProto.INT64}),
+        ('Unsqueeze', ['number'], 'ending', {'axes': [0]}),
+        ('Concat', ['start', 'ending'], 'shape', {'axis': 0}),
+        ('Reshape', ['data', 'shape'], 'x', {}),
+    ]
+    start = np.array([-1, 3, 112 * 112], np.int64)
+    small_file(tmp_path / 'model.onnx', nodes, 'x', start=start)
+    model = open_model(str(tmp_path / 'model.onnx'), engine)
+    white = np.full((1, 112, 112, 3), 255, np.uint8)
+    assert model.embed(white).shape == (1, 8)
+    with pytest.raises(RunError, match=r'model\.onnx does not run: '):
+        model.embed(np.zeros_like(white))
 
 
 def test_devices_that_are_not_there(case, tmp_path):
