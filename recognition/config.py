@@ -41,10 +41,13 @@ from .augmentations import (
 )
 from .distillation import DISTILLATION_LOSSES, DistillationLoss, make_distillation_loss
 from .distillation.angular import FORMS
-from .losses import LOSSES, check_additions, make_loss
+from .losses import LOSSES, ClassificationLoss, check_additions, make_loss
+from .partial_fc import DTYPES, UPDATES, check_loss
 from .schedules import SCHEDULES
 
 WARMUP_SHARE = 0.05  # of all steps, when nothing is asked for
+FULL, PARTIAL_FC = HEADS = ('full', 'partial-fc')
+
 LONGEST_WARMUP_SHARE = 0.1  # of all steps: what a table asks for was meant for a whole run
 
 WHAT, DATA, RUN, WATCH, DISTILL = (
@@ -256,6 +259,45 @@ class TrainConfig:
         group=WHAT,
         metavar='WEIGHT',
         rule=NOT_NEGATIVE,
+    )
+    head: str = option(
+        'full: the loss looks at all classes; partial-fc: at a sample of them in every step '
+        '(PartialFC), which saves time and memory',
+        FULL,
+        group=WHAT,
+        metavar='full|partial-fc',
+        choices=HEADS,
+    )
+    sample_rate: float = option(
+        'of --head partial-fc: share of the classes that a step looks at, e.g. 0.1',
+        1.0,
+        group=WHAT,
+        metavar='SHARE',
+        rule=positive(1.0),
+    )
+    partial_fc_update: str = option(
+        'of --head partial-fc: sparse moves the centres of the sample alone; dense gives momentum '
+        'and decay to all',
+        UPDATES[0],
+        group=WHAT,
+        metavar='sparse|dense',
+        choices=UPDATES,
+    )
+    centres_dtype: str = option(
+        'of --head partial-fc: how centres and momenta are stored; float16, rounded at random, '
+        'takes half the memory',
+        DTYPES[0],
+        group=WHAT,
+        metavar='float32|float16',
+        choices=DTYPES,
+    )
+    interclass_filter: float = option(
+        'of --head partial-fc: leave out other classes whose cosine to an image is above this, '
+        'for data in which one person has several classes, e.g. 0.4; 1: none',
+        1.0,
+        group=WHAT,
+        metavar='COSINE',
+        rule=positive(1.0),
     )
     teacher: str = option(
         'frozen teacher: a checkpoint, an export folder, an .onnx file of anyone, or an .npz with '
@@ -515,6 +557,27 @@ def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
             'run has none; leave them out'
         )
     check_additions(loss, *additions)
+    _check_head(values, loss)
+
+
+def _check_head(values: dict[str, Any], loss: ClassificationLoss) -> None:
+    """InputError for what the head of the run has no place for."""
+    kinds = {field.name: field.default for field in fields(TrainConfig)}
+    of_partial_fc = ('sample_rate', 'partial_fc_update', 'centres_dtype', 'interclass_filter')
+    if values.get('head', FULL) == FULL:
+        for name in of_partial_fc:
+            if values.get(name, kinds[name]) != kinds[name]:
+                raise InputError(f'{flag_of(name)} {values[name]}: is for --head partial-fc')
+        return
+    check_loss(loss, values['loss'])
+    without = ('label_smoothing', 'regular_face', 'freeze', 'clip_gradient', 'classification')
+    for name in (*without, 'accumulate'):
+        if values.get(name, kinds[name]) != kinds[name]:
+            raise InputError(
+                f'--head partial-fc has no place for {flag_of(name)} {values[name]}; leave it out'
+                if name != 'classification'
+                else '--head partial-fc is a classification loss, and this run has none'
+            )
 
 
 def _read_distillation(values: dict[str, Any], words: dict[str, list]) -> None:
@@ -660,6 +723,22 @@ def _data_size(values: dict[str, Any]) -> tuple[int, int]:
     return num_classes, num_images
 
 
+def _check_sample(values: dict[str, Any], num_classes: int, devices: int) -> None:
+    """InputError where a sample of the classes has no room for those of a step."""
+    if values.get('head', FULL) == FULL:
+        return
+    if devices > 1:
+        raise InputError(f'--head partial-fc takes one device and one process, here are {devices}')
+    rate, images = values.get('sample_rate', 1.0), values['per_batch_size']
+    needed = min(images, num_classes)
+    if int(rate * num_classes) < needed and values.get('partial_fc_update') != 'dense':
+        raise InputError(
+            f'--sample-rate {rate:g}: {int(rate * num_classes)} of {num_classes} classes have no '
+            f'room for those of a step of {images} images; raise it to {needed / num_classes:.2g} '
+            'or more, or give --partial-fc-update dense, which takes as many as there are'
+        )
+
+
 def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
     """Settings and their data set -> one frozen configuration; see `resolve`."""
     values = dict(values)
@@ -679,6 +758,7 @@ def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
             f'{values["data_dir"]} holds {num_images} images, fewer than one step of '
             f'{step_images}; choose a smaller --per-batch-size'
         )
+    _check_sample(values, num_classes, devices)
     total = values.get('steps') or values['epochs'] * (num_images // step_images)
     if values.get('table_warmup'):
         longest = int(LONGEST_WARMUP_SHARE * total)

@@ -7,13 +7,14 @@ from ..common.backend import mx
 from ..common.engine import ops
 from ..common.errors import InputError
 from ..common.names import CLASSIFIER_PREFIX, DATA, IMAGE_SHAPE, LABEL, TEACHER, TEACHER_CENTRES
-from .config import TrainConfig
+from .config import FULL, TrainConfig
 from .distillation import Pair, make_distillation_loss
 from .losses import Head, class_loss, make_loss
 
 # Outputs of the training graph, each (N,) float32
 TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)
-# Further ones are the next values of the losses' states, called after their variables.
+# Further ones are the next values of the losses' states, called after their variables, and last,
+# where PartialFC computes the classification loss, the embedding.
 NUM_OUTPUTS = 4
 _NEXT = 'next_'
 
@@ -30,8 +31,9 @@ def training_symbol(
     """Embedding symbol -> group of the outputs above; the gradient flows from TOTAL_LOSS alone.
 
     L = L_class + alpha * L_s (VarGFaceNet Eq. 7) with a teacher, L_class without. With
-    `classification` off, L = alpha * L_s, and the graph has no classifier. `compiled` as in
-    `losses.class_loss`.
+    `classification` off, L = alpha * L_s, and the graph has no classifier; neither has that of a
+    run with PartialFC, whose L_class is in none of the outputs, and whose embedding is the last of
+    them. `compiled` as in `losses.class_loss`.
     """
     if config.freeze == 'backbone':
         embedding = as_it_embeds(embedding)
@@ -40,7 +42,8 @@ def training_symbol(
     class_term, correct, distill_loss = zero, zero, zero
     states: dict[str, mx.sym.Symbol] = {}
     total = None
-    if config.classification:
+    in_graph = config.head == FULL
+    if config.classification and in_graph:
         size, batch_size = embedding_size(embedding), config.per_batch_size
         head = Head(embedding, label, config.num_classes, size, batch_size=batch_size)
         loss = make_loss(config.loss, config.loss_options)
@@ -64,15 +67,18 @@ def training_symbol(
         correct = correct if terms.correct is None else terms.correct
         weighted = config.alpha * distill_loss
         total = weighted if total is None else total + weighted
-    if total is None:
+    if total is None and in_graph:
         raise InputError('--no-classification leaves no loss without a teacher')
     return mx.sym.Group(
         [
-            mx.sym.MakeLoss(total, name='loss'),
+            mx.sym.BlockGrad(zero, name='loss')
+            if total is None
+            else mx.sym.MakeLoss(total, name='loss'),
             mx.sym.BlockGrad(correct, name='correct'),
             mx.sym.BlockGrad(class_term, name='class_loss'),
             mx.sym.BlockGrad(distill_loss, name='distill_loss'),
             *(mx.sym.BlockGrad(value, name=_NEXT + name) for name, value in states.items()),
+            *([] if in_graph else [mx.sym.identity(embedding, name='embedding')]),
         ]
     )
 
@@ -102,7 +108,7 @@ def frozen_names(embedding: 'mx.sym.Symbol', inputs: Sequence[str], freeze: str)
 def state_names(symbol: 'mx.sym.Symbol') -> list[str]:
     """Variables of a training graph that its own outputs replace after every step."""
     outputs = symbol.list_outputs()[NUM_OUTPUTS:]
-    return [name[len(_NEXT) : -len('_output')] for name in outputs]
+    return [name[len(_NEXT) : -len('_output')] for name in outputs if name.startswith(_NEXT)]
 
 
 def keep_states(module: 'mx.mod.Module') -> None:

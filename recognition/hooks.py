@@ -31,7 +31,8 @@ from ..eval.verification import VerificationResult, check_pairs, verify
 from .config import TrainConfig
 from .curves import plot_curves
 from .event_log import EventLog
-from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, NUM_OUTPUTS, TOTAL_LOSS, current_params
+from .graph import CLASS_LOSS, CORRECT, DISTILL_LOSS, TOTAL_LOSS, current_params
+from .heads import GraphHead
 from .run_state import TrainState, checkpoint_numbers, raw_path, remove_checkpoint, save_state
 from .updates import WeightAverage
 
@@ -150,15 +151,15 @@ class LogHook:
     whose loss was not finite.
     """
 
-    def __init__(self, config: TrainConfig, module, lr_at, watch: Stopwatch, history, bar):
-        self._config, self._module, self._lr_at = config, module, lr_at
+    def __init__(self, config: TrainConfig, lr_at, watch: Stopwatch, history, bar):
+        self._config, self._lr_at = config, lr_at
         self._watch, self._bar = watch, bar
         self._history: NoHistory = history
         self._window: list = []  # per pass: (4,) means of the outputs
 
-    def see(self) -> None:
-        """Keep the losses of a pass."""
-        means = [mx.nd.mean(output) for output in self._module.get_outputs()[:NUM_OUTPUTS]]
+    def see(self, outputs: list) -> None:
+        """Keep the losses of a pass, the `NUM_OUTPUTS` outputs of its graph."""
+        means = [mx.nd.mean(output) for output in outputs]
         self._window.append(mx.nd.concat(*means, dim=0))
 
     def __call__(self, state: TrainState) -> None:
@@ -231,6 +232,7 @@ class Weights:
     """The weights of a run: as the newest update left them, and those that the run shows."""
 
     module: 'mx.mod.Module'
+    head: GraphHead
     average: Optional[WeightAverage] = None
 
     def newest(self) -> tuple[dict, dict]:
@@ -324,6 +326,7 @@ class SaveHook(NoSaveHook):
         checkpoint.save_params(path, arg_params, aux_params)
         if config.ema:
             checkpoint.save_params(raw_path(config.prefix, state.number), *raw)
+        self._weights.head.save(config.prefix, state.number)
         save_state(config.prefix, config, state, momenta(self._weights.module))
         log.info('step %d  saved %s,%d', state.step, config.prefix, state.number)
         keep = {1: {state.number}, 3: {state.number, state.best_number}}.get(config.ckpt)

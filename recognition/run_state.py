@@ -6,6 +6,7 @@ A checkpoint is numbered from 1 and consists of
     PREFIX-%04d.states   the optimizer's momenta
     PREFIX-%04d.raw      with --ema: the weights that go on being trained, since those of .params
                          are their average, which is verified, exported and learnt from
+    PREFIX-%04d.centres  with --head partial-fc: class centres, their momenta, the loss's states
     PREFIX-%04d.json     configuration and TrainState; written last, so its presence is the proof
                          that the others are whole
 
@@ -35,7 +36,8 @@ from ..common.run_files import (
     symbol_checksum,
 )
 from ..common.typed import from_values
-from .config import TrainConfig
+from .config import PARTIAL_FC, TrainConfig
+from .partial_fc.centres_file import centres_path, check_centres
 from .schedules import learning_rate
 
 log = logging.getLogger(__name__)
@@ -145,6 +147,8 @@ def _last_whole(prefix: PathLike, numbers: list[int]) -> tuple[int, TrainConfig,
             read_states(optimizer_path(prefix, number))
             if saved[0].ema:
                 read_arrays(raw_path(prefix, number))
+            if saved[0].head == PARTIAL_FC:
+                check_centres(centres_path(prefix, number))
         except InputError as error:
             log.warning('checkpoint %d is damaged: %s', number, error)
             first = first or error
@@ -159,6 +163,7 @@ def remove_checkpoint(prefix: PathLike, number: int) -> None:
         state_path(prefix, number),
         optimizer_path(prefix, number),
         raw_path(prefix, number),
+        centres_path(prefix, number),
         Path(f'{prefix}-{number:04d}.params'),
     ):
         path.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from .class_centres import class_centres, labels_of
 from .config import TrainConfig
 from .data import FaceRecordIter
 from .graph import embedding_size, keep_states, state_names, training_module
+from .heads import GraphHead, make_head
 from .hooks import (
     History,
     LogHook,
@@ -324,9 +325,20 @@ def _prepare(
     lr_at = learning_rate_of(config)
     _start_optimizer(module, config, state, lr_at, kvstore)
     data.seek(*divmod(state.step * config.accumulate, data.batches_per_epoch))
-    weights = Weights(module, _weight_average(module, config, state))
+    head = _start_head(module, config, state, embedding, data.class_names)
+    weights = Weights(module, head, _weight_average(module, config, state))
     embedder = Embedder(Network(embedding, *module.get_params()), devices)
     return _Run(config, rank, embedding, weights, data, teacher, targets, embedder, state, lr_at)
+
+
+def _start_head(module, config: TrainConfig, state: TrainState, embedding, names) -> GraphHead:
+    """The head of the run, as the checkpoint left it or from the start."""
+    head = make_head(module, embedding, config)
+    if state.number:
+        head.resume(config.prefix, state.number)
+    else:
+        head.begin(config.pretrained, names)
+    return head
 
 
 def _weight_average(module, config: TrainConfig, state: TrainState) -> Optional[WeightAverage]:
@@ -340,7 +352,7 @@ def _weight_average(module, config: TrainConfig, state: TrainState) -> Optional[
 def _steps(run: _Run, watch: Stopwatch, log_hook, other_hooks: list) -> Iterator[None]:
     """Updates until `total_steps`; yields after each, when its hooks have run."""
     config, module, state = run.config, run.weights.module, run.state
-    average, passes = run.weights.average, run.config.accumulate
+    head, average, passes = run.weights.head, run.weights.average, run.config.accumulate
     gradients = GradientSum(module)
     batches = _batches(run.data, run.teacher if TEACHER in module.data_names else None)
     while state.step < config.total_steps:
@@ -350,18 +362,18 @@ def _steps(run: _Run, watch: Stopwatch, log_hook, other_hooks: list) -> Iterator
             # same.
             place = state.step * passes + number - 1
             mx.random.seed(config.seed * 1_000_003 + place * config.num_workers + run.rank)
-            module.forward_backward(batch)
+            head.forward_backward(batch, run.lr_at(state.step + 1), state.step + 1)
             if number < passes:
                 gradients.keep()
                 keep_states(module)
-                log_hook.see()
+                log_hook.see(head.outputs())
         gradients.give_back()
         module.update()
         keep_states(module)
         # At most one step ahead of the device: a stop takes effect soon, the bar tells the truth.
         module.get_outputs()[0].wait_to_read()
         state.step += 1
-        log_hook.see()
+        log_hook.see(head.outputs())
         log_hook(state)
         if average:
             average.update(state.step)
@@ -410,7 +422,7 @@ def _train(config, resume: bool, overwrite: bool, kvstore, teacher) -> TrainResu
     try:
         with stop_signals() as stop, progress as bar:
             watch, start = Stopwatch(), state.step
-            log_hook = LogHook(config, run.weights.module, run.lr_at, watch, history, bar)
+            log_hook = LogHook(config, run.lr_at, watch, history, bar)
 
             def save() -> str:
                 """Which checkpoint holds all that was done."""

@@ -52,7 +52,8 @@ class Step(NamedTuple):
     loss: np.ndarray  # (B,) float32, of its own images
     correct: np.ndarray  # (B,) float32, 1 where no sampled class has a larger logit than the own
     gradient: np.ndarray  # (B, D) float32: of the sum of all images' losses, divided by R
-    filtered: int  # cosines of this rank's centres that did not count, of N * m
+    filtered: int  # negatives' cosines on this rank that did not count
+    cosines: int  # of so many, those of the images' own classes included
 
 
 class _Forward(NamedTuple):
@@ -155,7 +156,7 @@ class PartialFC:
         gradient = through_unit(gradient, unit, length) + direct
         mine = self._mine(len(label))
         gradient = self._ranks.sum(gradient)[mine] / np.float32(self._ranks.size)
-        return Step(loss[mine], correct[mine], gradient, filtered)
+        return Step(loss[mine], correct[mine], gradient, filtered, forward.probability.size)
 
     def _mine(self, images: int) -> slice:
         """Where this rank's images are among all."""

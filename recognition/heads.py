@@ -1,0 +1,178 @@
+"""Where the classification loss of a run is computed: in the module's graph, or by PartialFC
+beside it, on a part of the classes."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from ..common.backend import mx
+from ..common.data.recordio import CLASSES, read_class_names
+from ..common.engine import checkpoint
+from ..common.engine.model_name import params_path, parse_model
+from ..common.errors import RunError
+from ..common.names import CLASSIFIER_WEIGHT
+from .config import PARTIAL_FC, TrainConfig
+from .graph import CLASS_LOSS, CORRECT, NUM_OUTPUTS, TOTAL_LOSS, embedding_size
+from .losses import make_loss
+from .partial_fc import Centres, PartialFC, Settings
+from .partial_fc.centres import BLOCK
+from .partial_fc.centres_file import (
+    CENTRES,
+    adopt_blocks,
+    centres_path,
+    read_blocks,
+    read_centres,
+    shape_of,
+    write_centres,
+)
+
+log = logging.getLogger(__name__)
+
+
+class GraphHead:
+    """The whole loss is in the graph."""
+
+    def __init__(self, module: 'mx.mod.Module'):
+        self._module = module
+
+    def forward_backward(self, batch, lr: float, step: int) -> None:
+        """One pass; `lr` and `step`, counted from 1, are those of the update it belongs to."""
+        self._module.forward_backward(batch)
+
+    def outputs(self) -> list:
+        """The `NUM_OUTPUTS` outputs of the newest pass, (N,) each, on their device."""
+        return self._module.get_outputs()[:NUM_OUTPUTS]
+
+    def begin(self, pretrained: str, class_names: Sequence[str]) -> None:
+        """Start anew: what there is are parameters of the module."""
+
+    def resume(self, prefix: Path, number: int) -> None:
+        """Go on from a checkpoint, likewise."""
+
+    def save(self, prefix: Path, number: int) -> None:
+        """Write what of a checkpoint is the head's alone: nothing."""
+
+
+class PartialFCHead(GraphHead):
+    """The classification loss is PartialFC's: the graph ends in the embedding, and takes its
+    gradient."""
+
+    def __init__(self, module: 'mx.mod.Module', embedding: 'mx.sym.Symbol', config: TrainConfig):
+        super().__init__(module)
+        loss = make_loss(config.loss, config.loss_options)
+        settings = Settings(
+            num_classes=config.num_classes,
+            embedding_size=embedding_size(embedding),
+            sample_rate=config.sample_rate,
+            update=config.partial_fc_update,
+            mom=config.mom,
+            wd=config.wd,
+            seed=config.seed,
+            filter_above=config.interclass_filter,
+        )
+        width = loss.centres_per_class * settings.embedding_size
+        folder = config.run_folder
+        self._centres = Centres(config.num_classes, width, config.centres_dtype, folder)
+        self._head = PartialFC(loss, settings, self._centres)
+        self._seed = config.seed
+        self._newest: list = []
+        self._filtered = self._cosines = 0  # since the last checkpoint
+        log.info(
+            'PartialFC: %d of %d classes a step, centres and momenta take %.3g GB',
+            self._head.count,
+            config.num_classes,
+            2e-9 * self._centres.weights.nbytes,
+        )
+
+    def forward_backward(self, batch, lr: float, step: int) -> None:
+        module = self._module
+        module.forward(batch, is_train=True)
+        outputs = module.get_outputs()
+        label = batch.label[0]
+        found = self._head.step(outputs[-1].asnumpy(), label.asnumpy(), lr, step)
+        self._filtered += found.filtered
+        self._cosines += found.cosines
+        # a loss of the graph, a distillation's, is its own source of gradients
+        gradients = [mx.nd.zeros_like(output) for output in outputs[:-1]]
+        device = outputs[-1].context
+        module.backward([*gradients, mx.nd.array(found.gradient, ctx=device)])
+        loss, correct = (mx.nd.array(each, ctx=device) for each in (found.loss, found.correct))
+        newest = outputs[:NUM_OUTPUTS]
+        newest[TOTAL_LOSS] = newest[TOTAL_LOSS] + loss
+        newest[CORRECT], newest[CLASS_LOSS] = correct, loss
+        self._newest = newest
+
+    def outputs(self) -> list:
+        return self._newest
+
+    def save(self, prefix: Path, number: int) -> None:
+        """Write PREFIX-%04d.centres; RunError for a centre that is not finite."""
+        for start in range(0, self._centres.rows, BLOCK):
+            if not np.isfinite(self._centres.weights[start : start + BLOCK]).all():
+                raise RunError(
+                    f'a class centre from {start} on is not finite; the last good checkpoint stays'
+                )
+        if self._head.settings.filter_above < 1:
+            log.info(
+                '--interclass-filter %g: %d of %d cosines were left out since the last checkpoint',
+                *(self._head.settings.filter_above, self._filtered, self._cosines),
+            )
+            self._filtered = self._cosines = 0
+        write_centres(centres_path(prefix, number), self._centres, self._head.states)
+
+    def resume(self, prefix: Path, number: int) -> None:
+        """Go on with the centres of a checkpoint."""
+        self._head.states = read_centres(centres_path(prefix, number), self._centres)
+
+    def begin(self, pretrained: str, class_names: Sequence[str]) -> None:
+        """Random centres, and those of `pretrained` where it knows the identities: by the names
+        of classes.txt where both runs have one, else where both have as many classes."""
+        self._centres.start(self._seed, 0)
+        if not pretrained:
+            return
+        taken = self._adopt(pretrained, tuple(class_names))
+        rest = self._centres.rows - taken
+        log.info(
+            '%d of %d class centres are from %s, %d start from random values',
+            *(taken, self._centres.rows, pretrained, rest),
+        )
+
+    def _adopt(self, model: str, names: tuple[str, ...]) -> int:
+        prefix, epoch = parse_model(model)
+        path = centres_path(prefix, epoch)
+        if path.is_file():
+            (classes, width), blocks = shape_of(path), read_blocks(path, CENTRES)
+        else:
+            arg_params, _ = checkpoint.load_params(params_path(prefix, epoch))
+            weight = arg_params.get(CLASSIFIER_WEIGHT)
+            per_class = self._centres.width // self._head.settings.embedding_size
+            if weight is None or len(weight) % per_class:
+                return 0
+            weight = weight.reshape(len(weight) // per_class, -1)
+            (classes, width), blocks = weight.shape, iter([(0, weight)])
+        if width != self._centres.width:
+            log.info('the centres of %s have %d values, here %d', model, width, self._centres.width)
+            return 0
+        rows = self._rows_of(read_class_names(Path(prefix).with_name(CLASSES), classes), names)
+        if rows is None and classes != self._centres.rows:
+            return 0
+        return adopt_blocks(self._centres, blocks, rows, np.random.default_rng(self._seed))
+
+    def _rows_of(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Optional[np.ndarray]:
+        """This run's row of each class of another; None where one of the two has no names."""
+        if not theirs or not ours:
+            return None
+        rows = {name: row for row, name in enumerate(ours)}
+        return np.array([rows.get(name, -1) for name in theirs])
+
+
+def make_head(
+    module: 'mx.mod.Module', embedding: 'mx.sym.Symbol', config: TrainConfig
+) -> GraphHead:
+    """The head that `config` asks for, without values yet."""
+    if config.head == PARTIAL_FC:
+        return PartialFCHead(module, embedding, config)
+    return GraphHead(module)

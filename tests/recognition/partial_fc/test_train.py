@@ -1,0 +1,159 @@
+"""`train --head partial-fc`: as the full head, resumed exactly, exported without a trace."""
+
+import re
+
+import numpy as np
+import pytest
+from vargfacenet.common.engine import checkpoint
+from vargfacenet.common.engine.params_file import read_arrays
+from vargfacenet.common.errors import InputError
+from vargfacenet.common.history import read_history
+from vargfacenet.recognition.partial_fc import Centres
+from vargfacenet.recognition.partial_fc.centres_file import (
+    adopt_blocks,
+    check_centres,
+    read_blocks,
+    read_centres,
+    write_centres,
+)
+
+SAMPLED = ['--head', 'partial-fc', '--sample-rate', 0.5, '--partial-fc-update', 'dense']
+
+
+def arrays_of(prefix, number):
+    with np.load(f'{prefix}-{number:04d}.centres') as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+@pytest.fixture
+def short(options):
+    return [*options, '--target', '', '--steps', 4, '--frequent', 1, '--loss-option', 's=16']
+
+
+def test_all_classes_train_as_the_full_head(short, run_command, tmp_path):
+    """From the same weights, centres included: two steps. At the third the full head parts from
+    itself by a percent where a centre is changed by 2e-7: the small network's BatchNorms."""
+    assert run_command('train', *short, '--name', 'start', '--steps', 1)[0] == 0
+    run = [*short, '--pretrained', f'{tmp_path}/start/model,1', '--steps', 2]
+    run += ['--verbose', 1, '--ckpt', 2]
+    assert run_command('train', *run, '--name', 'full')[0] == 0
+    code, _, messages = run_command('train', *run, '--name', 'part', '--head', 'partial-fc')
+    assert code == 0
+    assert '6 of 6 class centres are from' in messages
+    keys = ('loss', 'accuracy', 'learning_rate')
+    full, part = (
+        [[row[key] for key in keys] for row in read_history(tmp_path / name)]
+        for name in ('full', 'part')
+    )
+    np.testing.assert_allclose(part, full, rtol=2e-5)
+    for number in (1, 2):
+        expected, found = (
+            checkpoint.load_params(tmp_path / name / f'model-{number:04d}.params')[0]
+            for name in ('full', 'part')
+        )
+        assert expected.keys() - found.keys() == {'fc7_weight'}  # no trace in what is exported
+        centres = arrays_of(tmp_path / 'part/model', number)
+        np.testing.assert_allclose(centres['centres'], expected['fc7_weight'], atol=2e-6)
+        for name, value in found.items() if number == 1 else ():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float16'])
+def test_resumes_exactly(dtype, short, run_command, tmp_path):
+    """A loss with a state, a sample, and rounding at random."""
+    loss = ['--loss', 'curricularface', '--centres-dtype', dtype, *SAMPLED]
+    assert run_command('train', *short, *loss, '--name', 'whole')[0] == 0
+    parts = [*short, *loss, '--name', 'parts', '--verbose', 2, '--ckpt', 2]
+    assert run_command('train', *parts)[0] == 0
+    for path in (tmp_path / 'parts').glob('model-0002.*'):
+        path.unlink()  # as a run that was killed after the first checkpoint
+    assert run_command('train', *parts, '--resume')[0] == 0
+    whole, resumed = arrays_of(tmp_path / 'whole/model', 1), arrays_of(tmp_path / 'parts/model', 2)
+    assert set(whole) == {'centres', 'momenta', 'state.fc7_progress'}
+    assert whole['centres'].dtype == dtype
+    for name, value in whole.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    names = ('whole/model-0001', 'parts/model-0002')
+    params = [read_arrays(tmp_path / f'{name}.params') for name in names]
+    for name, value in params[0].items():
+        np.testing.assert_array_equal(params[1][name], value, err_msg=name)
+    assert not [path for path in (tmp_path / 'parts').iterdir() if path.name.startswith('.model')]
+
+
+def test_a_damaged_file_of_centres_goes_back_one_checkpoint(short, run_command, tmp_path):
+    run = [*short, *SAMPLED, '--verbose', 2, '--ckpt', 2]
+    assert run_command('train', *run)[0] == 0
+    path = tmp_path / 'run/model-0002.centres'
+    whole = path.read_bytes()
+    path.write_bytes(whole[:300] + bytes([whole[300] ^ 1]) + whole[301:])
+    code, _, messages = run_command('train', *run, '--resume')
+    assert code == 0
+    assert 'checkpoint 2 is damaged' in messages
+    assert path.read_bytes() == whole  # steps 3 and 4 again, to the same bytes
+
+
+def test_says_how_much_the_filter_leaves_out(short, run_command):
+    code, _, messages = run_command('train', *short, *SAMPLED, '--interclass-filter', 0.001)
+    assert code == 0
+    match = re.search(r'(\d+) of (\d+) cosines were left out', messages)
+    left_out, looked_at = map(int, match.groups())
+    assert 0 < left_out < looked_at
+    assert looked_at % 8 == 0  # images a step
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--sample-rate', 0.5], '--sample-rate 0.5: is for --head partial-fc'),
+        (['--head', 'partial-fc', '--loss', 'softmax'], 'softmax is no function of cosines'),
+        (['--head', 'partial-fc', '--sample-rate', 0.5], 'have no room for those of a step'),
+        (['--head', 'partial-fc', '--sample-rate', 2], '--sample-rate 2.0: must be a number'),
+        (['--head', 'partial-fc', '--label-smoothing', 0.1], 'no place for --label-smoothing'),
+        (['--head', 'partial-fc', '--accumulate', 2], 'no place for --accumulate 2'),
+        (['--head', 'partial-fc', '--partial-fc-update', 'x'], '--partial-fc-update'),
+    ],
+)
+def test_what_does_not_go_together_is_refused(words, message, options, run_command, tmp_path):
+    code, _, messages = run_command('train', *options, '--target', '', *words)
+    assert code == 2
+    assert message in messages
+    assert not list(tmp_path.glob('run/model*'))
+
+
+def test_centres_go_with_the_names_of_their_classes(tmp_path):
+    centres = Centres(5, 3)
+    centres.momenta[:] = 1
+    theirs = np.arange(12, dtype=np.float32).reshape(4, 3)
+    rows = np.array([4, -1, 0, 2])  # theirs 0 is ours 4, theirs 1 is nobody here
+    taken = adopt_blocks(centres, iter([(0, theirs[:3]), (3, theirs[3:])]), rows, None)
+    assert taken == 3
+    np.testing.assert_array_equal(centres.weights[[4, 0, 2]], theirs[[0, 2, 3]])
+    assert not centres.weights[[1, 3]].any()
+    assert not centres.momenta[[4, 0, 2]].any()
+
+
+def test_a_file_of_centres_is_read_back_and_checked(tmp_path):
+    random = np.random.default_rng(0)
+    centres = Centres(5000, 4)  # two blocks
+    centres.weights[:] = random.standard_normal((5000, 4))
+    centres.momenta[:] = random.standard_normal((5000, 4))
+    path = tmp_path / 'model-0001.centres'
+    write_centres(path, centres, {'fc7_progress': np.float32([0.5])})
+    check_centres(path)
+    again = Centres(5000, 4)
+    assert read_centres(path, again) == {'fc7_progress': np.float32([0.5])}
+    np.testing.assert_array_equal(again.weights, centres.weights)
+    np.testing.assert_array_equal(again.momenta, centres.momenta)
+    assert [start for start, _ in read_blocks(path, 'momenta')] == [0, 4096]
+    with pytest.raises(InputError, match=r'has centres of \(5000, 4\), this run \(4999, 4\)'):
+        read_centres(path, Centres(4999, 4))
+    with pytest.raises(InputError, match='has float32 centres, this run float16'):
+        read_centres(path, Centres(5000, 4, 'float16'))
+    whole = path.read_bytes()
+    for cut in (0, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match='not a whole file of class centres'):
+            check_centres(path)
+    path.unlink()
+    with pytest.raises(InputError, match='is missing'):
+        check_centres(path)
