@@ -7,6 +7,7 @@ import { api, limitTo, show } from './net.js';
 import { startPeople } from './people.js';
 
 const tabs = [...document.querySelectorAll('[role=tab]')];
+let identifyAgain = () => {}; // after a change of the gallery
 
 function chooseTab(chosen) {
   for (const tab of tabs) {
@@ -14,6 +15,7 @@ function chooseTab(chosen) {
     tab.tabIndex = tab === chosen ? 0 : -1; // the arrows lead to the others
     byId(tab.dataset.tab).hidden = tab !== chosen;
   }
+  if (chosen.dataset.tab === 'identify') identifyAgain();
   for (const label of document.querySelectorAll('[data-rate]')) {
     const usable = label.querySelector('option') !== null;
     label.hidden = !usable || label.dataset.rate !== chosen.dataset.tab;
@@ -61,8 +63,13 @@ function begin(info) {
   offer('far', Object.keys(info.thresholds), info.far);
   offer('fpir', info.fpirs, info.fpir);
   startComparing();
-  startIdentifying();
-  startPeople(info);
+  const identify = startIdentifying();
+  startPeople(info, () => {
+    identifyAgain = () => {
+      identifyAgain = () => {};
+      identify();
+    };
+  });
   chooseTab(tabs[0]);
   return [];
 }

@@ -133,6 +133,7 @@ class Choice {
   }
 }
 
+/* Returns what asks again, for when other people are enrolled. */
 export function startIdentifying() {
   const result = byId('identify-result');
   let chosen = '';
@@ -162,4 +163,5 @@ export function startIdentifying() {
     ask();
   });
   byId('fpir').addEventListener('change', ask);
+  return ask;
 }

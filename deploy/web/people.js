@@ -11,7 +11,13 @@ function nameOf(file) {
   return words.replace(/[\s-]*\(?\d+\)?$/, '').trim() || words;
 }
 
-const state = { identities: new Map(), removed: new Map(), crops: false, busy: false };
+const state = {
+  identities: new Map(), // name -> number of faces
+  removed: new Map(), // name -> what takes it back
+  crops: false,
+  busy: false,
+  changed: () => {},
+};
 
 function say(...content) {
   byId('enrol-message').replaceChildren(...content);
@@ -31,6 +37,7 @@ function draw(focus = document.activeElement?.dataset.key) {
 
 function take(identities, focus) {
   state.identities = new Map(Object.entries(identities));
+  state.changed();
   for (const name of state.identities.keys()) state.removed.delete(name);
   draw(focus);
 }
@@ -96,9 +103,8 @@ function undo(name) {
   });
 }
 
-function enrolOne({ name, file }, force, tell) {
-  const body = formOf({ name, photograph: file, force });
-  return api('/api/enrol', { method: 'POST', body, tell });
+function enrolment({ name, file }, force) {
+  return { method: 'POST', body: formOf({ name, photograph: file, force }) };
 }
 
 /* Enrols in turn; returns [names that are, jobs that are not, with their error]. */
@@ -110,7 +116,7 @@ async function enrolEach(jobs) {
     const { nodes, tell } = progress(`Enrolling${count} …`);
     say(...nodes);
     try {
-      take((await enrolOne(job, '', tell)).identities);
+      take((await api('/api/enrol', { ...enrolment(job, ''), tell })).identities);
       done.push(job.name);
     } catch (error) {
       refused.push({ ...job, error });
@@ -127,18 +133,12 @@ function refusedRow(job, enrolled) {
   const button = element('button', {
     type: 'button', className: 'quiet', textContent: text, 'aria-label': `${text}: ${job.name}`,
   });
-  button.addEventListener('click', async () => {
-    const { nodes, tell } = progress('Enrolling …');
-    say(...nodes);
-    try {
-      take((await enrolOne(job, job.error.doubtful ? '1' : '', tell)).identities);
-      row.remove();
-      enrolled([job.name]);
-    } catch (error) {
-      say();
-      row.replaceWith(refusedRow({ ...job, error }, enrolled));
-    }
-  });
+  const body = enrolment(job, job.error.doubtful ? '1' : '');
+  button.addEventListener('click', () => change('/api/enrol', body, (answer) => {
+    take(answer.identities);
+    row.remove();
+    enrolled([job.name]);
+  }));
   row.append(button);
   return row;
 }
@@ -149,7 +149,8 @@ function sayEnrolled(names) {
   else say(note(`${people.length} people are enrolled`));
 }
 
-export function startPeople(info) {
+/* `changed` is called whenever somebody is enrolled or removed. */
+export function startPeople(info, changed) {
   const [form, field, byFile, refusals] = ['enrol', 'name', 'by-file', 'refused'].map(byId);
   state.crops = info.crops_kept;
   const plan = () => {
@@ -189,4 +190,5 @@ export function startPeople(info) {
     else say(note(`Nobody is enrolled${jobs.length > 1 ? ` of ${jobs.length}` : ''}`, 'error'));
   });
   take(info.identities);
+  state.changed = changed;
 }

@@ -108,7 +108,7 @@ export class Zone {
       ? [element('span', { className: 'unseen',
         textContent: `${this.title}: ${names.join(', ')}. Choose again` })]
       : [element('strong', { textContent: this.title }), ' ',
-        element('small', { textContent: 'drop it here or click to choose' })]));
+        element('small', { textContent: 'drop here or click to choose' })]));
   }
 
   picture(file) {

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deploy_models import encoded_crop
+from deploy_models import encoded_crop, portrait
 from pictures import blank, encoded, scene, with_border
 from vargfacenet.common.synth.face import person, render
 from vargfacenet.common.synth.traits import Variation
+from vargfacenet.deploy import service
+from vargfacenet.deploy.web_access import Access
+from web_service import HOSTS
 
 HOSTILE = '<img src=x onerror="document.title=1">&lt;\u05d0\u05d1'  # and some Hebrew
 
@@ -151,7 +154,7 @@ def people(page):
 def test_compare(page, people, client):
     page.open(client)
     label = page.get('#first label')
-    assert label.text.split('\n') == ['First photograph', 'drop it here or click to choose']
+    assert label.text.split('\n') == ['First photograph', 'drop here or click to choose']
     accepted = page.get('#first-file').get_attribute('accept')
     assert accepted == ','.join(f'image/{kind}' for kind in ('jpeg', 'png', 'webp', 'bmp', 'tiff'))
     page.shoot('empty')
@@ -271,6 +274,9 @@ def test_identify_a_face_of_a_group(page, client):
     page.tab('people')
     page.enrol(HOSTILE, one)
     page.wait_for('#enrol-message', f'{HOSTILE} is enrolled')
+    page.tab('identify')  # asks again, now that somebody is there
+    page.until(lambda: page.text('#identify-result .decision') == HOSTILE, 'the new one')
+    page.tab('people')
     assert page.text('#identities .thumb') == '<O'  # initials, since no crop is kept
 
     page.tab('identify')
@@ -314,6 +320,22 @@ def test_identify_a_face_of_a_group(page, client):
     assert page.fits() and page.browser.title == 'VarGFaceNet' and page.errors() == []
 
 
+def test_a_stranger_gets_no_name(page, people, start_service, web_pool):
+    row = web_pool.embedder.embed(portrait(1)[None])
+    for candidates, words in ((0, []), (1, ['Below the threshold: somebody else'])):
+        client = start_service(f'gallery{candidates}', candidates=candidates)
+        client.gallery.enrol(['Far', 'Farther'], np.concatenate([-row, -row]), ['test'] * 2)
+        page.open(client).tab('identify')
+        page.choose('probe', people['ada'])
+        page.wait_for('#identify-result .decision', 'Nobody who is enrolled')
+        assert 'for 2 enrolled faces: of people' in page.text('#identify-result .note')
+        assert [note.text for note in page.all('#identify-result .note')][1:] == words
+        names = page.all('#identify-result .name')
+        assert len(names) == candidates
+        assert all(int(name.value_of_css_property('font-weight')) < 500 for name in names)
+        page.shoot(f'stranger{candidates}')
+
+
 def test_by_keyboard_alone(page, people, client):
     from selenium.webdriver.common.keys import Keys
 
@@ -331,7 +353,7 @@ def test_by_keyboard_alone(page, people, client):
         True,
     ]
     page.keys(Keys.TAB)
-    assert page.focus == 'Portraits drop it here or click to choose'
+    assert page.focus == 'Portraits drop here or click to choose'
     page.browser.switch_to.active_element.send_keys(people['ada'])  # what the dialog does
     page.keys(Keys.TAB)
     assert page.focus == 'Use the camera: Portraits'
@@ -395,6 +417,15 @@ def test_slow_offline_and_busy(page, people, client):
     other.close()
     assert page.errors() == []
 
+    page.browser.execute_cdp_cmd('Network.enable', {})
+    page.browser.execute_cdp_cmd('Network.setBlockedURLs', {'urls': ['*/api/info']})
+    page.browser.get(client.url)
+    page.wait_for('#notice', 'The server does not answer')
+    page.browser.execute_cdp_cmd('Network.setBlockedURLs', {'urls': []})
+    page.get('#notice button').click()
+    page.wait_for('#model', 'openvino')
+    assert page.text('#notice') == ''
+
 
 def test_the_camera(start_browser, tmp_path, client):
     media = ('use-fake-device-for-media-stream', 'use-fake-ui-for-media-stream')
@@ -420,6 +451,34 @@ def test_a_camera_that_is_refused(page, client):
     assert not page.get('#shoot').is_enabled()
     page.get('#camera-close').click()
     assert page.focus == 'Use the camera: First photograph' and page.errors() == []
+
+
+def test_a_page_from_elsewhere_without_tls(start_browser, tmp_path, start_service):
+    name = 'faces.example'
+    client = start_service(access=Access(HOSTS | {name}))
+    browser = start_browser(f'host-resolver-rules=MAP {name} 127.0.0.1')
+    browser.implicitly_wait(0)
+    page = Page(browser, tmp_path)
+    browser.get(f'http://{name}:{client.port}')
+    page.wait_for('#model', 'openvino')
+    page.get('#first + .under button').click()
+    page.wait_for('#camera-said', 'over HTTPS or from this machine only')
+    page.get('#camera-close').click()
+    crop = page.file('a.png', encoded_crop(1))
+    browser.set_network_conditions(offline=True, latency=0, throughput=1 << 20)
+    page.choose('first', crop, crop)
+    page.wait_for('#compare-result .error', 'This device is offline.')
+
+
+def test_when_it_is_too_late_to_undo(monkeypatch, page, people, client):
+    monkeypatch.setattr(service, 'UNDO_SECONDS', 2)
+    page.open(client).tab('people')
+    page.enrol('Ada', people['ada'])
+    page.wait_for('#enrol-message', 'Ada is enrolled')
+    page.get('[aria-label="Remove Ada"]').click()
+    page.until(lambda: page.focus == 'Undo: keep Ada', 'undo')
+    page.until(lambda: page.focus == 'Name', 'the focus is not lost with the row')
+    assert page.text('#identities') == '' and page.text('#count') == '0 people'
 
 
 def violations(page):
