@@ -96,6 +96,7 @@ setup(
         'deploy': DEPLOY,
         'dev': [
             *DEPLOY,
+            "axe-core-python>=0.1; python_version >= '3.10'",
             'hypothesis>=6.100',
             'jsonschema>=4.18',
             'pytest>=8',

@@ -11,14 +11,16 @@ export function oneIn(rate) {
   return `1 in ${Math.round(1 / rate).toLocaleString('en')}`;
 }
 
-/* At what the gallery decides, in words. */
-function applied(answer) {
+/* At what the gallery decides, in words, and where that is less strict than `asked`. */
+function applied(answer, asked) {
   if (answer.threshold === null) return 'the model has no thresholds';
   const share = answer.fpir < 0.4
     ? `${oneIn(answer.fpir)} is` : `${Math.round(100 * answer.fpir)} % are`;
+  const short = answer.fpir > 1.05 * asked // the rate is rounded
+    ? ` (the model's thresholds do not reach ${oneIn(asked)})` : '';
   return `threshold ${answer.threshold.toFixed(3)} for `
     + `${plural(answer.gallery_faces, 'enrolled face')}: of people who are not enrolled, `
-    + `${share} named`;
+    + `${share} named${short}`;
 }
 
 function verdictOf(face) {
@@ -54,14 +56,14 @@ function crop(face) {
   });
 }
 
-function drawOne(face, answer) {
+function drawOne(face, answer, rate) {
   const sort = face.verdict.decision === 'match' ? 'same' : '';
   const verdict = element('div', { className: 'who' }, crop(face),
     element('p', { className: `decision ${sort}` }, ...verdictOf(face)));
-  return [verdict, note(applied(answer)), ...rows(face, answer.threshold), ...remarks(face)];
+  return [verdict, note(rate), ...rows(face, answer.threshold), ...remarks(face)];
 }
 
-function drawAll(answer) {
+function drawAll(answer, rate) {
   const people = answer.faces.map((face) => {
     const [best] = face.matches;
     const number = best?.same ? best.cosine.toFixed(3) : '';
@@ -70,7 +72,7 @@ function drawAll(answer) {
         `${face.index + 1}: `, ...verdictOf(face)),
       element('div', { className: 'number', textContent: number }));
   });
-  const parts = [note(applied(answer)), element('ul', {}, ...people)];
+  const parts = [note(rate), element('ul', {}, ...people)];
   const left = answer.found.length - answer.faces.length;
   if (left > 0) parts.push(note(`${plural(left, 'smaller face')} not looked at; choose one by one`));
   return parts;
@@ -141,12 +143,14 @@ export function startIdentifying() {
     const [photograph] = zone.photographs;
     if (!photograph) return;
     const which = chosen;
-    const body = formOf({ photograph, fpir: byId('fpir').value, face: which });
+    const fpir = byId('fpir').value;
+    const body = formOf({ photograph, fpir, face: which });
     show(result, (how) => api('/api/identify', { method: 'POST', body, ...how }), (answer) => {
       if (!answer.gallery_faces) return [note('Nobody is enrolled yet; add people under People.')];
       choice.draw(answer);
       choice.mark(which, answer);
-      return which === ALL ? drawAll(answer) : drawOne(answer.faces[0], answer);
+      const rate = applied(answer, Number(fpir));
+      return which === ALL ? drawAll(answer, rate) : drawOne(answer.faces[0], answer, rate);
     });
   };
   const zone = new Zone('probe', {
