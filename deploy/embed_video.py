@@ -207,7 +207,7 @@ def embed_videos(
     that the pooling has no embedding for.
     """
     sampling = Sampling(args.every or 1, args.fps, args.most_frames)
-    pooling = pooling_from(args, args.batch_size)
+    pooling = pooling_from(args, embedder, args.batch_size)
     reader, gatherer = PictureReader(args), _Gatherer(videos, pooling, rows)
 
     def look(item: _Item) -> tuple[_Item, Optional[Found]]:

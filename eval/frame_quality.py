@@ -1,6 +1,7 @@
 """The frames of videos: what says how good one is, and how they become one embedding."""
 
 import argparse
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from ..common.engine.options import open_from
 from ..common.errors import InputError
 from ..common.vectors import unit_rows
 from .pooling import MEAN, POOLINGS, SAFE
+from .quality_head import SUFFIX as HEAD_SUFFIX
+from .quality_head import load_head
 
 _UNIT = 1e-3  # as near to 1 are the lengths of a model that gives rows of unit length
 
@@ -72,13 +75,13 @@ def add_pooling_options(parser: Parser) -> None:
         '--pooling',
         choices=POOLINGS.names(),
         help=f"how a video's frames become one embedding; by default {MEAN}, with a quality "
-        f'network {SAFE}',
+        f'network {SAFE}, with a trained head softmax',
     )
     parser.add_argument(
         '--quality',
         metavar='MODEL',
-        help='what gives frames their qualities: a network of one output, such as qan_quality; by '
-        'default the length of the embedding is the quality',
+        help='what gives frames their qualities: a network of one output, such as qan_quality, or '
+        'a head .npz of vargfacenet quality; by default the length of the embedding is the quality',
     )
 
 
@@ -116,27 +119,48 @@ class FramePooling(NamedTuple):
         return unit_rows(pooled[None], refusal)[0]
 
 
+class Embeds(Protocol):
+    """The model whose embeddings are judged: an OpenModel, or what stands before one."""
+
+    fingerprint: str
+    embedding_size: int
+
+
+def judge_from(
+    args: argparse.Namespace,
+    quality: str,
+    model: Embeds,
+    batch_size: int,
+    checkpoint_engine: str = AUTO,
+) -> Judge:
+    """What a --quality names, for the embeddings of `model`; otherwise as `open_from`."""
+    if Path(quality).suffix == HEAD_SUFFIX:
+        return load_head(quality, model)
+    return QualityNetwork(open_from(args, batch_size, checkpoint_engine, quality))
+
+
 def pooling_from(
-    args: argparse.Namespace, batch_size: int, checkpoint_engine: str = AUTO
+    args: argparse.Namespace, model: Embeds, batch_size: int, checkpoint_engine: str = AUTO
 ) -> FramePooling:
-    """What the options of `add_pooling_options` say; `checkpoint_engine` as of `open_from`."""
+    """What the options of `add_pooling_options` say; otherwise as `judge_from`."""
     judge = Norms()
     if args.quality:
-        judge = QualityNetwork(open_from(args, batch_size, checkpoint_engine, args.quality))
+        judge = judge_from(args, args.quality, model, batch_size, checkpoint_engine)
     return FramePooling(args.pooling or judge.default_pooling, judge)
 
 
 class JudgedFrames:
     """Embeds frames and judges them at once, for what calls a model's `embed`.
 
-    Rows are [embedding | quality], (N, D + 1) float32.
+    Rows are [embedding | quality by each judge], (N, D + J) float32.
     """
 
-    def __init__(self, model: OpenModel, judge: Judge):
-        self._model, self._judge = model, judge
-        self.batch_size, self.embedding_size = model.batch_size, model.embedding_size + 1
+    def __init__(self, model: OpenModel, *judges: Judge):
+        self._model, self._judges = model, judges
+        self.batch_size = model.batch_size
+        self.embedding_size = model.embedding_size + len(judges)
 
     def embed(self, crops: np.ndarray) -> np.ndarray:
         embeddings = self._model.embed(crops)
-        qualities = self._judge(crops, embeddings)
-        return np.concatenate([embeddings, qualities[:, None]], axis=1, dtype=np.float32)
+        qualities = [judge(crops, embeddings) for judge in self._judges]
+        return np.column_stack([embeddings, *qualities]).astype(np.float32)

@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> dict:
         raise InputError('--pooling and --quality are for --track video')
     output_folder(arguments.out.parent)
     embedder = open_from(arguments, arguments.batch_size, 'mxnet')
-    pooling = pooling_from(arguments, arguments.batch_size, 'mxnet') if video else None
+    pooling = pooling_from(arguments, embedder, arguments.batch_size, 'mxnet') if video else None
     rule = check_budget(_count(embedder, pooling), arguments.budget)
     if not rule['within_budget']:
         log.warning(

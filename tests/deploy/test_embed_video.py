@@ -7,6 +7,7 @@ from deploy_models import export_folder, portraits, write_checkpoint
 from pictures import encoded, scene, write_video
 from vargfacenet.common.engine.open_model import open_model
 from vargfacenet.eval.pooling import POOLINGS
+from vargfacenet.eval.quality_head import QualityHead
 
 
 @pytest.fixture(scope='module')
@@ -65,6 +66,23 @@ def test_every_pooling_with_lengths_as_qualities(name, videos, faces, tmp_path, 
     lengths = np.linalg.norm(rows, axis=1)
     pool = POOLINGS.get(name)
     expected = [unit(pool(rows[:3], lengths[:3])), unit(pool(rows[3:], lengths[3:]))]
+    np.testing.assert_allclose(np.load(out)['embeddings'], expected, atol=1e-4)
+
+
+@needs_mxnet
+def test_a_trained_head_weights_the_frames(videos, faces, rng, tmp_path, run_command):
+    checkpoint, out = write_checkpoint(tmp_path), tmp_path / 'f.npz'
+    opened = open_model(checkpoint)
+    weight = rng.standard_normal(opened.embedding_size + 1)
+    QualityHead(weight, opened.fingerprint, ('eve',)).save(tmp_path / 'head.npz')
+    options = ('--quality', tmp_path / 'head.npz')
+    code, result, errors = embed(run_command, videos, checkpoint, out, *options)
+    assert code == 0 and result['pooling'] == 'softmax', errors
+    rows = opened.embed(faces).astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    units = rows / lengths[:, None]
+    weights = np.exp(units @ weight[:-1] + np.log(lengths) * weight[-1])[:, None]
+    expected = [unit((weights * units)[part].sum(axis=0)) for part in (slice(3), slice(3, None))]
     np.testing.assert_allclose(np.load(out)['embeddings'], expected, atol=1e-4)
 
 
