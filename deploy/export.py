@@ -197,7 +197,7 @@ class _Export:
 
     def _onnx(self, name: str, model, kind: str) -> None:
         path = self._folder / name
-        need('onnx', 'deploy').save(model, str(path))
+        atomic_write(path, model.SerializeToString())
         self._check(name, parity.onnx_engines(path), kind)
         self.add(name)
 

@@ -16,7 +16,7 @@ from ..common.data.records import Records, open_records
 from ..common.engine.parity import cosines
 from ..common.errors import InputError
 from ..common.extras import need
-from ..common.files import PathLike
+from ..common.files import PathLike, atomic_write
 from ..common.names import DATA, IMAGE_SIZE
 from ..eval.datasets import load_bin
 
@@ -129,7 +129,7 @@ def quantize_int8(
         content = work.int8(excluded=kept)
         cosine = work.cosine(content)
         aim *= _STRICTER
-    Path(target).write_bytes(content)
+    atomic_write(target, content)
     if kept:
         log.info(
             'cosine %.4f with %d of %d layers in float: %s',

@@ -63,6 +63,8 @@ def test_shown_options_exist():
         '--require-hashes',
         '--no-deps',
         '--only-binary',
+        '--get',
+        '--data-urlencode',
     }
     for words in [[name] for name in COMMANDS if name != 'bench'] + list(shown_commands()):
         known.update(options(parser_of(words)[0]))

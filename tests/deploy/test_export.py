@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 
 import numpy as np
 import onnx
@@ -87,12 +88,20 @@ def test_the_export_holds_the_embedding_alone(trained, run_command, tmp_path):
     assert 4 * count < result['bytes'] < 4 * count + 200 * (len(arg_params) + len(aux_params))
 
 
-def test_all_files_and_their_record(trained, pairs, run_command, tmp_path):
-    out = tmp_path / 'out'
+def test_all_files_and_their_record(trained, pairs, run_command, tmp_path, monkeypatch):
+    out, synced = tmp_path / 'out', set()
+
+    def fsync(handle, real=os.fsync):
+        synced.add(os.fstat(handle).st_ino)
+        real(handle)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
     flags = ['--fp16', '--calibrate', pairs, '--pairs', pairs, '--input-type', 'uint8']
     flags += ['--l2-normalize']
     code, result, _ = run_command('export', '--model', trained, '--out', out, *flags)
     assert code == 0 and files(out) == ALL_FILES
+    # a power cut behind the renames finds no empty file
+    assert {(out / name).stat().st_ino for name in ALL_FILES} <= synced
     record = json.loads((out / 'export.json').read_text())
     assert set(record['files']) == ALL_FILES - {'export.json'}
     for name, file in record['files'].items():
