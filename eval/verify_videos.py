@@ -2,8 +2,9 @@
 
 VIDEOS/<person>/<video>/<frame> are embedded once. Every pair of videos is compared by the cosine of
 what a pooling makes of them: pairs of a person are genuine, all others are impostors. Intervals are
-a bootstrap over people, and so are those of the difference to the mean, pair by pair of the same
-draws. A head that was trained with one of these people is refused.
+a bootstrap over people, and so are those of the differences to the mean and to the single frame of
+the longest embedding, from the same draws. A head that was trained with one of these people is
+refused.
 """
 
 import argparse
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _UNSAFE = 'qan++'  # its safe form is the same wherever it is defined
 _WITHOUT_QUALITY = (MEAN, 'norm')
+_BEST = 'best'
 
 
 class Arm(NamedTuple):
@@ -53,11 +55,14 @@ def pool_all(videos: VideoSet, pooling: FramePooling, judge: int) -> np.ndarray:
 
 
 def all_arms(videos: VideoSet, judges: list[Judge]) -> list[Arm]:
-    """The mean first, then every pooling with every judge that it can use."""
+    """The mean, the best frame by the first judge, then every pooling with every judge that it can
+    use.
+    """
     first, second = np.triu_indices(len(videos.people), 1)
     arms = []
     for column, judge in enumerate(judges):
-        for name in [MEAN, *(each for each in POOLINGS.names() if each not in (MEAN, _UNSAFE))]:
+        others = [name for name in POOLINGS.names() if name not in (MEAN, _BEST, _UNSAFE)]
+        for name in (MEAN, _BEST, *others):
             if column and name in _WITHOUT_QUALITY:
                 continue
             pooled = pool_all(videos, FramePooling(name, judge), column)
@@ -68,8 +73,10 @@ def all_arms(videos: VideoSet, judges: list[Judge]) -> list[Arm]:
 
 def measure(
     arms: list[Arm], people: np.ndarray, far: float, replicates: int, seed: int
-) -> tuple[list[Interval], list[Interval]]:
-    """TAR of each arm at FAR, and its difference to the first, with intervals over people."""
+) -> list[list[Interval]]:
+    """TAR of each arm at FAR, its difference to the first arm, and that to the second, each with
+    its interval over people.
+    """
     first, second = np.triu_indices(len(people), 1)
     identities = np.stack([people[first], people[second]], axis=1)
     issame = people[first] == people[second]
@@ -77,10 +84,10 @@ def measure(
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         tars = np.array([rate(weights) for rate in rates])
-        return np.concatenate([tars, tars - tars[0]])
+        return np.concatenate([tars, tars - tars[0], tars - tars[1]])
 
     intervals = bootstrap(statistic, identities, issame, replicates, seed)
-    return intervals[: len(arms)], intervals[len(arms) :]
+    return [intervals[start : start + len(arms)] for start in range(0, 3 * len(arms), len(arms))]
 
 
 def refuse_known_people(videos: VideoSet, judge: Judge) -> None:
@@ -132,17 +139,22 @@ def run(args: argparse.Namespace) -> dict:
     for judge in judges:
         refuse_known_people(videos, judge)
     arms = all_arms(videos, judges)
-    tars, gains = measure(arms, videos.people, args.far, args.replicates, args.seed)
+    measured = measure(arms, videos.people, args.far, args.replicates, args.seed)
     sizes = np.bincount(videos.people)
     genuine = int((sizes * (sizes - 1) // 2).sum())
     impostors = len(arms[0].distances) - genuine
     console.table(
         f'{len(videos.people)} videos of {len(videos.names)} people, {len(videos.owner)} frames: '
         f'{genuine} genuine and {impostors} impostor pairs',
-        ('pooling, quality', f'TAR % at FAR {args.far:g}', f'minus {MEAN}'),
+        (
+            'pooling, quality',
+            f'TAR % at FAR {args.far:g}',
+            f'minus {arms[0].title}',
+            f'minus {arms[1].title}',
+        ),
         [
-            (arm.title, _percent(tar), _percent(gain, '+') if number else '')
-            for number, (arm, tar, gain) in enumerate(zip(arms, tars, gains))
+            (arm.title, _percent(tar), _percent(to_mean, '+'), _percent(to_best, '+'))
+            for arm, tar, to_mean, to_best in zip(arms, *measured)
         ],
     )
     return {
@@ -157,9 +169,10 @@ def run(args: argparse.Namespace) -> dict:
                 'pooling': arm.pooling.name,
                 'quality': arm.pooling.judge.name,
                 'tar': list(tar),
-                'minus_mean': list(gain),
+                'minus_mean': list(to_mean),
+                'minus_best': list(to_best),
             }
-            for arm, tar, gain in zip(arms, tars, gains)
+            for arm, tar, to_mean, to_best in zip(arms, *measured)
         ],
         'model': args.model,
     }

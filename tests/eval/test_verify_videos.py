@@ -1,6 +1,5 @@
 """From crops to videos, a quality head and their verification, through the commands."""
 
-import json
 import shutil
 
 import numpy as np
@@ -101,7 +100,10 @@ def test_heads_and_poolings_by_the_commands(crops, tmp_path, run_command):
     weight = np.load(head)['weight']
     for arm in result['arms']:
         assert arm['tar'][0] == pytest.approx(tar(test, model, weight, arm))
-    json.dumps(result)
+        for number, name in ((0, 'mean'), (1, 'best')):
+            assert result['arms'][number]['pooling'] == name
+            gap = arm['tar'][0] - result['arms'][number]['tar'][0]
+            assert arm[f'minus_{name}'][0] == pytest.approx(gap)
 
 
 def tar(folder, model, weight, arm, far=0.1):
