@@ -96,15 +96,18 @@ class Choice {
     if (this.buttons.size || answer.found.length < 2) return;
     const { found, width, height } = answer;
     const everybody = this.button(ALL, 'Everybody');
-    const faces = found.map(({ box, index }) => {
+    const { visible, boxes } = this.zone;
+    const faces = found.map(({ box: [left, top, wide, high], index }) => {
       const button = this.button(index, `${index + 1}`);
-      const percent = [box[0] / width, box[1] / height, box[2] / width, box[3] / height]
-        .map((share) => `${100 * share}%`);
-      [button.style.left, button.style.top, button.style.width, button.style.height] = percent;
       button.setAttribute('aria-label', `Face ${index + 1} of ${found.length}`);
+      if (visible) {
+        button.style.left = `${100 * left / width}%`;
+        button.style.top = `${100 * top / height}%`;
+        button.style.width = `${100 * wide / width}%`;
+        button.style.height = `${100 * high / height}%`;
+      }
       return button;
     });
-    const { visible, boxes } = this.zone;
     if (visible) boxes.replaceChildren(...faces);
     const words = visible ? 'choose one in it, or' : 'choose one:';
     this.node.replaceChildren(

@@ -1,25 +1,13 @@
 """One pool of processes for all tests of the web service: each takes seconds to open a model."""
 
 import contextlib
-import shutil
 from typing import NamedTuple
 
 import pytest
+from chromium import browsers
 from deploy_models import export_folder
 
 FAR = '0.1'
-CHROMIUM = (  # it starts without a window and calls nobody
-    'headless',
-    'no-sandbox',
-    'disable-gpu',
-    'disable-quic',
-    'no-first-run',
-    'disable-background-networking',
-    'disable-component-update',
-    'disable-sync',
-    'disable-dev-shm-usage',
-    'window-size=1000,760',
-)
 
 
 class WebPool(NamedTuple):
@@ -64,27 +52,15 @@ def client(start_service):
 
 @pytest.fixture
 def start_browser(tmp_path):
-    """Starts Chromium without a window, with more arguments; the test skips where there is none."""
-    webdriver = pytest.importorskip('selenium.webdriver')
-    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
-    driver_path = shutil.which('chromedriver')
-    if not chromium or not driver_path:
-        pytest.skip('no Chromium with chromedriver')
-    drivers = []
+    """Starts Chromium: start_browser(*arguments)."""
+    with browsers(tmp_path) as start:
 
-    def start(*arguments):
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        profile = f'user-data-dir={tmp_path / f"profile{len(drivers)}"}'
-        for argument in (*CHROMIUM, profile, *arguments):
-            options.add_argument(f'--{argument}')
-        drivers.append(webdriver.Chrome(options, webdriver.ChromeService(driver_path)))
-        drivers[-1].implicitly_wait(10)
-        return drivers[-1]
+        def patient(*arguments):
+            browser = start(*arguments)
+            browser.implicitly_wait(10)
+            return browser
 
-    yield start
-    for driver in drivers:
-        driver.quit()
+        yield patient
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import browsers
 from deploy_models import encoded_crop, portrait
 from pictures import blank, encoded, scene, with_border
 from vargfacenet.common.synth.face import person, render
@@ -136,10 +137,23 @@ class Page:
         return [row for row in severe if 'Failed to load resource' not in row['message']]
 
 
+@pytest.fixture(scope='module')
+def one_browser(tmp_path_factory):
+    """For all tests here but those that need it otherwise: each takes seconds to start."""
+    with browsers(tmp_path_factory.mktemp('browser')) as start:
+        browser = start()
+        browser.execute_cdp_cmd('Network.enable', {})
+        yield browser
+
+
 @pytest.fixture
-def page(browser, tmp_path):
-    browser.implicitly_wait(0)
-    yield Page(browser, tmp_path)
+def page(one_browser, tmp_path):
+    yield Page(one_browser, tmp_path)
+    one_browser.delete_network_conditions()
+    one_browser.execute_cdp_cmd('Network.setBlockedURLs', {'urls': []})
+    one_browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': []})
+    one_browser.get('about:blank')
+    one_browser.get_log('browser')
 
 
 @pytest.fixture
@@ -317,6 +331,12 @@ def test_identify_a_face_of_a_group(page, client):
         f'{index + 1}: {name}' for index, name in enumerate(names)
     ]
     page.shoot('group')
+    page.choose('probe', page.file('group.tiff', encoded(group_of(4, 1, 6), '.tiff')))
+    page.until(lambda: len(page.all('#identify-choice button')) == 4, 'buttons beside it')
+    assert 'cannot be shown' in page.text('#probe') and page.all('#probe .boxes button') == []
+    page.all('#identify-choice button')[1].click()
+    page.wait_for('#identify-choice [aria-pressed=true]', HOSTILE)
+    page.shoot('tiff')
     assert page.fits() and page.browser.title == 'VarGFaceNet' and page.errors() == []
 
 
@@ -337,6 +357,25 @@ def test_a_stranger_gets_no_name(page, people, start_service, web_pool):
         assert len(names) == candidates
         assert all(int(name.value_of_css_property('font-weight')) < 500 for name in names)
         page.shoot(f'stranger{candidates}')
+
+
+def test_a_model_without_thresholds(monkeypatch, page, people, start_service, web_pool):
+    monkeypatch.setitem(web_pool.embedder.record, 'verification', [])
+    client = start_service(candidates=1)
+    page.open(client)
+    assert not any(label.is_displayed() for label in page.all('.rate'))
+    page.choose('first', people['ada'], people['ada'])
+    page.wait_for('#compare-result .decision', 'No decision')
+    assert page.all('.mark') == []
+    page.tab('people')
+    page.enrol('Ada', people['ada'])
+    page.wait_for('#enrol-message', 'Ada is enrolled')
+    page.tab('identify')
+    page.choose('probe', people['ada'])
+    page.wait_for('#identify-result .decision', 'No decision')
+    notes = [note.text for note in page.all('#identify-result .note')]
+    assert notes == ['the model has no thresholds', 'The most alike']
+    assert page.text('#identify-result .name') == 'Ada' and page.errors() == []
 
 
 def test_by_keyboard_alone(page, people, client):
@@ -420,7 +459,6 @@ def test_slow_offline_and_busy(page, people, client):
     other.close()
     assert page.errors() == []
 
-    page.browser.execute_cdp_cmd('Network.enable', {})
     page.browser.execute_cdp_cmd('Network.setBlockedURLs', {'urls': ['*/api/info']})
     page.browser.get(client.url)
     page.wait_for('#notice', 'The server does not answer')
@@ -433,7 +471,6 @@ def test_slow_offline_and_busy(page, people, client):
 def test_the_camera(start_browser, tmp_path, client):
     media = ('use-fake-device-for-media-stream', 'use-fake-ui-for-media-stream')
     page = Page(start_browser(*media), tmp_path).open(client)
-    page.browser.implicitly_wait(0)
     page.tab('identify')
     page.get('#probe + .under button').click()
     page.until(lambda: page.focus == 'Take the photograph', 'the camera')
@@ -460,7 +497,6 @@ def test_a_page_from_elsewhere_without_tls(start_browser, tmp_path, start_servic
     name = 'faces.example'
     client = start_service(access=Access(HOSTS | {name}))
     browser = start_browser(f'host-resolver-rules=MAP {name} 127.0.0.1')
-    browser.implicitly_wait(0)
     page = Page(browser, tmp_path)
     browser.get(f'http://{name}:{client.port}')
     page.wait_for('#model', 'openvino')
