@@ -153,7 +153,7 @@ def _read_jpeg(encoded: bytes) -> _Header:
             if scanned:
                 return header
             raise InputError(f'JPEG of {size} bytes ends before its picture')
-        if marker in _JPEG_FRAMES:
+        if marker in _JPEG_FRAMES and header is None:  # libjpeg takes the first, or none
             height, width, channels = struct.unpack_from('>HHB', encoded, place + 5)
             header = _Header('JPEG', width, height, channels=channels)
         place += 2 + (high << 8) + low

@@ -1,4 +1,5 @@
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -62,6 +63,22 @@ def test_a_thumbnail_inside_a_cut_off_jpeg_does_not_hide_it(rng):
     np.testing.assert_array_equal(decode_rgb(whole), decoded(content))
     with pytest.raises(InputError, match='cut off'):
         decode_rgb(whole[:-20])
+
+
+@pytest.mark.parametrize('place', ['before the scan', 'behind the scan'])
+def test_a_second_size_does_not_hide_the_first(place):
+    """A JPEG of 700 bytes took 6 GB: OpenCV goes by the first frame header, we went by the last."""
+    size = struct.Struct('>HH')
+    whole = encode_jpeg(np.zeros((16, 16, 3), np.uint8))
+    start = whole.index(b'\xff\xc0')
+    small = whole[start : start + 19]
+    large = small[:5] + size.pack(32_700, 32_700) + small[9:]
+    rest = whole[start + 19 : -2]
+    frames = large + small + rest if place == 'before the scan' else large + rest + small
+    # a start marker behind it all has the reader go through the whole file
+    evil = whole[:start] + frames + b'\xff\xd9' + b'\xff\xd8' + bytes(16) + b'\xff\xd9'
+    with pytest.raises(InputError, match='of 32700x32700 has more than 100 million pixels'):
+        decode_rgb(evil)
 
 
 def test_what_follows_the_end_of_a_jpeg_is_left_alone(rng):
