@@ -129,21 +129,30 @@ def _mode() -> Node:
 # ------------------------------------------------------------------------------------ PReLU
 
 
-def _of_channels(rule):
-    """A rule for PReLUs with a slope for each channel; MXNet takes one for all as well."""
+def _with_slopes(rule):
+    """A rule (PReLU, entry with a slope for each channel, graph); one slope for all is copied."""
 
-    def of_channels(node: Node, graph: _Graph) -> Optional[Replacement]:
-        prelu = node.attrs.get('act_type') == 'prelu'
-        return rule(node, graph) if prelu and _has_channel_slopes(node) else None
+    def of_prelu(node: Node, graph: _Graph) -> Optional[Replacement]:
+        slopes = _channel_slopes(node) if node.attrs.get('act_type') == 'prelu' else None
+        return rule(node, slopes, graph) if slopes else None
 
-    return of_channels
+    return of_prelu
 
 
 def _has_channel_slopes(node: Node) -> bool:
     return node.inputs[1][0].shape == node.shape[1:2]
 
 
-def _prelu_of_sum(node: Node, graph: _Graph) -> Optional[Replacement]:
+def _channel_slopes(node: Node) -> Optional[tuple]:
+    if _has_channel_slopes(node):
+        return node.inputs[1]
+    if node.inputs[1][0].shape != (1,) or len(node.shape) < 2:
+        return None
+    options = {'shape': str(node.shape[1:2])}
+    return Node('broadcast_to', f'{node.name}_slopes', options, [node.inputs[1]]), 0
+
+
+def _prelu_of_sum(node: Node, slopes: tuple, graph: _Graph) -> Optional[Replacement]:
     """Absorbs the addition, and the SE scale of its first term."""
     addition = graph.absorbed(node.inputs[0])
     if addition is None or addition.op not in ADDITIONS:
@@ -151,21 +160,20 @@ def _prelu_of_sum(node: Node, graph: _Graph) -> Optional[Replacement]:
     if any(not n.batched or n.shapes[output] != node.shape for n, output in addition.inputs):
         return None
     first, shortcut = addition.inputs
-    slope = node.inputs[1]
     if graph.absorbed(first) and _is_channel_scale(first[0]):
-        return Replacement('vg_scale_add_prelu', [*first[0].inputs, shortcut, slope])
-    return Replacement('vg_add_prelu', [first, shortcut, slope])
+        return Replacement('vg_scale_add_prelu', [*first[0].inputs, shortcut, slopes])
+    return Replacement('vg_add_prelu', [first, shortcut, slopes])
 
 
-def _prelu_of_norm(node: Node, graph: _Graph) -> Optional[Replacement]:
+def _prelu_of_norm(node: Node, slopes: tuple, graph: _Graph) -> Optional[Replacement]:
     norm = graph.absorbed(node.inputs[0])
     if norm is None or not graph.replaces_norm(norm, node):
         return None
-    return _norm_with('vg_bn_prelu', norm, graph, [node.inputs[1]])
+    return _norm_with('vg_bn_prelu', norm, graph, (slopes,))
 
 
-def _prelu(node: Node, graph: _Graph) -> Optional[Replacement]:
-    return Replacement('vg_prelu', node.inputs)
+def _prelu(node: Node, slopes: tuple, graph: _Graph) -> Optional[Replacement]:
+    return Replacement('vg_prelu', [node.inputs[0], slopes])
 
 
 def _composed_prelu(node: Node, graph: _Graph) -> Optional[Replacement]:
@@ -434,9 +442,9 @@ def _edge(node: Node, name: str, channels: int) -> int:
 
 COMPILED = {
     'LeakyReLU': (
-        _of_channels(_prelu_of_sum),
-        _of_channels(_prelu_of_norm),
-        _of_channels(_prelu),
+        _with_slopes(_prelu_of_sum),
+        _with_slopes(_prelu_of_norm),
+        _with_slopes(_prelu),
         _composed_prelu,
     ),
     'elemwise_mul': (_swish_of_norm, _swish),

@@ -438,6 +438,31 @@ def test_one_slope_for_all_channels(rng, form):
     assert_close(executor.grad_dict['slope'].asnumpy(), expected, 1e-5)
 
 
+@needs_compiler
+def test_one_slope_for_all_channels_is_joined_to_what_stands_before(rng):
+    """Values and gradients are those of the composites of stock operators."""
+    slopes = [mx.sym.Variable(f'slope{number}', shape=(1,)) for number in range(3)]
+    x = prelu(norm(convolution(mx.sym.Variable('data'), 'c'), 'n'), 'first', gamma=slopes[0])
+    x = prelu(x + convolution(x, 'd'), 'second', gamma=slopes[1])
+    symbol = prelu(convolution(x, 'e'), 'third', gamma=slopes[2])
+    shapes = {'data': (3, 3, 5, 7)}
+    fast = graph.rewrite(symbol, shapes, compiled=True)
+    counts = operators(fast)
+    assert [counts[f'vg_{op}'] for op in ('bn_prelu', 'add_prelu', 'prelu')] == [1, 1, 1]
+    assert fast.list_arguments() == symbol.list_arguments()
+    assert graph.rewrite(fast, shapes, compiled=True).tojson() == fast.tojson()
+    values, found = values_of(symbol, shapes, rng), []
+    for form in (fast, graph.rewrite(symbol, shapes, compiled=False)):
+        executor = bind(form, values, grad_req='write')
+        output = executor.forward(is_train=True)[0]
+        executor.backward(mx.nd.array(np.random.RandomState(2).randn(*output.shape)))
+        found.append({name: array.asnumpy() for name, array in executor.grad_dict.items()})
+        found[-1]['output'] = output.asnumpy()
+    for name, expected in found[1].items():
+        if name != 'c_bias':  # its gradient is 0 before a BatchNorm, and what is left is rounding
+            assert_close(found[0][name], expected, 1e-4)
+
+
 def test_an_input_without_a_shape_is_named():
     symbol = mx.sym.dot(mx.sym.Variable('data'), mx.sym.Variable('memory'))
     with pytest.raises(InputError, match="'memory' does not follow"):

@@ -84,8 +84,7 @@ def error(actual, expected):
     return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
 
-# ReLU, and a slope that all channels share
-WITHOUT_SLOPES = ('polyface', 'polyface_deep', 'qan_quality')
+WITHOUT_SLOPES = ('polyface', 'polyface_deep')  # ReLU
 
 
 @pytest.mark.parametrize('name', list_networks())
