@@ -30,14 +30,19 @@ def command(*words: str, environment: Environment = None) -> dict:
     ------
     RunError if it fails, InputError if it exits with 2; both with its last line.
     """
+    return program(sys.executable, '-m', *words, name=words[0], environment=environment)
+
+
+def program(*words: str, name: str, environment: Environment = None) -> dict:
+    """Run a program to its end; what it returns and raises is as of `command`."""
     done = subprocess.run(
-        [sys.executable, '-m', *words],
+        words,
         capture_output=True,
         text=True,
         env={**os.environ, **(environment or {})},
     )
     if done.returncode:
-        raise _failure(words[0], done.returncode, done.stderr)
+        raise _failure(name, done.returncode, done.stderr)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -55,25 +60,28 @@ def run(function: Callable, environment: Environment = None, **options) -> dict:
     return command(*_words(_ONCE, function, options), environment=environment)
 
 
-class Worker:
+class Program:
     """A process that has made something to call, and calls it whenever it is told to.
+
+    It writes `[]` when it is ready, and then, for every line with a number of seconds that it
+    reads, a line with the seconds of each call as a JSON list.
 
     Parameters
     ----------
-    make : its make(**options) returns a function without arguments; that is called once at first,
-        which does not count
+    words : what to run
+    name : of what it makes, for messages
     environment : of the process, beside what is there; an empty text is like a variable not set
 
     Raises
     ------
-    RunError where making or the first call fails, InputError where one is raised.
+    RunError where it ends before it is ready, InputError where it ends with exit code 2.
     """
 
-    def __init__(self, make: Callable, environment: Environment = None, **options):
-        self._name = f'{make.__name__} {options}'
+    def __init__(self, words: list[str], name: str, environment: Environment = None):
+        self._name = name
         self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(
-            [sys.executable, '-m', *_words(_AGAIN, make, options)],
+            words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -86,7 +94,7 @@ class Worker:
             self.close()
             raise
 
-    def __enter__(self) -> 'Worker':
+    def __enter__(self) -> 'Program':
         return self
 
     def __exit__(self, *_) -> None:
@@ -112,6 +120,25 @@ class Worker:
         self._process.kill()
         self._process.communicate()
         self._errors.close()
+
+
+class Worker(Program):
+    """A process that makes something here, and calls it whenever it is told to.
+
+    Parameters
+    ----------
+    make : its make(**options) returns a function without arguments; that is called once at first,
+        which does not count
+    environment : as of `Program`
+
+    Raises
+    ------
+    RunError where making or the first call fails, InputError where one is raised.
+    """
+
+    def __init__(self, make: Callable, environment: Environment = None, **options):
+        words = [sys.executable, '-m', *_words(_AGAIN, make, options)]
+        super().__init__(words, f'{make.__name__} {options}', environment)
 
 
 def _main(how: str, module: str, name: str, options: str) -> None:

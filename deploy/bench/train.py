@@ -1,4 +1,4 @@
-"""Measure the training step: stock operators against ours, memory, growth, and where time goes.
+"""Measure the training step: stock operators or PyTorch against ours, memory, growth, a profile.
 
 Noise images that are already in memory, ArcFace, SGD with momentum; every side in a process of its
 own, a stock side and ours in turn. The stock way is measured under every setting of `stock.py`:
@@ -17,7 +17,7 @@ from ...common.errors import InputError
 from ...common.flops import count
 from ...common.parallel import cpu_count
 from ...symbol import get_symbol, parse_options
-from . import child, report, stock
+from . import against_torch, child, report, stock
 from .measure import Timing, check_numbers, faster, machine, slices_in_turn
 from .measured import measure_step, profile_step
 from .steps import training_step
@@ -46,6 +46,19 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--classes', type=int, default=1000, help='of the ArcFace head')
     parser.add_argument('--seconds', type=float, default=40, help='for each batch size, at least')
     parser.add_argument('--rounds', type=int, default=3, help='processes of each setting, in turn')
+    parser.add_argument(
+        '--against',
+        choices=('stock', 'torch'),
+        default='stock',
+        help="what to measure against: MXNet's own operators, with memory, widths, settings and a "
+        'profile; or the step alone against PyTorch',
+    )
+    parser.add_argument(
+        '--torch-python',
+        metavar='PYTHON',
+        default='',
+        help='for --against torch: a Python of an environment of its own with PyTorch',
+    )
     report.add_out(parser, 'all figures')
 
 
@@ -292,6 +305,17 @@ def panels(result: dict) -> list:
     return found
 
 
+def run_against_torch(args: argparse.Namespace, step: Step, batches: list[int]) -> dict:
+    python = against_torch.check_python(step.network, step.options, args.torch_python)
+
+    def ours(batch_size: int) -> child.Worker:
+        return step.worker(batch_size, False)
+
+    result = against_torch.measure(python, step._asdict(), ours, batches, args.seconds)
+    against_torch.show(result)
+    return report.write(args.out, result, against_torch.panels(result))
+
+
 def run(args: argparse.Namespace) -> dict:
     report.check_out(args.out)
     batches = check_numbers(args.batches, '--batches')
@@ -300,6 +324,8 @@ def run(args: argparse.Namespace) -> dict:
         if getattr(args, option) <= 0:
             raise InputError(f'--{option} {getattr(args, option)}: must be above 0')
     step = Step(args.network, parse_options(args.network, args.network_option), args.classes)
+    if args.against == 'torch':
+        return run_against_torch(args, step, batches)
     symbol = get_symbol(step.network, **step.options)
     compared = {batch: compare(step, batch, args.seconds) for batch in batches}
     best = compare_best(step, compared, args.seconds)

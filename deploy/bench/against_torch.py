@@ -1,0 +1,256 @@
+"""Our training step against the same in PyTorch, which runs in an environment of its own.
+
+PyTorch is no dependency; `torch_step.py` has the network in it and is run by the Python that
+--torch-python names. It starts from our weights, and before anything is timed its embeddings and
+its loss must be ours.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Callable, NamedTuple
+
+import numpy as np
+
+from ...common import console
+from ...common.backend import mx
+from ...common.engine.mxnet import Embedder
+from ...common.engine.network import Network
+from ...common.errors import InputError, RunError
+from ...common.names import DATA, IMAGE_SHAPE
+from ...common.parallel import cpu_count
+from ...recognition.graph import TOTAL_LOSS, training_module
+from ...symbol import get_symbol
+from ...symbol.options import NETWORKS
+from ...symbol.torch_layout import TorchLayout
+from . import child, report, stock
+from .measure import Timing, faster, machine, slices_in_turn
+from .steps import ARCFACE, OPTIMIZER, config_of, start, update
+
+log = logging.getLogger(__name__)
+
+NETWORK = 'vargfacenet'  # which torch_step.py has written out
+MAX_DIFFERENCE = 1e-5  # of embeddings, to the largest value
+MAX_LOSS_DIFFERENCE = 1e-4  # a share; BatchNorm over few images makes rounding larger
+_PROGRAM = Path(__file__).with_name('torch_step.py')
+_CHECKED_IMAGES = 8
+_FLOAT32 = {'channels_last': False, 'bfloat16': False, 'compiled': False}
+FORMS = {
+    'float32': _FLOAT32,
+    'float32 channels_last': {**_FLOAT32, 'channels_last': True},
+    'bfloat16 autocast channels_last': {**_FLOAT32, 'channels_last': True, 'bfloat16': True},
+    'float32 channels_last compiled': {**_FLOAT32, 'channels_last': True, 'compiled': True},
+    'bfloat16 autocast channels_last compiled': dict.fromkeys(_FLOAT32, True),
+}
+_BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}
+_COMPILERS = (os.environ.get('CXX', ''), 'g++', 'clang++')
+
+
+class Torch(NamedTuple):
+    """Where PyTorch runs, and what it trains."""
+
+    python: str
+    options: dict
+
+    def words(self, what: str, **more) -> list[str]:
+        # isolated: the variables and the folder of our own Python are none of its
+        words = [self.python, '-I', str(_PROGRAM), what]
+        return [*words, json.dumps({**self.options, **more})]
+
+    def worker(self, form: str, batch_size: int) -> child.Program:
+        """A process that makes training steps."""
+        words = self.words('steps', form=FORMS[form], batch_size=batch_size)
+        return child.Program(words, f'PyTorch {form}', stock.environments()[stock.DEFAULT])
+
+
+def check_python(network: str, options: dict, python: str) -> str:
+    """The program behind --torch-python; InputError for none, and for another network."""
+    if network != NETWORK or options.get('act_type', 'prelu') != 'prelu':
+        raise InputError(f'--against torch measures {NETWORK} with PReLU; leave --network out')
+    found = shutil.which(python) if python else None
+    if not found:
+        raise InputError(
+            f'--torch-python {python!r}: expected a Python with PyTorch, which is no dependency: '
+            f'python3 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 numpy, then '
+            f'--torch-python torchenv/bin/python'
+        )
+    return found
+
+
+def write_start(path: str, network: str, options: dict, classes: int) -> dict:
+    """Weights after two steps, when nothing is 0 or 1 any more, and what they give.
+
+    The file holds every parameter by its name in a state_dict, `images` (float32) and `label`.
+
+    Returns
+    -------
+    dict of `embedding`, as the network is used, and `loss`, as it trains
+    """
+    embedding = get_symbol(network, **options)
+    config = config_of(network, options, _CHECKED_IMAGES, classes)
+    module = start(training_module(embedding, config, [mx.cpu()]), _CHECKED_IMAGES)
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, (_CHECKED_IMAGES, *IMAGE_SHAPE)).astype(np.uint8)
+    label = random.randint(0, classes, _CHECKED_IMAGES)
+    batch = mx.io.DataBatch([mx.nd.array(images, dtype='float32')], [mx.nd.array(label)])
+    for _ in range(2):
+        update(module, batch)
+    arg_params, aux_params = module.get_params()
+    values = {**arg_params, **aux_params}
+    state = {TorchLayout().key(name): array.asnumpy() for name, array in values.items()}
+    np.savez(path, images=images.astype(np.float32), label=label.astype(np.int64), **state)
+    names = set(embedding.list_arguments()) - {DATA}
+    trained = Network(embedding, {name: arg_params[name] for name in names}, aux_params)
+    embeddings = Embedder(trained, batch_size=_CHECKED_IMAGES).embed(images.transpose(0, 2, 3, 1))
+    module.forward(batch, is_train=True)
+    loss = module.get_outputs()[TOTAL_LOSS].asnumpy()
+    return {'embedding': embeddings.tolist(), 'loss': float(loss.mean())}
+
+
+def torch_options(start_file: str, network: str, options: dict, classes: int) -> dict:
+    """What `torch_step.py` is told, beside the form and the batch size."""
+    defaults = dataclasses.asdict(NETWORKS.get(network).defaults)
+    return {
+        'start': start_file,
+        'network': {**defaults, **options},
+        'classes': classes,
+        'head': {'s': ARCFACE['s'], 'm2': ARCFACE['m2']},
+        'optimizer': {
+            'lr': OPTIMIZER['learning_rate'],
+            'momentum': OPTIMIZER['momentum'],
+            'weight_decay': OPTIMIZER['wd'],
+        },
+        'threads': cpu_count(),
+    }
+
+
+def check(torch: Torch, expected: dict) -> dict:
+    """How far PyTorch's embeddings and loss are from ours; RunError where it is too far."""
+    found = child.program(*torch.words('check'), name=str(_PROGRAM))
+    ours, theirs = (np.array(side.pop('embedding')) for side in (expected, found))
+    difference = float(np.abs(ours - theirs).max() / np.abs(ours).max())
+    loss, our_loss = found.pop('loss'), expected['loss']
+    of_loss = abs(loss - our_loss) / abs(our_loss)
+    log.info('PyTorch %s: embeddings within %.1e, loss %.1e', found['torch'], difference, of_loss)
+    if not (difference <= MAX_DIFFERENCE and of_loss <= MAX_LOSS_DIFFERENCE):
+        raise RunError(
+            f'PyTorch does not train the same network: embeddings differ by {difference:.1e} of '
+            f'the largest value, losses are {our_loss} here and {loss} there'
+        )
+    return {**found, 'embedding_difference': difference, 'loss_difference': of_loss}
+
+
+def choose_forms() -> tuple[list[str], dict[str, str]]:
+    """The FORMS that this machine can run, and why it cannot run the others."""
+    missing = {}
+    if not _BFLOAT16_UNITS & set(machine().get('vector_units', ())):
+        missing['bfloat16'] = 'this CPU has no bfloat16 instructions'
+    if not any(map(shutil.which, filter(None, _COMPILERS))):
+        missing['compiled'] = 'torch.compile needs a C++ compiler'
+    left_out = {
+        name: reason
+        for name, form in FORMS.items()
+        for part, reason in missing.items()
+        if form[part]
+    }
+    return [name for name in FORMS if name not in left_out], left_out
+
+
+def in_turn(
+    torch: Torch, ours: Callable, form: str, batches: tuple[int, int], seconds: float
+) -> tuple[Timing, Timing]:
+    """PyTorch in a form and at its batch size, and ours at its own, in turn."""
+    slice_seconds = min(2, seconds)
+    with torch.worker(form, batches[0]) as theirs, ours(batches[1]) as our_worker:
+        workers = {'torch': theirs, 'ours': our_worker}
+        times = slices_in_turn(workers, seconds, slice_seconds)
+    return times['torch'], times['ours']
+
+
+def _row(form: str, batches: tuple[int, int], times: tuple[Timing, Timing]) -> dict:
+    return {
+        'form': form,
+        'batches': dict(zip(('torch', 'ours'), batches)),
+        'torch': times[0].summary(batches[0]),
+        'ours': times[1].summary(batches[1]),
+        'ratio': vars(faster(*times, *batches)),
+    }
+
+
+def measure(
+    torch_python: str, step: dict, ours: Callable, batches: list[int], seconds: float
+) -> dict:
+    """All forms at all batch sizes, each against ours in turn, and then the best of both.
+
+    Parameters
+    ----------
+    torch_python : as `check_python` gives it
+    step : network, options, classes
+    ours : batch size -> child.Worker that makes our training steps
+    seconds : for each pair, at least
+    """
+    forms, left_out = choose_forms()
+    rows = []
+    with TemporaryDirectory() as folder:
+        path = str(Path(folder) / 'start.npz')
+        expected = child.run(write_start, path=path, **step)
+        torch = Torch(torch_python, torch_options(path, **step))
+        checked = check(torch, expected)
+        for batch in batches:
+            for form in forms:
+                if form in left_out:
+                    continue
+                try:
+                    times = in_turn(torch, ours, form, (batch, batch), seconds)
+                except RunError as error:
+                    left_out[form] = str(error)
+                    continue
+                rows.append(_row(form, (batch, batch), times))
+        for form, reason in left_out.items():
+            log.warning('%s is left out: %s', form, reason)
+        if not rows:
+            raise RunError(f'PyTorch trains in none of its forms: {"; ".join(left_out.values())}')
+        top, our_top = (
+            max(rows, key=lambda row: row[side]['per_second']) for side in ('torch', 'ours')
+        )
+        best = top['batches']['torch'], our_top['batches']['ours']
+        rows.append(_row(top['form'], best, in_turn(torch, ours, top['form'], best, seconds)))
+    result = {'machine': machine(), **step, 'check': checked, 'rows': rows[:-1], 'best': rows[-1]}
+    return {**result, 'left_out': left_out}
+
+
+def show(result: dict) -> None:
+    console.table(
+        f'training step against PyTorch {result["check"]["torch"]}, the same network and weights',
+        ('batch', 'PyTorch', 'PyTorch images/s', 'ours images/s', 'times as fast'),
+        [
+            (
+                f'{title}{row["batches"]["torch"]}, {row["batches"]["ours"]}',
+                row['form'],
+                f'{row["torch"]["per_second"]:.1f}',
+                f'{row["ours"]["per_second"]:.1f}',
+                report.shown(row['ratio']),
+            )
+            for title, row in (
+                *(('', row) for row in result['rows']),
+                ('best of each: ', result['best']),
+            )
+        ],
+    )
+
+
+def panels(result: dict) -> list:
+    """Speed over batch, for the picture."""
+    lines: dict[str, tuple[list, list]] = {}
+    for row in result['rows']:
+        for name, side in ((f'PyTorch {row["form"]}', 'torch'), ('ours', 'ours')):
+            if side == 'ours' and row['form'] != result['rows'][0]['form']:
+                continue
+            x, y = lines.setdefault(name, ([], []))
+            x.append(row['batches'][side])
+            y.append(row[side]['per_second'])
+    return [('speed by batch', 'batch', 'images/s', lines)]

@@ -1,0 +1,103 @@
+"""PyTorch as the yardstick: TORCH_PYTHON names a Python that has it, if ours has not."""
+
+import importlib.util
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+from vargfacenet.common.errors import RunError
+from vargfacenet.deploy.bench import against_torch, child
+
+PYTHON = os.environ.get('TORCH_PYTHON') or (
+    sys.executable if importlib.util.find_spec('torch') else ''
+)
+needs_torch = pytest.mark.skipif(not PYTHON, reason='needs PyTorch; TORCH_PYTHON may name one')
+SMALL = ['--network-option', 'multiplier=0.25']
+READY = 'import sys, json\nprint("[]", flush=True)\nfor line in sys.stdin: '
+
+
+@needs_torch
+def test_the_same_network_is_trained(run_command, tmp_path, monkeypatch):
+    """Embeddings and loss are checked by the command itself; one form is enough to time."""
+    plain = {name: against_torch.FORMS[name] for name in ('float32 channels_last',)}
+    monkeypatch.setattr(against_torch, 'FORMS', plain)
+    out = tmp_path / 'torch.json'
+    options = ['--batches', '2', '--seconds', '0.1', '--classes', 20, '--out', out]
+    against = ['--against', 'torch', '--torch-python', PYTHON]
+    code, result, errors = run_command('bench', 'train', *SMALL, *options, *against)
+    assert code == 0, errors
+    assert result['check']['embedding_difference'] <= 1e-5
+    assert result['check']['loss_difference'] <= 1e-4
+    assert [row['form'] for row in result['rows']] == list(plain)
+    for row in (*result['rows'], result['best']):
+        assert row['ratio']['low'] <= row['ratio']['median'] <= row['ratio']['high']
+        assert row['torch']['per_second'] > 0 < row['ours']['per_second']
+    assert json.loads(out.read_text())['best'] == result['best']
+    assert f'PyTorch {result["check"]["torch"]}' in errors
+
+
+@needs_torch
+@pytest.mark.parametrize('options', [{'use_se': False}, {'head_pooling': True, 'emb_size': 32}])
+def test_options_of_the_network_are_written_out(options, tmp_path):
+    expected, torch = start(tmp_path, {'multiplier': 0.25, **options})
+    against_torch.check(torch, expected)
+
+
+@needs_torch
+def test_another_network_is_noticed(tmp_path):
+    expected, torch = start(tmp_path, {'multiplier': 0.25})
+    with np.load(tmp_path / 'start.npz') as file:
+        arrays = dict(file)
+    arrays['embed_convx_bn.weight'][0] *= 1.01
+    np.savez(tmp_path / 'start.npz', **arrays)
+    with pytest.raises(RunError, match='does not train the same network'):
+        against_torch.check(torch, expected)
+
+
+def start(folder, options):
+    path = str(folder / 'start.npz')
+    step = {'network': 'vargfacenet', 'options': options, 'classes': 20}
+    expected = child.run(against_torch.write_start, path=path, **step)
+    return expected, against_torch.Torch(PYTHON, against_torch.torch_options(path, **step))
+
+
+def test_forms_that_this_machine_cannot_run_say_why(monkeypatch):
+    monkeypatch.setattr(against_torch, 'machine', lambda: {'vector_units': ['avx2']})
+    monkeypatch.setattr(against_torch.shutil, 'which', lambda _: None)
+    forms, left_out = against_torch.choose_forms()
+    assert forms == ['float32', 'float32 channels_last']
+    assert {*forms, *left_out} == set(against_torch.FORMS)
+    assert 'bfloat16' in left_out['bfloat16 autocast channels_last']
+    monkeypatch.setattr(against_torch, 'machine', lambda: {'vector_units': ['amx_bf16']})
+    monkeypatch.setattr(against_torch.shutil, 'which', lambda _: '/usr/bin/g++')
+    assert against_torch.choose_forms() == (list(against_torch.FORMS), {})
+
+
+def test_a_program_is_told_when_to_call():
+    words = [sys.executable, '-c', f'{READY}print(json.dumps([float(line)] * 2), flush=True)']
+    with child.Program(words, 'echo') as program:
+        assert program(0.5) == [0.5, 0.5]
+    with pytest.raises(RunError, match='echo: no such thing'):
+        child.Program([sys.executable, '-c', 'raise SystemExit("no such thing")'], 'echo')
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        ([], "--torch-python '': expected a Python with PyTorch"),
+        (['--torch-python', 'no/python'], "--torch-python 'no/python'"),
+        (['--torch-python', sys.executable, '--network', 'y1'], 'measures vargfacenet'),
+    ],
+)
+def test_wrong_input_is_one_line(words, message, run_command):
+    code, _, errors = run_command('bench', 'train', '--against', 'torch', *words)
+    assert code == 2 and message in errors and len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec('torch') is not None, reason='needs no PyTorch')
+def test_a_python_without_torch_says_so(run_command):
+    words = ['--against', 'torch', '--torch-python', sys.executable, *SMALL, '--classes', 20]
+    code, _, errors = run_command('bench', 'train', *words)
+    assert code == 2 and 'pip install torch' in errors
