@@ -10,7 +10,8 @@ import sys
 
 from ...common import console
 from ...common.errors import InputError, RunError
-from . import child, report, stock
+from ...recognition.partial_fc import DTYPES
+from . import child, partial_fc, report, stock
 from .measure import Timing, check_numbers, faster, machine
 from .measured import measure_head
 
@@ -24,6 +25,13 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--embedding-size', type=int, default=512)
     parser.add_argument('--rounds', type=int, default=3, help='processes of each side, in turn')
+    parser.add_argument(
+        '--partial-fc', action='store_true', help='PartialFC in place of stock MXNet, by --rates'
+    )
+    parser.add_argument('--rates', default='1,0.1,0.01', help='sample rates of --partial-fc')
+    parser.add_argument(
+        '--centres-dtype', choices=DTYPES, default=DTYPES[0], help='how --partial-fc stores them'
+    )
     report.add_out(parser, 'all figures')
 
 
@@ -95,6 +103,18 @@ def panels(rows: list[dict]) -> list:
     return found
 
 
+def measure_partial_fc(classes: list[int], rates: list[float], args: argparse.Namespace) -> dict:
+    options = {'batch_size': args.batch_size, 'size': args.embedding_size}
+    rows = []
+    with console.progress(len(classes), 'heads', 'sizes') as bar:
+        for number in classes:
+            rows.append(partial_fc.compare(number, rates, args.centres_dtype, options, args.rounds))
+            bar.advance()
+    partial_fc.show(rows, args.centres_dtype)
+    result = {'machine': machine(), **options, 'centres_dtype': args.centres_dtype, 'heads': rows}
+    return report.write(args.out, result, partial_fc.panels(rows))
+
+
 def run(args: argparse.Namespace) -> dict:
     report.check_out(args.out)
     classes = check_numbers(args.classes, '--classes')
@@ -102,6 +122,11 @@ def run(args: argparse.Namespace) -> dict:
         if getattr(args, option) < 1:
             name = option.replace('_', '-')
             raise InputError(f'--{name} {getattr(args, option)}: must be at least 1')
+    rates = check_numbers(args.rates, '--rates', float)
+    if max(rates) > 1:
+        raise InputError(f'--rates {args.rates}: a share of the classes is at most 1')
+    if args.partial_fc:
+        return measure_partial_fc(classes, rates, args)
     with console.progress(len(classes), 'heads', 'sizes') as bar:
         rows = []
         for number in classes:

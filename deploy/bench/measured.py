@@ -62,8 +62,13 @@ def profile_step(network: str, options: dict, batch_size: int, classes: int, rou
 
 def measure_head(classes: int, batch_size: int, size: int, stock: bool, rounds: int) -> dict:
     """Seconds of forward, backward and update of a margin head, and the bytes it needs."""
+    return measured(lambda: head_step(classes, batch_size, size, stock), rounds)
+
+
+def measured(make: Callable[[], Callable[[], None]], rounds: int) -> dict:
+    """Seconds of the steps that `make` makes, and the bytes that both need."""
     before = _resident()
-    step = head_step(classes, batch_size, size, stock)
+    step = make()
     step()
     return {'seconds': _timed(step, rounds), 'bytes': peak_memory() - before}
 

@@ -61,6 +61,21 @@ def test_head(run_command, tmp_path):
         assert floor < large['ours']['bytes'] < large['stock']['bytes']
 
 
+def test_head_with_partial_fc(run_command, tmp_path):
+    out = tmp_path / 'partial.json'
+    words = ['--classes', '50,20000', '--batch-size', 8, '--rounds', 1, '--rates', '1,0.1']
+    code, result, errors = run_command('bench', 'head', '--partial-fc', *words, '--out', out)
+    assert code == 0
+    check_files(result, out)
+    large = result['heads'][1]
+    assert set(large['heads']) == {'full', '1', '0.1'}
+    floor = 2 * 4 * 512 * 20000  # centres and momenta
+    for rate in ('1', '0.1'):
+        assert floor < large['heads'][rate]['bytes']
+        assert large['heads'][rate]['ratio']['median'] > 0
+    assert 'times as fast as full' in errors
+
+
 def test_losses(run_command):
     words = ['--classes', 30, '--batch-size', 4, '--embedding-size', 16, '--seconds', 0.1]
     code, result, errors = run_command('bench', 'losses', *words)
