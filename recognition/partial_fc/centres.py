@@ -10,7 +10,8 @@ import numpy as np
 from ...common.files import PathLike, naming
 
 INITIAL_DEVIATION = 0.01  # of the centres' values, as in the MXNet original
-BLOCK = 4096  # rows that are worked on at a time
+BLOCK = 1024  # rows that are worked on at a time: a few such arrays stay in the cache
+_START_BLOCK = 4096  # classes whose first values are drawn together
 
 Rows = Union[slice, np.ndarray]
 
@@ -91,16 +92,20 @@ class Centres:
     def start(self, seed: int, first_class: int) -> None:
         """Normal values of deviation 0.01: a class's are a function of (seed, class), however the
         classes are sharded."""
-        for start in range(first_class // BLOCK * BLOCK, first_class + self.rows, BLOCK):
+        block = _START_BLOCK
+        for start in range(first_class - first_class % block, first_class + self.rows, block):
             random = np.random.default_rng([seed, start])
-            values = random.standard_normal((BLOCK, self.width), np.float32)
-            low, high = max(start, first_class), min(start + BLOCK, first_class + self.rows)
+            values = random.standard_normal((block, self.width), np.float32)
+            low, high = max(start, first_class), min(start + block, first_class + self.rows)
             part = values[low - start : high - start] * np.float32(INITIAL_DEVIATION)
             self.weights[low - first_class : high - first_class] = part
 
     def read(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Copies of centres and momenta of some rows, float32."""
-        return self.read_weights(rows).copy(), to_float32(self.momenta[rows]).copy()
+        weights, momenta = self.read_weights(rows), to_float32(self.momenta[rows])
+        if isinstance(rows, slice) and self.dtype == 'float32':  # views
+            return weights.copy(), momenta.copy()
+        return weights, momenta
 
     def read_weights(self, rows: Rows) -> np.ndarray:
         """The centres of some rows, float32; of a slice perhaps no copy."""

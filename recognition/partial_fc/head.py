@@ -65,17 +65,9 @@ class _Forward(NamedTuple):
     probability: np.ndarray  # (N, m)
 
 
-def unit_rows32(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, D) float32 rows of unit length, and (N, 1) their lengths; a zero row stays zero."""
-    length = np.sqrt(np.einsum('nd,nd->n', rows, rows)[:, None] + np.float32(_NORM_ADDEND))
-    return rows / length, length
-
-
-def through_unit(gradient: np.ndarray, unit: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Gradient of unit rows -> of the rows; `gradient` is written over."""
-    gradient -= unit * np.einsum('nd,nd->n', gradient, unit)[:, None]
-    gradient /= length
-    return gradient
+def _lengths(rows: np.ndarray) -> np.ndarray:
+    """(M,) float32: L2 norms of rows, never 0."""
+    return np.sqrt(np.einsum('md,md->m', rows, rows) + np.float32(_NORM_ADDEND))
 
 
 class PartialFC:
@@ -146,14 +138,16 @@ class PartialFC:
         """
         embedding = self._ranks.gather(np.ascontiguousarray(embedding, np.float32))
         label = self._ranks.gather(np.asarray(label).astype(np.int64))
-        unit, length = unit_rows32(embedding)
+        length = _lengths(embedding)[:, None]
+        unit = embedding / length
         local = label - self.shard.start
         if rows is None:
             rows = self._sample(local, number)
         loss, correct, filtered, forward = self._forward(embedding, unit, local, rows)
         cosine, direct = self._backward(forward)
         gradient = self._update(forward.rows, unit, cosine, lr, number)
-        gradient = through_unit(gradient, unit, length) + direct
+        along = np.einsum('nd,nd->n', gradient, unit)[:, None] * unit  # changes the length alone
+        gradient = (gradient - along) / length + direct
         mine = self._mine(len(label))
         gradient = self._ranks.sum(gradient)[mine] / np.float32(self._ranks.size)
         return Step(loss[mine], correct[mine], gradient, filtered, forward.probability.size)
@@ -188,8 +182,9 @@ class PartialFC:
         cosine = np.empty((len(unit), total * self._k), np.float32)
         for places, chosen in self._blocks(rows):
             weights = self.centres.read_weights(chosen).reshape(-1, unit.shape[1])
-            centres, _ = unit_rows32(weights)
-            cosine[:, places.start * self._k : places.stop * self._k] = unit @ centres.T
+            part = unit @ weights.T
+            part /= _lengths(weights)
+            cosine[:, places.start * self._k : places.stop * self._k] = part
         return cosine
 
     def _forward(
@@ -262,20 +257,23 @@ class PartialFC:
     ) -> np.ndarray:
         """Update the sampled centres (of a dense update all); the gradient (N, D) of `unit`.
 
-        momentum = mom * momentum - lr * (gradient / N + wd * centre); centre += momentum.
+        momentum = mom * momentum - lr * (gradient / N + wd * centre); centre += momentum. Where g
+        is the gradient of w / |w|, that of the centre w is g / |w| - (g w) w / |w|^3.
         """
-        settings, images = self.settings, np.float32(len(unit))
+        settings, images = self.settings, len(unit)
         random = self._random(number, _ROUNDING)
         found = np.zeros_like(unit)
         for places, chosen in self._blocks(rows):
             weights, momenta = self.centres.read(chosen)
-            centres, length = unit_rows32(weights.reshape(-1, unit.shape[1]))
-            part = cosine[:, places.start * self._k : places.stop * self._k]
+            centres = weights.reshape(-1, unit.shape[1])
+            length = _lengths(centres)
+            part = cosine[:, places.start * self._k : places.stop * self._k] / length
             found += part @ centres
-            gradient = through_unit(part.T @ unit, centres, length).reshape(weights.shape)
-            gradient /= images
-            gradient += np.float32(settings.wd) * weights
-            self._move(chosen, weights, momenta, gradient, lr, random)
+            part *= np.float32(lr) / images
+            change = part.T @ unit
+            along = np.einsum('md,md->m', change, centres) / length**2
+            change += centres * (np.float32(lr * settings.wd) - along)[:, None]
+            self._move(chosen, weights, momenta, change.reshape(weights.shape), random)
         if rows is not None and settings.update == DENSE:
             self._update_others(rows, lr, random)
         return found
@@ -288,11 +286,12 @@ class PartialFC:
             others[rows[low:high] - block.start] = False
             chosen = block.start + np.flatnonzero(others)
             weights, momenta = self.centres.read(chosen)
-            gradient = np.float32(self.settings.wd) * weights
-            self._move(chosen, weights, momenta, gradient, lr, random)
+            change = np.float32(lr * self.settings.wd) * weights
+            self._move(chosen, weights, momenta, change, random)
 
-    def _move(self, chosen: Rows, weights, momenta, gradient, lr: float, random) -> None:
+    def _move(self, chosen: Rows, weights, momenta, change, random) -> None:
+        """Momentum and centres of some rows; `change` is the learning rate times the gradient."""
         momenta *= np.float32(self.settings.mom)
-        momenta -= np.float32(lr) * gradient
+        momenta -= change
         weights += momenta
         self.centres.write(chosen, weights, momenta, random)

@@ -134,7 +134,7 @@ def test_centres_go_with_the_names_of_their_classes(tmp_path):
 
 def test_a_file_of_centres_is_read_back_and_checked(tmp_path):
     random = np.random.default_rng(0)
-    centres = Centres(5000, 4)  # two blocks
+    centres = Centres(5000, 4)  # five blocks
     centres.weights[:] = random.standard_normal((5000, 4))
     centres.momenta[:] = random.standard_normal((5000, 4))
     path = tmp_path / 'model-0001.centres'
@@ -144,7 +144,7 @@ def test_a_file_of_centres_is_read_back_and_checked(tmp_path):
     assert read_centres(path, again) == {'fc7_progress': np.float32([0.5])}
     np.testing.assert_array_equal(again.weights, centres.weights)
     np.testing.assert_array_equal(again.momenta, centres.momenta)
-    assert [start for start, _ in read_blocks(path, 'momenta')] == [0, 4096]
+    assert [start for start, _ in read_blocks(path, 'momenta')] == [0, 1024, 2048, 3072, 4096]
     with pytest.raises(InputError, match=r'has centres of \(5000, 4\), this run \(4999, 4\)'):
         read_centres(path, Centres(4999, 4))
     with pytest.raises(InputError, match='has float32 centres, this run float16'):
