@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from vargfacenet.common.data.recordio import RecordFile
 from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.params_file import read_arrays
 from vargfacenet.common.errors import InputError
@@ -118,6 +119,32 @@ def test_what_does_not_go_together_is_refused(words, message, options, run_comma
     assert code == 2
     assert message in messages
     assert not list(tmp_path.glob('run/model*'))
+
+
+def test_pretrained_centres_are_matched_by_name(short, patterns, run_command, tmp_path):
+    """Five people in another order, one of whom the first run did not know."""
+    records = RecordFile(patterns / 'train')
+    for position in range(len(records)):
+        label, encoded = records.read(position)
+        for folder, names in (('first', 'abcdef'), ('second', 'fe-dcz')):
+            if names[label] != '-':
+                path = tmp_path / folder / names[label] / f'{position}.jpg'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encoded)
+    run = [*short, '--head', 'partial-fc', '--steps', 1]
+    first = ['--data-dir', tmp_path / 'first', '--name', 'one']
+    assert run_command('train', *run, *first)[0] == 0
+    # a learning rate that moves nothing
+    second = ['--data-dir', tmp_path / 'second', '--name', 'two', '--lr', 1e-12]
+    begun = ['--pretrained', f'{tmp_path}/one/model,1']
+    code, _, messages = run_command('train', *run, *second, *begun)
+    assert code == 0
+    assert '4 of 5 class centres are from' in messages
+    theirs = dict(zip('abcdef', arrays_of(tmp_path / 'one/model', 1)['centres']))
+    ours = dict(zip('cdefz', arrays_of(tmp_path / 'two/model', 1)['centres']))
+    for name in 'cdef':
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-7)
+    assert 0 < abs(ours['z']).max() < 0.06  # random, of deviation 0.01
 
 
 def test_centres_go_with_the_names_of_their_classes(tmp_path):
