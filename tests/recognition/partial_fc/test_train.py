@@ -35,7 +35,7 @@ def test_all_classes_train_as_the_full_head(short, run_command, tmp_path):
     """From the same weights, centres included: two steps. At the third the full head parts from
     itself by a percent where a centre is changed by 2e-7: the small network's BatchNorms."""
     assert run_command('train', *short, '--name', 'start', '--steps', 1)[0] == 0
-    run = [*short, '--pretrained', f'{tmp_path}/start/model,1', '--steps', 2]
+    run = [*short, '--pretrained', f'{tmp_path}/start/model,1']
     run += ['--verbose', 1, '--ckpt', 2]
     assert run_command('train', *run, '--name', 'full')[0] == 0
     code, _, messages = run_command('train', *run, '--name', 'part', '--head', 'partial-fc')
@@ -43,10 +43,11 @@ def test_all_classes_train_as_the_full_head(short, run_command, tmp_path):
     assert '6 of 6 class centres are from' in messages
     keys = ('loss', 'accuracy', 'learning_rate')
     full, part = (
-        [[row[key] for key in keys] for row in read_history(tmp_path / name)]
+        [[row[key] for key in keys] for row in read_history(tmp_path / name)[:2]]
         for name in ('full', 'part')
     )
     np.testing.assert_allclose(part, full, rtol=2e-5)
+    assert full[0][2] > 0  # the first step moves the weights
     for number in (1, 2):
         expected, found = (
             checkpoint.load_params(tmp_path / name / f'model-{number:04d}.params')[0]
@@ -56,7 +57,7 @@ def test_all_classes_train_as_the_full_head(short, run_command, tmp_path):
         centres = arrays_of(tmp_path / 'part/model', number)
         np.testing.assert_allclose(centres['centres'], expected['fc7_weight'], atol=2e-6)
         for name, value in found.items() if number == 1 else ():
-            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=2e-6, err_msg=name)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float16'])
@@ -184,3 +185,25 @@ def test_a_file_of_centres_is_read_back_and_checked(tmp_path):
     path.unlink()
     with pytest.raises(InputError, match='is missing'):
         check_centres(path)
+
+
+def test_distils_as_the_full_head(short, run_command, tmp_path):
+    """A teacher's loss in the graph and PartialFC's beside it: one step, to rounding."""
+    assert run_command('train', *short, '--name', 'start', '--steps', 1)[0] == 0
+    model = f'{tmp_path}/start/model,1'
+    run = [*short, '--pretrained', model, '--teacher', model, '--generations', 1]
+    run += ['--verbose', 1, '--ckpt', 2, '--teacher-store', 'live', '--alpha', 100]
+    for name, head in (('full', 'full'), ('part', 'partial-fc')):
+        assert run_command('distill', *run, '--name', name, '--head', head)[0] == 0
+    rows = [read_history(next(tmp_path.glob(f'{name}*/'))) for name in ('full', 'part')]
+    assert rows[0][0]['learning_rate'] > 0  # the first step moves the weights
+    for key in ('loss', 'class_loss', 'distill_loss', 'accuracy'):
+        assert rows[1][0][key] == pytest.approx(rows[0][0][key], rel=1e-5, abs=1e-6)
+    expected, found = (
+        checkpoint.load_params(next(tmp_path.glob(f'{name}*/model-0001.params')))[0]
+        for name in ('full', 'part')
+    )
+    begun = checkpoint.load_params(tmp_path / 'start/model-0001.params')[0]
+    for name, value in found.items():
+        moved = abs(expected[name] - begun[name]).max()
+        assert abs(value - expected[name]).max() < 1e-3 * moved + 2e-6, name
