@@ -158,8 +158,10 @@ def _name_in_query() -> list[dict]:
     return [{'name': 'name', 'in': 'query', 'required': True, 'schema': _TEXT}]
 
 
-def _paths() -> dict:
-    picture = ('400', '413', '422')
+_OF_PICTURES = ('400', '413', '422')  # how a request with pictures can fail
+
+
+def _paths_of_the_server() -> dict:
     info = _object(
         model=_TEXT,
         backend=_TEXT,
@@ -173,23 +175,6 @@ def _paths() -> dict:
         crops_kept=_YES_OR_NO,
         identities=_ref('Identities'),
     )
-    compared = _object(
-        faces={**_list(_ref('Face')), 'minItems': 2, 'maxItems': 2},
-        threshold=_or_null(_COSINE),
-        cosine=_COSINE,
-        same=_or_null(_YES_OR_NO),
-    )
-    identified = _object(**_PLACES, **_APPLIED, faces=_list(_ref('IdentifiedFace')))
-    embedded = _object(**_PLACES, faces=_list(_ref('EmbeddedFace')))
-    enrolled = _object(
-        name=_TEXT, face=_ref('Face'), doubts=_list(_TEXT), identities=_ref('Identities')
-    )
-    removed = _object(
-        identities=_ref('Identities'),
-        undo={**_TEXT, 'description': 'takes it back for `undo_seconds`'},
-        undo_seconds=_COUNT,
-    )
-    undone = _object(name=_TEXT, identities=_ref('Identities'))
     return {
         '/healthz': {
             'get': {
@@ -205,12 +190,25 @@ def _paths() -> dict:
         '/api/info': {
             'get': _operation('info', 'Model, thresholds, limits and who is enrolled', _json(info))
         },
+    }
+
+
+def _paths_of_photographs() -> dict:
+    compared = _object(
+        faces={**_list(_ref('Face')), 'minItems': 2, 'maxItems': 2},
+        threshold=_or_null(_COSINE),
+        cosine=_COSINE,
+        same=_or_null(_YES_OR_NO),
+    )
+    identified = _object(**_PLACES, **_APPLIED, faces=_list(_ref('IdentifiedFace')))
+    embedded = _object(**_PLACES, faces=_list(_ref('EmbeddedFace')))
+    return {
         '/api/compare': {
             'post': _operation(
                 'compare',
                 'Cosine of the largest faces of two photographs, and whether it is one person',
                 _json(compared),
-                picture,
+                _OF_PICTURES,
                 requestBody=_form(('first', 'second'), first=_PICTURE, second=_PICTURE, far=_FAR),
             )
         },
@@ -219,7 +217,7 @@ def _paths() -> dict:
                 'identify',
                 'Who of the gallery is on a photograph',
                 _json(identified),
-                picture,
+                _OF_PICTURES,
                 requestBody=_form(
                     ('photograph',), photograph=_PICTURE, far=_FAR, fpir=_FPIR, face=_WHICH
                 ),
@@ -230,16 +228,30 @@ def _paths() -> dict:
                 'embed',
                 'Embeddings of the faces of a photograph',
                 _json(embedded),
-                picture,
+                _OF_PICTURES,
                 requestBody=_form(('photograph',), photograph=_PICTURE, face=_WHICH),
             )
         },
+    }
+
+
+def _paths_of_people() -> dict:
+    enrolled = _object(
+        name=_TEXT, face=_ref('Face'), doubts=_list(_TEXT), identities=_ref('Identities')
+    )
+    removed = _object(
+        identities=_ref('Identities'),
+        undo={**_TEXT, 'description': 'takes it back for `undo_seconds`'},
+        undo_seconds=_COUNT,
+    )
+    undone = _object(name=_TEXT, identities=_ref('Identities'))
+    return {
         '/api/enrol': {
             'post': _operation(
                 'enrol',
                 'Add the one face of a photograph to the gallery',
                 _json(enrolled),
-                (*picture, '409'),
+                (*_OF_PICTURES, '409'),
                 requestBody=_form(
                     ('name', 'photograph'),
                     name=_TEXT,
@@ -291,7 +303,7 @@ def document() -> dict:
             'object with `error`; what is no HTTP gets status 400 without a body.',
         },
         'security': [{}, {'bearer': []}, {'basic': []}],
-        'paths': _paths(),
+        'paths': {**_paths_of_the_server(), **_paths_of_photographs(), **_paths_of_people()},
         'components': {
             'schemas': _SCHEMAS,
             'responses': {
