@@ -101,6 +101,7 @@ setup(
             'jsonschema>=4.18',
             'pytest>=8',
             'pytest-timeout>=2',
+            'pytest-xdist',
             'ruff>=0.5',
             'selenium>=4.20',
         ],

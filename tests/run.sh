@@ -9,4 +9,6 @@ if [ "${1:-}" = --all ]; then
   select=()
   shift
 fi
-exec python -m pytest "${select[@]}" "$@"
+# a file of tests a process; most tests keep one core busy
+cores=$(nproc)
+exec python -m pytest -n $((cores < 4 ? cores : 4)) --dist loadfile "${select[@]}" "$@"
