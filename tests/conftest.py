@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -25,6 +26,17 @@ def rng(request) -> np.random.RandomState:
     seed = 20191011
     request.node.user_properties.append(('seed', seed))
     return np.random.RandomState(seed)
+
+
+@pytest.fixture
+def default_signals():
+    """Signals mean what they mean in a terminal, also where this runs in the background or
+    under nohup, which have children ignore them."""
+    meanings = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, meaning) for number, meaning in meanings.items()}
+    yield
+    for number, meaning in before.items():
+        signal.signal(number, meaning)
 
 
 @pytest.fixture

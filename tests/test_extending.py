@@ -276,8 +276,8 @@ def test_metric_in_the_report(plug_in, run_command, tmp_path):
     assert code == 0, errors
     (table,) = (tmp_path / 'files').glob('*metrics*.csv')
     head, row = csv.reader(table.open())
-    assert head == ['run', "d'"]
-    value, low, high = map(float, re.findall(r'-?[\d.]+', row[1]))
+    assert head == ['run', "d'", "d' low", "d' high"]
+    value, low, high = map(float, row[1:])
     saved = np.load(tmp_path / 'v.npz')
     cosine = 1 - saved['set/distances'] / 2
     genuine, impostor = cosine[saved['set/issame']], cosine[~saved['set/issame']]

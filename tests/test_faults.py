@@ -164,7 +164,9 @@ raise SystemExit(console.command('long', lambda parser: None, run)([]))
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_ends_any_command_and_takes_back_what_is_half_written(number, tmp_path):
+def test_a_signal_ends_any_command_and_takes_back_what_is_half_written(
+    number, tmp_path, default_signals
+):
     run = subprocess.Popen(
         [sys.executable, '-c', f'__doc__ = ""\n{LONG}', str(tmp_path / 'out')],
         stdout=subprocess.PIPE,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import console
 from ..files import exclusive, free_to_write, output_folder
-from .dataset import FILES, SynthOptions, make_dataset
+from .dataset import FILES, SynthOptions, check_options, make_dataset
 
 HELP = {
     'identities': 'people to train on',
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> dict:
     for name in FILES:
         free_to_write(Path(args.out) / name, args.overwrite)
     options = SynthOptions(**{name: getattr(args, name) for name in SynthOptions._fields})
+    check_options(options)  # before a folder is made
     with exclusive(output_folder(args.out)):
         return make_dataset(args.out, options)
 

@@ -11,7 +11,7 @@ from vargfacenet.recognition.run_state import TrainState
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_asks_and_the_second_interrupts(number):
+def test_the_first_signal_asks_and_the_second_interrupts(number, default_signals):
     before = signal.getsignal(number)
     with stop_signals() as stop:
         assert not stop

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.image import decode_rgb
+from vargfacenet.common.data.left_out import LeftOut
 from vargfacenet.common.data.recordio import RecordFile
 from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.mxnet import Embedder
@@ -102,7 +103,7 @@ def build(path, header, data, embed):
         teacher_store.build(
             path,
             header,
-            lambda first: teaching._blocks(records, None, first),
+            functools.partial(teaching._blocks, records, None, LeftOut(0)),
             embed,
             lambda done: no_bar,
         )
@@ -396,7 +397,7 @@ def test_a_stopped_store_of_views_is_gone_on_with(teachers, data, tmp_path, smal
     def make(path, embed):
         with contextlib.closing(RecordFile(data / 'train.rec')) as records:
             no_bar = contextlib.nullcontext(type('Bar', (), {'advance': lambda *_: None})())
-            blocks = functools.partial(teaching._blocks, records, views)
+            blocks = functools.partial(teaching._blocks, records, views, LeftOut(0))
             teacher_store.build(path, header, blocks, embed, lambda done: no_bar)
 
     make(tmp_path / 'whole.f16', fake_embed([]))

@@ -23,8 +23,8 @@ def test_unknown_option_suggests_the_nearest():
 
 
 def test_option_of_another_network_is_unknown():
-    with pytest.raises(InputError, match="unknown y1 option 'width'"):
-        get_symbol('y1', width=0.5)
+    with pytest.raises(InputError, match="unknown y1 option 'multiplier'"):
+        get_symbol('y1', multiplier=0.5)
 
 
 @pytest.mark.parametrize(
