@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Callable, NamedTuple
@@ -72,7 +73,8 @@ def check_python(network: str, options: dict, python: str) -> str:
     if network != NETWORK or options.get('act_type', 'prelu') != 'prelu':
         raise InputError(f'--against torch measures {NETWORK} with PReLU; leave --network out')
     found = shutil.which(python) if python else None
-    if not found:
+    # a program that is no Python would end without a word
+    if not found or subprocess.run([found, '-c', ''], capture_output=True).returncode:
         raise InputError(
             f'--torch-python {python!r}: expected a Python with PyTorch, which is no dependency: '
             f'python3 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 numpy, then '

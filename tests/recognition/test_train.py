@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from pictures import corrupted
+from saved_weights import assert_same_weights, weights
 from vargfacenet.common.backend import mx
 from vargfacenet.common.console import Parser
 from vargfacenet.common.data.pair_sets import read_pairs, write_pairs
@@ -45,18 +46,6 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> Non
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, f'{path} did not appear'
         time.sleep(0.005)
-
-
-def weights(prefix, number) -> dict:
-    """Every parameter and running statistic of a checkpoint as a NumPy array."""
-    arg_params, aux_params = checkpoint.load_params(checkpoint.params_path(prefix, number))
-    return {**arg_params, **aux_params}
-
-
-def assert_same_weights(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 def assert_finite(values: dict) -> None:

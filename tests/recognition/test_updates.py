@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from saved_weights import assert_same_weights, weights
 from vargfacenet.common.backend import mx
 from vargfacenet.common.console import Parser
 from vargfacenet.common.engine import checkpoint
@@ -18,18 +19,6 @@ from vargfacenet.recognition.data import FaceRecordIter
 from vargfacenet.recognition.run_state import raw_path, remove_checkpoint
 from vargfacenet.recognition.updates import clipping_updater
 from vargfacenet.symbol import NETWORKS, Family
-
-
-def weights(prefix, number) -> dict:
-    """Every parameter and running statistic of a checkpoint as a NumPy array."""
-    arg_params, aux_params = checkpoint.load_params(checkpoint.params_path(prefix, number))
-    return {**arg_params, **aux_params}
-
-
-def assert_same_weights(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 @dataclass(frozen=True)

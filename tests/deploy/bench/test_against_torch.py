@@ -88,6 +88,7 @@ def test_a_program_is_told_when_to_call():
     [
         ([], "--torch-python '': expected a Python with PyTorch"),
         (['--torch-python', 'no/python'], "--torch-python 'no/python'"),
+        (['--torch-python', 'false'], "--torch-python 'false': expected a Python with PyTorch"),
         (['--torch-python', sys.executable, '--network', 'y1'], 'measures vargfacenet'),
     ],
 )
