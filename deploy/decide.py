@@ -50,15 +50,28 @@ def stored_thresholds(embedder: FaceEmbedder) -> dict[str, float]:
     return stored_row(embedder).get('thresholds', {})
 
 
-def default_far(thresholds: dict[str, float]) -> Optional[str]:
-    """Which of `stored_thresholds` counts when nobody has chosen one; None without any."""
-    usual = f'{DEFAULT_FAR:g}'
-    return usual if usual in thresholds else min(thresholds, key=float, default=None)
+class Rates(NamedTuple):
+    """What counts when nobody has chosen a rate."""
+
+    far: float = DEFAULT_FAR
+    fpir: float = DEFAULT_FPIR
+
+
+def usual_rates(embedder: FaceEmbedder) -> Rates:
+    """Those that export.json names (`export --usual-far`), else the usual ones."""
+    return Rates(**embedder.record.get('usual_rates', {}))
+
+
+def default_far(thresholds: dict[str, float], usual: float = DEFAULT_FAR) -> Optional[str]:
+    """Which of `stored_thresholds` counts when nobody has chosen one: that of `usual`, else the
+    lowest; None without any."""
+    known = f'{usual:g}'
+    return known if known in thresholds else min(thresholds, key=float, default=None)
 
 
 def add_threshold_options(
     parser: Parser,
-    otherwise: str = f'by default {DEFAULT_FAR:g} or the lowest that is stored',
+    otherwise: str = f"by default the export's, which is {DEFAULT_FAR:g} or the lowest stored",
 ) -> None:
     """The options of `choose_threshold`; `otherwise` says what counts without --far."""
     parser.add_argument(
@@ -90,8 +103,9 @@ def choose_threshold(args: argparse.Namespace, embedder: FaceEmbedder) -> Decisi
         return Decision(args.threshold, None)
     if args.pairs:
         measured = measure_file(embedder.embed, args.pairs, args.far)
-        lowest = min(measured.thresholds(), default=DEFAULT_FAR)
-        far = max(DEFAULT_FAR, lowest) if args.far is None else args.far
+        usual = usual_rates(embedder).far
+        lowest = min(measured.thresholds(), default=usual)
+        far = max(usual, lowest) if args.far is None else args.far
         return Decision(measured.threshold(far), far)
     known = stored_thresholds(embedder)
     if not known:
@@ -101,7 +115,8 @@ def choose_threshold(args: argparse.Namespace, embedder: FaceEmbedder) -> Decisi
             HOW_TO_GET_THRESHOLDS,
         )
         return Decision(None, None)
-    far = default_far(known) if args.far is None else f'{args.far:g}'
+    usual = usual_rates(embedder).far
+    far = default_far(known, usual) if args.far is None else f'{args.far:g}'
     if far not in known:
         raise InputError(
             f'--far {far}: the export has thresholds for {", ".join(known)}; take one of them, or '
@@ -110,10 +125,10 @@ def choose_threshold(args: argparse.Namespace, embedder: FaceEmbedder) -> Decisi
     return Decision(known[far], float(far))
 
 
-def check_fpir(fpir: Optional[float]) -> float:
-    """A false-identification rate, by default DEFAULT_FPIR; InputError for one that is none."""
+def check_fpir(fpir: Optional[float], usual: float = DEFAULT_FPIR) -> float:
+    """A false-identification rate, `usual` for None; InputError for one that is none."""
     if fpir is None:
-        return DEFAULT_FPIR
+        return usual
     if not 0 < fpir < 1:
         raise InputError(f'FPIR {fpir:g}: expected a share between 0 and 1')
     return fpir
@@ -151,7 +166,7 @@ def choose_for_gallery(
     With one of the first three it is that of one comparison, and the rate of the gallery follows
     from it where it is known.
     """
-    fpir = check_fpir(args.fpir)
+    fpir = check_fpir(args.fpir, usual_rates(embedder).fpir)
     if args.threshold is None and args.pairs is None and args.far is None:
         decision = decide_for_gallery(embedder, faces, fpir)
         if decision is None:

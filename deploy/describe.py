@@ -38,8 +38,8 @@ def describe(model: str) -> dict[str, Any]:
     dict of `model`, `kind` ('checkpoint', 'ONNX file', 'export'), `files` (name -> bytes), `sha256`
     (of the weights), `written` (their date, UTC), `params`, `flops` (of one picture, the LFR
     organisers' count), `embedding_size`, `input` (what it takes); of a run's checkpoint
-    `training` (its configuration) and `step`; of an export `source`, `version` and `verification`
-    (accuracy and thresholds, as far as they were measured).
+    `training` (its configuration) and `step`; of an export `source`, `version`, `trained_on`,
+    `licence` and `verification` (accuracy and thresholds, as far as they were measured).
 
     Raises
     ------
@@ -77,7 +77,8 @@ def _checkpoint(model: str) -> dict[str, Any]:
         config, state = read_state(prefix, epoch)
         known = {key: config[key] for key in _OF_TRAINING if config.get(key) not in (None, '', {})}
         described.update(training=known, step=state.get('step'))
-    return described
+    record = read_record(f'{prefix},{epoch}')
+    return {**described, **_of_record(record, weights)} if record else described
 
 
 def _onnx_file(model: str) -> dict[str, Any]:
@@ -126,5 +127,7 @@ def _of_record(record: dict, weights: Path) -> dict[str, Any]:
         'sha256': source_digest(record, weights),
         'source': record.get('source', ''),
         'version': record.get('vargfacenet', ''),
+        'trained_on': record.get('trained_on', ''),
+        'licence': record.get('licence', ''),
         'verification': rows,
     }

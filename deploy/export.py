@@ -3,7 +3,8 @@
 DIR/model-symbol.json and model-0000.params are the embedding network alone, as InsightFace's tools
 and mx.model.load_checkpoint load it; model-folded-* the same with its BatchNorms folded into the
 layers before them; model.onnx, and on request model.fp16.onnx and model.int8.onnx, take RGB crops
-(N, 3, 112, 112) with values 0..255 and give embeddings (N, D). MODEL_CARD.md tells people what the
+(N, 3, 112, 112) with values 0..255 and give embeddings (N, D). With --compact it is model-* alone,
+its numbers in float16. MODEL_CARD.md tells people what the
 model is and how often it errs; export.json says what is what.
 """
 
@@ -31,6 +32,7 @@ from ..common.engine.engines import by_rank
 from ..common.engine.export_record import RECORD
 from ..common.engine.fold import fold_batch_norms, without_dropout
 from ..common.engine.mxnet import Embedder, flatten_before_dense
+from ..common.engine.network import Network
 from ..common.engine.open_model import open_model
 from ..common.errors import InputError, RunError
 from ..common.extras import how_to_install, missing, need
@@ -47,6 +49,7 @@ from ..common.names import DATA, IMAGE_SHAPE
 from ..eval.datasets import load_bin
 from ..eval.verification import embed_both, verify_rows
 from . import quantize
+from .decide import DEFAULT_FAR, DEFAULT_FPIR
 from .describe import describe
 from .embedder import unit_length
 from .group_rates import group_rates, read_groups
@@ -105,13 +108,34 @@ def build_parser(parser: console.Parser) -> None:
         'of each group',
     )
     parser.add_argument(
-        '--trained-on', default='', metavar='TEXT', help='what it was trained on, for the card'
+        '--trained-on',
+        default='',
+        metavar='TEXT',
+        help='what it was trained on, for card and record',
+    )
+    parser.add_argument('--licence', default='', metavar='TEXT', help='of the weights, likewise')
+    parser.add_argument(
+        '--usual-far',
+        type=float,
+        metavar='FAR',
+        help='false-accept rate of decisions where nobody chooses one; '
+        f'{DEFAULT_FAR:g} without, or the lowest that is stored',
     )
     parser.add_argument(
-        '--licence', default='', metavar='TEXT', help='of the weights, for the model card'
+        '--usual-fpir',
+        type=float,
+        metavar='FPIR',
+        help='share of strangers whom a gallery may name where nobody chooses one; '
+        f'{DEFAULT_FPIR:g} without',
     )
     parser.add_argument(
         '--fp16', action='store_true', help='write model.fp16.onnx as well, for GPUs and phones'
+    )
+    parser.add_argument(
+        '--compact',
+        action='store_true',
+        help='write model-* alone, its numbers in float16: half as large, and every engine of '
+        'vargfacenet runs it (in float32)',
     )
     parser.add_argument(
         '--input-type',
@@ -148,16 +172,22 @@ class _Export:
         self._groups = _groups(args, self._people[1]) if args.groups else None
 
     def mxnet(self) -> None:
-        """The slim checkpoint and the folded one."""
-        for stem, network, kind in (
-            ('model', self._network._replace(symbol=self.symbol), 'float32'),
+        """The slim checkpoint and the folded one, or the compact one."""
+        slim = self._network._replace(symbol=self.symbol)
+        forms = [
+            ('model', slim, 'float32'),
             ('model-folded', fold_batch_norms(self._network), 'folded'),
-        ):
+        ]
+        if self._args.compact:
+            forms = [('model', _half(slim), 'float16')]
+        for stem, network, kind in forms:
             prefix = self._folder / stem
             # so that MXNet runs them as they are: MobileFaceNet's second forward crashes without
             network = network.in_mxnet()
             network = network._replace(symbol=flatten_before_dense(network.symbol))
             checkpoint.save_embedding(prefix, 0, network)
+            if self._args.compact:
+                _without_spaces(checkpoint.symbol_path(prefix))
             embedder = Embedder(checkpoint.load_embedding(f'{prefix},0'), batch_size=_PROBES)
             name = checkpoint.params_path(prefix, 0).name
             self._check(name, {'mxnet': embedder.embed}, kind)
@@ -212,11 +242,13 @@ class _Export:
         self.files[name] = {'bytes': path.stat().st_size, 'sha256': sha256(path)}
 
     def verify(self) -> None:
-        """Accuracy of the float32 and int8 files on the pairs, and thresholds for decisions."""
-        for name in ('model.onnx', 'model.int8.onnx'):
+        """Accuracy of the float32 and int8 files on the pairs, and thresholds for decisions; of a
+        compact export those of its checkpoint."""
+        measured = (CHECKPOINT[1],) if self._args.compact else ('model.onnx', 'model.int8.onnx')
+        for name in measured:
             if name not in self.files:
                 continue
-            kinds = [kind.name for kind in by_rank(Contract)]
+            kinds = [kind.name for kind in by_rank(Network if self._args.compact else Contract)]
             # thresholds of a file are the same in all engines but for rounding
             for engine in kinds if self._pairs else kinds[:1]:
                 self.verification.append(self._verified(name, engine))
@@ -233,7 +265,7 @@ class _Export:
     def _warn_of_losses(self) -> None:
         by_kind = {(row['file'], row['engine']): row['accuracy'] for row in self.verification}
         for (name, engine), accuracy in by_kind.items():
-            loss = by_kind['model.onnx', engine] - accuracy
+            loss = by_kind[self.verification[0]['file'], engine] - accuracy
             if loss > MAX_ACCURACY_LOSS:
                 log.warning(
                     '%s loses %.2f points of accuracy in %s; calibrate on more or other faces',
@@ -244,7 +276,8 @@ class _Export:
 
     def _verified(self, name: str, engine: str) -> dict:
         """A row of the record: one file in one engine."""
-        model = open_model(self._folder / name, engine)
+        file = f'{self._folder / "model"},0' if name in CHECKPOINT else self._folder / name
+        model = open_model(file, engine)
         row = {'file': name, 'engine': engine}
         if self._pairs:
             images, issame = self._pairs
@@ -277,6 +310,8 @@ class _Export:
             'source': args.model,
             'source_sha256': {path.name: sha256(path) for path in sources},
             'vargfacenet': __version__,
+            'trained_on': args.trained_on,
+            'licence': args.licence,
             'input': {
                 'name': DATA,
                 'type': args.input_type,
@@ -296,8 +331,33 @@ class _Export:
             'files': self.files,
             'int8_kept_float': self.kept_float,
             'parity': [result.as_dict() for result in self.parities],
+            'usual_rates': _usual_rates(args),
             'verification': self.verification,
         }
+
+
+def _without_spaces(path: Path) -> None:
+    """A JSON file in as few bytes as it takes."""
+    atomic_write(path, json.dumps(json.loads(path.read_text()), separators=(',', ':')))
+
+
+def _usual_rates(args: argparse.Namespace) -> dict[str, float]:
+    """What --usual-far and --usual-fpir say; InputError for what is no rate."""
+    rates = {'far': args.usual_far, 'fpir': args.usual_fpir}
+    for name, rate in rates.items():
+        if rate is not None and not 0 < rate < 1:
+            raise InputError(f'--usual-{name} {rate:g}: expected a share between 0 and 1')
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _half(network: Network) -> Network:
+    """A network whose numbers are stored in float16."""
+    network = network.plain()
+    args, aux = (
+        {name: value.astype(np.float16) for name, value in part.items()}
+        for part in (network.arg_params, network.aux_params)
+    )
+    return Network(network.symbol, args, aux)
 
 
 def _people(folder: str) -> tuple[np.ndarray, np.ndarray]:
@@ -410,6 +470,8 @@ def _folder_for(out: Path) -> Iterator[Path]:
 
 def _wants_onnx(args: argparse.Namespace) -> bool:
     """Whether ONNX files are written; without the packages only if nobody asked for them."""
+    if args.compact:
+        return False
     absent = [package for package in ONNX_PACKAGES if missing(package)]
     asked = args.calibrate, args.fp16, args.l2_normalize, args.pairs, args.people
     if absent and any(asked):
@@ -489,6 +551,11 @@ def run(args: argparse.Namespace) -> dict:
         raise InputError('--groups tells of the people of --people; give both')
     if args.people and not Path(args.people).exists():
         raise InputError(f'folder of people {args.people} does not exist')
+    _usual_rates(args)
+    if args.compact and (args.calibrate or args.fp16 or args.l2_normalize):
+        raise InputError(
+            '--compact writes no ONNX file; leave out --calibrate, --fp16, --l2-normalize'
+        )
     with_onnx = _wants_onnx(args)
     out = Path(args.out)
     _check_targets(out, args.model)
@@ -497,8 +564,8 @@ def run(args: argparse.Namespace) -> dict:
         export.mxnet()
         if with_onnx:
             export.onnx()
-            if args.pairs or args.people:
-                export.verify()
+        if args.pairs or args.people:
+            export.verify()
         record = export.record()
         card = model_card(
             record, _training(args.model), args.trained_on, args.licence, console.command_line()
@@ -509,7 +576,7 @@ def run(args: argparse.Namespace) -> dict:
     _show(args, record)
     if with_onnx and not args.calibrate:
         log.info('model.int8.onnx is written with --calibrate FACES (a .bin or a training set)')
-    if with_onnx and not record['verification']:
+    if (with_onnx or args.compact) and not record['verification']:
         log.info('thresholds for decisions are stored with --people DIR or --pairs BIN')
     slim = checkpoint.params_path('model', 0).name
     return {

@@ -102,8 +102,8 @@ def _identify_options(part: console.Parser) -> None:
     part.add_argument(
         '--fpir',
         type=float,
-        help='share of people who are not in the gallery that it may name, by default '
-        f'{DEFAULT_FPIR:g}; the threshold follows from it and the number of faces',
+        help='share of people who are not in the gallery that it may name, by default that of the '
+        f'export, usually {DEFAULT_FPIR:g}; the threshold follows from it and the number of faces',
     )
     add_threshold_options(part, otherwise='in place of --fpir')
 

@@ -1,6 +1,6 @@
 """The OpenAPI document of the web service: what its requests take and its answers hold."""
 
-from .service import ALL, DEFAULT_FPIR, MATCH, MAX_FACES, MAX_REQUEST, NO_DECISION, NOBODY
+from .service import ALL, MATCH, MAX_FACES, MAX_REQUEST, NO_DECISION, NOBODY
 
 VERSION = '1.0.0'
 
@@ -22,7 +22,7 @@ _BOX = {
 _FAR = {'type': 'string', 'description': "one of info's `thresholds`; by default info's `far`"}
 _FPIR = {
     'type': 'string',
-    'description': f'share of strangers who may be named, by default {DEFAULT_FPIR:g}',
+    'description': "share of strangers who may be named, by default info's `fpir`",
 }
 _WHICH = {
     'type': 'string',

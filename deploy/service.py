@@ -18,6 +18,7 @@ from .decide import (
     decide_for_gallery,
     default_far,
     stored_thresholds,
+    usual_rates,
 )
 from .decision_notes import note_comparison, note_identification
 from .embedder import FaceEmbedder
@@ -106,7 +107,9 @@ class Service:
         # it warns where the thresholds do not reach: once is enough
         self._decide = functools.lru_cache(64)(functools.partial(decide_for_gallery, embedder))
         self.thresholds = stored_thresholds(embedder)
-        self.far = default_far(self.thresholds)
+        usual = usual_rates(embedder)
+        self.far = default_far(self.thresholds, usual.far)
+        self.fpir = usual.fpir
 
     def health(self) -> dict:
         """Whether pictures are looked at, and how many requests wait for it."""
@@ -121,7 +124,7 @@ class Service:
             'thresholds': self.thresholds,
             'far': self.far,
             'fpirs': list(FPIRS) if self.thresholds else [],
-            'fpir': DEFAULT_FPIR,
+            'fpir': self.fpir,
             'max_bytes': MAX_REQUEST,
             'candidates': self._candidates,
             'crops_kept': self._keep_crops,
@@ -191,7 +194,7 @@ class Service:
     ) -> dict:
         """Who of the gallery is on a photograph.
 
-        `fpir` is the share of strangers who may be named, by default DEFAULT_FPIR; `far`, in its
+        `fpir` is the share of strangers who may be named, by default that of `info`; `far`, in its
         place, the rate of one comparison. `which` is '' for the largest face, the number of another
         one, or 'all'.
         """
@@ -318,7 +321,7 @@ class Service:
             share = fpir_of(float(far), max(faces, 1)) if known else None
             return GalleryDecision(threshold, share, faces, float(far) if known else None)
         try:
-            wanted = check_fpir(float(fpir) if fpir else None)
+            wanted = check_fpir(float(fpir) if fpir else None, self.fpir)
         except ValueError:
             raise RequestError(f'fpir {fpir!r}: expected a number between 0 and 1') from None
         decision = self._decide(faces, wanted) or GalleryDecision(None, None, faces, None)

@@ -129,7 +129,8 @@ def load_embedding(model: str, symbol: Union[Symbol, 'mx.sym.Symbol', None] = No
 
     Returns
     -------
-    Network, plain; parameters the symbol does not use (`fc7_weight`) are kept.
+    Network, plain; parameters the symbol does not use (`fc7_weight`) are kept. What the file holds
+    in float16 comes as float32, in which all engines compute.
 
     Raises
     ------
@@ -150,7 +151,14 @@ def load_embedding(model: str, symbol: Union[Symbol, 'mx.sym.Symbol', None] = No
     used = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
     everything = {**arg_params, **aux_params}
     _check_finite({name: everything[name] for name in everything.keys() & used}, path)
-    return Network(symbol, arg_params, aux_params)
+    return Network(symbol, *map(_in_float32, (arg_params, aux_params)))
+
+
+def _in_float32(params: Params) -> Params:
+    return {
+        name: value.astype(np.float32) if value.dtype == np.float16 else value
+        for name, value in params.items()
+    }
 
 
 def _check_finite(params: Params, path: Path) -> None:

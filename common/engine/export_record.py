@@ -45,11 +45,15 @@ def _is_whole(record: Any) -> bool:
     """Whether what commands read of a record is there and of the right type."""
     files, source = (_dict(_dict(record).get(key)) for key in ('files', 'source_sha256'))
     rows = _dict(record).get('verification')
+    usual = _dict(record).get('usual_rates', {})
     return (
         bool(files)
         and all(isinstance(_dict(file).get('sha256'), str) for file in files.values())
         and any(name.endswith('.params') for name in source)
         and all(isinstance(digest, str) for digest in source.values())
+        and isinstance(usual, dict)
+        and {*usual} <= {'far', 'fpir'}
+        and all(type(rate) is float and 0 < rate < 1 for rate in usual.values())
         and isinstance(rows, list)
         and all(
             isinstance(_dict(row).get(key), kind)

@@ -203,19 +203,16 @@ def _place(model: str, engine: str) -> _Place:
 
 
 def _inside(folder: Path, engine: str) -> _Place:
-    """Which file of an export's folder an engine takes."""
-    wants_network = choose(engine).reads is Network
-    name = SLIM if wants_network else ONNX
-    file = folder / weights_name(name)
-    if not file.is_file():
-        missed = f'model {folder} has no {file.name}'
-        if (folder / RECORD).is_file():
-            raise InputError(
-                f"{missed}: it was exported without the packages of the extra 'deploy'; "
-                f'export it with them, or take --engine mxnet'
-            )
+    """Which file of an export's folder an engine takes: the ONNX file if it reads such a one and
+    there is one, else the checkpoint."""
+    onnx, slim = folder / ONNX, folder / weights_name(SLIM)
+    reads_onnx = choose(engine).reads is not Network
+    if reads_onnx and onnx.is_file():
+        return _Place(str(onnx), True, onnx)
+    if not slim.is_file():
         raise InputError(
-            f'{missed} and is no export folder; expected one, an .onnx file, or a checkpoint '
-            f'PREFIX,EPOCH such as {folder / "model"},9'
+            f'model {folder} has no {(onnx if reads_onnx else slim).name} and is no export folder; '
+            f'expected one, an .onnx file, or a checkpoint PREFIX,EPOCH such as '
+            f'{folder / "model"},9'
         )
-    return _Place(str(folder / name), not wants_network, file)
+    return _Place(str(folder / SLIM), False, slim)

@@ -248,6 +248,26 @@ def test_the_false_accept_rate_that_nobody_has_chosen():
     assert default_far({'0.1': 0.2, '0.001': 0.4, '1e-05': 0.5}) == '0.001'
     assert default_far({'0.1': 0.2, '0.05': 0.3}) == '0.05'  # a small set tells no lower one
     assert default_far({}) is None
+    assert default_far({'0.1': 0.2, '0.001': 0.4}, 0.1) == '0.1'
+
+
+def test_an_export_names_the_rates_that_are_usual_for_it(folder, run_command, tmp_path):
+    model = export_folder(tmp_path, thresholds={'0.2': 0.3, '0.1': 0.5, '0.001': 0.9})
+    record = json.loads((model / 'export.json').read_text())
+    record['usual_rates'] = {'far': 0.1, 'fpir': 0.2}
+    (model / 'export.json').write_text(json.dumps(record))
+    picture, place = folder / 'p0' / '0.png', ['--model', model]
+    _, result, _ = run_command('compare', picture, picture, *place)
+    assert (result['far'], result['threshold']) == (0.1, 0.5)
+    place += ['--gallery', tmp_path / 'people']
+    assert run_command('gallery', 'enrol', 'Ada', picture, *place)[0] == 0
+    _, result, _ = run_command('gallery', 'identify', picture, *place)
+    # of one face FPIR and FAR are the same
+    assert (result['fpir'], round(result['threshold'], 9)) == (0.2, 0.3)
+    record['usual_rates'] = {'far': 2.0}
+    (model / 'export.json').write_text(json.dumps(record))
+    code, _, errors = run_command('compare', picture, picture, *place[:2])
+    assert code == 2 and 'is no record of an export' in errors
 
 
 def test_a_list_with_a_byte_order_mark(folder, model, run_command, tmp_path):

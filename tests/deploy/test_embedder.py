@@ -19,6 +19,7 @@ from vargfacenet.common.data.detectors import DETECTORS
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.data.warp import TEMPLATE
 from vargfacenet.common.engine.checkpoint import load_embedding, save_embedding
+from vargfacenet.common.engine.engines import ENGINES
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.engine.to_onnx import to_onnx
 from vargfacenet.common.errors import InputError
@@ -350,9 +351,17 @@ def test_a_model_without_a_direction(value, tmp_path):
 def test_what_is_no_export_folder(models, tmp_path):
     with pytest.raises(InputError, match=r'no export folder; expected .* PREFIX,EPOCH such as'):
         FaceEmbedder(tmp_path)
-    shutil.copy(models[0] / 'export.json', tmp_path)  # as without the packages of the extra
-    with pytest.raises(InputError, match=r"has no model\.onnx: .* extra 'deploy'"):
-        FaceEmbedder(tmp_path)
+
+
+def test_an_export_without_onnx_files_runs_in_every_engine(models, tmp_path):
+    for name in ('export.json', 'model-symbol.json', 'model-0000.params'):
+        shutil.copy(models[0] / name, tmp_path)  # as without the packages of the extra
+    faces = portraits(3)
+    expected = FaceEmbedder(models[0]).embed(faces)
+    for engine in ENGINES.names():
+        embedder = FaceEmbedder(tmp_path, engine)
+        assert embedder.backend == engine
+        np.testing.assert_allclose(embedder.embed(faces), expected, atol=1e-5)
 
 
 def test_faces_that_are_too_small_to_find(models):

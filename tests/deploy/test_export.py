@@ -15,7 +15,9 @@ from vargfacenet.common.backend import mx
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.engine import checkpoint, parity
+from vargfacenet.common.engine.engines import ENGINES
 from vargfacenet.common.engine.network import Network
+from vargfacenet.common.engine.open_model import open_model
 from vargfacenet.common.engine.parity import cosines
 from vargfacenet.common.engine.to_onnx import inference_model, to_onnx
 from vargfacenet.common.files import sha256
@@ -125,6 +127,35 @@ def test_all_files_and_their_record(trained, pairs, run_command, tmp_path, monke
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     # int8 weights, and not float ones beside them
     assert (out / 'model.int8.onnx').stat().st_size < 0.6 * (out / 'model.onnx').stat().st_size
+
+
+def test_a_compact_export_is_a_checkpoint_in_float16(trained, pairs, run_command, tmp_path):
+    out = tmp_path / 'compact'
+    flags = ['--pairs', pairs, '--usual-far', 0.2, '--usual-fpir', 0.1]
+    code, result, _ = run_command('export', '--model', trained, '--out', out, '--compact', *flags)
+    assert code == 0 and files(out) == {
+        *('model-symbol.json', 'model-0000.params', 'MODEL_CARD.md', 'export.json')
+    }
+    original = checkpoint.load_embedding(trained)
+    stored, _ = checkpoint.load_params(out / 'model-0000.params')
+    loaded = checkpoint.load_embedding(f'{out / "model"},0')
+    for name, value in stored.items():
+        assert value.dtype == np.float16 and loaded.params[name].dtype == np.float32
+        # ten bits behind the first: half of the last one, or of the smallest number there is
+        bound = np.maximum(np.abs(original.params[name]) / 2**11, 2.0**-25)
+        assert (np.abs(loaded.params[name] - original.params[name]) <= bound).all()
+    count = sum(value.size for value in loaded.params.values())
+    assert result['bytes'] < 2 * count + 200 * len(loaded.params)
+    symbol, _, _ = mx.model.load_checkpoint(str(out / 'model'), 0)
+    assert symbol.list_outputs() == ['fc1_output']
+    faces = portraits(4)
+    ways = [(trained, 'mxnet'), *((out, engine) for engine in ENGINES.names())]
+    rows = [open_model(model, engine).embed(faces) for model, engine in ways]
+    assert min(cosines(rows[0], row).min() for row in rows[1:]) > 0.9999
+    for row in rows[2:]:  # all engines compute in float32
+        np.testing.assert_allclose(row, rows[1], atol=1e-4 * np.abs(rows[1]).max())
+    assert [row['file'] for row in result['verification']] == ['model-0000.params']
+    assert result['usual_rates'] == {'far': 0.2, 'fpir': 0.1}
 
 
 def test_a_second_export_leaves_nothing_of_the_first(trained, run_command, tmp_path):
@@ -260,6 +291,8 @@ def test_a_symbol_of_a_newer_mxnet(trained, run_command, tmp_path):
         (['--pairs', 'nowhere.bin'], 'pair set nowhere.bin does not exist'),
         (['--calibrate', 'model-symbol.json'], 'model-symbol.json is of no known kind'),
         (['--calibrate-images', '0'], '--calibrate-images 0'),
+        (['--compact', '--fp16'], '--compact writes no ONNX file'),
+        (['--usual-far', '1'], '--usual-far 1: expected a share'),
     ],
 )
 def test_wrong_options(flags, message, trained, run_command, tmp_path, monkeypatch):

@@ -20,7 +20,10 @@ PARAMS = (
 
 @pytest.fixture(scope='module')
 def export(tmp_path_factory):
-    return export_folder(tmp_path_factory.mktemp('info'), thresholds={'0.001': 0.25})
+    out = export_folder(tmp_path_factory.mktemp('info'), thresholds={'0.001': 0.25})
+    record = json.loads((out / RECORD).read_text())
+    (out / RECORD).write_text(json.dumps({**record, 'trained_on': 'drawn people'}))
+    return out
 
 
 def sha256(path):
@@ -33,6 +36,7 @@ def test_an_export_and_its_files(export, run_command):
     assert code == 0
     assert (whole['kind'], whole['flops'], whole['params']) == ('export', FLOPS, sum(PARAMS))
     assert whole['embedding_size'] == EMBEDDING_SIZE
+    assert (whole['trained_on'], whole['licence']) == ('drawn people', '')
     assert whole['files'] == {
         path.name: path.stat().st_size for path in export.iterdir() if path.name in record['files']
     }
@@ -44,7 +48,8 @@ def test_an_export_and_its_files(export, run_command):
     assert whole['sha256'] == file['sha256'] == digest
     code, slim, _ = run_command('info', f'{export / "model"},0')
     assert (code, slim['kind'], slim['flops']) == (0, 'checkpoint', FLOPS)
-    assert slim['sha256'] == sha256(export / 'model-0000.params')
+    assert slim['sha256'] == digest
+    assert slim['verification'] == whole['verification']
     assert slim['params'] == sum(PARAMS)
 
 
