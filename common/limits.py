@@ -14,6 +14,7 @@ NAME_BYTES = 1 << 10  # of a parameter or a layer; the longest of any known netw
 NUM_ARRAYS = 1 << 17  # in one file
 NUM_AXES = 8  # of an array
 WEB_PIXELS = 25_000_000  # of a picture sent to the web page; one of 100 million takes 0.9 GB there
+VIDEO_PIXELS = 40_000_000  # of a frame; 8K has 33 million
 NUM_NODES = 1 << 16  # of a network; ResNet-100 with attention has 1,900
 LAYER_LENGTH = 1 << 24  # of any axis of a layer: 16 million classes
 LAYER_BYTES = 16 << 20  # of what one layer gives for one picture; ResNet-100's largest has 3 MB

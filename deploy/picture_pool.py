@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import json
 import logging
-import signal
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
+from ..common.child import LENGTH, frame, how_it_ended, module_words
 from ..common.errors import InputError
 from . import picture_worker
 from .faces import LARGEST, Face
@@ -66,7 +65,7 @@ class Worker:
     async def start(self) -> None:
         """Return when the model is open; InputError says why it is not."""
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, '-m', picture_worker.__name__),
+            *module_words(picture_worker.__name__),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -98,23 +97,16 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             code = await self._process.wait()
-            raise WorkerLost(_how_it_ended(code)) from None
+            raise WorkerLost(how_it_ended(code)) from None
 
     async def _converse(self, content: dict, pictures: tuple[bytes, ...]) -> dict:
-        self._process.stdin.writelines(picture_worker.frame(content, pictures))
+        self._process.stdin.writelines(frame(content, pictures))
         await self._process.stdin.drain()
-        start = await self._process.stdout.readexactly(picture_worker.LENGTH.size)
-        (length,) = picture_worker.LENGTH.unpack(start)
+        start = await self._process.stdout.readexactly(LENGTH.size)
+        (length,) = LENGTH.unpack(start)
         if length > _ANSWER_BYTES:
             raise ValueError(f'an answer of {length} bytes')
         return json.loads(await self._process.stdout.readexactly(length))
-
-
-def _how_it_ended(code: int) -> str:
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f'the process was ended by {signal.Signals(-code).name}'
-    return f'the process ended with exit code {code}'
 
 
 class PicturePool:

@@ -1,28 +1,23 @@
 """The process that looks at pictures for the web service, one job after another.
 
-`picture_pool` starts it and speaks to it over stdin and stdout in frames: four bytes with the
-length of a JSON object, the object, and the pictures whose sizes it tells. What a hostile picture
-breaks, it breaks here: memory is limited, and the answer is JSON, which carries no code.
+`picture_pool` starts it and speaks to it over stdin and stdout in frames (`common/child`). What a
+hostile picture breaks, it breaks here, where memory is limited.
 """
 
 import argparse
 import base64
 import contextlib
-import json
 import logging
 import os
-import re
-import resource
 import signal
-import struct
 import sys
-from pathlib import Path
-from typing import BinaryIO, Optional
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from ..common import console
+from ..common.child import frame, limit_memory, read_frame
 from ..common.data.image import decode_rgb, encode_jpeg
 from ..common.errors import InputError, RunError
 from ..common.limits import WEB_PIXELS
@@ -33,24 +28,8 @@ from .embedder import FaceEmbedder
 from .faces import LARGEST, Face, NoFace, find_group
 from .quality import Quality
 
-LENGTH = struct.Struct('>I')
 MEMORY = 1 << 30  # bytes for a job, beside what the model has
 NO_PICTURE, NO_FACE, TOO_LARGE = 'no picture', 'no face', 'too large'
-
-
-def frame(content: dict, pictures: tuple[bytes, ...] = ()) -> list[bytes]:
-    """The parts of a message."""
-    header = json.dumps({**content, 'sizes': [len(picture) for picture in pictures]}).encode()
-    return [LENGTH.pack(len(header)), header, *pictures]
-
-
-def read_frame(stream: BinaryIO) -> Optional[tuple[dict, list[bytes]]]:
-    """(object, pictures); None at the end."""
-    start = stream.read(LENGTH.size)
-    if len(start) < LENGTH.size:
-        return None
-    header = json.loads(stream.read(*LENGTH.unpack(start)))
-    return header, [stream.read(size) for size in header['sizes']]
 
 
 def look(embedder: FaceEmbedder, picture: bytes, faces: str, which: slice) -> dict:
@@ -102,19 +81,6 @@ def face_from(told: dict) -> Face:
         told['detected'],
         told['index'],
     )
-
-
-def limit_memory(extra: int) -> None:
-    """Let this process have `extra` more bytes than it has now, and leave no core with faces.
-
-    Linux counts what is allocated (RLIMIT_DATA); elsewhere there is no such limit.
-    """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    status = Path('/proc/self/status')
-    if status.is_file():
-        used = int(re.search(r'VmData:\s+(\d+) kB', status.read_text())[1]) << 10
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (used + extra, hard))
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:

@@ -66,10 +66,10 @@ def corrupted(source, folder, keys):
     return folder
 
 
-def write_video(path, frames, fps=10):
-    """A video file of uint8 (F, H, W, 3) RGB frames, each a PNG: nothing is lost."""
+def write_video(path, frames, fps=10, kind='MPNG'):
+    """A video file of uint8 (F, H, W, 3) RGB frames, by default each a PNG: nothing is lost."""
     height, width = frames.shape[1:3]
-    code = cv2.VideoWriter_fourcc(*'MPNG')
+    code = cv2.VideoWriter_fourcc(*kind)
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, (width, height))
     assert writer.isOpened()
     for frame in frames:

@@ -1,23 +1,23 @@
 """Videos that people bring: folders of frames and video files, read frame by frame and sampled.
 
-Nothing is held but the frame at hand. Video files are decoded by the FFmpeg in OpenCV's wheels.
+Nothing is held but the frame at hand. Video files are decoded by another process, `video_decoder`.
 """
 
+import json
 import logging
 import math
-import os
 import re
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
-import cv2
 import numpy as np
 
+from ..child import how_it_ended, module_words, read_frame
 from ..errors import InputError
 from ..files import input_file, read_lines
 from . import folders
-from .image import MAX_PIXELS
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,7 @@ VIDEO_SUFFIXES = frozenset(
     ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.ts')
 )
 _FEWER = 0.98  # of the frames that a file promises; containers often promise one or two too many
-# a file may name others to read in its place, on other machines as well; FFmpeg prints for itself
-os.environ.setdefault('OPENCV_FFMPEG_CAPTURE_OPTIONS', 'protocol_whitelist;file')
-os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+_DECODER = f'{__package__}.video_decoder'
 
 
 class Video(NamedTuple):
@@ -163,41 +161,23 @@ class FrameReader:
             path = frames[chosen[place]]
             yield Frame(chosen[place], str(path), path)
 
-    def _open(self) -> cv2.VideoCapture:
-        path = self._video.path
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-        width, height = (
-            capture.get(each) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        )
-        if not capture.isOpened() or width < 1 or height < 1:
-            raise InputError(f'{path}: no video that can be read here, or a damaged one')
-        if width * height > MAX_PIXELS:
-            raise InputError(f'{path}: frames of {width:.0f}x{height:.0f} pixels are too large')
-        return capture
-
     def _of_file(self) -> Iterator[Frame]:
-        path, capture = self._video.path, self._open()
-        step = self._sampling.step(capture.get(cv2.CAP_PROP_FPS), str(path))
-        chosen = None
-        if self._sampling.most is not None:
-            # counted and not believed: what a container says is often wrong
-            count = 0
-            while capture.grab():
-                count += 1
-            numbers = [number for number in range(count) if sampled(number, step)]
-            chosen = {numbers[place] for place in spread(len(numbers), self._sampling.most)}
-            capture = self._open()
-        # above that it is no count: streams without one give -9e18 or so
-        promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.promised = int(promised) if 0 < promised < 2**31 else 0
-        while capture.grab():
-            number, self.total = self.total, self.total + 1
-            if sampled(number, step) if chosen is None else number in chosen:
-                there, frame = capture.retrieve()
-                if not there:
-                    raise InputError(f'{path}: frame {number} cannot be decoded')
-                yield Frame(
-                    number, f'{path}, frame {number}', cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                )
-        if not self.total:
-            raise InputError(f'{path}: no frame of this video can be decoded')
+        path = self._video.path
+        words = module_words(_DECODER, json.dumps([str(path), *self._sampling]))
+        with subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                while message := read_frame(process.stdout):
+                    content, parts = message
+                    if 'error' in content:
+                        raise InputError(f'{path}: {content["error"]}')
+                    self.promised, self.total = content['promised'], content['total']
+                    if not parts:
+                        return
+                    number = content['number']
+                    pixels = np.frombuffer(parts[0], np.uint8).reshape(content['shape'])
+                    yield Frame(number, f'{path}, frame {number}', pixels)
+            finally:
+                process.kill()  # of no effect where it has ended
+        raise InputError(f'{path}: damaged, or made to do harm: {how_it_ended(process.returncode)}')

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Optional
 
+from ...common.child import module_words
 from ...common.errors import InputError, RunError
 from .measure import repeated
 
@@ -30,7 +31,7 @@ def command(*words: str, environment: Environment = None) -> dict:
     ------
     RunError if it fails, InputError if it exits with 2; both with its last line.
     """
-    return program(sys.executable, '-m', *words, name=words[0], environment=environment)
+    return program(*module_words(*words), name=words[0], environment=environment)
 
 
 def program(*words: str, name: str, environment: Environment = None) -> dict:
@@ -137,7 +138,7 @@ class Worker(Program):
     """
 
     def __init__(self, make: Callable, environment: Environment = None, **options):
-        words = [sys.executable, '-m', *_words(_AGAIN, make, options)]
+        words = module_words(*_words(_AGAIN, make, options))
         super().__init__(words, f'{make.__name__} {options}', environment)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from ...common import console
+from ...common.child import module_words
 from ...common.errors import InputError, RunError
 from ...common.files import atomic_write, exclusive, output_folder, read_json
 from ...common.history import HISTORY
@@ -156,7 +157,7 @@ class Runner:
             err.write(f'== vargfacenet {" ".join(words)}\n'.encode())
             err.flush()
             process = subprocess.Popen(
-                [sys.executable, '-m', 'vargfacenet', *words],
+                module_words('vargfacenet', *words),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from deploy_models import encoded_crop as crop
 from load_clients import load
+from vargfacenet.common.child import frame, read_frame
 from vargfacenet.deploy import picture_worker, web_server
 from vargfacenet.deploy.fair_queue import Client, FairQueue, Overloaded
 from vargfacenet.deploy.service import MAX_REQUEST
@@ -256,9 +257,9 @@ def test_a_picture_that_takes_too_much_memory_is_refused(web_pool, tmp_path, mon
     ) as worker:
 
         def ask(content, *pictures):
-            worker.stdin.write(b''.join(picture_worker.frame(content, pictures)))
+            worker.stdin.write(b''.join(frame(content, pictures)))
             worker.stdin.flush()
-            return picture_worker.read_frame(worker.stdout)[0]
+            return read_frame(worker.stdout)[0]
 
         assert ask(pool_options(web_pool.model))['ready']
         job = {'first': None, 'last': 1}

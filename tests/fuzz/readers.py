@@ -266,6 +266,31 @@ def _(path):
 _SEEDS['picture_crop'] = lambda folder: [_encoded('.jpg', 112), _encoded('.png', 40)]
 
 
+@reader('video', 'case.avi')
+def _(path):
+    """What the decoding process does, here: that a crash of it harms nobody is another test."""
+    from vargfacenet.common.data.video import Sampling
+    from vargfacenet.common.data.video_decoder import messages
+
+    for _ in messages(str(path), Sampling(2, most=3), lambda seconds: None):
+        pass
+
+
+@seeds_of('video')
+def _(folder):
+    made = []
+    for suffix, kind in (('.mp4', 'mp4v'), ('.avi', 'MJPG'), ('.webm', 'VP80'), ('.mkv', 'FFV1')):
+        path = folder / f'video{suffix}'
+        writer = cv2.VideoWriter(
+            str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*kind), 10, (64, 48)
+        )
+        for shift in range(6):
+            writer.write(np.roll(_picture(64)[:48], shift, 1))
+        writer.release()
+        made.append(path.read_bytes())
+    return made
+
+
 @reader('bin')
 def _(path):
     from vargfacenet.eval.datasets import load_bin

@@ -86,6 +86,7 @@ def test_the_child_sees_what_it_should(tmp_path):
         ('raise KeyError("x")', 'traceback'),
         ('b = bytes(8 << 30)', 'memory'),
         ('import time; time.sleep(9)', 'slow'),
+        ('while True: pass', 'slow'),
         ('import ctypes; ctypes.string_at(0)', None),
         ('pass', ''),
     ):
@@ -98,7 +99,7 @@ def test_the_child_sees_what_it_should(tmp_path):
             f'    if len(calls) == 3:\n'
             f'        {code}\n'
             f'readers.READERS["noises"] = readers.Reader(read, lambda folder: [b"a b"])\n'
-            f'child.SECONDS = 1.0\n'
+            f'child.SECONDS = child.PATIENCE = 1.0\n'
             f'child.main([{order!r}])\n'
         )
         done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)

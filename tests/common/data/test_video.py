@@ -1,10 +1,15 @@
 """Sampling of videos, by loops from its definition, from files that FFmpeg wrote without loss."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
 from pictures import write_video
+from vargfacenet.common.child import read_frame
+from vargfacenet.common.data import video as video_module
 from vargfacenet.common.data.video import FrameReader, Sampling, Video, find_videos, sampled, spread
+from vargfacenet.common.data.video_decoder import messages
 from vargfacenet.common.errors import InputError
 
 FRAMES = 23
@@ -20,17 +25,23 @@ def file(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp('video') / 'a.avi', numbered(FRAMES), fps=10)
 
 
-def numbers(video, sampling):
-    frames = list(FrameReader(video, sampling))
-    for frame in frames:
-        assert frame.photo.shape == (48, 64, 3) and frame.photo.dtype == np.uint8
-        assert np.all(frame.photo == 10 * frame.number)
-    return [frame.number for frame in frames]
+def numbers(file, sampling):
+    """Numbers of the frames that the decoding process would send, decoded in this one."""
+    sent = [
+        read_frame(io.BytesIO(b''.join(parts)))
+        for parts in messages(str(file), sampling, lambda seconds: None)
+    ]
+    about, nothing = sent.pop()
+    assert about['total'] == about['promised'] == FRAMES and nothing == []
+    for about, (pixels,) in sent:
+        picture = np.frombuffer(pixels, np.uint8).reshape(48, 64, 3)
+        assert about['shape'] == [48, 64, 3] and np.all(picture == 10 * about['number'])
+    return [about['number'] for about, _ in sent]
 
 
 @pytest.mark.parametrize('every', [1, 2, 5, 23, 24])
 def test_every(file, every):
-    assert numbers(Video(file), Sampling(every)) == list(range(0, FRAMES, every))
+    assert numbers(file, Sampling(every)) == list(range(0, FRAMES, every))
 
 
 @pytest.mark.parametrize('fps', [0.5, 1, 3, 4, 7.5, 10, 30])
@@ -39,17 +50,59 @@ def test_frames_a_second(file, fps):
     ticks = np.arange(0, FRAMES / 10, 1 / fps)
     times = np.arange(FRAMES) / 10
     expected = sorted({int(np.argmax(times >= tick - 1e-9)) for tick in ticks if tick <= times[-1]})
-    assert numbers(Video(file), Sampling(fps=fps)) == expected
+    assert numbers(file, Sampling(fps=fps)) == expected
 
 
 @pytest.mark.parametrize('sampling', [Sampling(), Sampling(3), Sampling(fps=5)])
 @pytest.mark.parametrize('most', [1, 2, 4, 7, 100])
 def test_at_most(file, sampling, most):
-    all_of_them = numbers(Video(file), sampling)
-    some = numbers(Video(file), sampling._replace(most=most))
+    all_of_them = numbers(file, sampling)
+    some = numbers(file, sampling._replace(most=most))
     assert len(some) == min(most, len(all_of_them)) and set(some) <= set(all_of_them)
     if most == 1:
         assert some == [all_of_them[len(all_of_them) // 2]]
+
+
+def test_frames_come_from_another_process(file):
+    reader = FrameReader(Video(file), Sampling(2, most=4))
+    frames = list(reader)
+    assert [frame.number for frame in frames] == numbers(file, Sampling(2, most=4))
+    for frame in frames:
+        assert frame.photo.shape == (48, 64, 3) and frame.photo.dtype == np.uint8
+        assert np.all(frame.photo == 10 * frame.number)
+        assert frame.name == f'{file}, frame {frame.number}'
+    assert (reader.total, reader.promised) == (FRAMES, FRAMES)
+
+
+@pytest.mark.parametrize(
+    ('program', 'message'),
+    [
+        ('import ctypes; ctypes.string_at(0)', 'ended by SIGSEGV'),
+        ('import time; decoder._open = lambda path: time.sleep(60)', 'ended by SIGALRM'),
+        ('decoder.MEMORY = 1 << 20', '(takes too much memory|no video that can be read)'),
+    ],
+)
+def test_what_a_hostile_file_breaks_is_one_line(file, program, message, tmp_path, monkeypatch):
+    """The decoding process crashes, hangs, or asks for more memory than it may have."""
+    (tmp_path / 'breaks.py').write_text(
+        f'from vargfacenet.common.data import video_decoder as decoder\n'
+        f'decoder.FRAME_SECONDS = 1\n{program}\ndecoder.main()\n'
+    )
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    monkeypatch.setattr(video_module, '_DECODER', 'breaks')
+    with pytest.raises(InputError, match=f'a.avi: .*{message}'):
+        list(FrameReader(Video(file), Sampling()))
+
+
+def test_pictures_that_are_too_large_are_refused(tmp_path):
+    """A header that says 8000x8000 pixels, in front of six of 64x48."""
+    content = bytearray(write_video(tmp_path / 'a.avi', numbered(3), kind='FFV1').read_bytes())
+    start = content.index(b'strf') + 12  # behind name, length and length: width and height
+    assert content[start : start + 8] == b'\x40\0\0\0\x30\0\0\0'
+    content[start : start + 8] = b'\x40\x1f\0\0\x40\x1f\0\0'
+    (tmp_path / 'a.avi').write_bytes(content)
+    with pytest.raises(InputError, match=r'a.avi: .*8000x8000 pixels.* at most 40000000'):
+        list(FrameReader(Video(tmp_path / 'a.avi'), Sampling()))
 
 
 @pytest.mark.parametrize('count', range(1, 40))
