@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from ...common.backend import mx
 from ...common.engine import ops
-from ...common.options import REAL, option, positive
+from ...common.options import FLAG, REAL, option, positive
 from .cosine import CosineLoss, angle_of, target_of, with_target
 from .loss import LOSSES, Head, Logits
 
@@ -48,12 +48,18 @@ def margin_of_images(cosine: 'mx.sym.Symbol', margin: 'mx.sym.Symbol') -> 'mx.sy
 @LOSSES.register('margin')
 @dataclass(frozen=True)
 class Margin(CosineLoss):
-    """s * cos(theta), on the target s * (cos(m1 * theta + m2) - m3); the defaults are ArcFace."""
+    """s * cos(theta), on the target s * (cos(m1 * theta + m2) - m3); the defaults are ArcFace.
+
+    With `detach` the margin is a constant to the gradient: that of the target's logit by its cosine
+    is s, as in arcface_torch, which takes arccos and cos without gradient. The true one is
+    s * m1 * sin(m1 * theta + m2) / sin(theta).
+    """
 
     s: float = option('scale of the logits', 64.0, positive())
     m1: float = option("factor of the target's angle", 1.0, positive())
     m2: float = option("addition to the target's angle, radians", 0.5, REAL)
     m3: float = option("subtraction from the target's cosine", 0.0, REAL)
+    detach: bool = option('no gradient through the margin, as in arcface_torch', False, FLAG)
 
     margin_on_target_alone = True
 
@@ -61,7 +67,10 @@ class Margin(CosineLoss):
         margins = (self.m1, self.m2, self.m3)
         if margins == (1, 0, 0):
             return Logits(cosine)
-        target = margin_cosine(target_of(cosine, head), *margins)
+        own = target_of(cosine, head)
+        target = margin_cosine(own, *margins)
+        if self.detach:
+            target = own + mx.sym.BlockGrad(target - own)
         return Logits(with_target(cosine, target, head))
 
     def compiled(self, head: Head, smoothing: float) -> tuple:

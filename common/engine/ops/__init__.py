@@ -101,6 +101,7 @@ def margin_softmax(
     alpha: float = 0.0,
     sigma: float = 2.0,
     smoothing: float = 0.0,
+    detach: bool = False,
 ) -> tuple:
     """Softmax cross entropy with a margin, without arrays of one-hot labels or unit centres.
 
@@ -118,6 +119,7 @@ def margin_softmax(
     alpha, sigma : with an alpha above 0 the others' logits are those of
         `recognition.losses.arcnegface`
     smoothing : label smoothing, as in `recognition.symbols.cross_entropy`
+    detach : the gradient of the target's logit by its cosine is s, whatever the margin
 
     Returns
     -------
@@ -126,6 +128,7 @@ def margin_softmax(
     from ...backend import mx
 
     numbers = {'s': s, 'm1': m1, 'm2': m2, 'm3': m3, 'alpha': alpha, 'sigma': sigma}
+    numbers['detach'] = int(detach)
     outputs = mx.sym.vg_margin_softmax(embedding, centres, label, smoothing=smoothing, **numbers)
     return outputs[0], outputs[1]
 

@@ -8,7 +8,8 @@
 //
 // Logits are s times a value: of the target cos(m1 theta + m2) - m3, of the others their cosine, or
 // with an alpha above 0 ArcNegFace's t (1 + cos) - 1, where the weight t is a constant to the
-// gradient. With smoothing e the loss is the cross entropy with (1 - e) one-hot + e / C.
+// gradient. With detach the margin is one as well: the target's value goes with its cosine. With
+// smoothing e the loss is the cross entropy with (1 - e) one-hot + e / C.
 // recognition/losses/ has the definitions and the reasons for the clipping.
 
 #include <algorithm>
@@ -34,6 +35,7 @@ constexpr float kNormFloor = 1e-10f;  // added to a squared length, as L2Normali
 // The target's cosine with its margin, and the derivative; what the other classes have is beside it.
 struct Margin {
   double scale, m1, m2, m3, alpha, sigma, smoothing;
+  bool detach;
 
   explicit Margin(const Attributes& attributes)
       : scale(number(attributes.at("s"))),
@@ -42,7 +44,8 @@ struct Margin {
         m3(number(attributes.at("m3"))),
         alpha(number(attributes.at("alpha"))),
         sigma(number(attributes.at("sigma"))),
-        smoothing(number(attributes.at("smoothing"))) {}
+        smoothing(number(attributes.at("smoothing"))),
+        detach(number(attributes.at("detach")) != 0) {}
 
   double limit() const { return (kPi - m2) / m1; }
   bool of_angle() const { return m1 != 1 || m2 != 0; }
@@ -56,7 +59,7 @@ struct Margin {
     return cosine - (kPi - limit()) * std::sin(limit()) - m3;
   }
   double derivative(double cosine) const {
-    if (!of_angle()) return 1;
+    if (detach || !of_angle()) return 1;
     const double theta = angle(cosine);
     if (theta >= limit()) return 1;
     if (std::abs(cosine) > kCosineLimit) return 0;
@@ -85,7 +88,7 @@ struct Others {
 };
 
 MXReturnValue margin_arity(const Attributes& attributes, int* inputs, int* outputs) {
-  for (const char* name : {"s", "m1", "m2", "m3", "alpha", "sigma", "smoothing"}) {
+  for (const char* name : {"s", "m1", "m2", "m3", "alpha", "sigma", "smoothing", "detach"}) {
     if (attributes.count(name) == 0) {
       MX_ERROR_MSG << "vg_margin_softmax needs the attribute " << name;
       return MX_FAIL;
