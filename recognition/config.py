@@ -122,7 +122,7 @@ class TrainConfig:
         flag='--network-option',
     )
     loss: str = option(_losses, group=WHAT)
-    loss_options: dict[str, float] = option(  # noqa: RUF009
+    loss_options: dict[str, Any] = option(  # noqa: RUF009
         lambda: f'an option of the loss, several times if need be. {_options_of(LOSSES)}',
         group=WHAT,
         flag='--loss-option',
@@ -323,6 +323,12 @@ class TrainConfig:
         group=DISTILL,
         metavar='auto|live|FILE',
         free=True,
+    )
+    teacher_lift: bool = option(
+        "of a student with more values than its teacher: take the teacher's embeddings to the "
+        "student's size by a fixed map that keeps all inner products",
+        False,
+        group=DISTILL,
     )
     views: int = option(
         'draw pictures from K augmented views of each, and the picture itself, which the teacher '

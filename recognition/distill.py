@@ -26,6 +26,7 @@ from .results import print_results
 from .synthetic import make_if_missing
 from .teacher import EmbeddingSource, StoredTeacher, Teacher, check_sizes, open_teacher
 from .teacher_file import SUFFIX, TeacherFile
+from .teacher_lift import lifted
 from .teaching import choose_store, choose_views, store_of_centres
 from .trainer import TrainResult, create_kvstore, first_state, train, views_of
 
@@ -102,7 +103,7 @@ def teacher_of(config: TrainConfig) -> Optional[Teacher]:
             )
         return None
     teacher = open_teacher(config.teacher, config.teacher_input)
-    teacher.check_student(_student_size(config))
+    teacher.check_student(_student_size(config), config.teacher_lift)
     return teacher
 
 
@@ -131,10 +132,18 @@ def open_source(
     config: TrainConfig, wanted: Wanted, teacher: Optional[Teacher]
 ) -> tuple[TrainConfig, EmbeddingSource]:
     """The configuration with its store, and what all generations learn from."""
+    student_size = _student_size(config)
     if teacher is None:
         rows = TeacherFile(config.teacher, config.data_dir)
-        check_sizes(config.teacher, rows.embedding_size, _student_size(config))
-        return config, StoredTeacher(rows)
+        check_sizes(config.teacher, rows.embedding_size, student_size, config.teacher_lift)
+        return config, lifted(StoredTeacher(rows), rows.embedding_size, student_size)
+    config, source = _source_of(config, wanted, teacher)
+    return config, lifted(source, teacher.embedding_size, student_size)
+
+
+def _source_of(
+    config: TrainConfig, wanted: Wanted, teacher: Teacher
+) -> tuple[TrainConfig, EmbeddingSource]:
     fresh = not config.views and not no_views(config)  # pictures that no store has
     store = None
     if DISTILLATION_LOSSES.get(config.distill).needs_centres and not config.views:

@@ -132,18 +132,25 @@ class Teacher:
         """What embeds pictures: uint8 (N, 112, 112, 3) RGB -> float32 (N, D)."""
         return Embedder(self.model, devices) if isinstance(self.model, Network) else self.model
 
-    def check_student(self, student_size: int) -> None:
-        """Raise InputError unless the student has embeddings of the teacher's size."""
-        check_sizes(self.name, self.embedding_size, student_size)
+    def check_student(self, student_size: int, lift: bool = False) -> None:
+        """As `check_sizes`."""
+        check_sizes(self.name, self.embedding_size, student_size, lift)
 
 
-def check_sizes(teacher: str, teacher_size: int, student_size: int) -> None:
-    """Raise InputError, with what to do, unless both have embeddings of one size."""
-    if teacher_size != student_size:
+def check_sizes(teacher: str, teacher_size: int, student_size: int, lift: bool = False) -> None:
+    """Raise InputError, with what to do, unless both have embeddings of one size, or with `lift`
+    the student larger ones."""
+    if lift and student_size <= teacher_size:
+        raise InputError(
+            f'--teacher-lift: the student has embeddings of {student_size} values, teacher '
+            f'{teacher} of {teacher_size}, so there is nothing to lift; leave it out'
+        )
+    if teacher_size != student_size and not lift:
+        larger = ', or --teacher-lift' if student_size > teacher_size else ''
         raise InputError(
             f'teacher {teacher} has embeddings of {teacher_size} values, the student of '
             f'{student_size}; distillation needs equal sizes '
-            f'(--network-option emb_size={teacher_size})'
+            f'(--network-option emb_size={teacher_size}{larger})'
         )
 
 

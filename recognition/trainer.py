@@ -54,6 +54,7 @@ from .run_state import (
 )
 from .teacher import EmbeddingSource, StoredTeacher, check_sizes, open_teacher
 from .teacher_file import SUFFIX, TeacherFile
+from .teacher_lift import lifted
 from .teacher_store import TeacherStore
 from .updates import GradientSum, WeightAverage, clipping_updater
 from .views import Views
@@ -279,14 +280,16 @@ def _open_source(config: TrainConfig, size: int, devices: list) -> Optional[Embe
         return None
     if config.teacher.endswith(SUFFIX):
         rows = TeacherFile(config.teacher, config.data_dir)
-        check_sizes(config.teacher, rows.embedding_size, size)
-        return StoredTeacher(rows)
+        check_sizes(config.teacher, rows.embedding_size, size, config.teacher_lift)
+        return lifted(StoredTeacher(rows), rows.embedding_size, size)
     teacher = open_teacher(config.teacher, config.teacher_input)
-    teacher.check_student(size)
+    teacher.check_student(size, config.teacher_lift)
     if config.teacher_store:
         header = teacher.header(config.data_dir, views_of(config))
-        return StoredTeacher(TeacherStore(config.teacher_store, header))
-    return teacher.live(devices, config.per_batch_size * len(devices))
+        source = StoredTeacher(TeacherStore(config.teacher_store, header))
+    else:
+        source = teacher.live(devices, config.per_batch_size * len(devices))
+    return lifted(source, teacher.embedding_size, size)
 
 
 def _prepare(

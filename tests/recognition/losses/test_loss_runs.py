@@ -21,9 +21,10 @@ RUNS = {
     'subcenter_arcface': ({'fc7_weight': (18, 32)}, ['s=16', 'm=0.1']),
     'triplet': ({}, []),
     'cosface_small': (CENTRES, []),
+    'arcface': (CENTRES, ['s=16', 'm2=0.1', 'detach=true']),
 }
 # those that go on with more than weights, or whose gradients are sums in an order of their own
-RESUMED = ('adaface', 'curricularface', 'triplet', 'cosface_small')
+RESUMED = ('adaface', 'curricularface', 'triplet', 'cosface_small', 'arcface')
 ADDITIONS = {'cosface_small': ['--label-smoothing', 0.1, '--regular-face', 1]}
 
 
