@@ -148,11 +148,12 @@ def decide_for_gallery(
     decision = gallery_decision(row['thresholds'], Tail.of(row.get('tail')), max(faces, 1), fpir)
     if decision.fpir > fpir:
         log.warning(
-            'for %d faces the thresholds of %s tell no false-identification rate below %.2g; %s of '
-            'more people',
-            faces,
+            'the thresholds of %s tell no false-identification rate below %.2g for a gallery of '
+            '%d face%s; %s of more people',
             embedder.model,
             decision.fpir,
+            faces,
+            's' * (faces != 1),
             HOW_TO_GET_THRESHOLDS,
         )
     return decision

@@ -32,6 +32,13 @@ _WHICH = {
 }
 
 
+_ONE = {
+    'type': 'string',
+    'pattern': '^[0-9]*$',
+    'description': 'number of a face, 0 for the largest, which is the default',
+}
+
+
 def _or_null(schema: dict) -> dict:
     return {'anyOf': [schema, {'type': 'null'}]}
 
@@ -195,6 +202,7 @@ def _paths_of_the_server() -> dict:
 
 def _paths_of_photographs() -> dict:
     compared = _object(
+        pictures={**_list(_object(**_PLACES)), 'minItems': 2, 'maxItems': 2},
         faces={**_list(_ref('Face')), 'minItems': 2, 'maxItems': 2},
         threshold=_or_null(_COSINE),
         cosine=_COSINE,
@@ -206,10 +214,17 @@ def _paths_of_photographs() -> dict:
         '/api/compare': {
             'post': _operation(
                 'compare',
-                'Cosine of the largest faces of two photographs, and whether it is one person',
+                'Cosine of two faces of two photographs, and whether it is one person',
                 _json(compared),
                 _OF_PICTURES,
-                requestBody=_form(('first', 'second'), first=_PICTURE, second=_PICTURE, far=_FAR),
+                requestBody=_form(
+                    ('first', 'second'),
+                    first=_PICTURE,
+                    second=_PICTURE,
+                    first_face=_ONE,
+                    second_face=_ONE,
+                    far=_FAR,
+                ),
             )
         },
         '/api/identify': {

@@ -76,9 +76,9 @@ class Worker:
         if 'error' in answer:
             raise InputError(answer['error'])
 
-    async def look(self, pictures: Sequence[bytes], which: slice) -> list[dict]:
+    async def look(self, pictures: Sequence[bytes], which: Sequence[slice]) -> list[dict]:
         """Results of `picture_worker.look`; WorkerLost if there are none."""
-        job = {'first': which.start, 'last': which.stop}
+        job = {'which': [(each.start, each.stop) for each in which]}
         return (await self._ask(job, tuple(pictures), JOB_SECONDS))['results']
 
     async def stop(self) -> None:
@@ -145,7 +145,7 @@ class PicturePool:
         self._keep(self._mend())
 
     async def look(
-        self, pictures: Sequence[bytes], client: Client, which: slice = LARGEST
+        self, pictures: Sequence[bytes], client: Client, which: Sequence[slice] = ()
     ) -> list[Seen]:
         """What picture files show.
 
@@ -153,12 +153,14 @@ class PicturePool:
         ----------
         pictures : of one request
         client : whose request it is
-        which : the faces to embed and judge, of the largest first
+        which : of each picture the faces to embed and judge, among those with the largest first;
+            by default the largest
 
         Raises
         ------
         Overloaded if there is no turn in time, BadPicture, WorkerLost.
         """
+        which = which or [LARGEST] * len(pictures)
         await self._queue.wait(client)
         # who goes away now does not stop the process, which would have to be started anew
         results = await asyncio.shield(self._keep(self._serve(pictures, which)))
@@ -179,7 +181,7 @@ class PicturePool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
-    async def _serve(self, pictures: Sequence[bytes], which: slice) -> list[dict]:
+    async def _serve(self, pictures: Sequence[bytes], which: Sequence[slice]) -> list[dict]:
         worker = next((worker for worker in self._idle if worker.alive), self._idle[0])
         self._idle.remove(worker)
         try:

@@ -108,9 +108,8 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         if job is None:
             return None
         (content, pictures), results = job, []
-        for picture in pictures:
-            which = slice(content['first'], content['last'])
-            results.append(look(embedder, picture, faces, which))
+        for picture, (first, last) in zip(pictures, content['which']):
+            results.append(look(embedder, picture, faces, slice(first, last)))
             if 'error' in results[-1]:
                 break
         send({'results': results})

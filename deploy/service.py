@@ -23,7 +23,7 @@ from .decide import (
 from .decision_notes import note_comparison, note_identification
 from .embedder import FaceEmbedder
 from .enrolment import enrolment_doubts
-from .faces import LARGEST, Face
+from .faces import Face
 from .fair_queue import Client
 from .gallery import Gallery, KeptFace
 from .gallery_records import Person, checked_name, picture_digest
@@ -40,6 +40,7 @@ MAX_REQUEST = 40 << 20  # bytes: two photographs
 UNDO_SECONDS = 30
 MATCH, NOBODY, NO_DECISION = 'match', 'nobody', 'no decision'
 ALL = 'all'
+_DIGITS = 9  # of the number of a face
 NOBODY_ELSE = Client()
 
 
@@ -132,27 +133,38 @@ class Service:
         }
 
     async def compare(
-        self, first: bytes, second: bytes, far: str, client: Client = NOBODY_ELSE
+        self,
+        first: bytes,
+        second: bytes,
+        far: str,
+        which: tuple[str, str] = ('', ''),
+        client: Client = NOBODY_ELSE,
     ) -> dict:
-        """Cosine and decision for two photographs, with the crops that were compared."""
+        """Cosine and decision for two photographs, with the crops that were compared.
+
+        `which` is the number of a face of each, '' for the largest.
+        """
         threshold = self._threshold(far)
+        if ALL in which:
+            raise RequestError(f'face {ALL}: expected the number of a face of each photograph')
         pictures = {'first photograph': first, 'second photograph': second}
-        seen = await self._look(pictures, client)
-        faces = [picture.faces[0] for picture in seen]
+        seen = await self._look(pictures, client, list(map(_wanted, which)))
+        faces = [_chosen(*each)[0] for each in zip(seen, which, pictures)]
         cosine = float(np.dot(faces[0].embedding.astype(np.float64), faces[1].embedding))
         answer = self._answer(cosine, threshold)
         decision = Decision(threshold, float(far or self.far) if self.thresholds else None)
         note = (self._gallery.log_path, 'serve compare', self._embedder.model)
         await self._in_thread(lambda: note_comparison(*note, decision, answer.same))
         return {
-            'faces': [_shown(picture, picture.faces[0]) for picture in seen],
+            'pictures': list(map(_picture, seen)),
+            'faces': list(map(_shown, seen, faces)),
             'threshold': threshold,
             **answer._asdict(),
         }
 
     async def embed(self, photograph: bytes, which: str = '', client: Client = NOBODY_ELSE) -> dict:
         """Embeddings of the faces of a photograph."""
-        (seen,) = await self._look({'photograph': photograph}, client, _wanted(which))
+        (seen,) = await self._look({'photograph': photograph}, client, [_wanted(which)])
         return {
             **_picture(seen),
             'faces': [
@@ -199,7 +211,7 @@ class Service:
         one, or 'all'.
         """
         decision = await self._in_thread(lambda: self._gallery_decision(far, fpir))
-        (seen,) = await self._look({'photograph': photograph}, client, _wanted(which))
+        (seen,) = await self._look({'photograph': photograph}, client, [_wanted(which)])
         faces = _chosen(seen, which)
         matches = await self._in_thread(
             lambda: [self._matches(face.embedding, decision) for face in faces]
@@ -262,7 +274,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     async def _look(
-        self, pictures: dict[str, bytes], client: Client, which: slice = LARGEST
+        self, pictures: dict[str, bytes], client: Client, which: Sequence[slice] = ()
     ) -> list[Seen]:
         for what, content in pictures.items():
             if not content:
@@ -343,14 +355,14 @@ def _wanted(which: str) -> slice:
     """The faces that `which` means; see `Service.identify`."""
     if which == ALL:
         return slice(0, MAX_FACES)
-    if not which.isdecimal() and which:
+    if (which and not which.isdecimal()) or len(which) > _DIGITS:
         raise RequestError(f'face {which!r}: expected the number of a face from 0 on, or {ALL}')
     return slice(int(which or 0), int(which or 0) + 1)
 
 
-def _chosen(seen: Seen, which: str) -> list[Face]:
+def _chosen(seen: Seen, which: str, what: str = 'photograph') -> list[Face]:
     if not seen.faces:
-        raise RequestError(f'face {which}: the photograph has {len(seen.boxes)}, from 0 on')
+        raise RequestError(f'face {which}: the {what} has {len(seen.boxes)}, from 0 on')
     return seen.faces
 
 

@@ -74,7 +74,11 @@ ROUTES: dict[str, dict[str, Function]] = {
     '/api/info': {'GET': lambda service, form: service.info()},
     '/api/compare': {
         'POST': lambda service, form: service.compare(
-            form.file('first'), form.file('second'), form.field('far'), form.client
+            form.file('first'),
+            form.file('second'),
+            form.field('far'),
+            (form.field('first_face'), form.field('second_face')),
+            form.client,
         )
     },
     '/api/embed': {

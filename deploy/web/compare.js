@@ -1,6 +1,7 @@
 /* Two photographs: one person or two. */
 
-import { byId, element, formOf, kind, note, plural, remarks, scale } from './dom.js';
+import { Choice } from './choice.js';
+import { byId, element, formOf, kind, remarks, scale } from './dom.js';
 import { api, show } from './net.js';
 import { Zone } from './zone.js';
 
@@ -21,28 +22,54 @@ function draw(answer) {
       element('div', { className: 'number', textContent: numbers })), crops[1]);
   const ends = element('div', { className: 'ends' },
     element('span', { textContent: '0, unlike' }), element('span', { textContent: '1, alike' }));
-  const groups = answer.faces.filter((face) => face.count > 1).map((face) =>
-    note(`${plural(face.count, 'face')} in a photograph; the largest counts`));
-  return [verdict, scale(answer.cosine, answer.same, answer.threshold), ends, ...groups,
+  return [verdict, scale(answer.cosine, answer.same, answer.threshold), ends,
     ...answer.faces.flatMap(remarks)];
+}
+
+/* A field with the choice of a face; `changed` hears that another photograph or face counts. */
+class Side {
+  constructor(id, title, changed, more = {}) {
+    this.face = '';
+    this.zone = new Zone(id, {
+      title,
+      ...more,
+      changed: () => {
+        this.face = '';
+        this.choice.clear();
+        changed();
+      },
+    });
+    this.choice = new Choice(this.zone, byId(`${id}-choice`), (face) => {
+      this.face = face;
+      changed();
+    });
+  }
+
+  show(picture) {
+    this.choice.draw(picture);
+    this.choice.mark(this.face);
+  }
 }
 
 export function startComparing() {
   const compare = () => {
-    const [a] = first.photographs;
-    const [b] = second.photographs;
+    const [a] = first.zone.photographs;
+    const [b] = second.zone.photographs;
     if (!a || !b) return;
-    const body = formOf({ first: a, second: b, far: byId('far').value });
-    show(byId('compare-result'),
-      (how) => api('/api/compare', { method: 'POST', body, ...how }), draw);
+    const body = formOf({
+      first: a, second: b, first_face: first.face, second_face: second.face, far: byId('far').value,
+    });
+    show(byId('compare-result'), (how) => api('/api/compare', { method: 'POST', body, ...how }),
+      (answer) => {
+        for (const [index, side] of [first, second].entries()) side.show(answer.pictures[index]);
+        return draw(answer);
+      });
   };
-  const second = new Zone('second', { title: 'Second photograph', changed: compare });
-  const first = new Zone('first', {
-    title: 'First photograph',
+  const second = new Side('second', 'Second photograph', compare);
+  const first = new Side('first', 'First photograph', compare, {
     several: true,
-    changed: compare,
     spare: ([next, ...rest]) => {
-      second.take([next]);
+      second.zone.take([next]);
       return rest;
     },
   });

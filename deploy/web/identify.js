@@ -1,11 +1,10 @@
 /* Who of the gallery is on a photograph: verdict first, then what it rests on. */
 
+import { ALL, Choice } from './choice.js';
 import { byId, element, formOf, kind, named, note, plural, remarks, scale, thumbnail }
   from './dom.js';
 import { api, drop, show } from './net.js';
 import { Zone } from './zone.js';
-
-const ALL = 'all';
 
 export function oneIn(rate) {
   return `1 in ${Math.round(1 / rate).toLocaleString('en')}`;
@@ -78,64 +77,9 @@ function drawAll(answer, rate) {
   return parts;
 }
 
-/* Buttons for the faces of the photograph, on it or, where it is not shown, beside it. */
-class Choice {
-  constructor(zone, choose) {
-    Object.assign(this, { zone, choose, buttons: new Map() });
-    this.node = byId('identify-choice');
-  }
-
-  clear() {
-    this.buttons.clear();
-    this.node.replaceChildren();
-    this.zone.boxes.replaceChildren();
-  }
-
-  /* Once a photograph: a button that is in use must not be replaced. */
-  draw(answer) {
-    if (this.buttons.size || answer.found.length < 2) return;
-    const { found, width, height } = answer;
-    const everybody = this.button(ALL, 'Everybody');
-    const { visible, boxes } = this.zone;
-    const faces = found.map(({ box: [left, top, wide, high], index }) => {
-      const button = this.button(index, `${index + 1}`);
-      button.setAttribute('aria-label', `Face ${index + 1} of ${found.length}`);
-      if (visible) {
-        button.style.left = `${100 * left / width}%`;
-        button.style.top = `${100 * top / height}%`;
-        button.style.width = `${100 * wide / width}%`;
-        button.style.height = `${100 * high / height}%`;
-      }
-      return button;
-    });
-    if (visible) boxes.replaceChildren(...faces);
-    const words = visible ? 'choose one in it, or' : 'choose one:';
-    this.node.replaceChildren(
-      element('span', { textContent: `${found.length} faces in the photograph; ${words}` }),
-      ...(visible ? [] : faces), everybody);
-  }
-
-  button(which, text) {
-    const button = element('button', { type: 'button', className: 'quiet', textContent: text });
-    button.addEventListener('click', () => this.choose(which));
-    this.buttons.set(which, button);
-    return button;
-  }
-
-  mark(which, answer) {
-    for (const [key, button] of this.buttons) {
-      button.setAttribute('aria-pressed', String(key) === String(which || 0));
-    }
-    for (const face of answer.faces) {
-      const name = face.verdict.name ?? '';
-      const button = this.buttons.get(face.index);
-      if (!button) continue;
-      if (name) button.replaceChildren(named(name));
-      const words = name || (face.verdict.decision === 'nobody' ? 'nobody who is enrolled' : '');
-      button.setAttribute('aria-label',
-        `Face ${face.index + 1} of ${answer.found.length}${words ? `: ${words}` : ''}`);
-    }
-  }
+function nameIn(choice, { index, verdict: { decision, name } }) {
+  const words = decision === 'nobody' ? 'nobody who is enrolled' : '';
+  choice.name(index, name ?? '', name ?? words);
 }
 
 /* Returns what asks again, for when other people are enrolled. */
@@ -151,7 +95,8 @@ export function startIdentifying() {
     show(result, (how) => api('/api/identify', { method: 'POST', body, ...how }), (answer) => {
       if (!answer.gallery_faces) return [note('Nobody is enrolled yet; add people under People.')];
       choice.draw(answer);
-      choice.mark(which, answer);
+      choice.mark(which);
+      for (const face of answer.faces) nameIn(choice, face);
       const rate = applied(answer, Number(fpir));
       return which === ALL ? drawAll(answer, rate) : drawOne(answer.faces[0], answer, rate);
     });
@@ -165,10 +110,10 @@ export function startIdentifying() {
       ask();
     },
   });
-  const choice = new Choice(zone, (which) => {
+  const choice = new Choice(zone, byId('identify-choice'), (which) => {
     chosen = which;
     ask();
-  });
+  }, true);
   byId('fpir').addEventListener('change', ask);
   return ask;
 }

@@ -53,6 +53,26 @@ def test_compare(client, web_pool):
     assert other['same'] is bool(rows[0] @ rows[1] > 0.5)
 
 
+def test_compare_chosen_faces(client, web_pool, group):
+    ask = {'first': group, 'second': crop(2)}
+    answer = client.post('/api/compare', **ask, first_face='1').json
+    embedded = client.post('/api/embed', photograph=group, face='all').json
+    assert answer['pictures'][0] == {key: embedded[key] for key in ('width', 'height', 'found')}
+    assert answer['pictures'][1]['found'] == [{'index': 0, 'box': [0, 0, 112, 112], 'score': 1}]
+    assert [face['index'] for face in answer['faces']] == [1, 0]
+    row = FaceEmbedder(web_pool.model).embed(portrait(2)[None])[0].astype(np.float64)
+    left = np.array(embedded['faces'][1]['embedding'])
+    assert answer['cosine'] == pytest.approx(left @ row, abs=1e-5)
+    assert client.post('/api/compare', **ask).json['faces'][0]['index'] == 0
+    swapped = {'first': crop(2), 'second': group, 'second_face': '1'}
+    assert client.post('/api/compare', **swapped).json['cosine'] == answer['cosine']
+    for wrong in ('2', 'x', 'all', '9' * 30):
+        answer = client.post('/api/compare', **ask, first_face=wrong)
+        assert answer.status == 400 and wrong in answer.json['error']
+    wrong = client.post('/api/compare', **ask, second_face='1')
+    assert wrong.json['error'] == 'face 1: the second photograph has 1, from 0 on'
+
+
 def test_embed(client, web_pool, group):
     answer = client.post('/api/embed', photograph=crop(1)).json
     row = FaceEmbedder(web_pool.model).embed(portrait(1)[None])[0]
@@ -149,7 +169,7 @@ def test_a_group_is_identified_one_by_one_or_all_at_once(client, web_pool, group
     assert both['faces'] == [largest, second] and len(both['found']) == 2
     assert [face['verdict']['name'] for face in both['faces']] == ['Right', 'Left']
     assert largest['box'] == both['found'][0]['box'] and largest['count'] == 2
-    for wrong in ('2', '-1', 'x', '9' * 30):
+    for wrong in ('2', '-1', 'x', '9' * 5000):
         answer = client.post('/api/identify', **ask, face=wrong)
         assert answer.status == 400 and wrong in answer.json['error']
 

@@ -262,7 +262,7 @@ def test_a_picture_that_takes_too_much_memory_is_refused(web_pool, tmp_path, mon
             return read_frame(worker.stdout)[0]
 
         assert ask(pool_options(web_pool.model))['ready']
-        job = {'first': None, 'last': 1}
+        job = {'which': [(None, 1)]}
         (refused,) = ask(job, large)['results']
         assert refused['kind'] in (picture_worker.NO_PICTURE, picture_worker.TOO_LARGE)
         (seen,) = ask(job, crop(1))['results']  # and the next is looked at

@@ -277,10 +277,35 @@ def group_of(*identities):
     )
 
 
-def test_identify_a_face_of_a_group(page, client):
-    group = encoded(group_of(4, 1, 6), '.png')
-    found = client.post('/api/identify', photograph=group).json['found']
-    assert len(found) == 3
+@pytest.fixture
+def group(page):
+    """A file with three people, 1 the second largest, and its bytes."""
+    content = encoded(group_of(4, 1, 6), '.png')
+    return page.file('group.png', content), content
+
+
+def check_boxes(page, zone, found):
+    """The buttons of a zone lie where its picture shows the faces."""
+    page.until(lambda: len(page.all(f'#{zone} .boxes button')) == len(found), 'boxes')
+    left, top, width, natural = page.run(
+        'const image = document.querySelector(arguments[0]), at = image.getBoundingClientRect();'
+        'return [at.left, at.top, at.width, image.naturalWidth]',
+        f'#{zone} img',
+    )
+    zoom = width / natural
+    boxes = page.run(
+        'return [...document.querySelectorAll(arguments[0])].map((box) => {'
+        'const at = box.getBoundingClientRect(); return [at.left, at.top, at.width, at.height] })',
+        f'#{zone} .boxes button',
+    )
+    for at, (x, y, wide, high) in zip(boxes, (face['box'] for face in found)):
+        assert np.allclose(at, [left + zoom * x, top + zoom * y, zoom * wide, zoom * high], atol=2)
+
+
+def test_identify_a_face_of_a_group(page, client, group):
+    path, content = group
+    answers = client.post('/api/identify', photograph=content, face='all').json
+    assert len(answers['found']) == 3
     one = page.file('one.png', encoded(scene(1), '.png'))
     page.open(client).tab('identify')
     page.choose('probe', one)
@@ -294,30 +319,17 @@ def test_identify_a_face_of_a_group(page, client):
     assert page.text('#identities .thumb') == '<O'  # initials, since no crop is kept
 
     page.tab('identify')
-    page.choose('probe', page.file('group.png', group))
+    page.choose('probe', path)
     page.wait_for('#identify-choice', '3 faces')
-    page.until(lambda: len(page.all('#probe .boxes button')) == 3, 'boxes')
-    picture = page.run(
-        'const image = document.querySelector("#probe img"), at = image.getBoundingClientRect();'
-        'return [at.left, at.top, at.width, at.height, image.naturalWidth]'
-    )
-    zoom = picture[2] / picture[4]
-    for index, face in enumerate(found):
-        at = page.run(
-            'const at = document.querySelectorAll("#probe .boxes button")[arguments[0]]'
-            '.getBoundingClientRect(); return [at.left, at.top, at.width, at.height]',
-            index,
-        )
-        x, y, width, height = face['box']
-        expected = [picture[0] + zoom * x, picture[1] + zoom * y, zoom * width, zoom * height]
-        assert np.allclose(at, expected, atol=2)
-    answers = client.post('/api/identify', photograph=group, face='all').json['faces']
+    check_boxes(page, 'probe', answers['found'])
+    names = names_in(client, content)
     for which in (1, 2, 0):
         button = page.all('#probe .boxes button')[which]
         button.click()
-        name = answers[which]['verdict']['name'] or 'Nobody who is enrolled'
+        decided = names[which]
         page.until(
-            lambda text=name: page.text('#identify-result .decision') == text, f'{name} first'
+            lambda text=decided: page.text('#identify-result .decision') == text,
+            f'{decided} first',
         )
         assert button.get_attribute('aria-pressed') == 'true'
         assert 'for 1 enrolled face: of people who are not enrolled' in page.text(
@@ -326,21 +338,60 @@ def test_identify_a_face_of_a_group(page, client):
     page.shoot('identify')
     page.get('#identify-choice button').click()
     page.until(lambda: len(page.all('#identify-result li')) == 3, 'a line for each face')
-    names = [row['verdict']['name'] or 'Nobody who is enrolled' for row in answers]
     assert [name.text for name in page.all('#identify-result .name')] == [
         f'{index + 1}: {name}' for index, name in enumerate(names)
     ]
     page.shoot('group')
+    assert page.fits() and page.browser.title == 'VarGFaceNet' and page.errors() == []
+
+
+def names_in(client, photograph):
+    """What the page is to say of every face."""
+    answers = client.post('/api/identify', photograph=photograph, face='all').json['faces']
+    return [row['verdict']['name'] or 'Nobody who is enrolled' for row in answers]
+
+
+def test_faces_of_a_picture_that_is_not_shown(page, people, client, group):
+    page.open(client).tab('people')
+    page.enrol('Ada', people['ada'])
+    page.wait_for('#enrol-message', 'Ada is enrolled')
+    page.tab('identify')
     page.choose('probe', page.file('group.tiff', encoded(group_of(4, 1, 6), '.tiff')))
     page.until(lambda: len(page.all('#identify-choice button')) == 4, 'buttons beside it')
     assert 'cannot be shown' in page.text('#probe') and page.all('#probe .boxes button') == []
     second = page.all('#identify-choice button')[1]
     second.click()
     page.until(lambda: second.get_attribute('aria-pressed') == 'true', 'an answer for it')
-    assert second.text == (answers[1]['verdict']['name'] or '2')
-    assert page.text('#identify-result .decision') == names[1]
+    name = names_in(client, group[1])[1]
+    assert second.text == ('2' if name.startswith('Nobody') else name)
+    assert page.text('#identify-result .decision') == name
     page.shoot('tiff')
-    assert page.fits() and page.browser.title == 'VarGFaceNet' and page.errors() == []
+    assert page.fits() and page.errors() == []
+
+
+def test_compare_a_face_of_a_group(page, people, client, group):
+    path, content = group
+    page.open(client)
+    page.choose('first', path, people['ada'])
+    page.wait_for('#first-choice', '3 faces in the photograph; choose one in it')
+    found = client.post('/api/embed', photograph=content).json['found']
+    check_boxes(page, 'first', found)
+    assert page.text('#second-choice') == '' and page.all('#second .boxes button') == []
+    crop = Path(people['ada']).read_bytes()
+    for which in (1, 2, 0):
+        button = page.all('#first .boxes button')[which]
+        button.click()
+        ask = {'first': content, 'second': crop, 'first_face': str(which)}
+        cosine = client.post('/api/compare', **ask).json['cosine']
+        page.wait_for('#compare-result', f'cosine {cosine:.3f}')
+        assert button.get_attribute('aria-pressed') == 'true'
+    assert button.accessible_name == 'Face 1 of 3'
+    page.shoot('compare-group')
+    assert page.fits()
+    page.choose('first', people['ada'])  # another photograph, another choice
+    page.wait_for('#compare-result', 'Same person')
+    assert page.text('#first-choice') == '' and page.all('#first .boxes button') == []
+    assert page.errors() == []
 
 
 def test_a_stranger_gets_no_name(page, people, start_service, web_pool):
