@@ -15,6 +15,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
@@ -185,6 +186,9 @@ def roc_curve(
     places = [fpr[fpr > 0].min() for fpr, _, _ in curves.values()]
     lowest_far = min([0.1, *places])
     rates = [tpr if not det else 1 - tpr for _, tpr, _ in curves.values()]
+    axes.set_xscale('log')
+    errors = det and any((rate > 0).any() for rate in rates)
+    axes.set_yscale('log' if errors else 'linear')  # nothing can be drawn on a logarithmic axis
     for number, (run, (fpr, _, exact), look) in enumerate(_looked(curves, looks)):
         rate = rates[number]
         exact = np.ones(len(fpr), bool) if exact is None else exact
@@ -199,21 +203,34 @@ def roc_curve(
         axes.plot(marks, at, 'o', color=look.colour, markersize=4)
     _draw_intervals(axes, intervals or {}, det, looks or looks_of(curves))
     # limits of our own: a model without errors has nothing to draw on a logarithmic axis
-    axes.set_xscale('log')
     axes.set_xlim(lowest_far / 1.3, 1.3)
     axes.set_xlabel('false-accept rate')
     if det:
         lowest_rate = min([0.1, *(rate[rate > 0].min() for rate in rates if (rate > 0).any())])
         highest = max(_at(fpr, 1 - tpr, lowest_far / 2) for fpr, tpr, _ in curves.values())
-        axes.set_yscale('log')
         axes.set_ylim(lowest_rate / 1.3, min(1.3, max(2 * highest, 10 * lowest_rate)))
+        _label_between_decades(axes.yaxis)
         axes.set_ylabel('false-reject rate')
+        if not any((rate > 0).any() for rate in rates):
+            words = {'transform': axes.transAxes, 'ha': 'center', 'color': INK}
+            axes.text(0.5, 0.5, 'no false rejects', **words)
     else:
         lowest = min(_at(fpr, tpr, lowest_far / 2) for fpr, tpr, _ in curves.values())
         axes.set_ylim(*rate_limits(lowest))
         axes.set_ylabel('true-accept rate')
     _legend(axes, loc='lower left' if det else 'lower right')
     return figure
+
+
+def _label_between_decades(axis: 'Axis') -> None:
+    """1, 2 and 5 of every decade, where the axis has fewer than three decades."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    low, high = axis.get_view_interval()
+    if high < 1000 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter('{x:g}'))
+        axis.set_minor_locator(NullLocator())
 
 
 def rate_limits(lowest: float) -> tuple[float, float]:

@@ -156,6 +156,26 @@ def test_the_axis_of_a_roc_follows_the_data(target):
         assert (top - lowest) / (top - bottom) > 0.6  # the curves fill the height
 
 
+def test_the_axis_of_a_det_has_numbers_beside_the_lines():
+    fpr = np.array([0, 0.002, 0.01, 0.1, 1])
+    for fnr, wanted in (
+        ([0.012, 0.012, 0.01, 0.008, 0.006], ['0.01', '0.02', '0.05']),
+        ([0.3, 0.01, 0.001, 0.0001, 0.0001], None),  # decades are enough
+        ([0.0, 0.0, 0.0, 0.0, 0.0], ['0.1', '0.2', '0.5', '1']),
+    ):
+        (axes,) = figures.roc_curve('t', {'r': (fpr, 1 - np.array(fnr), None)}, det=True).axes
+        axes.figure.draw_without_rendering()
+        low, high = axes.get_ylim()
+        labels = [
+            label.get_text()
+            for label in axes.get_yticklabels()
+            if low <= label.get_position()[1] <= high
+        ]
+        assert all(text in labels for text in wanted or ()) and len(labels) >= 3
+        said = [text.get_text() for text in axes.texts]
+        assert said == ([] if any(fnr) else ['no false rejects'])
+
+
 def test_hardest_pairs_tell_names_and_what_was_decided(target, tmp_path):
     report = build_report(read_runs([f'r={save(tmp_path / "a.npz", target)}']))
     section = next(s for s in report.sections if s.title == 'Verification: set')

@@ -1,36 +1,22 @@
 """The page from saved results: its numbers, its files, and what headless Chromium makes of it."""
 
+import base64
 import csv
 import hashlib
+import importlib.resources
 import json
 import re
-import shutil
-import subprocess
 import time
 
 import numpy as np
 import pytest
+from chromium import browsers
 from pair_sets import pair_images, write_bin
 from tiny_network import reference_params, tiny_symbol
 from vargfacenet import __version__
 from vargfacenet.common.engine.checkpoint import save_embedding
 from vargfacenet.common.engine.network import Network
 from vargfacenet.eval.report.statistics import held_out_correct
-
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
-FLAGS = (
-    '--headless',
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-quic',
-    '--no-first-run',
-    '--disable-background-networking',
-    '--disable-component-update',
-    '--disable-sync',
-    '--enable-logging=stderr',
-    '--hide-scrollbars',
-)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium')
 
 
 def unit(rows):
@@ -220,103 +206,129 @@ def test_wrong_runs(folder, run_command, words, message, tmp_path):
     assert not out.exists()
 
 
-def chromium(folder, tmp_path, *flags):
-    """(stdout, console messages) of the page in headless Chromium with a new profile."""
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *FLAGS,
-            f'--user-data-dir={tmp_path / "profile"}',
-            *flags,
-            (folder / 'report.html').as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
+class Shown:
+    """The page in a browser."""
+
+    def __init__(self, browser, path):
+        self.browser = browser
+        browser.get(path.as_uri())
+
+    def run(self, script, *arguments):
+        return self.browser.execute_script(script, *arguments)
+
+    def size(self, width, height, media=''):
+        self.browser.execute_cdp_cmd(
+            'Emulation.setDeviceMetricsOverride',
+            {'width': width, 'height': height, 'deviceScaleFactor': 1, 'mobile': width < 500},
+        )
+        self.browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'media': media})
+
+    def press(self, key):
+        """What has the focus after a key."""
+        self.browser.switch_to.active_element.send_keys(key)
+        return self.browser.switch_to.active_element
+
+
+@pytest.fixture(scope='module')
+def browser(tmp_path_factory):
+    with browsers(tmp_path_factory.mktemp('browser')) as start:
+        yield start()
+
+
+@pytest.fixture
+def shown(browser, report, folder):
+    browser.get_log('browser')
+    yield Shown(browser, folder / 'report.html')
+    assert browser.get_log('browser') == []  # nothing refused, nothing broken
+
+
+def test_in_a_browser(report, shown):
+    assert shown.run('return document.querySelectorAll("table").length') == 8
+    figures = shown.run('return document.querySelectorAll("figure").length')
+    assert figures == report[0].count('<figure') > 30
+    broken = shown.run('return [...document.images].filter((i) => !i.naturalWidth).length')
+    assert broken == 0
+
+
+@pytest.mark.parametrize(('width', 'media'), [(1280, ''), (768, ''), (390, ''), (718, 'print')])
+def test_nothing_is_cut_off(shown, width, media):
+    """On a desktop, a tablet, a phone, and on paper (A4)."""
+    shown.size(width, 900, media)
+    assert shown.run('return innerWidth') == width
+    assert shown.run('return document.documentElement.scrollWidth') <= width
+    wide = shown.run(
+        'return [...document.querySelectorAll(".table")]'
+        '.filter((table) => table.scrollWidth > table.clientWidth).length'
     )
-    return done.stdout, [line for line in done.stderr.splitlines() if ':CONSOLE' in line]
+    assert wide == 0 or (width > 640 and not media)  # on wider screens tables scroll
+    hidden = shown.run('return getComputedStyle(document.querySelector("nav")).display === "none"')
+    assert hidden is (media == 'print')
 
 
-@needs_chromium
-def test_in_a_browser(report, folder, tmp_path):
-    dom, messages = chromium(folder, tmp_path, '--dump-dom')
-    assert messages == []
-    assert dom.count('<figure') == report[0].count('<figure') > 30
-    assert dom.count('<table') == 8
-
-
-@needs_chromium
-@pytest.mark.parametrize('width', [1280, 768, 390])
-def test_nothing_is_cut_off(report, tmp_path, width):
-    """In a frame as wide as a desktop, a tablet, a phone; the page tells how much room it needs."""
-    probe = (
-        '<script>onload = () => parent.postMessage([document.documentElement.scrollWidth, '
-        'innerWidth, [...document.images].filter(i => !i.naturalWidth).length].join(" "), "*")'
-        '</script></body>'
-    )
-    (tmp_path / 'page.html').write_text(report[0].replace('</body>', probe))
-    (tmp_path / 'report.html').write_text(
-        f'<script>onmessage = event => {{ document.title = event.data }}</script>'
-        f'<iframe src="page.html" style="width: {width}px; height: 900px; border: 0"></iframe>'
-    )
-    dom, messages = chromium(tmp_path, tmp_path, '--dump-dom', '--virtual-time-budget=10000')
-    needed, window, broken = map(int, re.search(r'<title>(.*?)</title>', dom)[1].split())
-    assert messages == []
-    assert (window, broken) == (width, 0)
-    assert needed <= width
-
-
-@needs_chromium
-def test_prints(report, folder, tmp_path):
-    chromium(folder, tmp_path, f'--print-to-pdf={tmp_path / "r.pdf"}')
-    content = (tmp_path / 'r.pdf').read_bytes()
+def test_prints(shown):
+    content = base64.b64decode(shown.browser.execute_cdp_cmd('Page.printToPDF', {})['data'])
     assert content[:5] == b'%PDF-' and content.count(b'/Type /Page\n') >= 2
 
 
-@needs_chromium
-def test_by_keyboard_alone(report, folder, tmp_path):
+def test_by_keyboard_alone(shown):
     """Tab, Enter and the arrow keys reach the sections and scroll the tables; no script helps."""
-    selenium = pytest.importorskip('selenium.webdriver')
-    driver_path = shutil.which('chromedriver')
-    if not driver_path:
-        pytest.skip('needs chromedriver')
-    from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.common.keys import Keys
 
-    options = selenium.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f'--user-data-dir={tmp_path / "profile"}', '--window-size=700,600'):
-        options.add_argument(flag)
-    driver = selenium.Chrome(options=options, service=Service(driver_path))
-    try:
-        driver.get((folder / 'report.html').as_uri())
+    shown.size(700, 600)
+    skip = shown.press(Keys.TAB)
+    assert skip.text == 'Skip to the results' and skip.rect['x'] >= 0
+    links = [shown.press(Keys.TAB) for _ in range(4)]
+    assert (links[0].text, links[3].text) == ('Summary', 'Training')
+    outline = shown.run('return getComputedStyle(arguments[0]).outlineStyle', links[3])
+    assert outline == 'solid'  # who uses keys sees where they are
+    shown.press(Keys.ENTER)
+    section = shown.browser.find_element('css selector', 'section:target h2')
+    assert section.text == 'Training' and section.location_once_scrolled_into_view['y'] < 400
+    table = shown.press(Keys.TAB)
+    assert (table.get_attribute('role'), table.get_attribute('aria-label')) == ('region', 'Runs')
+    shown.run('document.querySelector("#s1 .table").focus()')
+    wide = shown.browser.switch_to.active_element
+    assert shown.run('return arguments[0].scrollWidth', wide) > wide.rect['width']
+    for _ in range(5):
+        wide.send_keys(Keys.ARROW_RIGHT)
+    time.sleep(0.5)  # it glides
+    assert shown.run('return arguments[0].scrollLeft', wide) > 0
 
-        def press(key):
-            driver.switch_to.active_element.send_keys(key)
-            return driver.switch_to.active_element
 
-        skip = press(Keys.TAB)
-        assert skip.text == 'Skip to the results' and skip.rect['x'] >= 0
-        links = [press(Keys.TAB) for _ in range(4)]
-        assert (links[0].text, links[3].text) == ('Summary', 'Training')
-        outline = driver.execute_script(
-            'return getComputedStyle(arguments[0]).outlineStyle', links[3]
-        )
-        assert outline == 'solid'  # who uses keys sees where they are
-        press(Keys.ENTER)
-        section = driver.find_element('css selector', 'section:target h2')
-        assert section.text == 'Training' and section.location_once_scrolled_into_view['y'] < 400
-        table = press(Keys.TAB)
-        assert (table.get_attribute('role'), table.get_attribute('aria-label')) == (
-            'region',
-            'Runs',
-        )
-        driver.execute_script('document.querySelector("#s1 .table").focus()')
-        wide = driver.switch_to.active_element
-        assert driver.execute_script('return arguments[0].scrollWidth', wide) > wide.rect['width']
-        for _ in range(5):
-            wide.send_keys(Keys.ARROW_RIGHT)
-        time.sleep(0.5)  # it glides
-        assert driver.execute_script('return arguments[0].scrollLeft', wide) > 0
-    finally:
-        driver.quit()
+def test_axe_finds_no_violation(shown):
+    package = pytest.importorskip('axe_core_python')
+    shown.size(1280, 900)
+    path = importlib.resources.files(package).joinpath('axe.min.js')
+    shown.run(path.read_text(encoding='utf-8'))
+    found = shown.browser.execute_async_script(
+        'const done = arguments[0]; axe.run().then((found) => done(found.violations.map('
+        '  (one) => `${one.id}: ${one.nodes.map((node) => node.html).join(" ")}`)))'
+    )
+    assert found == []
+
+
+def test_an_open_set(run_command, tmp_path):
+    """TPIR at FPIR with intervals, rank-1, and the sentence, against counts by hand."""
+    rows = np.eye(8, dtype=np.float32)
+    gallery, nobody = rows[:3], rows[4:]
+    probes = np.concatenate([gallery, gallery[:1] + 2 * gallery[1:2], nobody + 0.4 * rows[0]])
+    names = np.array(['Ada', 'Bea', 'Cid', 'Ada', 'W', 'X', 'Y', 'Z'])
+    np.savez(tmp_path / 'gallery.npz', embeddings=gallery, labels=names[:3])
+    np.savez(tmp_path / 'probes.npz', embeddings=unit(probes), labels=names)
+    words = ['identify', '--protocol', 'open-set', '--fpir', '0.25', '0.5', '--ranks', '2']
+    for name in ('probes', 'gallery'):
+        words += [f'--{name}', str(tmp_path / f'{name}.npz')]
+    code, result, _ = run_command(*words, '--save', str(tmp_path / 'one.npz'))
+    # Ada's second picture is more like Bea: three of four mated probes are found, whatever the FPIR
+    assert code == 0 and result['open_set']['tpir'] == {'0.25': 0.75, '0.5': 0.75}
+    words = ['report', str(tmp_path / 'one.npz'), '--out', str(tmp_path / 'r.html')]
+    code, result, _ = run_command(*words, '--files', str(tmp_path / 'files'))
+    assert code == 0
+    assert result['verdict'] == ['one names 75.00 % of the people it knows at FPIR 0.25.']
+    (row,) = read_csv(tmp_path / 'files' / 'open-set.csv')
+    assert (row['run'], row['mated probes'], row['non-mated probes']) == ('one', '4', '4')
+    for name in ('TPIR @ FPIR 0.25', 'TPIR @ FPIR 0.5', 'rank-1'):
+        assert float(row[name]) == 75
+        # exact, of 3 in 4: wider than what a bootstrap of three people can be
+        assert float(row[f'{name} low']) <= 19.5 and float(row[f'{name} high']) >= 99.3
+    assert 'Open set: TPIR at FPIR' in (tmp_path / 'r.html').read_text()
