@@ -32,8 +32,8 @@ export class Choice {
     });
     for (const index of faces.keys()) this.name(index, '');
     if (visible) boxes.replaceChildren(...faces);
-    const how = visible ? 'choose one in it' : 'choose one:';
-    const text = `${found.length} faces in the photograph; ${how}`;
+    const how = visible ? 'choose one in the photograph' : 'choose one:';
+    const text = `${found.length} faces; ${how}`;
     const rest = this.everybody ? [this.button(ALL, 'Everybody')] : [];
     this.node.replaceChildren(
       element('span', { textContent: visible && this.everybody ? `${text}, or` : text }),
@@ -54,11 +54,15 @@ export class Choice {
     }
   }
 
-  /* Says who a face is: `name` in its box, or `words` to those who hear it. */
+  /* Says who a face is: `name` in its box, where it fits, or `words` to those who hear it. */
   name(index, name, words = name) {
     const button = this.buttons.get(index);
     if (!button) return;
-    if (name) button.replaceChildren(named(name));
+    if (name) {
+      const shown = named(name);
+      button.replaceChildren(shown);
+      if (shown.scrollWidth > shown.clientWidth) button.replaceChildren(`${index + 1}`);
+    }
     const count = this.buttons.size - this.buttons.has(ALL);
     const said = `Face ${index + 1} of ${count}`;
     button.setAttribute('aria-label', words ? `${said}: ${words}` : said);

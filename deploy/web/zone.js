@@ -4,7 +4,7 @@ import { byId, element, plural } from './dom.js';
 import { photographed } from './camera.js';
 
 const PICTURES = 'image/jpeg,image/png,image/webp,image/bmp,image/tiff';
-const MOST_SHOWN = 12;
+const MOST_SHOWN = 14; // with one place for how many more there are, three rows
 const RATIO = 3 / 2; // of a zone's sides
 
 /* [files that may be pictures, what is to be said of the others] */

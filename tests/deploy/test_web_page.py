@@ -141,7 +141,7 @@ class Page:
 def one_browser(tmp_path_factory):
     """For all tests here but those that need it otherwise: each takes seconds to start."""
     with browsers(tmp_path_factory.mktemp('browser')) as start:
-        browser = start()
+        browser = start('use-fake-device-for-media-stream')  # a camera, that has to be allowed
         browser.execute_cdp_cmd('Network.enable', {})
         yield browser
 
@@ -373,7 +373,7 @@ def test_compare_a_face_of_a_group(page, people, client, group):
     path, content = group
     page.open(client)
     page.choose('first', path, people['ada'])
-    page.wait_for('#first-choice', '3 faces in the photograph; choose one in it')
+    page.wait_for('#first-choice', '3 faces; choose one in the photograph')
     found = client.post('/api/embed', photograph=content).json['found']
     check_boxes(page, 'first', found)
     assert page.text('#second-choice') == '' and page.all('#second .boxes button') == []
@@ -541,7 +541,7 @@ def test_a_camera_that_is_refused(page, client):
     denied = {'permission': {'name': 'camera'}, 'setting': 'denied', 'origin': client.url}
     page.browser.execute_cdp_cmd('Browser.setPermission', denied)
     page.get('#first + .under button').click()
-    page.wait_for('#camera-said', 'choose a file instead')
+    page.wait_for('#camera-said', 'This page may not use the camera')
     assert not page.get('#shoot').is_enabled()
     page.get('#camera-close').click()
     assert page.focus == 'Use the camera: First photograph' and page.errors() == []
