@@ -187,9 +187,11 @@ class _Archive:
         if len(names) != 1:
             raise InputError('is a zip archive, but not one of PyTorch: it has no data.pkl')
         self._folder = names[0][: -len('data.pkl')]
+        if f'{self._folder}constants.pkl' in self._file.namelist():
+            raise InputError('is a TorchScript program; save model.state_dict() instead')
         entries = self._file.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise InputError('has compressed entries, which PyTorch never writes')
+            raise InputError('has compressed entries, which a file of tensors never has')
         if any(entry.flag_bits & 1 for entry in entries):
             raise InputError('is encrypted')
         size = path.stat().st_size
@@ -197,8 +199,6 @@ class _Archive:
             sum(entry.file_size for entry in entries) > size
         ):
             raise InputError('announces more bytes than it has')
-        if f'{self._folder}constants.pkl' in self._file.namelist():
-            raise InputError('is a TorchScript program; save model.state_dict() instead')
         order = self._optional('byteorder')
         self.big_endian = order == b'big'
 
@@ -268,7 +268,7 @@ def _read_legacy(path: Path) -> Any:
         raise InputError(f'{path} is empty')
     with damage_reported(path), open(path, 'rb') as handle, mapped(handle) as file:
         if _header(file) != _LEGACY_MAGIC:
-            raise InputError('is no PyTorch file')
+            raise InputError('is no PyTorch file, or one that is cut off')
         protocol = read_pickle(file, {}, _REFUSAL)
         if protocol != _LEGACY_PROTOCOL:
             raise InputError(f'is of format {str(protocol)[:20]}, known is {_LEGACY_PROTOCOL}')

@@ -227,6 +227,8 @@ def test_other_archives(tmp_path):
     with zipfile.ZipFile(tmp_path / 'packed.pth', 'w', zipfile.ZIP_DEFLATED) as file:
         file.writestr('archive/data.pkl', b'\0' * 10_000_000)
     archive(tmp_path / 'script.pth', pickle.dumps({}, 2), **{'constants.pkl': b''})
+    with zipfile.ZipFile(tmp_path / 'script.pth', 'a', zipfile.ZIP_DEFLATED) as file:
+        file.writestr('archive/code/model.py', 'pass\n' * 20)  # as torch.jit.save packs it
     shutil.make_archive(str(tmp_path / 'old'), 'tar', DATA, 'README.md')
     (tmp_path / 'text.pth').write_text('<html>not found</html>')
     (tmp_path / 'empty.pth').write_bytes(b'')
