@@ -36,9 +36,11 @@ def image_rows(embedder: OpenModel, root: Path, names: list[str]) -> Iterator[Ro
 
 
 def video_rows(
-    embedder: OpenModel, root: Path, names: list[str], pooling: FramePooling
+    embedder: OpenModel, root: Path, names: list[str], pooling: FramePooling, flip: bool = False
 ) -> Iterator[Rows]:
-    """The frames (*.jpg) of a folder pooled without mirroring, of unit length.
+    """The frames (*.jpg) of a folder pooled, of unit length.
+
+    With `flip` a frame's embedding is the mean of its own and its mirror image's.
 
     One row a name; missing is one without any picture. Batches go over the folders' ends, since
     most videos have fewer frames than a batch. Frames that are no pictures are left out, and
@@ -47,7 +49,7 @@ def video_rows(
     Raises InputError naming the video whose frames the pooling has no embedding for.
     """
     total, unreadable = 0, 0
-    judged = JudgedFrames(embedder, pooling.judge)
+    judged = JudgedFrames(embedder, pooling.judge, flip=flip)
     for start, folders in _parts(root, names, _BATCHES_A_PART * embedder.batch_size):
         frames = [frame for folder in folders for frame in folder]
         owner = np.repeat(np.arange(len(folders)), [len(folder) for folder in folders])

@@ -152,15 +152,19 @@ def pooling_from(
 class JudgedFrames:
     """Embeds frames and judges them at once, for what calls a model's `embed`.
 
-    Rows are [embedding | quality by each judge], (N, D + J) float32.
+    Rows are [embedding | quality by each judge], (N, D + J) float32. With `flip` the embedding is
+    the mean of the frame's and its mirror image's.
     """
 
-    def __init__(self, model: OpenModel, *judges: Judge):
-        self._model, self._judges = model, judges
+    def __init__(self, model: OpenModel, *judges: Judge, flip: bool = False):
+        self._model, self._judges, self._flip = model, judges, flip
         self.batch_size = model.batch_size
         self.embedding_size = model.embedding_size + len(judges)
 
     def embed(self, crops: np.ndarray) -> np.ndarray:
         embeddings = self._model.embed(crops)
+        if self._flip:
+            mirrored = np.ascontiguousarray(crops[:, :, ::-1])
+            embeddings = (embeddings + self._model.embed(mirrored)) / 2
         qualities = [judge(crops, embeddings) for judge in self._judges]
         return np.column_stack([embeddings, *qualities]).astype(np.float32)

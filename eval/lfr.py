@@ -1,8 +1,9 @@
 """Feature file of the LFR challenge (ICCV 2019, trillionpairs) from a checkpoint.
 
 The image track takes one crop a line of the list: g(image) + g(mirror image), of unit length. The
-video track takes one folder of frames a line, which `--pooling` makes one embedding of unit length,
-without mirroring. Rows are in the order of the list; a missing one is zero, and counted.
+video track takes one folder of frames a line, which `--pooling` makes one embedding of unit length;
+`--flip` adds mirror images there too. FLOPs are those of one pass, as in the challenge. Rows are in
+the order of the list; a missing one is zero, and counted.
 """
 
 import argparse
@@ -72,6 +73,11 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--out', required=True, type=Path, metavar='FILE', help='feature file')
     parser.add_argument('--track', choices=('image', 'video'), default='image', help='kind of list')
     add_pooling_options(parser)
+    parser.add_argument(
+        '--flip',
+        action='store_true',
+        help="of video frames, the mean with the mirror image's embedding, as in QAN++",
+    )
     parser.add_argument('--budget', choices=sorted(BUDGETS), default='light', help='rule to check')
     parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
 
@@ -83,8 +89,10 @@ def run(arguments: argparse.Namespace) -> dict:
             f'--root {arguments.root} is no folder; {arguments.list} names what is in it'
         )
     video = arguments.track == 'video'
-    if not video and (arguments.pooling or arguments.quality):
-        raise InputError('--pooling and --quality are for --track video')
+    if not video and (arguments.pooling or arguments.quality or arguments.flip):
+        raise InputError(
+            '--pooling, --quality and --flip are for --track video; the image track always mirrors'
+        )
     output_folder(arguments.out.parent)
     embedder = open_from(arguments, arguments.batch_size, 'mxnet')
     pooling = pooling_from(arguments, embedder, arguments.batch_size, 'mxnet') if video else None
@@ -103,7 +111,7 @@ def run(arguments: argparse.Namespace) -> dict:
     if len(names) != expected:
         log.info("%d rows; the challenge's own list has %d", len(names), expected)
     source = (embedder, arguments.root, names)
-    rows = video_rows(*source, pooling) if video else image_rows(*source)
+    rows = video_rows(*source, pooling, arguments.flip) if video else image_rows(*source)
     started = time.monotonic()
     missing = write_features(arguments.out, rows, names, embedder.embedding_size)
     seconds = time.monotonic() - started
@@ -128,6 +136,7 @@ def run(arguments: argparse.Namespace) -> dict:
         'missing': len(missing),
         'missing_names': missing[:1000],
         'rows_per_second': len(names) / seconds,
+        'flip': arguments.flip or not video,
         'pooling': pooling and pooling.name,
         'quality': pooling and pooling.judge.name,
         **rule,

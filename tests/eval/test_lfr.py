@@ -76,6 +76,16 @@ def test_video_track(folder, run_command):
     assert np.abs(read_matrix(folder / 'features.bin') - expected).max() < 1e-5
 
 
+def test_video_track_with_mirror_images(folder, run_command):
+    """The mean of both before a frame's length counts, as the pooling by lengths shows."""
+    options = ['--track', 'video', '--pooling', 'norm', '--flip']
+    code, result, err = run(folder, run_command, 'videos.txt', *options)
+    assert code == 0 and result['flip'], err
+    both = stock_embeddings(folder, False) + stock_embeddings(folder, True)
+    expected = unit([both[start : start + 3].sum(axis=0) for start in (0, 3, 6)])
+    assert np.abs(read_matrix(folder / 'features.bin') - expected).max() < 1e-5
+
+
 def quality_network(folder):
     """A small network of one output, beside the model; its qualities of the frames."""
     symbol = tiny_symbol(1)
@@ -123,6 +133,7 @@ def test_the_published_form_names_the_video_it_fails_for(folder, run_command):
     ('options', 'message'),
     [
         (['--pooling', 'norm'], '--track video'),
+        (['--flip'], 'the image track always mirrors'),
         (['--track', 'video', '--quality', 'model,1'], '16 outputs a picture'),
     ],
 )
