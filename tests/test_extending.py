@@ -11,7 +11,7 @@ from conftest import ROOT
 from deploy_models import export_folder, portraits, write_checkpoint
 from pair_sets import pair_images, write_bin
 from pictures import decoded, encoded, scene, write_folder
-from tiny_network import reference_params, tiny_symbol
+from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common import plugins
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.detectors import DETECTORS
@@ -22,8 +22,11 @@ from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.engines import ENGINES
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.history import read_history
+from vargfacenet.common.vectors import unit_rows
 from vargfacenet.deploy.quantize import calibration_images
 from vargfacenet.deploy.sealing import CODECS
+from vargfacenet.eval.matrix_file import read_matrix
+from vargfacenet.eval.pooling import POOLINGS
 from vargfacenet.eval.report.statistics import METRICS
 from vargfacenet.recognition.augmentations import AUGMENTATIONS
 from vargfacenet.recognition.distillation import DISTILLATION_LOSSES
@@ -41,6 +44,7 @@ REGISTRIES = (
     ENGINES,
     DETECTORS,
     SCHEDULES,
+    POOLINGS,
     METRICS,
     CODECS,
 )
@@ -102,13 +106,13 @@ def losses(rows):
     return [row['loss'] for row in rows]
 
 
-def test_eleven_changes_of_one_short_file_each():
-    assert len(EXAMPLES) == 11
+def test_twelve_changes_of_one_short_file_each():
+    assert len(EXAMPLES) == 12
     assert {
         name: text.count('\n') for name, text in EXAMPLES.items() if text.count('\n') > 40
     } == {}
     text = (ROOT / 'docs' / 'extending.md').read_text()
-    assert text.count('```python') == 11  # no example without a name, which nothing would run
+    assert text.count('```python') == 12  # no example without a name, which nothing would run
 
 
 def circle_logits(embedding, centres, label, gamma, m):
@@ -263,6 +267,25 @@ def test_detector(plug_in, run_command, tmp_path):
     assert code == 2 and "did you mean 'haar'" in errors
 
 
+def test_pooling(plug_in, run_command, tmp_path):
+    plug_in('median.py')
+    frames = write_folder(tmp_path / 'videos', np.random.RandomState(5), {'a': 3, 'b': 4})
+    (tmp_path / 'list.txt').write_text('a\nb\n')
+    symbol = tiny_symbol()
+    weights = reference_params(symbol)
+    checkpoint.save_embedding(tmp_path / 'model', 1, Network(symbol, *weights))
+    words = ('--model', f'{tmp_path / "model"},1', '--list', tmp_path / 'list.txt')
+    words += ('--root', frames, '--track', 'video', '--out', tmp_path / 'features.bin')
+    code, result, errors = run_command('lfr', *words, '--pooling', 'median')
+    assert code == 0 and result['pooling'] == 'median', errors
+    for row, name in zip(read_matrix(tmp_path / 'features.bin'), 'ab'):
+        crops = np.stack([decode_rgb(path.read_bytes()) for path in (frames / name).iterdir()])
+        units = unit_rows(embed_on_stock_graph(symbol, *weights, crops))
+        # the middle one, or the mean of the two in the middle
+        middle = np.sort(units, axis=0)[(len(crops) - 1) // 2 : len(crops) // 2 + 1].mean(axis=0)
+        np.testing.assert_allclose(row, middle / np.linalg.norm(middle), atol=1e-5)
+
+
 def test_metric_in_the_report(plug_in, run_command, tmp_path):
     plug_in('d_prime.py')
     images, issame = pair_images(np.random.RandomState(3))
@@ -345,6 +368,8 @@ def test_a_plugin_that_does_not_load_is_one_line(text, message, run_command, tmp
 def test_one_plugin_runs_once_a_process(tmp_path, run_command, monkeypatch):
     monkeypatch.setattr(METRICS, '_items', {})
     text = f"""
+from vargfacenet.eval.matrix_file import read_matrix
+from vargfacenet.eval.pooling import POOLINGS
 from vargfacenet.eval.report.statistics import METRICS
 METRICS.register('none')(None)
 open({json.dumps(str(tmp_path / 'ran'))}, 'a').write('x')
