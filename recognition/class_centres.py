@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 
-from ..common.data.records import open_records
+from ..common.data.records import open_records, read_labels
 from ..common.files import PathLike
 from ..common.vectors import unit_rows
 from .teacher import Rows
@@ -18,8 +18,7 @@ _BLOCK = 4096  # pictures whose embeddings are in memory at a time
 def labels_of(data_dir: PathLike) -> np.ndarray:
     """int64 (pictures,): the class of every picture of a data set; reads all of it once."""
     with contextlib.closing(open_records(data_dir)) as records:
-        labels = [records.read(position)[0] for position in range(len(records))]
-    return np.array(labels, np.int64)
+        return read_labels(records)
 
 
 def class_centres(rows: Rows, labels: np.ndarray, num_classes: int) -> np.ndarray:

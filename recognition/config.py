@@ -230,10 +230,11 @@ class TrainConfig:
         free=True,
     )
     shuffle: str = option(
-        'full, or blocks for a .rec that is larger than memory',
+        'full; blocks for a .rec that is larger than memory; people, with up to four pictures of a '
+        'person beside each other, for triplet and ekd',
         'full',
         group=DATA,
-        choices=('full', 'blocks'),
+        choices=('full', 'blocks', 'people'),
     )
     augment_options: dict[str, Any] = option(  # noqa: RUF009
         lambda: (

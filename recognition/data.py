@@ -19,7 +19,7 @@ import numpy as np
 
 from ..common.backend import mx
 from ..common.data.left_out import LeftOut
-from ..common.data.records import Records, decode_crop, open_records
+from ..common.data.records import Records, decode_crop, open_records, read_labels
 from ..common.errors import InputError
 from ..common.files import PathLike
 from ..common.names import DATA, IMAGE_SHAPE, LABEL
@@ -34,8 +34,12 @@ SHUFFLES = {
     'full': 'any record may follow any other; reads all over the file',
     'blocks': 'runs of records in random order, mixed with many others; for a .rec that is larger '
     'than memory: it is read in long pieces, each once an epoch',
+    'people': 'up to four pictures of a person beside each other, for losses that compare the '
+    'pictures of a step; the labels are read first, in one pass',
     'none': 'the order of the file',
 }
+PEOPLE = 'people'
+TOGETHER = 4  # pictures of a person, as Hermans et al. draw them (arXiv:1703.07737)
 BLOCK = 64  # records that are read in one piece, about 0.5 MB
 WINDOW = 512 * BLOCK  # records that 'blocks' mixes: 512 places of the file, about 250 MB
 
@@ -47,8 +51,13 @@ def batches_in_epoch(n: int, batch_size: int, num_parts: int = 1) -> int:
     return n // (batch_size * num_parts)
 
 
-def shuffled(n: int, seed: int, epoch: int, shuffle: str) -> np.ndarray:
-    """Positions 0..n-1 in the order of one epoch, int64 (n,); see SHUFFLES."""
+def shuffled(
+    n: int, seed: int, epoch: int, shuffle: str, labels: Optional[np.ndarray] = None
+) -> np.ndarray:
+    """Positions 0..n-1 in the order of one epoch, int64 (n,); see SHUFFLES.
+
+    `labels`, int64 (n,), are for 'people' alone.
+    """
     if shuffle not in SHUFFLES:
         raise unknown_name('shuffle', shuffle, SHUFFLES)
     order = np.arange(n)
@@ -59,11 +68,28 @@ def shuffled(n: int, seed: int, epoch: int, shuffle: str) -> np.ndarray:
     if shuffle == 'full':
         random.shuffle(order)
         return order
+    if shuffle == PEOPLE:
+        return _people_together(labels, random)
     blocks = random.permutation(-(-n // BLOCK))
     order = np.concatenate([order[block * BLOCK : (block + 1) * BLOCK] for block in blocks])
     for start in range(0, n, WINDOW):
         random.shuffle(order[start : start + WINDOW])
     return order
+
+
+def _people_together(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """All positions in an order of groups: a person's pictures, shuffled, in groups of TOGETHER or
+    fewer that differ by one at most; the groups of all people shuffled."""
+    order = random.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind='stable')]
+    _, firsts, person, counts = np.unique(
+        labels[order], return_index=True, return_inverse=True, return_counts=True
+    )
+    groups = -(-counts // TOGETHER)  # of each person
+    group = (np.arange(len(order)) - firsts[person]) * groups[person] // counts[person]
+    group += (np.cumsum(groups) - groups)[person]
+    place = random.permutation(groups.sum())
+    return order[np.argsort(place[group], kind='stable')]
 
 
 def epoch_order(
@@ -74,6 +100,7 @@ def epoch_order(
     num_parts: int = 1,
     part_index: int = 0,
     batch_size: int = 1,
+    labels: Optional[np.ndarray] = None,
 ) -> np.ndarray:
     """Positions of the records that one part reads in one epoch, batch after batch.
 
@@ -85,7 +112,7 @@ def epoch_order(
     -------
     int64 (batches * batch_size,), each in 0..n-1 and none twice in all parts
     """
-    order = shuffled(n, seed, epoch, shuffle)
+    order = shuffled(n, seed, epoch, shuffle, labels)
     batches = batches_in_epoch(n, batch_size, num_parts)
     shards = order[: batches * num_parts * batch_size].reshape(batches, num_parts, batch_size)
     return shards[:, part_index].ravel()
@@ -185,6 +212,12 @@ class _Decoder:
             self.records.will_need(block * BLOCK, end)
 
 
+def _labels(records: Records) -> np.ndarray:
+    if not records.num_classes:
+        raise InputError(f'{records.source} does not tell who is who; --shuffle people needs it')
+    return read_labels(records)
+
+
 def _stop(*pools: ThreadPoolExecutor) -> None:
     for pool in pools:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -266,7 +299,8 @@ class FaceRecordIter(mx.io.DataIter):
                 f'{records.source}: {self.num_images} images are fewer than one batch of '
                 f'{batch_size * accumulate} on {num_parts} worker(s); lower the batch size'
             )
-        self._order_options = (shuffle, num_parts, part_index, batch_size)
+        labels = _labels(records) if shuffle == PEOPLE else None
+        self._order_options = (shuffle, num_parts, part_index, batch_size, labels)
         self._seed = seed
         augmentations = make_augmentations(augment, augment_options)
         self._left_out = left_out or LeftOut(0)
@@ -361,7 +395,7 @@ class FaceRecordIter(mx.io.DataIter):
         It reads in the background, piece after piece in the order of the file, so that the
         decoding threads find the records in memory when their turn comes.
         """
-        shuffle, num_parts, _, _ = self._order_options
+        shuffle, num_parts, *_ = self._order_options
         if shuffle != 'blocks':
             return
         window = max(1, WINDOW // num_parts)  # of this part's places

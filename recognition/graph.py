@@ -9,7 +9,7 @@ from ..common.errors import InputError
 from ..common.names import CLASSIFIER_PREFIX, DATA, IMAGE_SHAPE, LABEL, TEACHER, TEACHER_CENTRES
 from .config import FULL, TrainConfig
 from .distillation import Pair, make_distillation_loss
-from .losses import Head, class_loss, make_loss
+from .losses import Head, check_pairs, class_loss, make_loss
 
 # Outputs of the training graph, each (N,) float32
 TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)
@@ -47,6 +47,7 @@ def training_symbol(
         size, batch_size = embedding_size(embedding), config.per_batch_size
         head = Head(embedding, label, config.num_classes, size, batch_size=batch_size)
         loss = make_loss(config.loss, config.loss_options)
+        check_pairs(loss, batch_size, config.num_classes, config.shuffle)
         smoothing, exclusive = config.label_smoothing, config.regular_face
         class_term, correct, next_states = class_loss(loss, head, compiled, smoothing, exclusive)
         states.update(next_states)

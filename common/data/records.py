@@ -201,6 +201,14 @@ def open_records(data_dir: PathLike, size: int = IMAGE_SIZE) -> Records:
     return RecordFile(rec, size) if rec.is_file() else FolderRecords(path)
 
 
+def read_labels(records: Records) -> np.ndarray:
+    """int64 (pictures,): the class of every picture; reads all of them once.
+
+    Raises InputError for a picture that cannot be read.
+    """
+    return np.array([records.read(position)[0] for position in range(len(records))], np.int64)
+
+
 def decode_crop(records: Records, position: int, encoded: bytes) -> np.ndarray:
     """uint8 (112, 112, 3) BGR of a record; InputError naming it for anything else."""
     try:

@@ -14,6 +14,7 @@ from .loss import (
     Logits,
     Terms,
     check_additions,
+    check_pairs,
     class_loss,
     make_loss,
 )
@@ -27,6 +28,7 @@ __all__ = [
     'Logits',
     'Terms',
     'check_additions',
+    'check_pairs',
     'class_loss',
     'make_loss',
 ]

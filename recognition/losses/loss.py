@@ -3,6 +3,7 @@
 Every loss is one number per image, shape (N,); the trainer divides by the batch size.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
@@ -13,6 +14,8 @@ from ...common.options import check, defaults_of, rules_of
 from ...common.registry import Registry
 from ..symbols import cross_entropy
 from .regular_face import regular_face
+
+log = logging.getLogger(__name__)
 
 
 class Head(NamedTuple):
@@ -72,10 +75,12 @@ class ClassificationLoss:
     ----------
     softmax : whether it is a cross entropy of logits, whose labels --label-smoothing can smooth
     centres_per_class : rows of `fc7_weight` that a class has; 0 of a loss without a classifier
+    compares_images : whether it learns from pairs of images of one person in a step alone
     """
 
     softmax = True
     centres_per_class = 1
+    compares_images = False
 
     def logits(self, head: Head) -> 'mx.sym.Symbol':
         """(N, C) float32, the target's margin already in it."""
@@ -136,6 +141,25 @@ def class_loss(
         penalty = regular_face(head.weight(), head.label, head.num_classes)
         terms = terms._replace(loss=terms.loss + exclusive * penalty)
     return terms
+
+
+def check_pairs(loss: ClassificationLoss, images: int, classes: int, shuffle: str) -> None:
+    """InputError where a loss that compares images would find less than one pair in a step.
+
+    Where pictures are drawn without regard to people, a step of B images of C people as frequent as
+    each other has B (B - 1) / 2C pairs of one person; a warning says so where they are few.
+    """
+    if not loss.compares_images or shuffle == 'people':
+        return
+    pairs = images * (images - 1) / (2 * classes)
+    said = (
+        f'a step of {images} images of {classes} people has about {pairs:.2g} pairs of one person, '
+        f'and {type(loss).__name__.lower()} learns from those alone'
+    )
+    if pairs < 1:
+        raise InputError(f'{said}; --shuffle people puts pictures of a person beside each other')
+    if pairs < images / 2:
+        log.warning('%s; --shuffle people makes more of them', said)
 
 
 def check_additions(loss: ClassificationLoss, smoothing: float, exclusive: float) -> None:

@@ -1,6 +1,5 @@
 """Triplet loss with semi-hard mining (FaceNet, Schroff et al., arXiv:1503.03832)."""
 
-import logging
 from dataclasses import dataclass
 
 from ...common.backend import mx
@@ -8,8 +7,6 @@ from ...common.errors import InputError
 from ...common.options import option, positive
 from ..symbols import for_every_image, unit_length
 from .loss import LOSSES, ClassificationLoss, Head, Terms
-
-log = logging.getLogger(__name__)
 
 FARTHER = 8.0  # than any squared distance of unit vectors
 
@@ -29,6 +26,7 @@ class Triplet(ClassificationLoss):
 
     softmax = False
     centres_per_class = 0
+    compares_images = True
 
     def terms(self, head: Head, compiled: bool, smoothing: float) -> Terms:
         n = head.batch_size
@@ -36,7 +34,6 @@ class Triplet(ClassificationLoss):
             raise InputError(
                 'triplet compares the images of a step; give --per-batch-size 2 or more'
             )
-        _say_pairs(n, head.num_classes)
         unit = unit_length(head.embedding, 'triplet_embedding')
         distance = 2 - 2 * mx.sym.dot(unit, unit, transpose_b=True)
         columns, rows = (mx.sym.expand_dims(head.label, axis=axis) for axis in (1, 0))
@@ -49,16 +46,6 @@ class Triplet(ClassificationLoss):
         loss = mx.sym.sum(hinge) / mx.sym.maximum(mx.sym.sum(counted), 1)
         nearest = mx.sym.argmin(distance + FARTHER * itself, axis=1)
         return Terms(for_every_image(loss, n), mx.sym.take(head.label, nearest) == head.label)
-
-
-def _say_pairs(images: int, classes: int) -> None:
-    pairs = images * (images - 1) / (2 * classes)
-    if pairs < images / 2:
-        log.warning(
-            'a step of %d images of %d people has about %.2g pairs of one person, and triplet '
-            'learns from those alone; it wants large batches of few people',
-            *(images, classes, pairs),
-        )
 
 
 def _along(values: 'mx.sym.Symbol', columns: 'mx.sym.Symbol', n: int) -> 'mx.sym.Symbol':

@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import itertools
 import json
@@ -66,11 +67,13 @@ def assert_same(left, right):
 @pytest.mark.parametrize(('n', 'parts', 'batch_size'), [(100, 1, 7), (101, 3, 4), (12, 4, 3)])
 @pytest.mark.parametrize('shuffle', data.SHUFFLES)
 def test_parts_share_an_epoch_without_overlap(n, parts, batch_size, shuffle):
-    orders = [epoch_order(n, 3, 1, shuffle, parts, part, batch_size) for part in range(parts)]
+    labels = np.random.RandomState(0).randint(0, 9, n)
+    options = (n, 3, 1, shuffle)
+    orders = [epoch_order(*options, parts, part, batch_size, labels) for part in range(parts)]
     assert {order.size for order in orders} == {n // (parts * batch_size) * batch_size}
     seen = np.concatenate(orders)
     assert np.unique(seen).size == seen.size > n - parts * batch_size
-    whole = epoch_order(n, 3, 1, shuffle, 1, 0, parts * batch_size).reshape(-1, parts * batch_size)
+    whole = epoch_order(*options, 1, 0, parts * batch_size, labels).reshape(-1, parts * batch_size)
     split = np.hstack([order.reshape(-1, batch_size) for order in orders])
     np.testing.assert_array_equal(split, whole)
 
@@ -101,6 +104,42 @@ def test_draws_are_uniform_and_independent_of_each_other():
     neighbours = np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]
     epochs = np.corrcoef(draws[:, 0], [record_draws(4, 1, p)[0] for p in range(4000)])[0, 1]
     assert max(abs(neighbours), abs(epochs)) < 4 / np.sqrt(4000)
+
+
+def test_pictures_of_a_person_lie_together():
+    """Groups of at most four of a person, as even as can be, in an order that knows no person."""
+    counts = np.array([1, 2, 3, 4, 5, 8, 9, 30] * 50)
+    labels = np.random.RandomState(1).permutation(np.repeat(np.arange(len(counts)), counts))
+    orders = [epoch_order(len(labels), 0, epoch, 'people', labels=labels) for epoch in (0, 1)]
+    assert (orders[0] == orders[1]).mean() < 0.05
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(len(labels)))
+        people = labels[order]
+        ends = np.flatnonzero(np.diff(people)) + 1
+        runs = [(run[0], len(run)) for run in np.split(people, ends)]
+        # two groups of a person beside each other are a matter of chance
+        assert np.mean([length > 4 for _, length in runs]) < 0.02
+        sizes = {
+            count: sorted(length for person, length in runs if counts[person] == count)
+            for count in (1, 5, 9)
+        }
+        assert sizes[1] == [1] * 50
+        assert sizes[5].count(2) == sizes[5].count(3) > 45
+        assert sizes[9].count(3) > 140
+        assert abs(np.corrcoef([person for person, _ in runs], np.arange(len(runs)))[0, 1]) < 0.1
+
+
+def test_a_training_epoch_by_people(tmp_path):
+    """With four pictures of each and steps of eight, every image has its three others beside it
+    where no group lies across two steps."""
+    rng = np.random.RandomState(5)
+    write_face_records(tmp_path / 'train', ([jpeg(rng) for _ in range(4)] for _ in range(6)))
+    records = tmp_path / 'train.rec'
+    with contextlib.closing(FaceRecordIter(records, 8, shuffle='people', threads=1)) as batches:
+        found = [np.bincount(batch.label[0].asnumpy().astype(int)) for batch in batches]
+    assert len(found) == 3
+    for counts in found:
+        assert sorted(counts[counts > 0]) == [4, 4]
 
 
 def test_blocks_are_read_in_long_pieces_and_mixed(monkeypatch):
