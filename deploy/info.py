@@ -40,10 +40,15 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--results',
-        action='append',
-        default=[],
-        metavar='NETWORK=FILE',
-        help='latency of a network from `bench engines --out FILE`, for --table (repeatable)',
+        default='',
+        metavar='FILE',
+        help='for --table: how fast networks are here, from `bench networks --out FILE`',
+    )
+    parser.add_argument(
+        '--study',
+        default='',
+        metavar='FILE',
+        help="for --table: networks trained and tested here, from a study's results.json",
     )
     for option in ('multiplier', 'emb_size'):
         parser.add_argument(
@@ -88,14 +93,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `describe` says of a model; of networks what `symbol.info` does."""
     model = arguments.network
     if model and is_model(model):
-        if arguments.table or arguments.option or arguments.results:
+        if arguments.table or arguments.option or arguments.results or arguments.study:
             raise InputError(f'{model} is a model, which has no options; leave them out')
         described = describe(model)
         show(described)
         return described
     from ..symbol.info import networks  # builds symbols, in MXNet
 
-    return networks(arguments.network, arguments.option, arguments.table, arguments.results)
+    return networks(
+        *(arguments.network, arguments.option, arguments.table),
+        *(arguments.results, arguments.study),
+    )
 
 
 main = console.command('info', build_parser, run)

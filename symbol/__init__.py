@@ -23,7 +23,16 @@ __all__ = [
 ]
 
 # what families are made of, and commands
-NO_FAMILY = ('blocks', 'convert', 'info', 'options', 'published', 'torch_layout', 'torch_params')
+NO_FAMILY = (
+    'blocks',
+    'convert',
+    'info',
+    'network_table',
+    'options',
+    'published',
+    'torch_layout',
+    'torch_params',
+)
 
 for _module in pkgutil.iter_modules(__path__):
     if _module.name not in NO_FAMILY:

@@ -13,6 +13,7 @@ BENCHMARKS = {
     'losses': ('losses', 'a step of every loss against one of ArcFace'),
     'distill': ('distill', 'distilling from the teacher store against a live teacher'),
     'engines': ('engines', 'the original network against ours in every engine, batch 1 and 32'),
+    'networks': ('networks', 'CPU time of every network in every engine, for `info --table`'),
     'photo': ('photo', 'a photograph to its embedding: decode, detect, align, embed'),
     'search': ('search', "the kernels of identification against this machine's matrix products"),
     'data': ('data', 'the iterator against one thread and an NDArray per image; start-up'),

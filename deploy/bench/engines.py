@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from ...common.extras import how_to_install, missing, need
 from ...common.files import PathLike, atomic_path, atomic_write
 from ...common.names import DATA, IMAGE_SHAPE
 from ...common.parallel import cpu_count
-from ...symbol import get_symbol
+from ...symbol import get_symbol, parse_options
 from .. import quantize
 from . import measure, report
 from .peaks import peaks
@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 ORIGINAL = 'original, MXNet Module'
 OURS = 'ours, MXNet'
-_CALIBRATION = 64  # drawn faces; the speed of int8 does not depend on what it is calibrated on
+_CALIBRATION = 64  # drawn faces
+_FEW, _ANY_COSINE = 4, -1.0
 _SHORT = {'bfloat16': 'bf16'}
 _SLICE_SECONDS = 0.5
 _MIN_ROUNDS = 3
@@ -78,8 +79,12 @@ def original_variants(model: str) -> dict[str, Variant]:
     }
 
 
-def candidates(network: Network, folder: Path) -> dict[str, Candidate]:
-    """Name -> how to run it, of everything that is installed; files go to `folder`."""
+def candidates(network: Network, folder: Path, only_speed: bool = False) -> dict[str, Candidate]:
+    """Name -> how to run it, of everything that is installed; files go to `folder`.
+
+    With `only_speed` the whole network is int8, however far from float32: that of a network that is
+    not trained says nothing, and to look for layers to leave in float takes minutes.
+    """
     save_embedding(folder / 'model', 0, network)
     model = f'{folder / "model"},0'
 
@@ -103,7 +108,8 @@ def candidates(network: Network, folder: Path) -> dict[str, Candidate]:
     whole, int8 = folder / 'model.onnx', folder / 'model.int8.onnx'
     need('onnx', 'deploy').save(inference_model(network, input_type='uint8'), str(whole))
     log.info('quantising to int8')
-    quantize.quantize_int8(whole, int8, probe_images(_CALIBRATION))
+    count, least = (_FEW, _ANY_COSINE) if only_speed else (_CALIBRATION, quantize.MIN_COSINE)
+    quantize.quantize_int8(whole, int8, probe_images(count), least)
     for kind in (kind for kind in reversed(by_rank(Contract)) if kind.available()):
         for precision in kind.precisions:
             name = f'{kind.title} {_SHORT.get(precision, precision)}'
@@ -136,11 +142,9 @@ def time_all(found: Mapping[str, Candidate], batch_size: int, seconds: float) ->
     return {name: Timed(timing, settings[name]) for name, timing in timings.items()}
 
 
-def _network(args: argparse.Namespace) -> Network:
-    """The checkpoint, or the published network with weights as before training."""
-    if args.model:
-        return open_model(args.model, 'mxnet').network
-    symbol = get_symbol('vargfacenet')
+def untrained(name: str, options: Mapping[str, Any]) -> Network:
+    """A network with weights as before training; InputError as of `get_symbol`."""
+    symbol = get_symbol(name, **options)
     module = mx.mod.Module(symbol, data_names=(DATA,), label_names=None, context=mx.cpu())
     module.bind([(DATA, (2, *IMAGE_SHAPE))], for_training=False)
     mx.random.seed(0)
@@ -247,8 +251,20 @@ def plot(path: Path, rows: list[dict], batch_size: int) -> None:
 
 
 def build_parser(parser: console.Parser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument('--model', metavar='PREFIX,EPOCH', help='a checkpoint')
+    which.add_argument(
+        '--network',
+        default='vargfacenet',
+        metavar='NAME',
+        help='a network with weights as before training (default: %(default)s)',
+    )
     parser.add_argument(
-        '--model', metavar='PREFIX,EPOCH', help='checkpoint; the published network without'
+        '--network-option',
+        action='append',
+        default=[],
+        metavar='OPTION=VALUE',
+        help='an option of --network (repeatable)',
     )
     parser.add_argument('--batch-size', type=int, default=32, help='for the throughput')
     parser.add_argument('--seconds', type=float, default=60.0, help='to measure, in all')
@@ -285,11 +301,17 @@ def run(args: argparse.Namespace) -> dict:
             f'and more than 0'
         )
     report.check_out(args.out)
-    network = _network(args)
+    if args.model and args.network_option:
+        raise InputError('--network-option: a checkpoint has its own; leave it out')
+    if args.model:
+        network = open_model(args.model, 'mxnet').network
+    else:
+        network = untrained(args.network, parse_options(args.network, args.network_option))
     work = flops.count(network.symbol).flops
     with tempfile.TemporaryDirectory() as folder:
-        rows = compare(candidates(network, Path(folder)), args.batch_size, args.seconds, work)
-    model = args.model or 'vargfacenet'
+        found = candidates(network, Path(folder), only_speed=not args.model)
+        rows = compare(found, args.batch_size, args.seconds, work)
+    model = args.model or ' '.join([args.network, *args.network_option])
     show(model, args.batch_size, work, rows)
     result = {
         'model': model,

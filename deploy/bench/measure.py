@@ -61,16 +61,18 @@ def faster(slow: Timing, fast: Timing, slow_items: int = 1, fast_items: int = 1)
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
-def repeated(call: Callable[[], object]) -> Callable[[float], list[float]]:
-    """A function that makes a call again and again for some seconds, at least once: the seconds of
-    each call."""
+def repeated(
+    call: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> Callable[[float], list[float]]:
+    """A function that makes a call again and again for some seconds of `clock`, at least once: the
+    seconds of each call."""
 
     def for_seconds(seconds: float) -> list[float]:
         times, spent = [], 0.0
         while not times or spent < seconds:
-            started = time.perf_counter()
+            started = clock()
             call()
-            times.append(time.perf_counter() - started)
+            times.append(clock() - started)
             spent += times[-1]
         return times
 

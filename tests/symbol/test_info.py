@@ -83,28 +83,75 @@ def test_wrong_usage(run_command, arguments, message):
     assert errors.count('\n') == 1
 
 
-def test_the_table_has_what_is_published_and_measured(run_command, tmp_path):
-    engines = [
-        {'engine': 'mxnet', 'latency_ms_median': 9.0},
-        {'engine': 'openvino', 'latency_ms_median': 4.25},
+def cells(line):
+    return [cell.strip() for cell in line.strip('|').split('|')]
+
+
+@pytest.fixture
+def speeds(tmp_path):
+    rows = [
+        {'engine': 'onnxruntime int8', 'ms': 9.0, 'images_per_second': 260.0},
+        {'engine': 'OpenVINO float32', 'ms': 4.25, 'images_per_second': 250.0},
     ]
-    (tmp_path / 'xs.json').write_text(json.dumps({'engines': engines, 'machine': {'cpu': 'x'}}))
-    results = f'mixfacenet_xs={tmp_path}/xs.json'
-    code, result, errors = run_command('info', '--table', 'markdown', '--results', results)
+    content = {'cpu': 'a CPU', 'batch_size': 8, 'networks': {'mixfacenet_xs': rows}}
+    path = tmp_path / 'networks.json'
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_table_has_what_is_published_and_measured(run_command, speeds):
+    code, result, errors = run_command('info', '--table', 'markdown', '--results', speeds)
     assert code == 0
-    lines = [line.strip('| ').split(' | ') for line in errors.splitlines()]
-    assert len(lines) == 2 + len(list_networks())
-    rows = {line[0]: line for line in lines}
+    header, _, *lines = map(cells, errors.splitlines())
+    rows = {line[0]: dict(zip(header, line)) for line in lines}
+    assert list(rows) == list_networks()
     # published: arXiv:2107.13046 and arXiv:1910.04985
-    assert rows['mixfacenet_xs'][1:4] == ['1.04', '151.4', '161.9']
-    assert '4.2 (openvino)' in rows['mixfacenet_xs'] and '90.73' in rows['mixfacenet_xs']
-    assert rows['vargfacenet'][7:10] == ['99.85', '98.5', '98.15']
-    assert result['networks']['mixfacenet_xs']['measured']['engine'] == 'openvino'
+    row = rows['mixfacenet_xs']
+    assert row['M params'] == '1.04' and row['IJB-C'] == '90.73'
+    assert row['MFLOPs, LFR organisers'] == '151.4'
+    assert row['MFLOPs, MixFaceNet authors'] == '161.9'
+    # the fastest at one image need not be the fastest at many
+    assert row['ms, one thread'] == '4.2 (OpenVINO float32)'
+    assert row['images/s at 8, one thread'] == '260.0 (onnxruntime int8)'
+    assert rows['vargfacenet']['LFW'] == '99.85' and rows['vargfacenet']['ms, one thread'] == ''
+    assert result['cpu'] == 'a CPU'
+    assert result['networks']['mixfacenet_xs']['measured']['ms'] == 4.25
     assert result['networks']['r18']['published'] is None
     # a weight is a byte, and a filter has a bias and a scale
     sizes = {name: row['megabytes_int8'] for name, row in result['networks'].items()}
     assert 5.0 < sizes['vargfacenet'] < 6.5  # the exported file has at most 6.5 MB
-    assert run_command('info', '--table')[0] == 0
+
+
+def test_the_table_on_a_terminal(run_command, speeds):
+    """A subject a table, each of which fits; nothing is lost of what Markdown has."""
+    code, _, errors = run_command('info', '--table', '--results', speeds)
+    assert code == 0
+    assert 'What networks cost (speeds: CPU time, a CPU)' in errors
+    assert '4.2 (OpenVINO float32)' in errors and '90.73' in errors
+
+
+def test_networks_that_a_study_trained(run_command, tmp_path):
+    arm = {
+        'command': 'train',
+        'network': 'vargfacenet',
+        'network_options': {'multiplier': 0.25, 'emb_size': 128},
+        'steps': 3640,
+        'images_a_step': 32,
+        'measures': {'lfw TAR@0.001': {'value': 0.5, 'low': 0.42, 'high': 0.575}},
+    }
+    arms = {'scratch': arm, 'not run': {**arm, 'measures': {}}}
+    (tmp_path / 'r.json').write_text(json.dumps({'arms': arms}))
+    options = ['--study', tmp_path / 'r.json']
+    code, result, errors = run_command('info', '--table', 'markdown', *options)
+    assert code == 0
+    header, _, row = map(cells, errors.rstrip().splitlines()[-3:])
+    found = dict(zip(header, row))
+    assert found['arm'] == 'scratch' and found['lfw TAR@0.001 %'] == '50.0 [42.0, 57.5]'
+    assert found['MFLOPs, LFR organisers'] == '106.2'
+    assert 'multiplier=0.25' in found['network; training']
+    _, alone, _ = run_command('info', 'vargfacenet', '--multiplier', 0.25, '--emb-size', 128)
+    assert result['trained']['scratch']['flops'] == alone['flops']
+    assert list(result['trained']) == ['scratch']
 
 
 @pytest.mark.parametrize(
@@ -112,10 +159,11 @@ def test_the_table_has_what_is_published_and_measured(run_command, tmp_path):
     [
         (['--table', 'text', 'y1'], 'leave the network out'),
         (['--table', '--option', 'use_se=no'], 'leave the network out'),
-        (['--results', 'y1=x'], 'belongs to --table'),
-        (['--table', '--results', 'y3=x'], "unknown network 'y3'"),
-        (['--table', '--results', 'y1=x'], 'results file x does not exist'),
-        (['--table', '--results', f'y1={DATA}/align.json'], 'is no result of `bench engines'),
+        (['--results', 'x'], '--results belongs to --table'),
+        (['--study', 'x'], '--study belongs to --table'),
+        (['--table', '--results', 'x'], 'results file x does not exist'),
+        (['--table', '--results', f'{DATA}/align.json'], 'is no result of `bench networks'),
+        (['--table', '--study', f'{DATA}/align.json'], 'is no results.json of a study'),
     ],
 )
 def test_wrong_use_of_the_table(arguments, message, run_command):
