@@ -188,8 +188,8 @@ def _stem(data, options):
 def _unit(data, name, channels, branches, options):
     """y = ReLU(x + c F(x)): c is 0.3 or 0 in a training step, the mean of that in inference.
 
-    Of a unit that is left out the running statistics go on, unlike in the authors' code, which does
-    not compute it.
+    Of a unit that is left out the running statistics go on, and its weights keep momentum and
+    decay, unlike in the authors' code, which does not compute it.
     """
     main = _branches(data, name, branches, options)
     main = _conv_bn(main, f'{name}_stem', channels, options, (1, 1), 1, True, ('_0', '_1'))
