@@ -21,7 +21,7 @@ from ...common.errors import InputError
 from ...common.files import atomic_write, read_json
 from ...symbol import list_networks, network_options
 from . import child, report
-from .engines import ORIGINAL, candidates, untrained
+from .candidates import ORIGINAL, candidates, untrained
 from .measure import machine, repeated
 from .ways import embedding_call
 

@@ -11,10 +11,10 @@ from tiny_network import embed_on_stock_graph, reference_params
 from vargfacenet.common.engine.checkpoint import load_embedding, save_embedding
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError, RunError
-from vargfacenet.deploy.bench import engines, stock, ways
+from vargfacenet.deploy.bench import candidates, engines, stock, ways
 from vargfacenet.deploy.bench.child import Worker
 from vargfacenet.deploy.bench.measure import Timing, faster
-from vargfacenet.symbol import get_symbol
+from vargfacenet.symbol import get_symbol, list_networks
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +40,7 @@ def test_the_original_of_mobilefacenet_runs_with_a_flatten(tmp_path):
     environment = {'OMP_NUM_THREADS': '2'}
     with Worker(ways.embedding_call, environment, **options, flatten=True) as worker:
         assert all(0 < seconds < 60 for seconds in worker(0.1))
-    assert sum('Flatten' in name for name in engines.original_variants(options['model'])) >= 2
+    assert sum('Flatten' in name for name in candidates.original_variants(options['model'])) >= 2
 
 
 def test_the_fastest_variant_is_chosen_and_what_fails_is_not(checkpoint, caplog):
@@ -63,17 +63,17 @@ def test_the_fastest_variant_is_chosen_and_what_fails_is_not(checkpoint, caplog)
 
 def test_every_engine_is_measured(checkpoint, run_command, tmp_path, monkeypatch):
     one = {'one thread': {'OMP_NUM_THREADS': '1'}}  # fewer processes to start
-    monkeypatch.setattr(engines, 'environments', lambda: one)
+    monkeypatch.setattr(candidates, 'environments', lambda: one)
     options = ['--model', checkpoint, '--batch-size', 4, '--seconds', 0.1]
     options += ['--out', tmp_path / 'b.json']
     code, result, errors = run_command('bench', 'engines', *options)
     assert code == 0, errors
     rows = {row['engine']: row for row in result['engines']}
     names = ('onnxruntime float32', 'onnxruntime int8', 'OpenVINO float32', 'OpenVINO int8')
-    assert {engines.ORIGINAL, engines.OURS, *names} <= set(rows)
-    first = rows[engines.ORIGINAL]
+    assert {candidates.ORIGINAL, candidates.OURS, *names} <= set(rows)
+    first = rows[candidates.ORIGINAL]
     assert first['times_original_batch_1'] == {'median': 1, 'low': 1, 'high': 1}
-    tried = engines.original_variants(checkpoint)
+    tried = candidates.original_variants(checkpoint)
     assert first['settings_batch_1'] in tried and first['settings_batch'] in tried
     for row in rows.values():
         assert 0 < row['latency_ms_low'] <= row['latency_ms_median'] <= row['latency_ms_high']
@@ -84,6 +84,46 @@ def test_every_engine_is_measured(checkpoint, run_command, tmp_path, monkeypatch
         assert row['share_of_peak'] == pytest.approx(share) and 0 < share < 1
     assert json.loads((tmp_path / 'b.json').read_text()) == result
     assert cv2.imread(str(tmp_path / 'b.png')).shape[1] > 500
+
+
+def test_every_network_in_every_engine(run_command, tmp_path):
+    """A run goes on with what its file lacks; `info --table` reads it."""
+    out = tmp_path / 'n.json'
+    words = ('bench', 'networks', '--batch-size', 2, '--seconds', 0.1, '--out', out)
+    code, first, errors = run_command(*words, '--network', 'qan_quality')
+    assert code == 0, errors
+    (rows,) = first['networks'].values()
+    assert {row['precision'] for row in rows} >= {'float32', 'int8'}
+    assert candidates.ORIGINAL not in {row['engine'] for row in rows}
+    assert [row['ms'] for row in rows] == sorted(row['ms'] for row in rows)
+    for row in rows:
+        assert 0 < row['ms_low'] <= row['ms'] <= row['ms_high']
+        # two images take longer than one, and less than ten times as long
+        assert row['ms'] < 2000 / row['images_per_second'] < 10 * row['ms']
+    assert json.loads(out.read_text()) == first
+    known = dict.fromkeys(list_networks(), rows)
+    out.write_text(json.dumps({**first, 'networks': known}))
+    assert run_command(*words)[1]['networks'] == known  # nothing is measured
+    code, result, _ = run_command('info', '--table', '--results', out)
+    assert code == 0 and result['networks']['qan_quality']['measured']['ms'] == rows[0]['ms']
+    assert run_command(*words[:2], '--batch-size', 3, '--out', out)[0] == 2
+    assert run_command(*words, '--network', 'y3')[0] == 2
+    (tmp_path / 'other.json').write_text('{}')
+    assert run_command(*words[:2], '--out', tmp_path / 'other.json')[0] == 2
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--network', 'y3'], "unknown network 'y3'"),
+        (['--network', 'y1', '--network-option', 'depth=3'], 'depth'),
+        (['--model', 'm,0', '--network', 'y1'], 'not allowed with'),
+        (['--model', 'm,0', '--network-option', 'width=1'], 'a checkpoint has its own'),
+    ],
+)
+def test_which_network(flags, message, run_command):
+    code, _, errors = run_command('bench', 'engines', *flags)
+    assert code == 2 and message in errors
 
 
 @pytest.mark.parametrize('flags', [['--batch-size', '1'], ['--seconds', '0'], ['--out', 'x.txt']])
@@ -105,7 +145,7 @@ def test_the_picture_does_not_contradict_itself():
                 'times_original_batch_1': ratio,
                 'times_original_batch': ratio,
             }
-            for name, timing in ((engines.ORIGINAL, slow), ('ours', fast))
+            for name, timing in ((candidates.ORIGINAL, slow), ('ours', fast))
         ]
         bars = rows[0]['latency_ms_median'] / rows[1]['latency_ms_median']
         for panel in (engines.LATENCY, engines.THROUGHPUT):
