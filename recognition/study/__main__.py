@@ -2,7 +2,8 @@
 
 Runs what is missing, several runs at a time with one thread each, and goes on by the same command
 after any stop or kill. A study whose runs are all there costs the comparison alone. Given the
-results.json of a study in place of its file, the table and the page are made anew from it.
+results.json of a study in place of its file, the table and the page are made anew from it
+(studies/results/ has those of the project; NAME.json makes NAME.html).
 """
 
 import argparse
@@ -39,7 +40,10 @@ from .runner import Child, Runner, run_in_turn
 log = logging.getLogger(__name__)
 
 RESULTS, PAGE = 'results.json', 'report.html'
-_PARTS = {'title', 'note', 'measure', 'study', 'arms', 'questions', 'missing'}
+_PARTS = {
+    *('title', 'note', 'measure', 'study', 'arms', 'questions', 'missing'),
+    *('machine', 'version'),
+}
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -192,15 +196,15 @@ def read_results(path: Path) -> dict[str, Any]:
     return result
 
 
-def write_page(result: dict[str, Any], out: Path) -> dict[str, Any]:
+def write_page(result: dict[str, Any], path: Path) -> dict[str, Any]:
     """Show a result and write the page; returns the command's result."""
     found = sections(result)
     show(result, found)
     subtitle = f'{len(result["arms"])} arms · {result["machine"]} · vargfacenet {result["version"]}'
-    atomic_write(out / PAGE, page(result['title'], subtitle, found))
-    log.info('page: %s', out / PAGE)
+    atomic_write(path, page(result['title'], subtitle, found))
+    log.info('page: %s', path)
     return {
-        'page': str(out / PAGE),
+        'page': str(path),
         'claims': [claim for question in result['questions'] for claim in claims(result, question)],
         'missing': result['missing'],
     }
@@ -210,7 +214,9 @@ def run(args: argparse.Namespace) -> dict:
     console.check_ranges([('--jobs', args.jobs, 0, 1000)])
     if args.study.suffix == '.json':
         result = read_results(args.study)
-        return write_page(result, output_folder(args.out or args.study.parent))
+        # results of several studies may lie in one folder
+        name = PAGE if args.study.name == RESULTS else f'{args.study.stem}.html'
+        return write_page(result, output_folder(args.out or args.study.parent) / name)
     study = read_study(args.study)
     output_folder(study.runs)
     if args.dry_run:
@@ -224,7 +230,7 @@ def run(args: argparse.Namespace) -> dict:
         result['version'] = __version__
         text = json.dumps(result, indent=1, allow_nan=False)
         atomic_write(out / RESULTS, text + '\n')
-        summary = {**write_page(result, out), 'results': str(out / RESULTS)}
+        summary = {**write_page(result, out / PAGE), 'results': str(out / RESULTS)}
     if runner.failed:
         reasons = '; '.join(f'{name}: {why}' for name, why in runner.failed.items())
         raise RunError(f'{len(runner.failed)} jobs failed ({reasons}); the same command goes on')

@@ -215,7 +215,7 @@ class Runner:
         ------
         KeyboardInterrupt after the children have saved and stopped.
         """
-        waiting = {name: job for name, job in jobs.items() if not self._settled(job)}
+        waiting = {name: job for name, job in jobs.items() if not self.records.is_done(job)}
         try:
             with _stopped_by_signals():
                 while waiting or self._children:
@@ -226,9 +226,6 @@ class Runner:
                         time.sleep(_POLL)
         finally:
             self._stop()
-
-    def _settled(self, job: Job) -> bool:
-        return self.records.is_done(job)
 
     def _collect(self) -> None:
         for name, child in list(self._children.items()):
@@ -245,7 +242,7 @@ class Runner:
                 del waiting[name]
             elif any(other in waiting or other in self._children for other in job.after):
                 continue
-            elif self._settled(job):
+            elif self.records.is_done(job):
                 del waiting[name]
             elif len(self._children) < self._jobs and self._is_free(job):
                 self.records.check_inputs(job)

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -141,6 +142,33 @@ def test_the_page_comes_from_the_results_alone(done, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])['claims']
 
 
+RESULTS = sorted((ROOT / 'studies' / 'results').glob('*.json'))
+
+
+@pytest.mark.parametrize('path', RESULTS, ids=lambda path: path.stem)
+def test_the_results_of_the_project_draw_their_page(path, tmp_path, run_command):
+    code, result, errors = run_command('study', path, '--out', tmp_path)
+    assert code == 0, errors
+    page = (tmp_path / f'{path.stem}.html').read_text()
+    stored = json.loads(path.read_text())
+    assert (ROOT / 'studies' / f'{path.stem}.toml').is_file()
+    assert stored['title'] in page and all(arm in page for arm in stored['arms'])
+    claimed = [each for question in stored['questions'] for each in question['comparisons']]
+    assert result['claims'] == [
+        each['sentence'] for each in claimed if each['measure'] == stored['measure']
+    ]
+
+
+def test_what_is_no_result_of_a_study(tmp_path, run_command):
+    assert RESULTS
+    stored = json.loads(RESULTS[0].read_text())
+    del stored['machine']
+    for content in (stored, [], {'title': 'x'}):
+        (tmp_path / 'x.json').write_text(json.dumps(content))
+        code, _, errors = run_command('study', tmp_path / 'x.json')
+        assert code == 2 and 'is no results.json of a study' in errors
+
+
 def test_a_failed_run_leaves_the_others(done, patterns, crowd, capsys):
     path, runs = done
     write_study(path.parent, patterns, crowd, BROKEN)
@@ -224,7 +252,12 @@ def test_a_killed_study_ends_with_the_same_weights(patterns, crowd, tmp_path, nu
 @pytest.mark.slow
 def test_the_smoke_study_answers_its_questions(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert main(['study', str(ROOT / 'studies' / 'smoke.toml')]) == 0
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # three minutes on two idle cores, by the time that the runs had of a CPU: others use it too
+    seconds = spent.ru_utime + spent.ru_stime - before.ru_utime - before.ru_stime
+    assert seconds < 2 * 180
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert len(result['claims']) == 4 and result['missing'] == []
     assert (tmp_path / 'runs/smoke/report.html').is_file()
