@@ -117,7 +117,11 @@ def find_videos(source: Path) -> list[Video]:
 
 
 def _listed(path: Path) -> Video:
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        raise InputError(f'{path}: no folder and no video') from None
+    if is_folder:
         frames = [each for each in path.iterdir() if each.is_file() and folders.is_picture(each)]
         frames = [each for each in frames if not folders.is_hidden(each.name)]
         if not frames:

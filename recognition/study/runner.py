@@ -26,6 +26,7 @@ from ...common.child import module_words
 from ...common.errors import InputError, RunError
 from ...common.files import atomic_write, exclusive, output_folder, read_json
 from ...common.history import HISTORY
+from ...common.run_files import checksum
 from .plan import DATA, DISTILL, TEACH, TRAIN, Job
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,7 @@ class Records:
         self._folder = folder
         self._known: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob('*.json')):
-            content = read_json(path, 'record of a study')
-            if not isinstance(content, dict) or not {'words', 'after', 'result'} <= content.keys():
-                raise InputError(f'{path} is no record of a study; remove it')
-            self._known[path.stem] = content
+            self._known[path.stem] = _read_record(path)
 
     def get(self, name: str) -> Optional[dict[str, Any]]:
         return self._known.get(name)
@@ -105,8 +103,34 @@ class Records:
             'result': dict(result),
             'seconds': round(seconds, 1),
         }
+        content['crc32'] = checksum(content)
         self._known[job.name] = content
         atomic_write(self._folder / f'{job.name}.json', json.dumps(content, indent=1) + '\n')
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What is known of a finished job; InputError for a file that is damaged, or no record."""
+    content = read_json(path, 'record of a study')
+    if not isinstance(content, dict) or not _is_record(content):
+        raise InputError(f'{path} is no record of a study; remove it')
+    if content.get('crc32', checksum(content)) != checksum(content):  # older ones have none
+        raise InputError(
+            f'{path} was changed or damaged after it was written: its checksum does not agree; '
+            f'remove it, and the job runs again'
+        )
+    return content
+
+
+def _is_record(content: Mapping[str, Any]) -> bool:
+    words, after = content.get('words'), content.get('after')
+    return (
+        isinstance(words, list)
+        and all(isinstance(word, str) for word in words)
+        and isinstance(after, dict)
+        and all(type(stamp) is int for stamp in after.values())
+        and isinstance(content.get('result'), dict)
+        and type(content.get('seconds')) in (int, float)
+    )
 
 
 def _stamp(record: Mapping[str, Any]) -> int:

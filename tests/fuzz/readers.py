@@ -8,7 +8,7 @@ import io
 import json
 import pickle
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -528,9 +528,13 @@ def _(path):
 def _(folder):
     from vargfacenet.recognition.teacher_store import HEADER_BYTES, Header
 
-    header = Header('m,1', 'a' * 64, 'train.rec', 'b' * 64, 4, 8, 'mxnet', done=4)
-    text = json.dumps(asdict(header)).encode().ljust(HEADER_BYTES)
-    return [text + np.zeros((4, 2, 8), np.float16).tobytes()]
+    made = []
+    for views, augmentation in ((0, ''), (3, 'mild {"blur": 0.2}')):
+        header = Header('m,1', 'a' * 64, 'train.rec', 'b' * 64, 4, 8, 'mxnet', done=4)
+        header = replace(header, views=views, augmentation=augmentation, view_seed=5 * views)
+        text = json.dumps(asdict(header)).encode().ljust(HEADER_BYTES)
+        made.append(text + np.zeros((4, header.rows, 8), np.float16).tobytes())
+    return made
 
 
 @reader('gallery_db', 'gallery.sqlite')
@@ -718,3 +722,198 @@ _SEEDS['ijb_tid'] = lambda folder: [_TIDS]
 _SEEDS['ijb_points'] = lambda folder: [_POINTS]
 _SEEDS['ijb_pairs'] = lambda folder: [b'1 2 1\n1 3 0\n']
 _SEEDS['ijb_subjects'] = lambda folder: [b'TEMPLATE_ID,SUBJECT_ID\n1,5\n2,6\n']
+
+
+@reader('video_list', 'videos.txt')
+def _(path):
+    from vargfacenet.common.data.video import find_videos
+
+    (path.parent / 'frames').mkdir(exist_ok=True)
+    (path.parent / 'frames' / '1.png').touch()
+    (path.parent / 'a.mp4').touch()
+    find_videos(path)
+
+
+@reader('failed_pairs', 'case.bin.failed')
+def _(path):
+    from vargfacenet.common.data.failed_pairs import failed_path, read_failed
+
+    pair_set = path.parent / 'pairs.bin'
+    path.replace(failed_path(pair_set))
+    read_failed(pair_set)
+
+
+@reader('report_groups', 'groups.csv')
+def _(path):
+    from vargfacenet.eval.report.groups import pair_groups, read_labels
+
+    target = {'issame': np.array([True, False]), 'names': np.array(['ada', 'bob', 'cyd'])}
+    target |= {'identities': np.array([[0, 0], [1, 2]]), 'identities_named': True}
+    pair_groups(read_labels(path), target)
+
+
+@reader('gallery_groups', 'groups.csv')
+def _(path):
+    from vargfacenet.deploy.group_rates import read_groups
+
+    read_groups(path, ['ada', 'bob'])
+
+
+@reader('person_labels', 'identities.txt')
+def _(path):
+    from vargfacenet.eval.verify import read_identities
+
+    read_identities(path, np.array([True, False]))
+
+
+_SEEDS['video_list'] = lambda folder: [b'frames\na.mp4\n']
+_SEEDS['failed_pairs'] = lambda folder: [b'3\ta/1.jpg\ta/2.jpg\t1\n7\ta/1.jpg\tb/1.jpg\t0\n']
+_SEEDS['report_groups'] = lambda folder: [b'identity,sex\nada,f\nbob,m\n', b'sex\nf\nm\n']
+_SEEDS['gallery_groups'] = lambda folder: [b'person,group\nada,f\nbob,m\n', b'ada,"f"\n']
+_SEEDS['person_labels'] = lambda folder: [b'a/1.jpg a/2.jpg 1\na/1.jpg b/1.jpg 0\n']
+
+
+# --- studies, logs, heads
+
+
+@reader('study', 'study.toml')
+def _(path):
+    from vargfacenet.recognition.study.plan import data_jobs, make_jobs, read_study
+
+    study = read_study(path)
+    data_jobs(study)
+    make_jobs(study)
+
+
+_SEEDS['study'] = lambda folder: [_STUDY]
+_STUDY = b"""title = 'Two losses'
+seeds = [0, 1]
+runs = 'runs/two'
+measure = 'accuracy'
+
+[options]
+data-dir = 'data'
+lr = 0.1
+
+[[data]]
+makes = 'data/train.rec'
+command = ['synth', 'data', '--people', 4]
+
+[arms.arcface]
+command = 'train'
+loss = 'arcface'
+network-option = { multiplier = 0.25 }
+
+[arms.given]
+model = 'teacher/model,9'
+
+[arms.student]
+command = 'distill'
+teacher = 'run:given'
+pretrained = 'run:arcface'
+
+[test]
+target = ['data/test.bin']
+
+[[test.measure]]
+name = 'tpr'
+commands = [['identify', '--probes', '{folder}/p.npz']]
+value = ['tpr', 0]
+
+[[questions]]
+ask = 'Does it help?'
+arms = ['student', 'arcface']
+"""
+
+
+@reader('study_record', 'arcface-s0.json')
+def _(path):
+    from vargfacenet.recognition.study.plan import Job
+    from vargfacenet.recognition.study.runner import Records
+
+    records = Records(path.parent)
+    first = Job('arcface-s0', 'train', ('train', '--lr', '0.1'))
+    then = Job(
+        'student-s0', 'distill', ('distill', '--pretrained', '{arcface-s0}'), ('arcface-s0',)
+    )
+    for job in (first, then):
+        records.is_done(job)
+        records.check_inputs(job)
+    if records.is_done(first):
+        records.words(then)
+        records.stamps(then)
+        records.add(first, first.words, {}, 2.0)
+
+
+@seeds_of('study_record')
+def _(_folder):
+    result = {'model': 'runs/two/models/arcface-s0/model,2', 'steps': 10}
+    record = {'words': ['train', '--lr', '0.1'], 'after': {}, 'result': result, 'seconds': 3.5}
+    return [json.dumps(record).encode()]
+
+
+@reader('decision_log', 'decisions.jsonl')
+def _(path):
+    from vargfacenet.deploy.decision_log import append, check_log, entries
+
+    check_log(path)
+    list(entries(path, 'ada'))
+    append(path, 'removed', people=['ada'])
+
+
+@reader('decision_head', 'decisions.jsonl.head')
+def _(path):
+    from vargfacenet.deploy.decision_log import LOG, append, check_log
+
+    shutil.copy(path.parent.parent / 'made' / LOG, path.parent / LOG)
+    check_log(path.parent / LOG)
+    append(path.parent / LOG, 'removed', people=['ada'])
+
+
+def _log_file(name):
+    def seeds(folder):
+        from vargfacenet.deploy.decision_log import LOG, append
+
+        for number in range(3):
+            append(folder / LOG, 'enrolled', people=['ada'], faces=number)
+        return [(folder / name).read_bytes()]
+
+    return seeds
+
+
+_SEEDS['decision_log'] = _log_file('decisions.jsonl')
+_SEEDS['decision_head'] = _log_file('decisions.jsonl.head')
+
+
+@reader('quality_head', 'head.npz')
+def _(path):
+    from vargfacenet.eval.quality_head import load_head
+
+    load_head(path, _Embedder())
+
+
+class _Embedder:
+    """What a head is asked for of the model that it belongs to."""
+
+    name, fingerprint, embedding_size = 'm', 'f' * 64, 4
+
+
+@seeds_of('quality_head')
+def _(folder):
+    from vargfacenet.eval.quality_head import QualityHead
+
+    head = QualityHead(np.arange(5) / 5, 'f' * 64, ('ada', 'bob'))
+    return [_written(folder, '.npz', head.save)]
+
+
+@reader('bench_results', 'engines.json')
+def _(path):
+    from vargfacenet.symbol.info import measured
+
+    measured([f'vargfacenet={path}'])
+
+
+@seeds_of('bench_results')
+def _(_folder):
+    row = {'engine': 'openvino', 'latency_ms_median': 1.5}
+    return [json.dumps({'machine': 'x86_64', 'engines': [row]}).encode()]

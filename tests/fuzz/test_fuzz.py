@@ -28,6 +28,7 @@ COST = {
     'checkpoint_params': 10,
     'symbol_run': 10,
     'curves': 30,
+    'video': 5,
     'onnx_openvino': 10,
     'history': 5,
     'report_run': 5,
@@ -127,7 +128,10 @@ PLAIN = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
-JSON_READERS = ('symbol', 'export_json', 'run_json', 'report_run', 'cmc', 'history')
+JSON_READERS = (
+    *('symbol', 'export_json', 'run_json', 'report_run', 'cmc', 'history'),
+    *('study_record', 'bench_results'),
+)
 
 
 def put(value, path, inner):

@@ -16,7 +16,10 @@ from conftest import ROOT
 from vargfacenet.__main__ import main
 from vargfacenet.common.data.people_sets import PeopleSet, write_people_set
 from vargfacenet.common.engine.params_file import read_arrays
+from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
+from vargfacenet.recognition.study.plan import Job
+from vargfacenet.recognition.study.runner import Records
 
 from tests.recognition.conftest import pattern
 
@@ -193,6 +196,16 @@ def test_faults_show_before_anything_runs(patterns, crowd, tmp_path, run_command
         handle.write('{}')
     code, _, err = run_command('study', path)
     assert code == 2 and 'no record of a study' in err
+
+
+def test_a_record_that_was_changed_is_named(tmp_path):
+    job = Job('scratch-s0', 'train', ('train', '--lr', '0.1'))
+    Records(tmp_path).add(job, job.words, {'model': 'a,1', 'steps': 10}, 2.0)
+    assert Records(tmp_path).is_done(job)
+    path = tmp_path / 'scratch-s0.json'
+    path.write_text(path.read_text().replace('a,1', 'b,1'))
+    with pytest.raises(InputError, match=r'scratch-s0.json was changed or damaged'):
+        Records(tmp_path)
 
 
 def test_a_study_is_run_once_at_a_time(patterns, crowd, tmp_path, run_command):
