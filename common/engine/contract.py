@@ -92,7 +92,16 @@ _COUNTS = {'strides', 'dilations', 'kernel_shape', 'group', 'blocksize'}
 _SHOWN = 60  # characters of a name
 _SHAPE_VALUES = 64  # a tensor of more is no shape
 _FLOAT32_BYTES = 4
+# what these give is as large as their inputs' values say
+_SIZED = {'ConstantOfShape', 'EyeLike', 'Expand', 'OneHot', 'Pad', 'Range', 'Resize', 'Tile'}
+_SIZED |= {'Upsample', 'MaxUnpool', 'ConvTranspose', 'RandomNormal', 'RandomUniform', 'Reshape'}
 _LARGEST_BATCH = 1 << 12  # of a file that takes a fixed number of pictures
+
+
+def check_rows(model: Model, rows: np.ndarray, shape: tuple[int, int]) -> None:
+    """RunError unless what a library gives for some pictures is an embedding of each."""
+    if rows.shape != shape:
+        raise does_not_run(model, ValueError(f'its output is {rows.shape}, not {shape}'))
 
 
 def unreadable(model: Model, error: Exception) -> InputError:
@@ -167,22 +176,19 @@ def read_contract(model: Model, raw_pixels: bool = False) -> Contract:
     if dtype != 'uint8' and not raw_pixels and not _takes_raw_pixels(graph, data.name):
         mean = std = _CENTRE
     batch = _shape(data)[0]
+    size = _embedding_size(embedding)
     _check_sizes(model, loaded, data, layout, batch or 1)
     return Contract(
-        data.name,
-        layout,
-        dtype,
-        batch,
-        mean,
-        std,
-        output=embedding.name,
-        embedding_size=_embedding_size(embedding),
+        data.name, layout, dtype, batch, mean, std, output=embedding.name, embedding_size=size
     )
 
 
 def _check_sizes(model: Model, loaded, data, layout: str, batch: int) -> None:
-    """InputError where a layer gives far more than one of a face network does, so far as its shape
-    follows from the graph: engines make room for whatever it asks for. Changes `loaded`."""
+    """InputError where a layer gives far more than one of a face network does, or where nobody can
+    tell: engines make room for whatever it asks for. Changes `loaded`.
+
+    Behind an operator that is not ONNX's own, as those of some int8 files, shapes may be unknown.
+    """
     if batch > _LARGEST_BATCH:
         raise unreadable(model, ValueError(f'it takes {batch} pictures at a time'))
     sides = {'NCHW': (3, IMAGE_SIZE, IMAGE_SIZE), 'NHWC': (IMAGE_SIZE, IMAGE_SIZE, 3)}[layout]
@@ -192,15 +198,35 @@ def _check_sizes(model: Model, loaded, data, layout: str, batch: int) -> None:
         if math.prod(tensor.dims) > _SHAPE_VALUES:  # a weight, of which the shape is enough
             for kind in ('raw_data', 'float_data', 'int32_data', 'int64_data'):
                 tensor.ClearField(kind)
+    del loaded.graph.value_info[:]  # what a file says of its layers need not be so
+    for value in loaded.graph.output:
+        value.type.tensor_type.ClearField('shape')
     try:
         inferred = need('onnx', EXTRA).shape_inference.infer_shapes(loaded, data_prop=True)
-    except Exception:  # what it does not understand, the engine says
-        return
-    for value in (*inferred.graph.value_info, *inferred.graph.output):
-        shape = _shape(value)
-        if None not in shape and _FLOAT32_BYTES * math.prod(shape) > batch * limits.LAYER_BYTES:
-            too_large = f'{value.name[:_SHOWN]} is of shape {shape}, which is too large'
-            raise unreadable(model, ValueError(too_large))
+    except Exception as error:
+        raise unreadable(model, error) from None
+    values = (data, *inferred.graph.value_info, *inferred.graph.output)
+    shapes = {
+        value.name: _shape(value) for value in values if value.type.tensor_type.HasField('shape')
+    }
+    shapes |= {tensor.name: list(tensor.dims) for tensor in loaded.graph.initializer}
+    known = {name: shape for name, shape in shapes.items() if None not in shape}
+    total = 0
+    for node in inferred.graph.node:
+        if any(attribute.HasField('g') or attribute.graphs for attribute in node.attribute):
+            raise unreadable(model, ValueError(f'{node.op_type}: branches and loops are not taken'))
+        for name in filter(None, node.output):
+            if name in known:
+                size = _FLOAT32_BYTES * math.prod(known[name])
+                total += size
+                if size > batch * limits.LAYER_BYTES:
+                    too_large = f'{name[:_SHOWN]} is of shape {known[name]}, which is too large'
+                    raise unreadable(model, ValueError(too_large))
+            elif node.op_type in _SIZED or known.keys() >= set(filter(None, node.input)):
+                unknown = f'the shape of {name[:_SHOWN]} ({node.op_type}) depends on the picture'
+                raise unreadable(model, ValueError(unknown))
+    if total > batch * limits.NETWORK_BYTES:
+        raise unreadable(model, ValueError(f'its layers give {total >> 20} MB'))
 
 
 def override(contract: Contract, text: str) -> Contract:

@@ -8,7 +8,16 @@ from ...console import ProgressBar
 from ...extras import need
 from ...files import input_file
 from ...parallel import cpu_count
-from ..contract import EXTRA, Contract, Model, check_images, does_not_run, padded, unreadable
+from ..contract import (
+    EXTRA,
+    Contract,
+    Model,
+    check_images,
+    check_rows,
+    does_not_run,
+    padded,
+    unreadable,
+)
 from . import ENGINES, Engine
 
 _SUFFIX = 'ExecutionProvider'
@@ -80,6 +89,7 @@ class OnnxRuntimeEngine(Engine):
                 output = self._session.run([contract.output], feed)
             except Exception as error:  # as above
                 raise does_not_run(self._model, error) from None
+            check_rows(self._model, output[0], (len(batch), self.embedding_size))
             embeddings[start : start + rows] = output[0][:rows]
             if progress:
                 progress.advance(rows)

@@ -15,6 +15,7 @@ from ..contract import (
     Contract,
     Model,
     check_images,
+    check_rows,
     does_not_run,
     load_graph,
     padded,
@@ -120,12 +121,18 @@ class OpenVinoEngine(Engine):
         images = np.asarray(images)
         check_images(images)
         embeddings = np.empty((len(images), self.embedding_size), np.float32)
+        errors: list[Exception] = []
 
         def keep(request, start: int) -> None:
-            rows = request.get_output_tensor(self._output).data[: len(images) - start]
-            embeddings[start : start + len(rows)] = rows
-            if progress:
-                progress.advance(len(rows))
+            try:
+                rows = request.get_output_tensor(self._output).data
+                check_rows(self._given, rows, (size, self.embedding_size))
+                rows = rows[: len(images) - start]
+                embeddings[start : start + len(rows)] = rows
+                if progress:
+                    progress.advance(len(rows))
+            except Exception as error:  # raised here, it would leave requests running
+                errors.append(error)
 
         if not len(images):
             return embeddings
@@ -141,6 +148,8 @@ class OpenVinoEngine(Engine):
             queue.wait_all()
         except RuntimeError as error:
             raise does_not_run(self._given, error) from None
+        if errors:
+            raise errors[0]
         return embeddings
 
     @classmethod

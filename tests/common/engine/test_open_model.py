@@ -201,24 +201,63 @@ def test_a_layer_of_gigabytes_is_refused(engine, nodes, shape, tmp_path):
         open_model(str(tmp_path / 'model.onnx'), engine)
 
 
+def _branch(name):
+    one = onnx.helper.make_node('Identity', ['data'], [name])
+    made = onnx.helper.make_tensor_value_info(name, 1, ['N', 3, 112, 112])
+    return onnx.helper.make_graph([one], name, [], [made])
+
+
+# a number that the brightest pixel tells, as a shape that ends in it
+_COUNTED = [
+    ('ReduceMax', ['data'], 'brightest', {'keepdims': 0}),
+    ('Cast', ['brightest'], 'number', {'to': onnx.TensorProto.INT64}),
+    ('Unsqueeze', ['number'], 'ending', {'axes': [0]}),
+    ('Concat', ['start', 'ending'], 'shape', {'axis': 0}),
+]
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize(
+    ('nodes', 'told'),
+    [
+        ([*_COUNTED, ('Reshape', ['data', 'shape'], 'x', {})], 'the shape of x'),
+        ([*_COUNTED, ('Expand', ['data', 'shape'], 'x', {})], 'the shape of x'),
+        ([('If', ['yes'], 'x', {'then_branch': _branch('a'), 'else_branch': _branch('b')})], 'If'),
+        ([('Relu', ['data'], 'x', {}), ('Foo', ['x'], 'y', {})], 'the shape of y .Foo.'),
+        ([('Add', ['data', 'wide'], 'x', {})], 'too large'),
+    ],
+)
+def test_a_file_whose_layers_have_no_bounds_is_refused(engine, nodes, told, tmp_path):
+    values = {'start': np.array([-1, 3, 112 * 112], np.int64), 'yes': np.array(True)}
+    values['wide'] = np.zeros((900, 1, 1, 112), np.float32)
+    small_file(tmp_path / 'model.onnx', nodes, 'x', **values)
+    with pytest.raises(InputError, match=f'model.onnx does not load .*{told}'):
+        open_model(str(tmp_path / 'model.onnx'), engine)
+
+
+def test_what_a_file_says_of_its_layers_is_not_believed(tmp_path):
+    """24 GB that are announced as a picture."""
+    path = tmp_path / 'model.onnx'
+    n = np.array([1, 1, 400, 400], np.int64)
+    small_file(path, [('Tile', ['data', 'n'], 'x', {})], 'x', n=n)
+    model = onnx.load(str(path))
+    said = onnx.helper.make_tensor_value_info('x', 1, ['N', 3, 112, 112])
+    model.graph.value_info.append(said)
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=r'x is of shape .*, which is too large'):
+        open_model(str(path), 'onnxruntime')
+
+
 @pytest.mark.parametrize('engine', ENGINES)
 def test_a_file_that_fails_in_the_middle_is_one_line(engine, tmp_path):
-    """The last axis is as long as the brightest pixel says, 1 of 255 and -1 of 0, which the
-    graph does not tell."""
-    nodes = [
-        ('ReduceMax', ['data'], 'brightest', {'keepdims': 0}),
-        ('Cast', ['brightest'], 'number', {'to': onnx.TensorProto.INT64}),
-        ('Unsqueeze', ['number'], 'ending', {'axes': [0]}),
-        ('Concat', ['start', 'ending'], 'shape', {'axis': 0}),
-        ('Reshape', ['data', 'shape'], 'x', {}),
-    ]
-    start = np.array([-1, 3, 112 * 112], np.int64)
-    small_file(tmp_path / 'model.onnx', nodes, 'x', start=start)
+    """All pictures of a batch become one, which the graph tells of one picture alone."""
+    nodes = [('Reshape', ['data', 'shape'], 'x', {})]
+    small_file(tmp_path / 'model.onnx', nodes, 'x', shape=np.array([1, 3, 112, -1], np.int64))
     model = open_model(str(tmp_path / 'model.onnx'), engine)
-    white = np.full((1, 112, 112, 3), 255, np.uint8)
-    assert model.embed(white).shape == (1, 8)
-    with pytest.raises(RunError, match=r'model\.onnx does not run: '):
-        model.embed(np.zeros_like(white))
+    white = np.full((3, 112, 112, 3), 255, np.uint8)
+    assert model.embed(white[:1]).shape == (1, 8)
+    with pytest.raises(RunError, match=r'model\.onnx does not run: its output is \(1, 8\), not'):
+        model.embed(white)
 
 
 def test_devices_that_are_not_there(case, tmp_path):
