@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,9 +43,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     descriptor, temporary = _locked_temporary(path)
     try:
         # mkstemp creates 0600; a finished file gets what open() would have given it
-        umask = os.umask(0)
-        os.umask(umask)
-        os.fchmod(descriptor, 0o666 & ~umask)
+        os.fchmod(descriptor, 0o666 & ~_umask())
         with naming(path):
             yield temporary
             with open(temporary, 'rb+') as handle:
@@ -54,6 +53,36 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: PathLike) -> Iterator[Path]:
+    """Yield a new folder beside `path`; on success it becomes `path`, where there is nothing or an
+    empty folder.
+
+    On any error it is removed. What a killed command left of the same `path` goes first.
+    """
+    path = Path(path)
+    form = re.compile(rf'\.{re.escape(path.name)}\.[a-z0-9_]{{8}}')
+    for left in path.absolute().parent.iterdir():
+        if form.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
+            with contextlib.suppress(InputError), exclusive(left):  # one that is written to stays
+                shutil.rmtree(left)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f'.{path.name}.'))
+    try:
+        with exclusive(temporary):
+            temporary.chmod(0o777 & ~_umask())
+            yield temporary
+            temporary.replace(path)
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from ..common.data.records import side_file
 from ..common.data.store_file import HEADER_BYTES, NO_CHECKSUM, Header, read_header
 from ..common.engine.network import Network
 from ..common.errors import InputError, RunError
-from ..common.files import PathLike, naming, sync_folder
+from ..common.files import PathLike, exclusive, naming, sync_folder
 from ..common.vectors import unit_rows
 
 log = logging.getLogger(__name__)
@@ -166,22 +166,6 @@ def _unit_rows(embeddings: np.ndarray, first: int, header: Header) -> np.ndarray
     return rows.reshape(-1, header.rows, header.embedding_size)
 
 
-@contextlib.contextmanager
-def _sole_writer(part: Path) -> Iterator[None]:
-    """Only one process makes a store at a time; InputError for the second."""
-    lock = part.with_suffix('.lock')
-    with open(lock, 'a') as handle:
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f'{part} is being made by another process') from None
-        except (ImportError, OSError):  # no such locks on this system, or not on this disk
-            pass
-        yield  # the lock file stays: who waits for one that is deleted would lock nothing
-
-
 def build(
     path: Path,
     header: Header,
@@ -203,10 +187,10 @@ def build(
     Raises
     ------
     RunError for an embedding without direction; what was made before it stays.
-    InputError if another process is making it.
+    InputError if another command is writing in its folder.
     """
     part = path.with_suffix('.part')
-    with _sole_writer(part), naming(part):
+    with exclusive(path.parent), naming(part):
         if path.is_file():  # another process has made it meanwhile
             return
         done, header = _done_before(part, header)

@@ -13,7 +13,7 @@ from ..common import console
 from ..common.engine import checkpoint
 from ..common.engine.torch_file import read_states, write_state
 from ..common.errors import InputError
-from ..common.files import output_folder
+from ..common.files import exclusive, output_folder
 from . import list_networks, parse_options
 from .torch_params import from_torch, to_torch
 
@@ -27,8 +27,8 @@ def to_checkpoint(source: str, network: str, words: list[str], prefix: str) -> d
     """
     options = parse_options(network, words)
     result = from_torch(network, read_states(source), options, source)
-    output_folder(Path(prefix).parent)
-    checkpoint.save_embedding(prefix, 0, result)
+    with exclusive(output_folder(Path(prefix).parent)):  # two files that belong together
+        checkpoint.save_embedding(prefix, 0, result)
     params = sum(array.size for array in result.arg_params.values())
     log.info('%s: %s parameters of %s are in %s,0', source, f'{params:,}', network, prefix)
     return {'model': f'{prefix},0', 'network': network, 'source': source, 'params': params}

@@ -8,7 +8,6 @@ video from a street. People, pictures and strengths follow from the seed and the
 
 import argparse
 import logging
-import tempfile
 import zlib
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from .. import console
 from ..errors import InputError
-from ..files import output_folder
+from ..files import atomic_folder, output_folder
 from ..names import IMAGE_SIZE
 from ..parallel import ordered_map
 from .folders import Identity, choose_images, find_identities, identity_folders, read_people
@@ -156,15 +155,11 @@ def run(args: argparse.Namespace) -> dict:
     people = _people(args)
     output_folder(args.out.parent)
     videos = frames = 0
-    # under another name until all is there
-    with tempfile.TemporaryDirectory(prefix='.', dir=args.out.parent) as temporary:
-        partial = Path(temporary, args.out.name)
-        partial.mkdir()
-        with console.progress(len(people), 'make-videos', 'people') as bar:
-            for more in ordered_map(lambda one: _videos_of(one, args, partial), people):
-                videos, frames = videos + more, frames + more * args.frames
-                bar.advance()
-        partial.replace(args.out)
+    shown = console.progress(len(people), 'make-videos', 'people')
+    with atomic_folder(args.out) as partial, shown as bar:
+        for more in ordered_map(lambda one: _videos_of(one, args, partial), people):
+            videos, frames = videos + more, frames + more * args.frames
+            bar.advance()
     log.info('%s: %d videos of %d people, %d frames', args.out, videos, len(people), frames)
     return {'out': str(args.out), 'people': len(people), 'videos': videos, 'frames': frames}
 

@@ -10,6 +10,7 @@ import pytest
 from pictures import encoded, scene
 from vargfacenet.common import files
 from vargfacenet.common.errors import InputError
+from vargfacenet.eval.matrix_file import new_matrix
 
 
 def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path):
@@ -132,3 +133,44 @@ def test_commands_that_write_a_folder_keep_it(command, tmp_path, run_command):
     finally:
         os.close(other)
     assert list(out.iterdir()) == []
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    target, left, living = (tmp_path / name for name in ('all', '.all.abcd_123', '.all.abcd_456'))
+    for folder in (left, living):
+        folder.mkdir()
+        (folder / 'frame').touch()
+    handle = os.open(living, os.O_RDONLY)  # another process writes there
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(ZeroDivisionError), files.atomic_folder(target):
+            assert living.exists() and not left.exists()
+            1 / 0  # noqa: B018
+        assert os.listdir(tmp_path) == [living.name]
+        with files.atomic_folder(target) as made:
+            (made / 'one').touch()
+    finally:
+        os.close(handle)
+    assert sorted(os.listdir(tmp_path)) == [living.name, 'all'] and os.listdir(target) == ['one']
+    (tmp_path / 'plain').mkdir()
+    assert target.stat().st_mode == (tmp_path / 'plain').stat().st_mode
+
+
+def test_what_was_reserved_goes_after_a_kill(tmp_path):
+    """A feature file gets all its room at first; a kill leaves it, the next run gives it back."""
+    program = (
+        'import sys, time\n'
+        'from vargfacenet.eval.matrix_file import new_matrix\n'
+        'with new_matrix(sys.argv[1], 1000, 256):\n'
+        '    print("reserved", flush=True)\n'
+        '    time.sleep(60)\n'
+    )
+    words = [sys.executable, '-c', program, str(tmp_path / 'features.bin')]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == 'reserved\n'
+        other.kill()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith('.features.') and left.stat().st_blocks * 512 >= 1000 * 1024
+    with new_matrix(tmp_path / 'features.bin', 1, 2):
+        assert not left.exists()
+    assert os.listdir(tmp_path) == ['features.bin']

@@ -1,7 +1,9 @@
 """The teacher store: what is in it, who may read it, what a kill leaves, what distils from it."""
 
 import contextlib
+import fcntl
 import functools
+import os
 import shutil
 import types
 from dataclasses import replace
@@ -150,13 +152,13 @@ def test_a_store_that_another_process_made_meanwhile_is_kept(teachers, data, tmp
 
 
 def test_two_processes_do_not_make_one_store(teachers, data, tmp_path):
-    import fcntl
-
-    path = tmp_path / 'store.f16'
-    with open(path.with_suffix('.lock'), 'a') as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match='being made by another process'):
-            build(path, header_of(teachers[0], data), data, fake_embed([]))
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(InputError, match='another command is writing there'):
+            build(tmp_path / 'store.f16', header_of(teachers[0], data), data, fake_embed([]))
+    finally:
+        os.close(handle)
 
 
 def test_a_header_that_is_too_long_is_said_before_anything_is_embedded(teachers, data, tmp_path):
