@@ -7,7 +7,7 @@ import numpy as np
 
 from .screen import ROW_STEP, Searcher, exact_scores, pack
 
-_MARGIN = 4.0  # a bfloat16 search finds up to about this many times what it is for
+_EXCESS = 4.0  # how many times what it is for a search is expected to find, at first
 
 
 class Highest:
@@ -64,6 +64,7 @@ class NegativeSearch:
 
     def __post_init__(self):
         self._packed = pack(self.probes, self.searcher.kernel, columns=False)
+        self._excess = _EXCESS
 
     def run(self, unit: Unit) -> None:
         """Search the unit in slices of probes, which grow with the threshold."""
@@ -80,6 +81,7 @@ class NegativeSearch:
             if found is None:  # more than expected, e.g. where distractors are sorted; a slice of
                 step = max(step // 2 // ROW_STEP * ROW_STEP, ROW_STEP)  # ROW_STEP always fits
                 continue
+            self._learn_excess(len(found[0]), (end - start) * (unit.end - unit.start))
             i, j = found[0] + start, found[1]
             keep = self.is_negative(unit, i, j)
             scores = exact_scores(self.probes, columns, i[keep], j[keep])
@@ -87,10 +89,16 @@ class NegativeSearch:
             self.seen += (end - start) * (unit.end - unit.start)
             start, step = end, self._step(unit)
 
+    def _learn_excess(self, found: int, pairs: int) -> None:
+        """The coarser a kernel's rounding, the more pairs it finds that are below the threshold."""
+        count = self.highest.count
+        if self.seen >= count:
+            self._excess = max(_EXCESS, 2 * found * self.seen / (count * pairs))
+
     def _step(self, unit: Unit) -> int:
         """Rows whose search is expected to fit: as many pairs pass as have passed so far."""
         count, capacity = self.highest.count, self.searcher.capacity
-        pairs = capacity if self.seen < count else self.seen * capacity / (_MARGIN * count)
+        pairs = capacity if self.seen < count else self.seen * capacity / (self._excess * count)
         rows = min(int(pairs / (unit.end - unit.start)), len(self.probes))
         return max(rows // ROW_STEP * ROW_STEP, ROW_STEP)
 

@@ -1,10 +1,10 @@
 """All pairs of two sets of embeddings that score above a threshold, without the score matrix.
 
-A fast kernel (bfloat16 tiles where the CPU has AMX, else float32) finds every pair that may pass,
-given a proven bound of its error; `exact_scores` then decides. The score of a pair is the dot
-product in float64, rounded to float32: the same whatever kernel looked for it.
+A fast kernel (bfloat16 tiles where the CPU has AMX, else bytes, else float32) finds every pair that
+may pass, given a proven bound of its error; `exact_scores` then decides. The score of a pair is the
+dot product in float64, rounded to float32: the same whatever kernel looked for it.
 
-The kernels are C++ (kernels/screen.cc), compiled at set-up; without a compiler NumPy does the same.
+The kernels are C++ (kernels/), compiled at set-up; without a compiler NumPy does the same.
 Letters: N rows (probes), M columns (distractors), D embedding size.
 """
 
@@ -22,7 +22,7 @@ from ...common.native import Sources, library
 
 log = logging.getLogger(__spec__.name)  # __name__ is '__main__' under python -m
 
-KERNELS = ('auto', 'bf16', 'float32', 'numpy')
+KERNELS = ('auto', 'bf16', 'int8', 'float32', 'numpy')  # the fastest first
 BLOCK = 1 << 15  # columns that are packed at a time
 CAPACITY = 1 << 22  # pairs that a search may find at once
 ROW_STEP = 96  # a slice of packed rows begins at a multiple of it, whatever the kernel
@@ -38,10 +38,13 @@ _TILE_ROWS, _TILE_DEPTH = 16, 32
 _EXACT_PER_BLOCK = 1 << 14
 _CACHE_LINE = 64
 _NUMPY_ROWS = 2048
+_INT8_SIZE = 1 << 16  # D below which no sum of products overflows
 
 _F32 = np.ctypeslib.ndpointer(np.float32, flags='C')
+_U8 = np.ctypeslib.ndpointer(np.uint8, flags='C')
 _U16 = np.ctypeslib.ndpointer(np.uint16, flags='C')
 _U32 = np.ctypeslib.ndpointer(np.uint32, flags='C')
+_I32 = np.ctypeslib.ndpointer(np.int32, flags='C')
 _I64 = np.ctypeslib.ndpointer(np.int64, flags='C')
 _LONG = ctypes.c_int64
 
@@ -64,6 +67,17 @@ def _native() -> Optional[ctypes.CDLL]:
         screen = getattr(native, f'vgs_screen_{kind}')
         screen.argtypes = [packed[0], _LONG, packed[0], _LONG, _LONG, _F32, _U32, _U32, _LONG]
         screen.restype = _LONG
+    native.vgs_pack_rows_int8.argtypes = [_F32, _LONG, _LONG, _U8, _F32, _F32]
+    native.vgs_pack_rows_int8.restype = None
+    native.vgs_pack_columns_int8.argtypes = [_F32, _LONG, _LONG, _U8, _F32, _F32, _I32]
+    native.vgs_pack_columns_int8.restype = None
+    native.vgs_screen_int8.argtypes = [
+        *(_U8, _LONG, _U8, _LONG, _LONG),
+        *(_F32, _F32, _F32, _F32, _I32),
+        *(_U32, _U32, _LONG),
+    ]
+    native.vgs_screen_int8.restype = _LONG
+    native.has_int8 = bool(native.vgs_has_int8())
     native.vgs_exact.argtypes = [_F32, _F32, _LONG, _I64, _I64, _LONG, _F32]
     native.vgs_exact.restype = None
     # asked for here, before any thread is made: without the permission a tile instruction is fatal
@@ -76,9 +90,10 @@ def choose_kernel(name: str = 'auto') -> str:
     if name not in KERNELS:
         raise InputError(f'kernel {name!r}: expected one of {", ".join(KERNELS)}')
     native = _native() if name != 'numpy' else None
-    have = ['numpy'] if native is None else ['float32', 'numpy']
-    if native is not None and native.has_bf16:
-        have.insert(0, 'bf16')
+    runs = {'numpy': True}
+    if native is not None:
+        runs.update(bf16=native.has_bf16, int8=native.has_int8, float32=True)
+    have = [kernel for kernel in KERNELS if runs.get(kernel)]
     if name != 'auto' and name not in have:
         raise InputError(f'kernel {name!r} does not run on this machine; it has {", ".join(have)}')
     return have[0] if name == 'auto' else name
@@ -87,6 +102,14 @@ def choose_kernel(name: str = 'auto') -> str:
 def as_float32(embeddings: np.ndarray) -> np.ndarray:
     """`embeddings` without a copy where they are float32 rows, such as a memory map."""
     return np.ascontiguousarray(embeddings[:], np.float32)
+
+
+class Scales(NamedTuple):
+    """What the int8 kernel knows of each embedding, padded to whole panels."""
+
+    steps: np.ndarray  # float32: what an integer stands for
+    errors: np.ndarray  # float32: distance of the embedding from its integers times the step
+    shifts: np.ndarray  # int32, of columns: from what a sum of products starts
 
 
 class Packed(NamedTuple):
@@ -98,10 +121,14 @@ class Packed(NamedTuple):
     per_row: int  # elements of `data` for each embedding
     norm: float  # the largest length of an embedding
     error: float  # the largest distance of an embedding from its packed form
+    scales: Optional[Scales] = None
 
     def rows(self, start: int, end: int) -> 'Packed':
         """Embeddings start..end - 1, not copied; `start` is a multiple of ROW_STEP."""
-        return self._replace(data=self.data[start * self.per_row :], count=end - start)
+        scales = self.scales and Scales(*(part[start:] for part in self.scales))
+        return self._replace(
+            data=self.data[start * self.per_row :], count=end - start, scales=scales
+        )
 
 
 def _aligned(elements: int, dtype: type) -> np.ndarray:
@@ -118,8 +145,12 @@ def pack(embeddings: np.ndarray, kernel: str, columns: bool) -> Packed:
     Parameters
     ----------
     embeddings : (N, D) float32
-    kernel : 'bf16', 'float32' or 'numpy', see `choose_kernel`
+    kernel : any but 'auto', see `choose_kernel`
     columns : whether they are the columns of the search
+
+    Raises
+    ------
+    InputError for more dimensions than the int8 kernel can sum.
     """
     embeddings = np.ascontiguousarray(embeddings, np.float32)
     count, size = embeddings.shape
@@ -133,6 +164,8 @@ def pack(embeddings: np.ndarray, kernel: str, columns: bool) -> Packed:
         data = _aligned(-(-count // panel) * panel * size, np.float32)
         getattr(native, f'vgs_pack_{side}_f32')(embeddings, count, size, data)
         return Packed(data, count, size, size, norm, 0.0)
+    if kernel == 'int8':
+        return _pack_int8(embeddings, columns, norm)
     padded = -(-size // _TILE_DEPTH) * _TILE_DEPTH
     tiled = -(-count // _TILE_ROWS) * _TILE_ROWS
     data, errors = _aligned(tiled * padded, np.uint16), np.zeros(tiled, np.float32)
@@ -140,15 +173,56 @@ def pack(embeddings: np.ndarray, kernel: str, columns: bool) -> Packed:
     return Packed(data, count, size, padded, norm, float(errors.max()))
 
 
+def _pack_int8(embeddings: np.ndarray, columns: bool, norm: float) -> Packed:
+    native, (count, size) = _native(), embeddings.shape
+    if size >= _INT8_SIZE:
+        raise InputError(
+            f'embeddings of {size} dimensions: the int8 kernel takes fewer than {_INT8_SIZE}; '
+            "choose the kernel 'float32'"
+        )
+    side = 'columns' if columns else 'rows'
+    panel, depth = getattr(native, f'vgs_int8_panel_{side}')(), native.vgs_int8_depth()
+    padded, paneled = -(-size // depth) * depth, -(-count // panel) * panel
+    data = _aligned(paneled * padded, np.uint8)
+    scales = Scales(
+        np.ones(paneled, np.float32), np.zeros(paneled, np.float32), np.zeros(paneled, np.int32)
+    )
+    wanted = scales if columns else scales[:2]
+    getattr(native, f'vgs_pack_{side}_int8')(embeddings, count, size, data, *wanted)
+    return Packed(data, count, size, padded, norm, float(scales.errors.max()), scales)
+
+
 def error_bound(rows: Packed, columns: Packed) -> float:
     """How far a kernel's product can be from the exact score.
 
-    |ab - a'b'| <= |a - a'| |b| + |a'| |b - b'| for the rounding of the embeddings, and twice the
-    classical bound D u |a'||b'| (Higham 2002, Eq. 3.5; u = 2**-24) for that of the sums.
+    |ab - a'b'| <= |a - a'| |b| + |a'| |b - b'| for the rounding of the embeddings, and that of the
+    sums, see `_sum_bound`.
     """
-    a, b = rows.norm + rows.error, columns.norm + columns.error
-    rounding = rows.error * columns.norm + a * columns.error
-    return rounding + (rows.size + 2) * 2.0**-23 * a * b
+    a = rows.norm + rows.error
+    return rows.error * columns.norm + a * columns.error + _sum_bound(rows, columns)
+
+
+def _sum_bound(rows: Packed, columns: Packed) -> float:
+    """Twice the classical bound D u |a'||b'| (Higham 2002, Eq. 3.5; u = 2**-24).
+
+    The sums of the int8 kernel are exact; its few operations in float32 stay below this as well.
+    """
+    lengths = (rows.norm + rows.error) * (columns.norm + columns.error)
+    return (rows.size + 8) * 2.0**-23 * lengths
+
+
+def _int8_limits(
+    rows: Packed, columns: Packed, thresholds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(thresholds, lifts) of vgs_screen_int8, each (N,) float32: the error bound a row, not a set.
+
+    Both are rounded to the side on which a pair is rather found.
+    """
+    steps, errors = (part[: rows.count].astype(np.float64) for part in rows.scales[:2])
+    lowered = thresholds - errors * columns.norm - _sum_bound(rows, columns)
+    lowered, lifts = (lowered / steps).astype(np.float32), (rows.norm + errors) / steps
+    up = np.float32(np.inf)
+    return np.nextafter(lowered, -up), np.nextafter(lifts.astype(np.float32), up)
 
 
 class Searcher:
@@ -177,16 +251,31 @@ class Searcher:
         -------
         (i, j) int64 row and column numbers in any order, or None for more than `capacity`.
         """
-        lowered = np.asarray(thresholds, np.float64) - error_bound(rows, columns)
+        thresholds = np.asarray(thresholds, np.float64)
+        if self.kernel == 'int8':
+            scales = columns.scales
+            limits = _int8_limits(rows, columns, thresholds)
+            return self._search_native('int8', rows, columns, limits, scales)
+        lowered = thresholds - error_bound(rows, columns)
         lowered = np.nextafter(lowered.astype(np.float32), np.float32(-np.inf))
         if self.kernel == 'numpy':
             return self._search_numpy(rows, columns, lowered)
-        padded = np.zeros(rows.count + ROW_STEP, np.float32)  # a kernel reads whole panels
-        padded[: rows.count] = lowered
-        native = _native()
-        screen = native.vgs_screen_bf16 if self.kernel == 'bf16' else native.vgs_screen_f32
+        name = 'bf16' if self.kernel == 'bf16' else 'f32'
+        return self._search_native(name, rows, columns, (lowered,))
+
+    def _search_native(
+        self,
+        name: str,
+        rows: Packed,
+        columns: Packed,
+        limits: tuple[np.ndarray, ...],
+        scales: tuple[np.ndarray, ...] = (),
+    ) -> Optional[tuple[np.ndarray, np.ndarray]]:
+        padded = np.zeros((len(limits), rows.count + ROW_STEP), np.float32)  # for whole panels
+        padded[:, : rows.count] = limits
         sides = rows.data, rows.count, columns.data, columns.count
-        found = screen(*sides, rows.size, padded, *self._found, self.capacity)
+        screen = getattr(_native(), f'vgs_screen_{name}')
+        found = screen(*sides, rows.size, *padded, *scales, *self._found, self.capacity)
         if found > self.capacity:
             return None
         return self._found[0, :found].astype(np.int64), self._found[1, :found].astype(np.int64)

@@ -10,11 +10,11 @@
 // the compiler's macros; that the operating system lets a process use AMX is asked at run time.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
+#include "collect.h"
 #include "product.h"
 #include "simd.h"
 
@@ -37,49 +37,11 @@ constexpr int kScreenRows = 6;
 #endif
 constexpr int kScreenColumns = kScreenVectors * kLanes;
 
-typedef double Doubles __attribute__((vector_size(8 * sizeof(double))));
-typedef float Floats __attribute__((vector_size(8 * sizeof(float))));
+typedef double Doubles __attribute__((vector_size(4 * sizeof(double))));
 
 constexpr int64_t kCachedColumns = 512;  // 1 MB of float32 at 512 dimensions: stays in L2
 constexpr int64_t kCachedTiles = 64;     // 64 x 16 columns: 1 MB of bfloat16
-constexpr int64_t kRowChunk = 960;       // rows of one task; a multiple of kScreenRows and 32
 constexpr int kTile = 16;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Emitted pairs, shared by the threads. Each thread collects some before it reserves places.
-struct Output {
-  uint32_t *rows, *columns;
-  int64_t capacity;
-  std::atomic<int64_t> total{0};
-  bool full() const { return total.load(std::memory_order_relaxed) > capacity; }
-};
-
-class Collector {
- public:
-  explicit Collector(Output& output) : output_(output) {}
-  ~Collector() { flush(); }
-  void add(int64_t row, int64_t column) {
-    rows_[count_] = static_cast<uint32_t>(row);
-    columns_[count_] = static_cast<uint32_t>(column);
-    if (++count_ == kSize) flush();
-  }
-
- private:
-  static constexpr int kSize = 1024;
-  void flush() {
-    const int64_t place = output_.total.fetch_add(count_);
-    const int64_t room = std::min<int64_t>(count_, output_.capacity - place);
-    if (room > 0) {
-      std::memcpy(output_.rows + place, rows_, room * sizeof(uint32_t));
-      std::memcpy(output_.columns + place, columns_, room * sizeof(uint32_t));
-    }
-    count_ = 0;
-  }
-  Output& output_;
-  int count_ = 0;
-  uint32_t rows_[kSize], columns_[kSize];
-};
 
 // One block of products; `rows` is a panel (d, kScreenRows), `columns` one (d, kScreenColumns).
 inline void block_f32(const float* rows, const float* columns, int64_t d,
@@ -111,6 +73,14 @@ inline void emit_block(const Vec (&sums)[kScreenRows][kScreenVectors], const flo
       if (sums[r][c / kLanes][c % kLanes] >= thresholds[r]) collector.add(row + r, column + c);
     }
   }
+}
+
+inline Doubles to_doubles(const float* from) {
+#if defined(__AVX__)
+  return (Doubles)_mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+  return Doubles{from[0], from[1], from[2], from[3]};
+#endif
 }
 
 uint16_t to_bfloat16(float value) {  // nearest, ties to even
@@ -322,20 +292,21 @@ int64_t vgs_screen_bf16(const uint16_t* rows, int64_t na, const uint16_t* column
 // Dot products in float64, in one fixed order, rounded to float32: the score of pairs (i, j).
 void vgs_exact(const float* a, const float* b, int64_t d, const int64_t* rows,
                const int64_t* columns, int64_t n, float* out) {
-  constexpr int kWide = 8;
+  constexpr int kWide = 4, kSums = 2;  // wider ones would live in memory without AVX-512
 #pragma omp parallel for schedule(static)
   for (int64_t p = 0; p < n; ++p) {
     const float *x = a + rows[p] * d, *y = b + columns[p] * d;
-    Doubles sum{};
+    Doubles sums[kSums] = {};
     int64_t k = 0;
-    for (; k + kWide <= d; k += kWide) {
-      Floats left, right;
-      std::memcpy(&left, x + k, sizeof left);
-      std::memcpy(&right, y + k, sizeof right);
-      sum += __builtin_convertvector(left, Doubles) * __builtin_convertvector(right, Doubles);
+    for (; k + kSums * kWide <= d; k += kSums * kWide) {
+      for (int s = 0; s < kSums; ++s) {
+        sums[s] += to_doubles(x + k + s * kWide) * to_doubles(y + k + s * kWide);
+      }
     }
     double total = 0;
-    for (int lane = 0; lane < kWide; ++lane) total += sum[lane];
+    for (const Doubles& sum : sums) {
+      for (int lane = 0; lane < kWide; ++lane) total += sum[lane];
+    }
     for (; k < d; ++k) total += static_cast<double>(x[k]) * y[k];
     out[p] = static_cast<float>(total);
   }
