@@ -1,4 +1,4 @@
-"""The kernels' library: compiled for every kind of CPU, exact at thresholds a hair below a score."""
+"""The kernels' library: compiled for every kind of CPU, exact a hair below any score."""
 
 import os
 import shutil
