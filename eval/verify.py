@@ -21,6 +21,7 @@ from ..common.data.pair_lists import read_pair_list
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
+from ..common.files import sha256
 from .all_pairs import FARS, AllPairs, embed_set, entry_of, measure
 from .datasets import load_bin
 from .report.statistics import pair_identities
@@ -269,7 +270,8 @@ def run(arguments: argparse.Namespace) -> dict:
     if sets:
         about['all_pairs'] = set_entries
     if arguments.save:
-        model = {'sha256': embedder.fingerprint, 'engine': embedder.engine_name}
+        # of the file, not the fingerprint: that is the same for all files of an export
+        model = {'sha256': sha256(embedder.weights), 'engine': embedder.engine_name}
         save_results(arguments.save, VERIFICATION, {**model, **about}, {**saved, **set_arrays})
         log.info('results: %s', arguments.save)
     return about

@@ -290,7 +290,8 @@ def error_curves(
         axes.set_xlim(min(starts) - 0.02, max(ends) + 0.02)
     axes.set_xlabel('threshold, cosine')
     axes.set_ylabel('error rate')
-    _legend(axes)
+    # below the axes: the curves fill every corner
+    _legend(axes, loc='upper center', bbox_to_anchor=(0.5, -0.17), ncols=2)
     return figure
 
 
@@ -319,7 +320,9 @@ def histogram(
     axes.set_xlim(edges[used[0]], edges[used[-1] + 1])
     axes.set_xlabel(label)
     axes.set_ylabel('share of its kind, %')
-    _legend(axes)
+    # room for the legend above the bars
+    axes.set_ylim(0, 135 * max(genuine.max(), impostor.max()))
+    _legend(axes, loc='upper right')
     return figure
 
 

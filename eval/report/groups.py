@@ -116,7 +116,10 @@ def worst_ratio(names: list[str], rates: list[Interval]) -> str:
     over = f'({worst[1]} over {best[1]})'
     if best[0].value:
         return f'×{worst[0].value / best[0].value:.1f} {over}'
-    return f'at least ×{worst[0].value / best[0].high:.1f} {over}, which has none'
+    least = worst[0].value / best[0].high
+    if least <= 1:
+        return f'no ratio is shown, {best[1]} having no errors and few pairs'
+    return f'at least ×{least:.1f} {over}, which has none'
 
 
 def group_table(

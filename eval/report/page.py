@@ -79,10 +79,11 @@ class Section:
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea;
-  --accent: #0065a0; --paper: #fff; --ground: #f4f6f8; --right: #00644a; --wrong: #a63c00 }
+  --accent: #0065a0; --paper: #fff; --ground: #f4f6f8; --right: #00644a; --wrong: #a63c00;
+  --shade: #0003 }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e3e9f0; --soft: #a3afbe; --line: #323c49; --accent: #6cbdf0; --paper: #171d25;
-    --ground: #0e1217; --right: #53d0a8; --wrong: #ff9d5c }
+    --ground: #0e1217; --right: #53d0a8; --wrong: #ff9d5c; --shade: #fff4 }
 }
 * { box-sizing: border-box }
 html { -webkit-text-size-adjust: 100% }
@@ -115,15 +116,17 @@ figure img { width: 100%; max-width: 620px; height: auto; display: block }
 .table { overflow-x: auto; background:
   linear-gradient(to right, var(--paper) 30%, transparent) left,
   linear-gradient(to left, var(--paper) 30%, transparent) right,
-  linear-gradient(to right, #0003, transparent) left,
-  linear-gradient(to left, #0003, transparent) right;
+  linear-gradient(to right, var(--shade), transparent) left,
+  linear-gradient(to left, var(--shade), transparent) right;
   background-size: 40px 100%, 40px 100%, 12px 100%, 12px 100%; background-repeat: no-repeat;
   background-attachment: local, local, scroll, scroll }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums }
-th, td { padding: 6px 14px 6px 0; text-align: right; white-space: nowrap;
+th, td { padding: 6px 0 6px 14px; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line) }
 th { color: var(--soft); font-weight: 600 }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 8em }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 8em;
+  padding-left: 0 }
+thead th { white-space: normal; vertical-align: bottom }
 .wraps :is(th, td) { text-align: left; vertical-align: top }
 .wraps td { white-space: normal; overflow-wrap: anywhere; max-width: 34em }
 .note { font-size: 0.85rem; margin: 6px 0 0; max-width: 80ch }
@@ -158,7 +161,7 @@ footer { padding-bottom: 36px; font-size: 0.85rem }
   .figures { grid-template-columns: 1fr 1fr }
   .table { overflow: visible }
   table { font-size: 8.5pt; width: 100% }
-  th, td { white-space: normal; padding-right: 6pt }
+  th, td { white-space: normal; padding-left: 6pt }
   figure, tr, .pair { break-inside: avoid }
   h2, h3 { break-after: avoid }
 }

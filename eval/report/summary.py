@@ -13,7 +13,7 @@ from .verification import Measured, threshold_table
 _DIGITS = 16  # of a hash that are shown; the CSV has all
 _FACTS = (
     ('model', 'model'),
-    ('sha256', 'hash of the weights (SHA-256)'),
+    ('sha256', 'hash of its file (SHA-256)'),
     ('engine', 'engine'),
     ('date', 'measured, UTC'),
     ('version', 'version of vargfacenet'),

@@ -1,5 +1,6 @@
 """The command on a saved checkpoint and generated pair sets."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
+from deploy_models import export_folder
 from pair_sets import PAIRS, pair_images, write_bin
 from pictures import decoded, encoded, picture
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
@@ -199,6 +201,19 @@ def pictures(folder):
     """(P, 2, 112, 112, 3) and issame of the set lfw."""
     images, issame = load_bin(folder / 'lfw.bin')
     return images.reshape(PAIRS, 2, 112, 112, 3), issame
+
+
+def test_the_saved_hash_is_of_the_file_that_was_measured(folder, run_command, tmp_path):
+    """All files of an export have the fingerprint of their checkpoint; their hashes differ."""
+    files = export_folder(tmp_path)
+    path = tmp_path / 'r.npz'
+    for file in (files / 'model.onnx', files / 'model-0000.params'):
+        model = file if file.suffix == '.onnx' else f'{files / "model"},0'
+        target = ('--target', folder / 'lfw.bin', '--save', path)
+        code, _, err = run_command('verify', '--model', model, *target)
+        assert code == 0, err
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert load_results(path).about['sha256'] == digest
 
 
 def test_saved_results(folder, model, run_command, tmp_path):

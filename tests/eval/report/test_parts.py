@@ -10,7 +10,14 @@ from matplotlib.colors import to_hex
 from vargfacenet.common.errors import InputError
 from vargfacenet.eval.report import figures
 from vargfacenet.eval.report.__main__ import build_report, read_runs
-from vargfacenet.eval.report.groups import ACROSS, Labels, group_table, pair_groups, read_labels
+from vargfacenet.eval.report.groups import (
+    ACROSS,
+    Labels,
+    group_table,
+    pair_groups,
+    read_labels,
+    worst_ratio,
+)
 from vargfacenet.eval.report.page import Cell, FigureItem, TableItem, csv_table, latex, write_files
 from vargfacenet.eval.report.statistics import exact_interval
 from vargfacenet.eval.results import VERIFICATION, save_results
@@ -216,6 +223,19 @@ def labels_of(tmp_path, text, column=''):
 
 def by_person(number):
     return 'old' if number % 4 == 0 else 'young'
+
+
+def test_a_ratio_is_shown_only_where_there_is_one():
+    few, many = exact_interval(0, 1), exact_interval(0, 2000)
+    some, more = exact_interval(1, 20), exact_interval(60, 1000)
+    assert worst_ratio(['a', 'b'], [more, some]) == '×1.2 (a over b)'
+    low = 0.06 / (1 - 0.025 ** (1 / 2000))  # Clopper and Pearson of no errors in 2,000
+    assert worst_ratio(['a', 'b'], [more, many]) == (
+        f'at least ×{low:.1f} (a over b), which has none'
+    )
+    assert worst_ratio(['a', 'b'], [more, few]).startswith('no ratio is shown, b having no errors')
+    assert worst_ratio(['a', 'b'], [many, few]) == 'no errors in any group'
+    assert worst_ratio(['a'], [more]) == 'only one group has such pairs'
 
 
 def test_groups_of_people_pictures_and_pairs_agree(target, tmp_path):

@@ -160,7 +160,7 @@ def test_the_first_screen_tells_the_outcome_and_where_it_is_from(report, folder)
     facts = {row['']: row for row in read_csv(files / 'made.csv')}
     run = folder / 'teacher'
     digest = hashlib.sha256((run / 'model-0001.params').read_bytes()).hexdigest()
-    assert facts['hash of the weights (SHA-256)']['teacher'] == digest
+    assert facts['hash of its file (SHA-256)']['teacher'] == digest
     command = facts['command']['teacher']
     assert f'verify --model {run / "model"},1' in command
     assert 'identify --probes' in command and 'report' in facts['command']['this page']
