@@ -3,9 +3,9 @@
 Aligned crops of 112x112 are taken as they are; in all other pictures the largest face, or with
 `--which all` every face, is found and aligned first. Decoding and detecting go on in threads while
 the network runs. The .npz holds a row a face: `embeddings` float32 (N, D) of unit length, `paths`
-(N,), `labels` (N,), the name of the picture's folder, `boxes` (N, 4), `scores` (N,) and
-`input`, what pixels became before the model; pictures without a face are left out and listed in the
-JSON result. With `--video` a row is a video: see `embed_video`.
+(N,), `labels` (N,), the name of the picture's folder or what the list says behind it, `boxes`
+(N, 4), `scores` (N,) and `input`, what pixels became before the model; pictures without a face are
+left out and listed in the JSON result. With `--video` a row is a video: see `embed_video`.
 """
 
 import argparse
@@ -23,10 +23,11 @@ import numpy as np
 from ..common import console
 from ..common.data import folders
 from ..common.data.image import IMAGE_SUFFIXES
+from ..common.data.listed import listed_path, read_list
 from ..common.data.video import find_videos
 from ..common.engine.options import add_options
 from ..common.errors import InputError
-from ..common.files import atomic_path, naming, output_folder, read_lines
+from ..common.files import atomic_path, input_file, naming, output_folder
 from ..common.parallel import cpu_count, ordered_map
 from .decide import embedder_from
 from .embed_video import add_video_options, check_video_options, run_videos
@@ -40,20 +41,23 @@ _BATCHES_AHEAD = 2  # of crops, embedded or waiting for it
 _SHOWN = 100  # names of pictures without a face in the JSON result
 
 
-def find_pictures(source: Path) -> list[Path]:
-    """Pictures below a folder, sorted, or those a text file lists, one path a line (relative to
-    the file's folder). Raises InputError if there are none.
+def find_pictures(source: Path) -> list[tuple[Path, str]]:
+    """Pictures and their labels, each that of its folder's name.
+
+    Those below a folder, sorted, or those that a list names: lines `PATH [LABEL]`, relative to the
+    list's folder. Raises InputError if there are none.
     """
     if source.is_dir():
         found = folders.find_pictures(source)
         folders.warn_of_others(source, found.others)
-        paths = found.pictures
+        listed = [(path, []) for path in found.pictures]
     else:
-        lines = read_lines(source, 'folder or list of pictures')
-        paths = [source.parent / line.strip() for line in lines if line.strip()]
-    if not paths:
+        input_file(source, 'folder or list of pictures')
+        lines = read_list(source, source.parent)
+        listed = [(listed_path(source.parent, name), rest) for name, *rest in lines]
+    if not listed:
         raise InputError(f'{source}: no pictures ({" ".join(sorted(IMAGE_SUFFIXES))})')
-    return paths
+    return [(path, rest[0] if rest else path.absolute().parent.name) for path, rest in listed]
 
 
 def write_features(path: Path, rows: io.BufferedIOBase, size: int, columns: dict) -> None:
@@ -112,26 +116,26 @@ def _check(args: argparse.Namespace) -> None:
 class _Tally(NamedTuple):
     """What came of the pictures; faces without their crops."""
 
-    kept: list[Found]
+    kept: list[tuple[Found, str]]  # with its label
     without: list[str]
     several: list[str]
 
-    def add(self, found: Found) -> None:
+    def add(self, found: Found, label: str) -> None:
         if found.error:
             log.warning('%s; left out', found.error)
             self.without.append(str(found.path))
             return
         if found.count > 1:
             self.several.append(str(found.path))
-        self.kept.append(found)
+        self.kept.append((found, label))
 
     def columns(self) -> dict:
-        paths = [found.path for found in self.kept for _ in found.scores]
+        faces = [(found.path, label) for found, label in self.kept for _ in found.scores]
         return {
-            'paths': np.array([str(path) for path in paths], str),
-            'labels': np.array([path.absolute().parent.name for path in paths], str),
-            'boxes': np.concatenate([np.empty((0, 4)), *(found.boxes for found in self.kept)]),
-            'scores': np.concatenate([np.empty(0), *(found.scores for found in self.kept)]),
+            'paths': np.array([str(path) for path, _ in faces], str),
+            'labels': np.array([label for _, label in faces], str),
+            'boxes': np.concatenate([np.empty((0, 4)), *(found.boxes for found, _ in self.kept)]),
+            'scores': np.concatenate([np.empty(0), *(found.scores for found, _ in self.kept)]),
         }
 
 
@@ -143,7 +147,9 @@ def _embedded(embedder: FaceEmbedder, crops: np.ndarray, flip: bool) -> np.ndarr
     return unit_length(raw, embedder.model)
 
 
-def _embed_all(args: argparse.Namespace, paths: list[Path], embedder, rows) -> tuple[_Tally, float]:
+def _embed_all(
+    args: argparse.Namespace, listed: list[tuple[Path, str]], embedder, rows
+) -> tuple[_Tally, float]:
     """Write the embeddings of all faces to `rows`; what came of the pictures, pictures/s."""
 
     def embed(batch: list[Found]) -> tuple[list[Found], np.ndarray]:
@@ -153,22 +159,23 @@ def _embed_all(args: argparse.Namespace, paths: list[Path], embedder, rows) -> t
 
     cv2.setNumThreads(1)  # our threads keep the CPUs busy; OpenCV's own would get in their way
     tally = _Tally([], [], [])
+    paths, labels = [path for path, _ in listed], (label for _, label in listed)
     in_batches = batches(ordered_map(PictureReader(args), paths, args.workers), args.batch_size)
     with console.progress(len(paths), 'embed') as bar:
         # one batch is embedded while the next is found, however large they are
         for batch, embeddings in ordered_map(embed, in_batches, 1, _BATCHES_AHEAD):
             rows.write(embeddings.tobytes())
-            for found in batch:
-                tally.add(found)
+            for found, label in zip(batch, labels):
+                tally.add(found, label)
             bar.advance(len(batch))
         return tally, bar.rate
 
 
 def _run_pictures(
-    args: argparse.Namespace, paths: list[Path], embedder: FaceEmbedder, rows: BinaryIO
+    args: argparse.Namespace, listed: list[tuple[Path, str]], embedder: FaceEmbedder, rows: BinaryIO
 ) -> tuple[dict, dict]:
     """Embeds all pictures; returns (columns of the .npz, JSON result)."""
-    tally, rate = _embed_all(args, paths, embedder, rows)
+    tally, rate = _embed_all(args, listed, embedder, rows)
     if tally.several and args.which == 'largest':
         log.warning(
             'several faces in %d pictures, such as %s; the largest was taken (--which all takes '
@@ -176,10 +183,10 @@ def _run_pictures(
             len(tally.several),
             tally.several[0],
         )
-    log.info('%s: %d of %d pictures, %.1f images/s', args.out, len(tally.kept), len(paths), rate)
+    log.info('%s: %d of %d pictures, %.1f images/s', args.out, len(tally.kept), len(listed), rate)
     columns = tally.columns()
     return columns, {
-        'images': len(paths),
+        'images': len(listed),
         'embedded': len(tally.kept),
         'faces': len(columns['scores']),
         'several': len(tally.several),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 from datetime import date, datetime, timezone
 from typing import Any, NamedTuple, Optional
 
@@ -74,8 +75,10 @@ def decode_face(content: bytes) -> FaceRecord:
 
 
 def checked_name(name: str) -> str:
-    """A name without the blanks around it; InputError for one that no identity can have."""
-    name = name.strip()
+    """A name without the blanks around it, in Unicode's composed form, so that it is one person's
+    whatever system it was typed on; InputError for one that no identity can have.
+    """
+    name = unicodedata.normalize('NFC', name.strip())
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise InputError(
             f'identity {name[:40]!r}: expected a name of 1 to {MAX_NAME} printable characters'

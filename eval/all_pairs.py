@@ -6,12 +6,11 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from ..common import console
-from ..common.data.image import decode_rgb
+from ..common.data.image import check_crop, decode_rgb
 from ..common.data.people_sets import check_kinds, read_people_set
 from ..common.engine.engines import Engine
 from ..common.errors import InputError
 from ..common.files import PathLike
-from ..common.names import IMAGE_SIZE
 from ..common.parallel import ordered_map
 from .cross_pairs import CrossPairs, cross_pairs, tar_intervals, thresholds_at, true_accept_rate
 from .verification import add_flips, embed_both
@@ -40,15 +39,13 @@ def load_images(path: PathLike) -> tuple[np.ndarray, np.ndarray, Optional[np.nda
     """
     people_set = read_people_set(path)
     check_kinds(people_set.people, str(path))
-    shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
 
     def decode(item: tuple[int, bytes]) -> np.ndarray:
         try:
             image = decode_rgb(item[1])
         except InputError as error:
             raise InputError(f'{path} image {item[0]}: {error}') from None
-        if image.shape != shape:
-            raise InputError(f'{path} image {item[0]}: {image.shape}; expected {shape}')
+        check_crop(image, f'{path} image {item[0]}')
         return image
 
     images = list(ordered_map(decode, enumerate(people_set.pictures)))

@@ -1,6 +1,7 @@
 """Embeddings and labels from files, checked row by row before they are compared."""
 
 import logging
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
@@ -54,12 +55,21 @@ def load_embeddings(path: PathLike, labels: Optional[PathLike] = None) -> Embedd
     if rows.ndim != 2 or rows.dtype.kind != 'f' or not rows.size:
         raise InputError(f'{path}: {rows.dtype} {rows.shape}; expected float (N, D)')
     own = read_labels(labels) if labels is not None else own
+    own = own if own is None else composed(own)
     if own is not None and own.shape != (len(rows),):
         raise InputError(
             f'{labels or path}: labels of shape {own.shape} for {len(rows)} embeddings; expected '
             f'one a row'
         )
     return Embeddings(rows, own)
+
+
+def composed(labels: np.ndarray) -> np.ndarray:
+    """Labels that are text in Unicode's composed form: systems spell a folder's name in two."""
+    if labels.dtype.kind != 'U':
+        return labels
+    names = [unicodedata.normalize('NFC', label) for label in labels.ravel()]
+    return np.array(names, str).reshape(labels.shape)
 
 
 def read_labels(path: PathLike) -> np.ndarray:

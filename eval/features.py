@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..common import console
+from ..common.data.folders import pictures_in
+from ..common.data.listed import listed_path
 from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
 from .frame_quality import FramePooling, JudgedFrames
@@ -30,7 +32,7 @@ class Rows(NamedTuple):
 
 def image_rows(embedder: OpenModel, root: Path, names: list[str]) -> Iterator[Rows]:
     """g(image) + g(mirror image) of unit length: one row a name, a batch at a time."""
-    for block in embed_images(embedder, [root / name for name in names]):
+    for block in embed_images(embedder, [listed_path(root, name) for name in names]):
         rows, _ = add_flips(block.plain, block.flipped)
         yield Rows(block.start, rows, block.missing)
 
@@ -38,7 +40,7 @@ def image_rows(embedder: OpenModel, root: Path, names: list[str]) -> Iterator[Ro
 def video_rows(
     embedder: OpenModel, root: Path, names: list[str], pooling: FramePooling, flip: bool = False
 ) -> Iterator[Rows]:
-    """The frames (*.jpg) of a folder pooled, of unit length.
+    """The frames of a folder pooled, of unit length.
 
     With `flip` a frame's embedding is the mean of its own and its mirror image's.
 
@@ -78,7 +80,7 @@ def _parts(root: Path, names: list[str], frames: int) -> Iterator[tuple[int, lis
     """Consecutive folders with `frames` frames or a little more together: (first, their frames)."""
     start, folders, held = 0, [], 0
     for name in names:
-        folders.append(sorted((root / name).glob('*.jpg')))
+        folders.append(pictures_in(listed_path(root, name)))
         held += len(folders[-1])
         if held >= frames:
             yield start, folders

@@ -20,6 +20,7 @@ from ..common.files import output_folder
 from .embeddings import (
     Embeddings,
     check_embeddings,
+    composed,
     count_duplicates,
     load_embeddings,
     without_rows,
@@ -53,11 +54,12 @@ class Part(NamedTuple):
 
 def read_identities(path: Path, root: Path) -> tuple[list[str], np.ndarray]:
     """Paths and identities of an image list: `PATH [IDENTITY]`, by default the picture's folder."""
-    from .image_list import read_list
+    # here, since a run on stored embeddings needs none of it
+    from ..common.data.listed import read_list
 
     listed = read_list(path, root)
     identities = [rest[0] if rest else Path(name).parent.name for name, *rest in listed]
-    return [name for name, *_ in listed], np.array(identities)
+    return [name for name, *_ in listed], composed(np.array(identities))
 
 
 def _embed(
@@ -111,7 +113,17 @@ def _load(arguments: argparse.Namespace, world: World) -> dict[str, Part]:
         if name == 'probes':
             lost = count_same(embeddings.labels) - count_same(kept.labels)
         parts[name] = Part(kept, np.delete(check.keys, check.zero), len(check.zero), lost)
+    _check_label_kinds(parts)
     return parts
+
+
+def _check_label_kinds(parts: dict[str, Part]) -> None:
+    """InputError where some labels are text and some numbers, none of which would be equal."""
+    labels = {name: part.embeddings.labels for name, part in parts.items()}
+    texts = {name: each.dtype.kind == 'U' for name, each in labels.items() if each is not None}
+    if len(set(texts.values())) > 1:
+        kinds = ', '.join(f'{name} {"text" if text else "numbers"}' for name, text in texts.items())
+        raise InputError(f'labels are of two kinds ({kinds}); give all as text or all as numbers')
 
 
 def _warn_duplicates(parts: dict[str, Part]) -> int:

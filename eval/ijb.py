@@ -16,6 +16,7 @@ from scipy.integrate import trapezoid  # NumPy 2.4 has lost trapz
 
 from ..common import console
 from ..common.data.image import decode_rgb
+from ..common.data.listed import listed_path
 from ..common.data.warp import crop
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
@@ -32,6 +33,7 @@ FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 POOLED_FARS = (1e-2, 1e-1)
 FPIRS = (1e-2, 1e-1)
 RANKS = (1, 5, 10)
+_TEXT = 'utf-8-sig'  # with a byte-order mark or without
 _PAIRS_PER_BLOCK = 1 << 16
 _PROBES_PER_BLOCK = 1024
 GALLERIES = {'ijbb': ('S1', 'S2'), 'ijbc': ('G1', 'G2')}
@@ -117,7 +119,7 @@ def read_pairs(folder: PathLike, name: str) -> np.ndarray:
     path = Path(folder) / f'{name}_template_pair_label.txt'
     input_file(path, 'IJB pair list')
     try:
-        pairs = np.loadtxt(path, np.int64, ndmin=2)
+        pairs = np.loadtxt(path, np.int64, ndmin=2, encoding=_TEXT)
     except (ValueError, OverflowError) as error:
         raise InputError(f'{path}: {error}') from None
     if pairs.shape[1] != 3 or not np.isin(pairs[:, 2], (0, 1)).all():
@@ -131,7 +133,9 @@ def read_subjects(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     """(templates, subjects) int64 of a gallery or probe .csv: ascending templates, once each."""
     path = input_file(path, 'IJB list')
     try:
-        rows = np.loadtxt(path, np.int64, delimiter=',', skiprows=1, usecols=(0, 1), ndmin=2)
+        rows = np.loadtxt(
+            path, np.int64, delimiter=',', skiprows=1, usecols=(0, 1), ndmin=2, encoding=_TEXT
+        )
     except (ValueError, OverflowError) as error:
         raise InputError(f'{path}: {error}') from None
     templates, first = np.unique(rows[:, 0], return_index=True)
@@ -143,7 +147,7 @@ def write_features(embedder: OpenModel, images: Path, meta: Meta, out: Path) -> 
 
     def load(index: int) -> Optional[np.ndarray]:
         try:
-            picture = decode_rgb((images / meta.names[index]).read_bytes())
+            picture = decode_rgb(listed_path(images, meta.names[index]).read_bytes())
             return crop(picture, meta.landmarks[index])
         except (OSError, InputError):  # the lists hold zeros or NaN where no face was found
             return None

@@ -1,7 +1,6 @@
-"""Lists of image files to embeddings, a block at a time: memory does not grow with their number."""
+"""Image files to embeddings, a block at a time: memory does not grow with their number."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -9,11 +8,9 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
-from ..common.data.image import decode_rgb
+from ..common.data.image import check_crop, decode_rgb
 from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
-from ..common.files import PathLike, read_lines
-from ..common.names import IMAGE_SIZE
 from ..common.parallel import ordered_map
 
 log = logging.getLogger(__name__)
@@ -30,38 +27,6 @@ class Block(NamedTuple):
     missing: np.ndarray  # (n,) bool: no such file or no picture; its rows are zero
 
 
-def read_list(path: PathLike, root: Optional[Path] = None) -> list[list[str]]:
-    """Lines of an image list that are not empty, each as [name, further words ...].
-
-    A name ends at the first tab and may hold blanks. In a line without tabs it ends at the first
-    blank only if something below `root` has that name and nothing has the whole line's.
-
-    InputError for a file without any line.
-    """
-    lines = read_lines(path, 'image list')
-    split = [_name_and_rest(line.strip(), root) for line in lines if line.strip()]
-    if not split:
-        raise InputError(f'image list {path} is empty')
-    return split
-
-
-_exists = os.path.exists  # unlike Path's, False of a name that is too long
-
-
-def _name_and_rest(line: str, root: Optional[Path]) -> list[str]:
-    if '\t' in line:
-        return [word.strip() for word in line.split('\t')]
-    words = line.split()
-    if (
-        len(words) > 1
-        and root
-        and not os.path.exists(root / line)
-        and os.path.exists(root / words[0])
-    ):
-        return words
-    return [line]
-
-
 def load_crop(path: Path) -> Optional[np.ndarray]:
     """A 112x112 aligned crop as uint8 (112, 112, 3) RGB; None for no file or no picture.
 
@@ -71,12 +36,7 @@ def load_crop(path: Path) -> Optional[np.ndarray]:
         image = decode_rgb(path.read_bytes())
     except (OSError, InputError):
         return None
-    if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-        height, width = image.shape[:2]
-        raise InputError(
-            f'{path}: {width}x{height} pixels; expected aligned {IMAGE_SIZE}x{IMAGE_SIZE} crops '
-            f'(vargfacenet align makes them)'
-        )
+    check_crop(image, str(path))
     return image
 
 

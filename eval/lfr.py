@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from ..common import console, flops
+from ..common.data.listed import read_list
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
 from ..common.files import output_folder
 from .features import image_rows, video_rows, write_features
 from .frame_quality import FramePooling, add_pooling_options, pooling_from
-from .image_list import read_list, report_missing
+from .image_list import report_missing
 
 log = logging.getLogger(__name__)
 

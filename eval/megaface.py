@@ -15,11 +15,12 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
+from ..common.data.listed import listed_path, read_list
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import HELP, add_options, open_from
 from ..common.errors import InputError
 from ..common.files import PathLike, exclusive, output_folder, read_json, read_lines
-from .image_list import embed_images, read_list, report_missing
+from .image_list import embed_images, report_missing
 from .matrix_file import read_megaface, write_megaface
 from .verification import add_flips
 
@@ -73,7 +74,7 @@ def write_embeddings(
     for folder in sorted({feature_path(out, kind, name, algo).parent for name in names}):
         folder.mkdir(parents=True, exist_ok=True)
     missing: list[str] = []
-    items = [root / path for path in paths]
+    items = [listed_path(root, path) for path in paths]
     with console.progress(len(names), kind) as bar:
         for blocks in zip(*(embed_images(embedder, items) for embedder in embedders)):
             rows = np.hstack([add_flips(block.plain, block.flipped)[0] for block in blocks])

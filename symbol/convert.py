@@ -13,7 +13,7 @@ from ..common import console
 from ..common.engine import checkpoint
 from ..common.engine.torch_file import read_states, write_state
 from ..common.errors import InputError
-from ..common.files import exclusive, output_folder
+from ..common.files import exclusive, free_to_write, output_folder
 from . import list_networks, parse_options
 from .torch_params import from_torch, to_torch
 
@@ -62,10 +62,12 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument('--out', metavar='PREFIX', help='write PREFIX,0')
     target.add_argument('--to', metavar='FILE.pth', help='write a state_dict that torch.load reads')
+    parser.add_argument('--overwrite', action='store_true', help='replace the files that are there')
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was written, with the number of parameters or tensors."""
+    free_to_write(arguments.to or f'{arguments.out}-symbol.json', arguments.overwrite)
     if arguments.to:
         if arguments.network or arguments.option:
             raise InputError('--network and --option belong to --out; a checkpoint has its symbol')

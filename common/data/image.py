@@ -338,6 +338,16 @@ def resize_cubic(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return resized.astype(np.uint8).reshape(height, width, 3)
 
 
+def check_crop(image: np.ndarray, name: str) -> None:
+    """InputError naming a picture (H, W, 3) that is no aligned crop by its size."""
+    height, width = image.shape[:2]
+    if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
+        raise InputError(
+            f'{name}: picture of {width}x{height}; expected {IMAGE_SIZE}x{IMAGE_SIZE}, an aligned '
+            f'crop (`vargfacenet align` makes them)'
+        )
+
+
 def resize_short_side(image: np.ndarray, size: int) -> np.ndarray:
     """Bicubic resize so that the shorter side is `size`; the longer one is rounded down.
 

@@ -7,19 +7,25 @@
 A label may be any word; classes are numbered by the sorted labels, as numbers if all are.
 """
 
+import logging
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Optional
 
 from ..errors import InputError
 from ..files import PathLike, is_file, read_lines
 from .folders import Identity
+from .listed import listed_path, split_comma
+
+log = logging.getLogger(__name__)
+
+
+_NUMBER = re.compile(r'[+-]?\d+(\.\d*)?', re.ASCII)  # float() takes 1_2 and 1e5, which are names
 
 
 def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    return _NUMBER.fullmatch(word) is not None
 
 
 def _parse(words: list[str]) -> tuple[str, str]:
@@ -33,20 +39,53 @@ def _parse(words: list[str]) -> tuple[str, str]:
     return (first, second) if _is_number(first) and not _is_number(second) else (second, first)
 
 
-def _words(text: str) -> list[str]:
+def _readings(text: str) -> Iterator[list[str]]:
+    """The words of a line by every separator that it may have; paths may hold blanks and commas."""
     if '\t' in text:
-        return [word.strip() for word in text.split('\t')]
+        yield [word.strip() for word in text.split('\t')]
+        return
     if ',' in text:
-        return [word.strip() for word in text.split(',')]
-    words = text.split()
-    if len(words) > 2 and _is_number(words[-1]):  # a path with blanks
-        return text.strip().rsplit(None, 1)
-    return words
+        yield split_comma(text)
+    yield text.split()
+    yield text.strip().rsplit(None, 1)
+    yield text.split(None, 1)
+
+
+def _find(text: str, folder: Path) -> Optional[tuple[str, Path]]:
+    """(label, picture) by the first reading whose picture is there, else by the first of all; None
+    for a line of another form."""
+    first = None
+    for words in _readings(text):
+        try:
+            label, name = _parse(words)
+        except ValueError:
+            continue
+        found = label, listed_path(folder, name)
+        if is_file(found[1]):
+            return found
+        first = first or found
+    return first
 
 
 def _label_key(label: str) -> str:
-    """One name for 3, 3.0 and 3.000000, as im2rec writes labels."""
-    return str(int(float(label))) if _is_number(label) and float(label).is_integer() else label
+    """One name for 3 and 3.000000, as im2rec writes labels."""
+    whole, _, fraction = label.partition('.')
+    return whole if _is_number(label) and not fraction.strip('0') else label
+
+
+def _warn_of_repeats(path: PathLike, groups: dict[str, list[Path]]) -> None:
+    """A warning for pictures that are listed more than once."""
+    labels: dict[Path, list[str]] = {}
+    for label, pictures in groups.items():
+        for picture in pictures:
+            labels.setdefault(picture, []).append(label)
+    repeated = {picture: found for picture, found in labels.items() if len(found) > 1}
+    if repeated:
+        torn = [picture for picture, found in repeated.items() if len(set(found)) > 1]
+        log.warning(
+            '%s: %d pictures are listed more than once, %d of them under several labels (%s ...)',
+            *(path, len(repeated), len(torn), (torn or list(repeated))[0]),
+        )
 
 
 def read_label_list(path: PathLike, root: PathLike = '') -> list[Identity]:
@@ -66,13 +105,12 @@ def read_label_list(path: PathLike, root: PathLike = '') -> list[Identity]:
     for line, text in enumerate(read_lines(path, 'label list'), 1):
         if not text.strip():
             continue
-        try:
-            label, name = _parse(_words(text))
-        except ValueError:
+        found = _find(text, folder)
+        if found is None:
             raise InputError(
                 f'{path} line {line}: {text!r}; expected PATH LABEL, or INDEX TAB LABEL TAB PATH'
-            ) from None
-        picture = folder / name
+            )
+        label, picture = found
         if not is_file(picture):
             raise InputError(
                 f'{path} line {line}: there is no picture {picture}; --root names the folder that '
@@ -81,6 +119,8 @@ def read_label_list(path: PathLike, root: PathLike = '') -> list[Identity]:
         groups.setdefault(_label_key(label), []).append(picture)
     if not groups:
         raise InputError(f'label list {path} is empty')
-    numeric = all(_is_number(label) for label in groups)
-    labels = sorted(groups, key=float if numeric else None)
+    _warn_of_repeats(path, groups)
+    labels = sorted(groups)
+    if all(map(_is_number, labels)):
+        labels.sort(key=float)
     return [Identity(label, tuple(groups[label])) for label in labels]

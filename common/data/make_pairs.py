@@ -17,9 +17,10 @@ from ..errors import InputError
 from ..files import free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
-from .folders import Identity, choose_images, find_identities, identity_folders, read_people
+from .folders import Identity, choose_images, find_identities, identity_folders
 from .image import jpeg_crop
 from .label_lists import read_label_list
+from .listed import read_people
 from .people_sets import (
     SUFFIX,
     PeopleSet,

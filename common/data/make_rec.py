@@ -19,9 +19,10 @@ from ..errors import InputError
 from ..files import atomic_write, exclusive, free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
-from .folders import Identity, choose_images, find_identities, read_people
+from .folders import Identity, choose_images, find_identities
 from .image import jpeg_crop
 from .label_lists import read_label_list
+from .listed import read_people
 from .recordio import CLASSES, write_face_records
 
 log = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ import numpy as np
 from .. import console
 from ..errors import InputError
 from ..files import atomic_folder, output_folder
-from ..names import IMAGE_SIZE
 from ..parallel import ordered_map
-from .folders import Identity, choose_images, find_identities, identity_folders, read_people
-from .image import decode_rgb, encode_jpeg
+from .folders import Identity, choose_images, find_identities, identity_folders
+from .image import check_crop, decode_rgb, encode_jpeg
+from .listed import read_people
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +131,7 @@ def _videos_of(identity: Identity, args: argparse.Namespace, out: Path) -> int:
                 image = decode_rgb(path.read_bytes())
             except InputError as error:
                 raise InputError(f'{path}: {error}') from None
-            if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-                raise InputError(f'{path}: not 112x112; vargfacenet align makes crops')
+            check_crop(image, str(path))
             content = encode_jpeg(degrade(image, args.share, random))
             (folder / f'{frame:03d}.jpg').write_bytes(content)
     return videos

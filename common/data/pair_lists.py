@@ -17,7 +17,6 @@ Another format is a function in `PAIR_FORMATS`.
 import math
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -29,6 +28,7 @@ from ..errors import InputError
 from ..files import PathLike, is_file, read_lines
 from ..registry import Registry
 from .folders import Identity, is_hidden, is_picture
+from .listed import listed_path, split_comma
 
 FOLDS = 10  # of the protocol
 _LABELS = {'0': False, '1': True}
@@ -57,7 +57,7 @@ PAIR_FORMATS: Registry[Callable[[PathLike, Sequence[str]], Optional[PairList]]] 
 
 def _parse_lfw_line(path: PathLike, line: int, text: str, same: bool) -> Pair:
     """One pair; names may hold blanks if the line is separated by tabs."""
-    words = [word.strip() for word in text.split('\t' if '\t' in text else None)]
+    words = [word.strip() for word in text.strip().split('\t' if '\t' in text else None)]
     expected = 'NAME I J' if same else 'NAME1 I NAME2 J'
     try:
         if same:
@@ -69,15 +69,20 @@ def _parse_lfw_line(path: PathLike, line: int, text: str, same: bool) -> Pair:
         raise InputError(f'{path} line {line}: {text!r}; expected {expected}') from None
 
 
+def _path_words(text: str) -> list[str]:
+    """The three words of a line of paths, however they are separated; [] for another line."""
+    for words in (text.split('\t'), split_comma(text), text.split()):
+        if len(words) == 3:
+            return [word.strip() for word in words]
+    return []
+
+
 def _parse_path_line(path: PathLike, line: int, text: str) -> Pair:
     """`path path 0|1` or `0|1 path path`. The identity of a path is the folder it names, if any."""
-    for separator in ('\t', ',', None):
-        words = [word.strip() for word in text.split(separator)]
-        if len(words) == 3:
-            break
-    if len(words) == 3 and words[0] in _LABELS and words[2] not in _LABELS:
+    words = _path_words(text)
+    if words and words[0] in _LABELS and words[2] not in _LABELS:
         words = [*words[1:], words[0]]
-    if len(words) != 3 or words[2] not in _LABELS:
+    if not words or words[2] not in _LABELS:
         raise InputError(
             f'{path} line {line}: {text!r}; expected PATH PATH 0|1 (tabs between, if names hold '
             f'blanks)'
@@ -98,7 +103,7 @@ def read_pair_list(path: PathLike) -> PairList:
         if pair_list is not None:
             return pair_list
     head = lines[0].split() if lines else []
-    if len(head) >= 3 and not all(map(_is_number, head)):
+    if not all(map(_is_number, head)) and (len(head) >= 3 or _path_words(lines[0])):
         numbered = [(number, text) for number, text in enumerate(lines, 1) if text.strip()]
         pairs = [_parse_path_line(path, number, text) for number, text in numbered]
         return PairList(in_folds(pairs), FOLDS)
@@ -141,8 +146,7 @@ class PictureFinder:
     """Where the pictures of a list lie below a folder; asks each folder once.
 
     LFW keeps picture `number` of `name` at name/name_%04d.jpg. Any other suffix, any number of
-    digits and any word before them is found as well, and the name may be in the other Unicode
-    normal form (macOS writes e and an accent as two characters).
+    digits and any word before them is found as well, and a name may be spelt as `listed_path` says.
     """
 
     def __init__(self, folder: Path):
@@ -164,9 +168,9 @@ class PictureFinder:
         return found[0]
 
     def _existing(self, name: str, wanted: Union[Path, str] = '') -> Path:
-        for form in (name, *(unicodedata.normalize(form, name) for form in ('NFC', 'NFD'))):
-            if os.path.exists(self._folder / form):  # False where a name is too long
-                return self._folder / form
+        path = listed_path(self._folder, name)
+        if os.path.exists(path):  # False where a name is too long
+            return path
         raise MissingPicture(f'there is no picture {wanted or self._folder / name}')
 
     def _by_number(self, folder: Path) -> dict[int, list[Path]]:

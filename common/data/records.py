@@ -17,7 +17,7 @@ from ..files import PathLike
 from ..names import IMAGE_SIZE
 from ..registry import Registry
 from .folders import find_identities, find_pictures, identity_folders, warn_of_others
-from .image import decode_bgr
+from .image import check_crop, decode_bgr
 from .recordio import RecordFile, record_paths
 
 TRAIN_REC = 'train.rec'
@@ -215,10 +215,5 @@ def decode_crop(records: Records, position: int, encoded: bytes) -> np.ndarray:
         bgr = decode_bgr(encoded)
     except InputError as error:
         raise InputError(f'{records.name(position)}: {error}') from None
-    if bgr.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-        height, width = bgr.shape[:2]
-        raise InputError(
-            f'{records.name(position)}: picture of {width}x{height}; expected '
-            f'{IMAGE_SIZE}x{IMAGE_SIZE}, an aligned crop (`vargfacenet align` makes them)'
-        )
+    check_crop(bgr, records.name(position))
     return bgr

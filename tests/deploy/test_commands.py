@@ -83,6 +83,16 @@ def test_embed_a_list_and_leave_out_what_is_broken(folder, model, run_command, t
     assert len(np.load(tmp_path / 'f.npz')['embeddings']) == 2
 
 
+def test_a_list_may_say_who_is_in_a_picture(folder, model, run_command, tmp_path):
+    first, second = sorted_pictures(folder)[:2]
+    (tmp_path / 'list.txt').write_text(f'{first} ann\n{second}\n{first}\tbob lee\n')
+    arguments = ['embed', tmp_path / 'list.txt', '--model', model, '--out', tmp_path / 'f.npz']
+    assert run_command(*arguments, '--faces', 'crop')[0] == 0
+    stored = np.load(tmp_path / 'f.npz')
+    assert stored['labels'].tolist() == ['ann', second.parent.name, 'bob lee']
+    assert stored['paths'].tolist() == [str(first), str(second), str(first)]
+
+
 def test_embed_takes_what_the_owner_of_a_folder_sees(folder, model, run_command, tmp_path):
     """Hidden files and folders are no photographs; folders behind links are, whatever they hold."""
     (folder / '._0.png').write_bytes(b'\0\5\26\7Mac OS X')

@@ -47,6 +47,14 @@ def test_terms_are_kept_and_brought_up_to_date(gallery, rng):
     again.close()
 
 
+def test_a_name_is_one_person_in_either_form_of_unicode(gallery, rng):
+    rows = unit(rng, 2)
+    gallery.enrol(['Jos\xe9'], rows[:1])
+    gallery.enrol([' Jose\u0301'], rows[1:])
+    assert gallery.identities() == {'Jos\xe9': 2}
+    assert gallery.remove('Jose\u0301') == 2
+
+
 def test_whose_time_is_over_is_not_recognised_and_then_forgotten(gallery, rng):
     rows = unit(rng, 3)
     for name, row, day in (('past', 0, YESTERDAY), ('today', 1, str(TODAY)), ('ever', 2, '')):

@@ -13,6 +13,7 @@ from conftest import ROOT
 from tiny_network import reference_params, tiny_symbol
 from vargfacenet.common.engine.checkpoint import save_embedding
 from vargfacenet.common.engine.network import Network
+from vargfacenet.eval.embeddings import load_embeddings
 from vargfacenet.eval.identification import tpr_at_fpr
 from vargfacenet.eval.matrix_file import read_matrix, write_matrix
 from vargfacenet.eval.ranking import open_set, rank_rates
@@ -214,6 +215,23 @@ def test_wrong_options(folder, run_command, words, message):
     assert code == 2
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_labels_of_two_kinds_are_refused(folder, data, run_command):
+    """No text is equal to a number: nobody would be found."""
+    np.savez(folder / 'gallery.npz', embeddings=data[0][:25], labels=np.arange(25).astype(str))
+    words = ['--protocol', 'open-set', '--gallery', folder / 'gallery.npz']
+    code, _, err = run_command('identify', '--probes', folder / 'probes.npz', *words)
+    assert code == 2 and 'labels are of two kinds (probes numbers, gallery text)' in err
+
+
+def test_labels_in_two_forms_of_unicode_are_one(tmp_path):
+    names = np.array(['Jos\xe9', 'Jose\u0301', 'Ann'])
+    np.savez(tmp_path / 'a.npz', embeddings=np.eye(3, dtype=np.float32), labels=names)
+    (tmp_path / 'labels.txt').write_text('\n'.join(names))
+    for labels in (None, tmp_path / 'labels.txt'):
+        found = load_embeddings(tmp_path / 'a.npz', labels).labels
+        assert found.tolist() == ['Jos\xe9', 'Jos\xe9', 'Ann']
 
 
 def test_labels_are_needed(folder, data, run_command):

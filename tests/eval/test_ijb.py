@@ -1,5 +1,6 @@
 """IJB: every golden number of the reference implementation, and the command on a drawn set."""
 
+import codecs
 import json
 
 import cv2
@@ -128,6 +129,24 @@ def test_command_on_the_golden_features(tmp_path, run_command):
     assert search['open_set_rank'] == {'1': mean['top1'], '5': mean['top5'], '10': mean['top10']}
     assert search['open_set_tpir'] == {'0.01': mean['tpir'][0], '0.1': mean['tpir'][2]}
     assert 'N0D0F0' in err
+
+
+def test_byte_order_marks_are_no_part_of_the_lists(tmp_path, run_command):
+    write_lists(tmp_path)
+    write_matrix(tmp_path / 'features.bin', CASE['img_feats'])
+    arguments = [
+        'ijb',
+        '--set',
+        'ijbb',
+        '--meta',
+        tmp_path,
+        '--features',
+        tmp_path / 'features.bin',
+    ]
+    _, expected, _ = run_command(*arguments)
+    for path in tmp_path.glob('ijbb_*'):
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes().replace(b'\n', b'\r\n'))
+    assert run_command(*arguments)[1] == expected
 
 
 def test_pictures_are_warped_and_embedded(tmp_path, run_command, rng):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common import flops
+from vargfacenet.common.data.listed import read_list
 from vargfacenet.common.engine.checkpoint import save_embedding
 from vargfacenet.common.engine.mxnet import Embedder
 from vargfacenet.common.engine.network import Network
-from vargfacenet.eval.image_list import read_list
 from vargfacenet.eval.lfr import check_budget
 from vargfacenet.eval.matrix_file import read_matrix
 from vargfacenet.eval.pooling import POOLINGS
@@ -84,6 +84,20 @@ def test_video_track_with_mirror_images(folder, run_command):
     both = stock_embeddings(folder, False) + stock_embeddings(folder, True)
     expected = unit([both[start : start + 3].sum(axis=0) for start in (0, 3, 6)])
     assert np.abs(read_matrix(folder / 'features.bin') - expected).max() < 1e-5
+
+
+def test_frames_of_any_kind_count_and_hidden_files_do_not(folder, run_command):
+    run(folder, run_command, 'videos.txt', '--track', 'video')
+    expected = np.array(read_matrix(folder / 'features.bin'))
+    videos = folder / 'images'
+    picture = cv2.imread(str(videos / 'v0' / '1.jpg'))
+    (videos / 'v0' / '1.jpg').unlink()
+    cv2.imwrite(str(videos / 'v0' / '1.png'), picture)
+    (videos / 'v0' / '2.jpg').rename(videos / 'v0' / '2.JPG')
+    (videos / 'v0' / '._0.jpg').write_bytes(b'Mac OS X')
+    (videos / 'v0' / 'notes.txt').write_text('no frame')
+    run(folder, run_command, 'videos.txt', '--track', 'video')
+    assert np.abs(read_matrix(folder / 'features.bin') - expected).max() < 1e-6
 
 
 def quality_network(folder):
@@ -191,7 +205,7 @@ def test_missing_images_are_zero_and_counted(folder, run_command):
         (lambda folder: (folder / 'images.txt').write_text('x.jpg\ny.jpg'), 'none of the 2'),
         (
             lambda folder: cv2.imwrite(str(folder / 'images/v0/0.jpg'), np.zeros((90, 112, 3))),
-            '112x90 pixels',
+            'picture of 112x90',
         ),
     ],
 )

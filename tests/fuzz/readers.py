@@ -653,9 +653,9 @@ def _label_list(path):
 
 def _lists():
     from vargfacenet.common.data.folders import read_people
+    from vargfacenet.common.data.listed import read_list
     from vargfacenet.common.data.pair_lists import read_pair_list
     from vargfacenet.eval.identify import read_identities
-    from vargfacenet.eval.image_list import read_list
     from vargfacenet.eval.megaface import read_cmc, read_noises
 
     lfw = b'2 1\nAda\t1\t2\nAda\t1\tBob\t2\nBob 1 2\nCyd 1 Bob 2\n'

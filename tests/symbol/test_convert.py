@@ -146,6 +146,23 @@ def test_a_trained_bias_goes_where_the_other_network_has_a_place(run_command, tm
     assert relative_error(found, expected) <= 1e-5
 
 
+def test_a_model_is_not_replaced_unasked(run_command, tmp_path):
+    symbol = get_symbol('y1', emb_size=16)
+    network = Network(symbol, *reference_params(symbol))
+    checkpoint.save_embedding(tmp_path / 'ours', 2, network)
+    out = ('--to', tmp_path / 'x.pth')
+    assert run_command('convert', f'{tmp_path}/ours,2', *out)[0] == 0
+    code, _, errors = run_command('convert', f'{tmp_path}/ours,2', *out)
+    assert code == 2 and 'x.pth is there already' in errors
+    assert run_command('convert', f'{tmp_path}/ours,2', *out, '--overwrite')[0] == 0
+    before = (tmp_path / 'ours-symbol.json').read_bytes()
+    options = ('--network', 'y1', '--out', tmp_path / 'ours')
+    code, _, errors = run_command('convert', tmp_path / 'x.pth', *options)
+    assert code == 2 and 'ours-symbol.json is there already' in errors
+    assert (tmp_path / 'ours-symbol.json').read_bytes() == before
+    assert not (tmp_path / 'ours-0000.params').exists()
+
+
 @pytest.mark.parametrize('name', ['vargfacenet', 'r18_se'])
 def test_a_network_without_another_implementation_keeps_its_names(name, run_command, tmp_path):
     options = {'multiplier': 0.25} if name == 'vargfacenet' else {'width': 0.125}
