@@ -205,25 +205,29 @@ class _Export:
         self._onnx('model.onnx', inference_model(self._network, **options), 'float32')
         if self._args.fp16:
             half = inference_model(self._network, **options, dtype=np.float16)
-            self._onnx('model.fp16.onnx', half, 'float16')
+            path = self._folder / 'model.fp16.onnx'
+            atomic_write(path, half.SerializeToString())
+            self._reduced(path, 'float16')
         if self._args.calibrate:
             target = self._folder / 'model.int8.onnx'
             log.info('%s: calibrating on %d images', target.name, len(self._faces))
-            self._int8(target)
+            quantised = quantize.quantize_int8(self._folder / 'model.onnx', target, self._faces)
+            if self._reduced(target, 'int8'):
+                self.kept_float = list(quantised.kept_float)
 
-    def _int8(self, target: Path) -> None:
-        """The int8 file; one that is too far off is left out, and the other files stay."""
-        quantised = quantize.quantize_int8(self._folder / 'model.onnx', target, self._faces)
+    def _reduced(self, path: Path, kind: str) -> bool:
+        """Whether a file of less precision is good; one that is too far off is left out, and the
+        others stay."""
         good = len(self.parities)
         try:
-            self._check(target.name, parity.onnx_engines(target), 'int8')
+            self._check(path.name, parity.onnx_engines(path), kind)
         except RunError as error:
             del self.parities[good:]
-            target.unlink()
-            log.warning('%s is left out: %s', target.name, error)
-            return
-        self.add(target.name)
-        self.kept_float = list(quantised.kept_float)
+            path.unlink()
+            log.warning('%s is left out: %s', path.name, error)
+            return False
+        self.add(path.name)
+        return True
 
     def _onnx(self, name: str, model, kind: str) -> None:
         path = self._folder / name

@@ -7,21 +7,45 @@
 A label may be any word; classes are numbered by the sorted labels, as numbers if all are.
 """
 
+import argparse
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
+from ..console import Parser
 from ..errors import InputError
 from ..files import PathLike, is_file, read_lines
-from .folders import Identity
+from .folders import Identity, find_identities
 from .listed import listed_path, split_comma
 
 log = logging.getLogger(__name__)
 
 
 _NUMBER = re.compile(r'[+-]?\d+(\.\d*)?', re.ASCII)  # float() takes 1_2 and 1e5, which are names
+
+
+def add_source_options(parser: Parser) -> None:
+    """Add FOLDER|LIST and --root: people with their crops."""
+    parser.add_argument(
+        'source',
+        type=Path,
+        metavar='FOLDER|LIST',
+        help='people with their crops: FOLDER/<identity>/<picture>, or a list with labels (.lst, '
+        'or lines PATH LABEL)',
+    )
+    parser.add_argument('--root', default='', help="folder that a LIST's paths are relative to")
+
+
+def source_people(args: argparse.Namespace, left_out: Sequence[Path] = ()) -> list[Identity]:
+    """Who is in the source that `add_source_options` asks for, without the folders `left_out`.
+
+    Raises InputError as `read_label_list` and `find_identities`.
+    """
+    if args.source.is_file():
+        return read_label_list(args.source, args.root)
+    return find_identities(args.source, left_out)
 
 
 def _is_number(word: str) -> bool:

@@ -19,9 +19,8 @@ from ..files import atomic_write, free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
 from .failed_pairs import FailedPair, failed_path, write_failed
-from .folders import find_identities
 from .image import jpeg_crop
-from .label_lists import read_label_list
+from .label_lists import add_source_options, source_people
 from .pair_lists import (
     FOLDS,
     MissingPicture,
@@ -71,11 +70,7 @@ def listed(
 
 def drawn(args: argparse.Namespace) -> tuple[PairList, list[Comparison]]:
     """Pairs drawn from the people of a folder or of a list with labels."""
-    if args.source.is_file():
-        people = read_label_list(args.source, args.root)
-    else:
-        people = find_identities(args.source)
-    pair_list = draw_pairs(people, args.count, args.seed, args.folds)
+    pair_list = draw_pairs(source_people(args), args.count, args.seed, args.folds)
     pairs = pair_list.pairs
     return pair_list, [
         Comparison(Path(pair.first[1]), Path(pair.second[1]), pair.same, str(args.source))
@@ -120,12 +115,7 @@ def pairs_text(comparisons: Iterable[Comparison], folder: Path) -> str:
 
 
 def build_parser(parser: console.Parser) -> None:
-    parser.add_argument(
-        'source',
-        type=Path,
-        metavar='FOLDER|LIST',
-        help='people with their crops: FOLDER/<identity>/<picture>, or a list with labels',
-    )
+    add_source_options(parser)
     parser.add_argument(
         'list',
         type=Path,
@@ -144,7 +134,6 @@ def build_parser(parser: console.Parser) -> None:
     )
     parser.add_argument('--seed', type=int, default=0, help='of the draw')
     parser.add_argument('--folds', type=int, default=FOLDS, help='folds of what is drawn')
-    parser.add_argument('--root', default='', help="folder that a LIST's paths are relative to")
     parser.add_argument(
         '--skip-missing',
         action='store_true',

@@ -17,9 +17,9 @@ from ..errors import InputError
 from ..files import free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
-from .folders import Identity, choose_images, find_identities, identity_folders
+from .folders import Identity, choose_images, identity_folders
 from .image import jpeg_crop
-from .label_lists import read_label_list
+from .label_lists import add_source_options, source_people
 from .listed import read_people
 from .people_sets import (
     SUFFIX,
@@ -36,12 +36,7 @@ _MOST = 50_000_000  # impostor pairs that are compared without being asked
 
 
 def build_parser(parser: console.Parser) -> None:
-    parser.add_argument(
-        'source',
-        type=Path,
-        metavar='FOLDER|LIST',
-        help='people with their crops: FOLDER/<identity>/<picture>, or a list with labels',
-    )
+    add_source_options(parser)
     parser.add_argument('out', type=Path, metavar='OUT.npz', help='the set to write')
     parser.add_argument('--people', metavar='FILE', help='names of the people to take; else all')
     parser.add_argument(
@@ -60,21 +55,18 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--seed', type=int, default=0, help='draws the pictures of --max-images, and --impostors'
     )
-    parser.add_argument('--root', default='', help="folder that a LIST's paths are relative to")
     parser.add_argument('--overwrite', action='store_true', help='replace OUT.npz')
 
 
 def _people(args: argparse.Namespace) -> list[Identity]:
     """The people whose pictures are compared."""
-    if args.source.is_file():
-        if args.people:
-            raise InputError('--people goes with a FOLDER; take the lines out of the list')
-        return read_label_list(args.source, args.root)
     if not args.people:
-        return find_identities(args.source)
+        return source_people(args)
+    if args.source.is_file():
+        raise InputError('--people goes with a FOLDER; take the lines out of the list')
     wanted = set(read_people(args.people, '--people', args.source, args.allow_unknown))
     left_out = [folder for folder in identity_folders(args.source) if folder not in wanted]
-    return find_identities(args.source, left_out)
+    return source_people(args, left_out)
 
 
 def _load(paths: Sequence[Path]) -> list[tuple[bytes, bool]]:

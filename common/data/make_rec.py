@@ -19,9 +19,9 @@ from ..errors import InputError
 from ..files import atomic_write, exclusive, free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
-from .folders import Identity, choose_images, find_identities
+from .folders import Identity, choose_images
 from .image import jpeg_crop
-from .label_lists import read_label_list
+from .label_lists import add_source_options, source_people
 from .listed import read_people
 from .recordio import CLASSES, write_face_records
 
@@ -73,12 +73,7 @@ def _usable_identities(
 
 
 def build_parser(parser: console.Parser) -> None:
-    parser.add_argument(
-        'source',
-        type=Path,
-        metavar='FOLDER|LIST',
-        help='identity folders of crops, or a list with labels (.lst, or lines PATH LABEL)',
-    )
+    add_source_options(parser)
     parser.add_argument('out', metavar='OUT', help='folder for train.rec, train.idx, property')
     parser.add_argument('--min-images', type=int, default=1, help='leave out smaller identities')
     parser.add_argument(
@@ -88,7 +83,6 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--allow-unknown', action='store_true', help='--exclude may name people who are not here'
     )
-    parser.add_argument('--root', default='', help="folder that a LIST's paths are relative to")
     parser.add_argument('--seed', type=int, default=0, help='draws the pictures of --max-images')
     parser.add_argument(
         '--quality', type=int, default=95, help='JPEG quality of pictures that are no 112x112 JPEG'
@@ -115,12 +109,12 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _identities(args: argparse.Namespace) -> list[Identity]:
-    if not args.source.is_file():
-        excluded = read_people(args.exclude, '--exclude', args.source, args.allow_unknown)
-        return find_identities(args.source, excluded)
-    if args.exclude:
+    if not args.exclude:
+        return source_people(args)
+    if args.source.is_file():
         raise InputError('--exclude: goes with a FOLDER; take the lines out of the list')
-    return read_label_list(args.source, args.root)
+    excluded = read_people(args.exclude, '--exclude', args.source, args.allow_unknown)
+    return source_people(args, excluded)
 
 
 def run(args: argparse.Namespace) -> dict:

@@ -201,7 +201,9 @@ def _take_in_turn(choices: Iterable[Iterable], count: int) -> list:
     turns = [iter(choice) for choice in choices]
     while turns and len(taken) < count:
         turns, before = [], turns
-        for turn in before[: count - len(taken)]:
+        for turn in before:
+            if len(taken) == count:
+                break
             for item in islice(turn, 1):
                 taken.append(item)
                 turns.append(turn)

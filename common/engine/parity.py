@@ -128,6 +128,4 @@ def check(parity: Parity, kind: str) -> None:
 def _advice(kind: str) -> str:
     if kind == 'int8':
         return '. Calibrate on faces like those to come (--calibrate)'
-    if kind == 'float16':
-        return '. Leave out --fp16'
     return ''

@@ -70,6 +70,14 @@ def test_drawn_pairs_are_balanced_over_people_and_nobody_is_in_two_folds():
     assert len(set(pictures)) == 200 and all(len(pair) == 2 for pair in pictures)
 
 
+@pytest.mark.parametrize('seed', range(5))
+def test_people_of_one_picture_take_no_place_from_the_others(seed):
+    """Most people of LFW have one picture: they are in no pair of the same person."""
+    listed = draw_pairs(people([1] * 30 + [3] * 10), 20, seed, folds=2)
+    same = Counter(pair.first[0] for pair in listed.pairs if pair.same)
+    assert sum(same.values()) == 10 and max(same.values()) == 1
+
+
 def test_the_draw_is_a_function_of_the_seed():
     sizes = [3] * 24
     assert draw_pairs(people(sizes), 40, seed=1) == draw_pairs(people(sizes), 40, seed=1)
