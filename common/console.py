@@ -380,7 +380,8 @@ def dispatch(
     if argv and argv[0] in commands:
         return importlib.import_module(f'{package}.{commands[argv[0]][0]}').main(argv[1:])
     if not argv or argv[0] in ('-h', '--help'):
-        lines = [f'  {name:<10} {text}' for name, (_, text) in commands.items()]
+        width = max(map(len, commands))
+        lines = [f'  {name:<{width}} {text}' for name, (_, text) in commands.items()]
         usage = f'usage: {prog} COMMAND [options]   ({prog} COMMAND --help)'
         (sys.stdout if argv else sys.stderr).write('\n'.join([usage, '', *lines]) + '\n')
         return 0 if argv else 2

@@ -36,10 +36,11 @@ def describe(model: str) -> dict[str, Any]:
     Returns
     -------
     dict of `model`, `kind` ('checkpoint', 'ONNX file', 'export'), `files` (name -> bytes), `sha256`
-    (of the weights), `written` (their date, UTC), `params`, `flops` (of one picture, the LFR
-    organisers' count), `embedding_size`, `input` (what it takes); of a run's checkpoint
-    `training` (its configuration) and `step`; of an export `source`, `version`, `trained_on`,
-    `licence` and `verification` (accuracy and thresholds, as far as they were measured).
+    (of the file with the weights), `written` (its date, UTC), `params`, `flops` (of one picture,
+    the LFR organisers' count), `embedding_size`, `input` (what it takes); of a run's checkpoint
+    `training` (its configuration) and `step`; of an export `source`, `source_sha256` (of the
+    checkpoint's parameters, the same for all files of it), `version`, `trained_on`, `licence` and
+    `verification` (accuracy and thresholds, as far as they were measured).
 
     Raises
     ------
@@ -118,14 +119,14 @@ def _export(model: str) -> dict[str, Any]:
 
 
 def _of_record(record: dict, weights: Path) -> dict[str, Any]:
-    """What export.json knows; `sha256` becomes that of the checkpoint, which all files share."""
+    """What export.json knows of the export of which `weights` is a file."""
     rows = [
         {key: row.get(key) for key in ('file', 'engine', 'accuracy', 'thresholds')}
         for row in record['verification']
     ]
     return {
-        'sha256': source_digest(record, weights),
         'source': record.get('source', ''),
+        'source_sha256': source_digest(record, weights),
         'version': record.get('vargfacenet', ''),
         'trained_on': record.get('trained_on', ''),
         'licence': record.get('licence', ''),

@@ -45,10 +45,12 @@ def test_an_export_and_its_files(export, run_command):
     assert (code, file['kind'], file['embedding_size']) == (0, 'ONNX file', EMBEDDING_SIZE)
     # the checkpoint that both were made of
     (digest,) = (d for name, d in record['source_sha256'].items() if name.endswith('.params'))
-    assert whole['sha256'] == file['sha256'] == digest
+    assert whole['source_sha256'] == file['source_sha256'] == digest
+    assert whole['sha256'] == file['sha256'] == sha256(export / 'model.onnx') != digest
     code, slim, _ = run_command('info', f'{export / "model"},0')
     assert (code, slim['kind'], slim['flops']) == (0, 'checkpoint', FLOPS)
-    assert slim['sha256'] == digest
+    assert slim['source_sha256'] == digest
+    assert slim['sha256'] == sha256(export / 'model-0000.params')
     assert slim['verification'] == whole['verification']
     assert slim['params'] == sum(PARAMS)
 
