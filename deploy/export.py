@@ -167,6 +167,11 @@ class _Export:
             self._images = np.concatenate([self._faces[-_PROBES:], self._images])[:_PROBES]
         self._expected = Embedder(self._network, batch_size=_PROBES).embed(self._images)
         unit_length(self._expected, args.model)  # without a direction there is nothing to compare
+        if self._expected.shape[1] == 1 and (args.calibrate or args.fp16 or args.l2_normalize):
+            raise InputError(
+                f'{args.model} gives one number a picture, which has no angle to check other '
+                'arithmetic by; leave out --calibrate, --fp16 and --l2-normalize'
+            )
         self._pairs = load_bin(args.pairs) if args.pairs else None
         self._people = _people(args.people) if args.people else None
         self._groups = _groups(args, self._people[1]) if args.groups else None

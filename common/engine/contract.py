@@ -165,7 +165,9 @@ def read_contract(model: Model, raw_pixels: bool = False) -> Contract:
     graph = loaded.graph
     initial = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initial]
-    outputs = [value for value in graph.output if _embedding_size(value)]
+    outputs = [value for value in graph.output if _embedding_size(value) > 1]
+    # beside an embedding a score is something else; alone it is what a quality network gives
+    outputs = outputs or [value for value in graph.output if _embedding_size(value) == 1]
     if len(inputs) != 1 or len(outputs) != 1:
         raise _another_contract(model, inputs, graph.output)
     (data,), (embedding,) = inputs, outputs
@@ -255,7 +257,7 @@ def _dtype(value) -> str:
 def _embedding_size(value) -> int:
     """D of an output (N, D); 0 for any other. The batch may be stated wrongly, as [1, 512]."""
     shape = _shape(value)
-    return shape[1] if len(shape) == 2 and shape[1] and shape[1] > 1 else 0
+    return shape[1] or 0 if len(shape) == 2 else 0
 
 
 def _layout(shape: list[Optional[int]]) -> Optional[str]:

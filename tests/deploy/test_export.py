@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from conftest import DATA, ROOT
 from deploy_models import EMBEDDING_SIZE, export_folder, portraits, write_checkpoint
-from tiny_network import reference_params
+from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_sets import write_pairs
@@ -22,6 +22,7 @@ from vargfacenet.common.engine.parity import cosines
 from vargfacenet.common.engine.to_onnx import inference_model, to_onnx
 from vargfacenet.common.files import sha256
 from vargfacenet.deploy import export, quantize
+from vargfacenet.eval.frame_quality import QualityNetwork
 from vargfacenet.symbol import get_symbol, list_networks
 
 ALL_FILES = {
@@ -341,6 +342,26 @@ def test_every_network_exports(network, run_command, tmp_path):
     for name in ('model-symbol.json', 'model-folded-symbol.json'):
         nodes = json.loads((tmp_path / 'out' / name).read_text())['nodes']
         assert not {'Dropout', 'SoftmaxOutput'} & {node['op'] for node in nodes}
+
+
+def test_a_network_of_one_number_a_picture(run_command, tmp_path, rng):
+    """Such as qan_quality: its export judges frames in every engine; a cosine tells nothing."""
+    symbol = tiny_symbol(1)
+    weights = reference_params(symbol)
+    checkpoint.save_embedding(tmp_path / 'model', 0, Network(symbol, *weights))
+    words = ('export', '--model', f'{tmp_path}/model,0', '--out', tmp_path / 'out')
+    calibrate = ('--calibrate', DATA / 'tiny_verif.bin')
+    for flags in (calibrate, ('--fp16',), ('--l2-normalize',)):
+        code, _, errors = run_command(*words, *flags)
+        assert code == 2 and 'one number a picture' in errors
+        assert not (tmp_path / 'out').exists()
+    code, _, errors = run_command(*words)
+    assert code == 0, errors
+    crops = rng.randint(0, 256, (3, 112, 112, 3), np.uint8)
+    expected = embed_on_stock_graph(symbol, *weights, crops)
+    for engine in ('onnxruntime', 'openvino'):
+        judge = QualityNetwork(open_model(tmp_path / 'out', engine))
+        np.testing.assert_allclose(judge(crops, crops), expected[:, 0], rtol=1e-4)
 
 
 def test_the_full_network_fits(run_command, tmp_path):
