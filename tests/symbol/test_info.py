@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import DATA
+from conftest import DATA, ROOT
 from vargfacenet.symbol import list_networks
 
 
@@ -120,6 +120,12 @@ def test_the_table_has_what_is_published_and_measured(run_command, speeds):
     # a weight is a byte, and a filter has a bias and a scale
     sizes = {name: row['megabytes_int8'] for name, row in result['networks'].items()}
     assert 5.0 < sizes['vargfacenet'] < 6.5  # the exported file has at most 6.5 MB
+
+
+def test_the_readme_shows_the_table(run_command):
+    figures = ROOT / 'docs' / 'networks.json'
+    code, _, errors = run_command('info', '--table', 'markdown', '--results', figures)
+    assert code == 0 and errors in (ROOT / 'README.md').read_text()
 
 
 def test_the_table_on_a_terminal(run_command, speeds):
