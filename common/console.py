@@ -169,7 +169,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     console = stderr_console()
     room = console.options.update(max_width=_WIDEST)
     for headers in (columns, _narrow(columns, rows)):
-        output = Table(title=Text(title), title_justify='left', title_style='bold')
+        output = Table()
         for index, header in enumerate(headers):
             justify = 'left' if index == 0 else 'right'
             output.add_column(Text(header), justify=justify, overflow='fold')
@@ -178,7 +178,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         fits = Measurement.get(console, room, output).maximum <= console.width
         if fits:
             break
-    console.print(output if fits or len(columns) < 3 else _records(title, columns, rows))
+    console.print(Text(title, 'bold'))  # not as the table's, to which it would be broken
+    console.print(output if fits or len(columns) < 3 else _records(columns, rows))
 
 
 def _narrow(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -190,10 +191,10 @@ def _narrow(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _records(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def _records(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table too wide for the terminal, as a block of lines for each row; empty cells are left
     out. Columns of three letters could not be read."""
-    output = Table(title=Text(title), title_justify='left', title_style='bold', show_header=False)
+    output = Table(show_header=False)
     output.add_column(overflow='fold')
     output.add_column(overflow='fold')
     for row in rows:

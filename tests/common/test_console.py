@@ -44,6 +44,12 @@ def test_our_own_faults_keep_their_traceback():
         command(lambda args: {'x': 1 / 0})([])
 
 
+def test_a_title_is_not_broken_to_the_width_of_its_table(capsys):
+    title = 'photos/Ada/Ada_0001.jpg among 2 faces; of strangers 1 % are named'
+    console.table(title, ['name'], [['Ada']])
+    assert capsys.readouterr().err.splitlines()[0] == title
+
+
 def test_brackets_in_a_table_are_text(capsys):
     console.table('of [/b]', ['na[me]', 'n'], [['[/foo]', 1], ['[red]rich[/red]', 2]])
     shown = capsys.readouterr().err
