@@ -10,6 +10,7 @@ FOLDERS = (
     'common.engine',
     'common.engine.engines',
     'common.engine.ops',
+    'common.launch',
     'symbol',
     'eval',
     'eval.search',
@@ -41,6 +42,29 @@ DEPLOY = [
     'openvino>=2025.3',
     'cryptography>=42',  # galleries that are sealed
     'tornado>=6.5',
+]
+
+# several processes; Horovod is built here, by the compiler of the machine (common/horovod.sh)
+DIST = [
+    f'horovod>=0.28.1,<0.29; {MXNET}',
+    f'cmake>=3.13,<4; {MXNET}',  # CMake 4 refuses its libraries' files
+]
+
+# NVIDIA cards: the libraries that mxnet-cu112 links against, CUDA 11 and cuDNN 8
+GPU = [
+    f'{name}; {MXNET}'
+    for name in (
+        'mxnet-cu112>=1.9.1,<2',  # the set-up installs it in place of mxnet
+        'nvidia-cublas-cu11>=11.10',
+        'nvidia-cuda-nvrtc-cu11>=11.7',
+        'nvidia-cuda-runtime-cu11>=11.7',
+        'nvidia-cudnn-cu11>=8.5,<9',
+        'nvidia-cufft-cu11>=10.7',
+        'nvidia-curand-cu11>=10.2',
+        'nvidia-cusolver-cu11>=11.4',
+        'nvidia-nccl-cu11>=2.13',
+        'nvidia-nvtx-cu11>=11.7',
+    )
 ]
 
 
@@ -94,6 +118,8 @@ setup(
     ],
     extras_require={
         'deploy': DEPLOY,
+        'dist': DIST,
+        'gpu': GPU,
         'dev': [
             *DEPLOY,
             "axe-core-python>=0.1; python_version >= '3.10'",

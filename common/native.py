@@ -28,6 +28,9 @@ FLAGS = (
     '-fopenmp',
     '-std=c++17',
     '-shared',
+    # MXNet, once Horovod has loaded it for all, must not lend its versions of our functions
+    '-Wl,-Bsymbolic',
+    '-fvisibility-inlines-hidden',
     '-fPIC',
 )
 

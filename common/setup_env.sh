@@ -42,14 +42,63 @@ _vgf_make_venv() {
   fi
 }
 
+_vgf_without() { awk -v pin="$1==" '/^[^ ]/ { on = index($0, pin) != 1 } on'; } # pins without a package
+
+# MXNet for NVIDIA cards has the files of the other one, and takes its place.
+_vgf_choose_mxnet() { # extras...
+  case " $* " in
+    *" gpu "*)
+      rm -rf "$_vgf_venv"/lib/python3*/site-packages/mxnet "$_vgf_venv"/lib/python3*/site-packages/mxnet-*.dist-info
+      _vgf_without mxnet ;;
+    *) cat ;;
+  esac
+}
+
+# Horovod has no wheels. It is built from the locked source against the MXNet that is installed, and
+# kept, so that the next environment has it at once. HOROVOD_WITH_MPI=1 and HOROVOD_GPU_OPERATIONS=NCCL
+# in the environment build it with these.
+_vgf_horovod() { # pins, install command...
+  local pins=$1 key kept tool missing=() settings
+  shift
+  grep -q '^horovod==' "$pins" || return 0
+  key=$({ awk '/^[^ ]/ { on = /^(horovod|mxnet)/ } on' "$pins"; env | grep '^HOROVOD_' | sort
+    "$_vgf_venv/bin/python" -VV; uname -m; } | sha256sum | cut -c1-16)
+  kept=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/vargfacenet/horovod-$key
+  if ! ls "$kept"/*.whl >/dev/null 2>&1; then
+    for tool in g++ make; do command -v "$tool" >/dev/null || missing+=("$tool"); done
+    if [ ${#missing[@]} -gt 0 ]; then
+      _vgf_say "Horovod is built here, which needs ${missing[*]} (Debian/Ubuntu: apt-get install g++ make)"
+      return 2
+    fi
+    _vgf_say "building Horovod, some minutes, once: the wheel is kept in $kept"
+    settings=(HOROVOD_CMAKE="$_vgf_venv/bin/cmake" HOROVOD_WITH_MXNET=1 HOROVOD_WITHOUT_TENSORFLOW=1
+      HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITH_GLOO=1 MAKEFLAGS="-j$(nproc)")
+    [ -n "${HOROVOD_WITH_MPI:-}" ] || settings+=(HOROVOD_WITHOUT_MPI=1)
+    [ -n "${HOROVOD_GPU_OPERATIONS:-}" ] || settings+=(CUDACXX=/bin/false) # none is looked for
+    awk '/^[^ ]/ { on = /^horovod==/ } on' "$pins" >"$_vgf_venv/horovod.txt"
+    if [ ! -x "$_vgf_venv/bin/pip" ]; then # uv keeps what it has built itself
+      env "${settings[@]}" "$@" --quiet --no-deps --no-build-isolation --require-hashes \
+        -r "$_vgf_venv/horovod.txt" >&2
+      return
+    fi
+    rm -rf "$kept.part"
+    env "${settings[@]}" "$_vgf_venv/bin/python" -m pip --disable-pip-version-check wheel --quiet \
+      --no-deps --no-build-isolation --require-hashes -r "$_vgf_venv/horovod.txt" -w "$kept.part" >&2 &&
+      mv -T "$kept.part" "$kept" || return 2
+  fi
+  "$@" --quiet --no-deps --no-index "$kept"/*.whl >&2
+}
+
 _vgf_install() { # extras...
   local pins="$_vgf_venv/pins.txt" pip=("$_vgf_venv/bin/python" -m pip --disable-pip-version-check install)
   [ -x "$_vgf_venv/bin/pip" ] || pip=(uv pip install --python "$_vgf_venv/bin/python")
   _vgf_say "installing packages into $_vgf_venv (0.8 to 1.3 GB the first time)"
-  # First the packages, each file by its hash and none that runs code of its own to be built; then
-  # the project itself, by the setuptools that is among them.
-  { "$_vgf_root/common/pins.sh" "$@" >"$pins" &&
+  # First the packages, each file by its hash and none that runs code of its own to be built, but
+  # for Horovod; then the project itself, by the setuptools that is among them.
+  { "$_vgf_root/common/pins.sh" "$@" >"$pins.all" &&
+    _vgf_without horovod <"$pins.all" | _vgf_choose_mxnet "$@" >"$pins" &&
     "${pip[@]}" --quiet --require-hashes --only-binary :all: -r "$pins" >&2 &&
+    _vgf_horovod "$pins.all" "${pip[@]}" &&
     "${pip[@]}" --quiet --no-deps --no-build-isolation -e "$_vgf_root" >&2
   } || { _vgf_say "installing packages failed; see the lines above"; return 2; }
   (cd / && "$_vgf_venv/bin/python" -c 'import cv2, vargfacenet.common.backend') || {
@@ -61,6 +110,8 @@ _vgf_install() { # extras...
 
 _vgf_setup() { # extras...
   local extra stamp key missing=()
+  # an environment for NVIDIA cards stays one
+  [ ! -e "$_vgf_venv/.installed-gpu" ] || set -- "$@" gpu
   "$_vgf_venv/bin/python" -c '' 2>/dev/null || _vgf_make_venv || return 2
   key="$(cat "$_vgf_root"/{requirements.lock,setup.py,pyproject.toml} | sha256sum) $_vgf_root"
   for extra in base "$@"; do

@@ -43,9 +43,11 @@ from .distillation import DISTILLATION_LOSSES, DistillationLoss, make_distillati
 from .distillation.angular import FORMS
 from .losses import LOSSES, ClassificationLoss, check_additions, make_loss
 from .partial_fc import DTYPES, UPDATES, check_loss
+from .processes import HOROVOD, KVSTORES
 from .schedules import SCHEDULES
 
 WARMUP_SHARE = 0.05  # of all steps, when nothing is asked for
+STATISTICS = 'statistics'
 FULL, PARTIAL_FC = HEADS = ('full', 'partial-fc')
 
 LONGEST_WARMUP_SHARE = 0.1  # of all steps: what a table asks for was meant for a whole run
@@ -145,9 +147,11 @@ class TrainConfig:
     devices: str = option('cpu, or gpu:0,1,...', group=RUN)
     num_devices: int = option('that `devices` names and this machine has')
     kvstore: str = option(
-        'local, device or dist_sync', group=RUN, choices=('local', 'device', 'dist_sync')
+        'local, device, dist_sync (dist_train.sh) or horovod (train_multi.sh)',
+        group=RUN,
+        choices=KVSTORES,
     )
-    num_workers: int = option('processes of a dist_sync run')
+    num_workers: int = option('processes of the run')
     per_batch_size: int = option('images a step and device', group=RUN, rule=integer(1))
     total_steps: int = option('of the run')
     lr: float = option('learning rate after warm-up', group=RUN, rule=positive())
@@ -191,12 +195,13 @@ class TrainConfig:
         free=True,
     )
     freeze: str = option(
-        'what stays as --pretrained has it: backbone (the network; the class centres learn) or '
-        'centres (the network learns)',
+        'what stays as --pretrained has it: backbone (the network; the class centres learn), '
+        'centres (the network learns), or statistics (all learns, but BatchNorm takes the running '
+        'mean and variance, not those of the batch)',
         '',
         group=WHAT,
-        metavar='backbone|centres',
-        choices=('', 'backbone', 'centres'),
+        metavar='backbone|centres|statistics',
+        choices=('', 'backbone', 'centres', STATISTICS),
     )
     accumulate: int = option(
         'passes of --per-batch-size whose gradients make one step: large batches in little memory',
@@ -552,7 +557,7 @@ def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
     values['loss_options'] = {**values['loss_options'], **options}
     loss = make_loss(values['loss'], values['loss_options'])
     _read_distillation(values, words)
-    if values.get('freeze') and not loss.centres_per_class:
+    if values.get('freeze', '') not in ('', STATISTICS) and not loss.centres_per_class:
         raise InputError(
             f'--freeze {values["freeze"]}: --loss {values["loss"]} has no class centres to learn '
             'or to keep; choose another loss'
@@ -579,7 +584,7 @@ def _check_head(values: dict[str, Any], loss: ClassificationLoss) -> None:
     check_loss(loss, values['loss'])
     without = ('label_smoothing', 'regular_face', 'freeze', 'clip_gradient', 'classification')
     for name in (*without, 'accumulate'):
-        if values.get(name, kinds[name]) != kinds[name]:
+        if values.get(name, kinds[name]) not in (kinds[name], STATISTICS):
             raise InputError(
                 f'--head partial-fc has no place for {flag_of(name)} {values[name]}; leave it out'
                 if name != 'classification'
@@ -640,7 +645,8 @@ def _check(values: dict[str, Any]) -> None:
             raise unknown_name(flag_of(name), value, choices)
     if values.get('freeze') and not values.get('pretrained'):
         raise InputError(f'--freeze {values["freeze"]} needs --pretrained: what is to be kept')
-    if values.get('freeze') and not values.get('classification', True):
+    keeps_part = values.get('freeze', '') not in ('', STATISTICS)
+    if keeps_part and not values.get('classification', True):
         raise InputError(
             f'--freeze {values["freeze"]} is for runs with a classification loss, whose centres '
             'are what it keeps or leaves to learn'
@@ -730,18 +736,23 @@ def _data_size(values: dict[str, Any]) -> tuple[int, int]:
     return num_classes, num_images
 
 
-def _check_sample(values: dict[str, Any], num_classes: int, devices: int) -> None:
-    """InputError where a sample of the classes has no room for those of a step."""
+def _check_sample(values: dict[str, Any], num_classes: int, num_workers: int) -> None:
+    """InputError where a sample of a rank's classes has no room for those of a step."""
     if values.get('head', FULL) == FULL:
         return
-    if devices > 1:
-        raise InputError(f'--head partial-fc takes one device and one process, here are {devices}')
-    rate, images = values.get('sample_rate', 1.0), values['per_batch_size']
-    needed = min(images, num_classes)
-    if int(rate * num_classes) < needed and values.get('partial_fc_update') != 'dense':
+    if values['num_devices'] > 1 or (num_workers > 1 and values['kvstore'] != HOROVOD):
         raise InputError(
-            f'--sample-rate {rate:g}: {int(rate * num_classes)} of {num_classes} classes have no '
-            f'room for those of a step of {images} images; raise it to {needed / num_classes:.2g} '
+            '--head partial-fc takes one device a process, and several processes by '
+            'recognition/train_multi.sh alone'
+        )
+    rate, images = values.get('sample_rate', 1.0), values['per_batch_size'] * num_workers
+    rows = -(-num_classes // num_workers)  # of a rank, all of which a step's images may be of
+    needed = min(images, rows)
+    if int(rate * rows) < needed and values.get('partial_fc_update') != 'dense':
+        raise InputError(
+            f'--sample-rate {rate:g}: {int(rate * rows)} of {rows} classes'
+            f'{" of a rank" if num_workers > 1 else ""} have no '
+            f'room for those of a step of {images} images; raise it to {needed / rows:.2g} '
             'or more, or give --partial-fc-update dense, which takes as many as there are'
         )
 
@@ -765,7 +776,7 @@ def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
             f'{values["data_dir"]} holds {num_images} images, fewer than one step of '
             f'{step_images}; choose a smaller --per-batch-size'
         )
-    _check_sample(values, num_classes, devices)
+    _check_sample(values, num_classes, num_workers)
     total = values.get('steps') or values['epochs'] * (num_images // step_images)
     if values.get('table_warmup'):
         longest = int(LONGEST_WARMUP_SHARE * total)
@@ -799,7 +810,7 @@ def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> Tra
     Parameters
     ----------
     args : of a parser that `add_arguments` filled
-    num_workers : processes of a dist_sync run
+    num_workers : processes of the run
     extra : fields laid over everything else (distillation's)
 
     Raises

@@ -22,13 +22,14 @@ from .config import DATA, DISTILL, RUN, WATCH, WHAT, TrainConfig, add_arguments,
 from .distillation import DISTILLATION_LOSSES
 from .graph import embedding_size
 from .hooks import load_targets
+from .processes import connect, join, leaving_at_once
 from .results import print_results
 from .synthetic import make_if_missing
 from .teacher import EmbeddingSource, StoredTeacher, Teacher, check_sizes, open_teacher
 from .teacher_file import SUFFIX, TeacherFile
 from .teacher_lift import lifted
 from .teaching import choose_store, choose_views, store_of_centres
-from .trainer import TrainResult, create_kvstore, first_state, train, views_of
+from .trainer import TrainResult, first_state, train, views_of
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +58,20 @@ class Wanted(NamedTuple):
     generations: int
 
 
-def read_config(args: argparse.Namespace) -> tuple[TrainConfig, Wanted]:
-    """The configuration, without views and a generation, and what else was asked for."""
+def read_config(args: argparse.Namespace, size: int) -> tuple[TrainConfig, Wanted]:
+    """The configuration of a run of `size` processes, without views and a generation, and what else
+    was asked for."""
     values = settings(args, classification=not args.no_classification)
     wanted = Wanted(
         values.pop('teacher_store', 'auto'), values.pop('views', None), values.get('generations', 2)
     )
     make_if_missing(values)
-    config = configure(values)
-    if config.kvstore.startswith('dist'):
-        raise InputError('--kvstore dist_sync trains, it does not distil; use local or device')
+    if values['kvstore'].startswith('dist'):
+        raise InputError(
+            '--kvstore dist_sync trains, it does not distil; several processes distil by '
+            'recognition/train_multi.sh -np N distill'
+        )
+    config = configure(values, size)
     if config.ckpt == 0 and wanted.generations > 1:
         raise InputError('--ckpt 0 keeps no weights for the next generation to start from')
     reason = no_views(config)
@@ -158,9 +163,35 @@ def _source_of(
     return config, teacher.live(devices, config.per_batch_size * len(devices), store)
 
 
-def run(args: argparse.Namespace) -> dict:
-    config, wanted = read_config(args)
-    kvstore = create_kvstore(config.kvstore)
+def run(args: argparse.Namespace) -> Optional[dict]:
+    ranks = connect()
+    if ranks.rank:
+        console.set_up_logging(logging.WARNING)  # a run is shown once
+    with leaving_at_once('vargfacenet distill', ranks.size > 1):
+        config, wanted = ranks.in_turn(lambda: read_config(args, ranks.size), 'configuration')
+        processes = join(config.kvstore, ranks)
+        source, rows = None, {}
+        if processes.is_first:
+            config, source, rows = open_all(args, config, wanted)
+        # how the others read the teacher's embeddings is what the first one has found
+        config = TrainConfig.from_json(ranks.told(config.to_json, 'configuration'))
+        models: dict[str, str] = {}
+        before = config.pretrained
+        for number in range(1, wanted.generations + 1):
+            log.info('generation %d of %d', number, wanted.generations)
+            current = generation_config(config, number, before)
+            result: TrainResult = train(current, args.resume, args.overwrite, processes, source)
+            rows[f'generation {number}'] = result.targets
+            before = ranks.told(lambda model=result.model: model, 'model')
+            models[f'generation {number}'] = before
+        return report(config, rows, models) if processes.is_first else None
+
+
+def open_all(
+    args: argparse.Namespace, config: TrainConfig, wanted: Wanted
+) -> tuple[TrainConfig, EmbeddingSource, dict[str, dict]]:
+    """The configuration with its views and store, what to learn from, and the verification of
+    teacher and scratch."""
     targets, devices = load_targets(config), parse_devices(config.devices)
     teacher = teacher_of(config)
     config = with_views(config, wanted, teacher)
@@ -173,16 +204,7 @@ def run(args: argparse.Namespace) -> dict:
     scratch = vars(args).get('scratch')
     if scratch:
         rows['scratch'] = verify_model(open_model(scratch, checkpoint_engine='mxnet'), targets)
-    models: dict[str, str] = {}
-    before = config.pretrained
-    for number in range(1, wanted.generations + 1):
-        log.info('generation %d of %d', number, wanted.generations)
-        result: TrainResult = train(
-            generation_config(config, number, before), args.resume, args.overwrite, kvstore, source
-        )
-        rows[f'generation {number}'] = result.targets
-        models[f'generation {number}'] = before = result.model
-    return report(config, rows, models)
+    return config, source, rows
 
 
 def report(config: TrainConfig, rows: dict[str, dict], models: dict[str, str]) -> dict[str, Any]:

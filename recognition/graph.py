@@ -1,15 +1,16 @@
 """The training graph: embedding symbol + losses, and its Module."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..common.backend import mx
 from ..common.engine import ops
 from ..common.errors import InputError
 from ..common.names import CLASSIFIER_PREFIX, DATA, IMAGE_SHAPE, LABEL, TEACHER, TEACHER_CENTRES
-from .config import FULL, TrainConfig
+from .config import FULL, STATISTICS, TrainConfig
 from .distillation import Pair, make_distillation_loss
 from .losses import Head, check_pairs, class_loss, make_loss
+from .processes import HOROVOD
 
 # Outputs of the training graph, each (N,) float32
 TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)
@@ -37,6 +38,8 @@ def training_symbol(
     """
     if config.freeze == 'backbone':
         embedding = as_it_embeds(embedding)
+    elif config.freeze == STATISTICS:
+        embedding = _changed(embedding, {'BatchNorm': ('use_global_stats', 'True')})
     label = mx.sym.Variable(LABEL)
     zero = mx.sym.zeros_like(label)
     class_term, correct, distill_loss = zero, zero, zero
@@ -87,13 +90,18 @@ def training_symbol(
 def as_it_embeds(embedding: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
     """The embedding of training as it is when the network is used: running statistics, which stay
     as they are, no dropout, and no gradient."""
-    graph = json.loads(embedding.tojson())
+    frozen = {'BatchNorm': ('use_global_stats', 'True'), 'Dropout': ('p', '0')}
+    return mx.sym.BlockGrad(_changed(embedding, frozen), name='frozen_embedding')
+
+
+def _changed(symbol: 'mx.sym.Symbol', attributes: Mapping[str, tuple[str, str]]) -> 'mx.sym.Symbol':
+    """The symbol with an attribute of some operators set: operator -> (attribute, value)."""
+    graph = json.loads(symbol.tojson())
     for node in graph['nodes']:
-        if node['op'] == 'BatchNorm':
-            node.setdefault('attrs', {})['use_global_stats'] = 'True'
-        elif node['op'] == 'Dropout':
-            node.setdefault('attrs', {})['p'] = '0'
-    return mx.sym.BlockGrad(mx.sym.load_json(json.dumps(graph)), name='frozen_embedding')
+        if node['op'] in attributes:
+            key, value = attributes[node['op']]
+            node.setdefault('attrs', {})[key] = value
+    return mx.sym.load_json(json.dumps(graph))
 
 
 def frozen_names(embedding: 'mx.sym.Symbol', inputs: Sequence[str], freeze: str) -> list[str]:
@@ -114,11 +122,15 @@ def state_names(symbol: 'mx.sym.Symbol') -> list[str]:
 
 def keep_states(module: 'mx.mod.Module') -> None:
     """After a step, put the states that came out of it where the next step reads them."""
+    for array, value in zip(state_arrays(module), module.get_outputs()[NUM_OUTPUTS:]):
+        value.copyto(array)
+
+
+def state_arrays(module: 'mx.mod.Module') -> list:
+    """The arrays of a Module that a step reads its losses' states from."""
     names = state_names(module.symbol)
-    if names:
-        arrays = module._exec_group.execs[0].arg_dict
-        for name, value in zip(names, module.get_outputs()[NUM_OUTPUTS:]):
-            value.copyto(arrays[name])
+    arrays = module._exec_group.execs[0].arg_dict if names else {}
+    return [arrays[name] for name in names]
 
 
 def current_params(module: 'mx.mod.Module') -> tuple[dict, dict]:
@@ -151,11 +163,12 @@ def training_module(
     fixed = [name for name in inputs if name in (TEACHER_CENTRES, *states)]
     learning = [name for name in inputs if name not in fixed]
     fixed += frozen_names(embedding, learning, config.freeze)
-    if states and (len(devices) > 1 or config.num_workers > 1):
+    apart = config.num_workers > 1 and config.kvstore != HOROVOD
+    if states and (len(devices) > 1 or apart):
         raise InputError(
             f'the loss carries {", ".join(states)} from step to step, which several devices or '
             f'workers would each change in another way; use one device (not {config.devices}) '
-            'and one process'
+            'a process, and for several processes recognition/train_multi.sh'
         )
     if TEACHER in inputs:
         data_shapes[TEACHER] = (batch, embedding_size(embedding))

@@ -14,20 +14,14 @@ from ..common.engine import checkpoint
 from ..common.engine.model_name import params_path, parse_model
 from ..common.errors import RunError
 from ..common.names import CLASSIFIER_WEIGHT
+from ..common.ranks import Ranks
 from .config import PARTIAL_FC, TrainConfig
 from .graph import CLASS_LOSS, CORRECT, NUM_OUTPUTS, TOTAL_LOSS, embedding_size
 from .losses import make_loss
-from .partial_fc import Centres, PartialFC, Settings
+from .partial_fc import Centres, PartialFC, Settings, shards
 from .partial_fc.centres import BLOCK
-from .partial_fc.centres_file import (
-    CENTRES,
-    adopt_blocks,
-    centres_path,
-    read_blocks,
-    read_centres,
-    shape_of,
-    write_centres,
-)
+from .partial_fc.centres_file import CENTRES, centres_path, read_blocks, shape_of
+from .partial_fc.head import SPARSE
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +52,15 @@ class GraphHead:
 
 class PartialFCHead(GraphHead):
     """The classification loss is PartialFC's: the graph ends in the embedding, and takes its
-    gradient."""
+    gradient. The centres are spread over the ranks, which call every method together."""
 
-    def __init__(self, module: 'mx.mod.Module', embedding: 'mx.sym.Symbol', config: TrainConfig):
+    def __init__(
+        self,
+        module: 'mx.mod.Module',
+        embedding: 'mx.sym.Symbol',
+        config: TrainConfig,
+        ranks: Ranks,
+    ):
         super().__init__(module)
         loss = make_loss(config.loss, config.loss_options)
         settings = Settings(
@@ -74,16 +74,16 @@ class PartialFCHead(GraphHead):
             filter_above=config.interclass_filter,
         )
         width = loss.centres_per_class * settings.embedding_size
-        folder = config.run_folder
-        self._centres = Centres(config.num_classes, width, config.centres_dtype, folder)
-        self._head = PartialFC(loss, settings, self._centres)
+        self._sharding = shards.Sharding(ranks, config.num_classes, settings.update == SPARSE)
+        rows, folder = self._sharding.mine.rows, config.run_folder
+        self._centres = Centres(rows, width, config.centres_dtype, folder)
+        self._head = PartialFC(loss, settings, self._centres, ranks)
         self._seed = config.seed
         self._newest: list = []
         self._filtered = self._cosines = 0  # since the last checkpoint
         log.info(
-            'PartialFC: %d of %d classes a step, centres and momenta take %.3g GB',
-            self._head.count,
-            config.num_classes,
+            'PartialFC: %d of %d classes a step%s, centres and momenta take %.3g GB',
+            *(self._head.count, rows, f' on each of {ranks.size} ranks' * (ranks.size > 1)),
             2e-9 * self._centres.weights.nbytes,
         )
 
@@ -98,7 +98,9 @@ class PartialFCHead(GraphHead):
         # a loss of the graph, a distillation's, is its own source of gradients
         gradients = [mx.nd.zeros_like(output) for output in outputs[:-1]]
         device = outputs[-1].context
-        module.backward([*gradients, mx.nd.array(found.gradient, ctx=device)])
+        # that of the sum of this rank's losses, as of all other gradients of the graph
+        gradient = found.gradient * np.float32(self._sharding.ranks.size)
+        module.backward([*gradients, mx.nd.array(gradient, ctx=device)])
         loss, correct = (mx.nd.array(each, ctx=device) for each in (found.loss, found.correct))
         newest = outputs[:NUM_OUTPUTS]
         newest[TOTAL_LOSS] = newest[TOTAL_LOSS] + loss
@@ -121,26 +123,34 @@ class PartialFCHead(GraphHead):
                 *(self._head.settings.filter_above, self._filtered, self._cosines),
             )
             self._filtered = self._cosines = 0
-        write_centres(centres_path(prefix, number), self._centres, self._head.states)
+        path = centres_path(prefix, number)
+        shards.save(path, self._centres, self._sharding, self._head.states)
 
     def resume(self, prefix: Path, number: int) -> None:
         """Go on with the centres of a checkpoint."""
-        self._head.states = read_centres(centres_path(prefix, number), self._centres)
+        self._centres.start(self._seed, self._sharding.mine.start)
+        path = centres_path(prefix, number)
+        self._head.states = shards.resume(path, self._centres, self._sharding)
 
     def begin(self, pretrained: str, class_names: Sequence[str]) -> None:
         """Random centres, and those of `pretrained` where it knows the identities: by the names
         of classes.txt where both runs have one, else where both have as many classes."""
-        self._centres.start(self._seed, 0)
+        self._centres.start(self._seed, self._sharding.mine.start)
         if not pretrained:
             return
-        taken = self._adopt(pretrained, tuple(class_names))
-        rest = self._centres.rows - taken
+        found = rows = None
+        if self._sharding.ranks.rank == 0:
+            found, rows = self._find(pretrained, tuple(class_names))
+        random = np.random.default_rng(self._seed)
+        taken = shards.adopt(self._centres, self._sharding, found, rows, random)
+        classes = self._sharding.num_classes
         log.info(
             '%d of %d class centres are from %s, %d start from random values',
-            *(taken, self._centres.rows, pretrained, rest),
+            *(taken, classes, pretrained, classes - taken),
         )
 
-    def _adopt(self, model: str, names: tuple[str, ...]) -> int:
+    def _find(self, model: str, names: tuple[str, ...]) -> tuple:
+        """What `shards.adopt` takes: another run's centres, or None, and their classes here."""
         prefix, epoch = parse_model(model)
         path = centres_path(prefix, epoch)
         if path.is_file():
@@ -150,16 +160,16 @@ class PartialFCHead(GraphHead):
             weight = arg_params.get(CLASSIFIER_WEIGHT)
             per_class = self._centres.width // self._head.settings.embedding_size
             if weight is None or len(weight) % per_class:
-                return 0
+                return None, None
             weight = weight.reshape(len(weight) // per_class, -1)
             (classes, width), blocks = weight.shape, iter([(0, weight)])
         if width != self._centres.width:
             log.info('the centres of %s have %d values, here %d', model, width, self._centres.width)
-            return 0
+            return None, None
         rows = self._rows_of(read_class_names(Path(prefix).with_name(CLASSES), classes), names)
-        if rows is None and classes != self._centres.rows:
-            return 0
-        return adopt_blocks(self._centres, blocks, rows, np.random.default_rng(self._seed))
+        if rows is None and classes != self._sharding.num_classes:
+            return None, None
+        return ((classes, width), blocks), rows
 
     def _rows_of(self, theirs: tuple[str, ...], ours: tuple[str, ...]) -> Optional[np.ndarray]:
         """This run's row of each class of another; None where one of the two has no names."""
@@ -170,9 +180,9 @@ class PartialFCHead(GraphHead):
 
 
 def make_head(
-    module: 'mx.mod.Module', embedding: 'mx.sym.Symbol', config: TrainConfig
+    module: 'mx.mod.Module', embedding: 'mx.sym.Symbol', config: TrainConfig, ranks: Ranks
 ) -> GraphHead:
     """The head that `config` asks for, without values yet."""
     if config.head == PARTIAL_FC:
-        return PartialFCHead(module, embedding, config)
+        return PartialFCHead(module, embedding, config, ranks)
     return GraphHead(module)

@@ -25,6 +25,7 @@ from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError, RunError
 from ..common.files import atomic_write
 from ..common.history import HISTORY, history_line, read_history
+from ..common.ranks import Ranks
 from ..eval.datasets import load_bin
 from ..eval.targets import resolve_targets
 from ..eval.verification import VerificationResult, check_pairs, verify
@@ -147,12 +148,12 @@ class Stopwatch:
 class LogHook:
     """Loss, accuracy, learning rate, images/s and time left, every `config.frequent` steps.
 
-    Losses stay on the device until then. Raises RunError naming the first step of the interval
-    whose loss was not finite.
+    Losses stay on the device until then; they are means over all ranks. Raises RunError naming the
+    first step of the interval whose loss was not finite.
     """
 
-    def __init__(self, config: TrainConfig, lr_at, watch: Stopwatch, history, bar):
-        self._config, self._lr_at = config, lr_at
+    def __init__(self, config: TrainConfig, lr_at, watch: Stopwatch, history, bar, ranks: Ranks):
+        self._config, self._lr_at, self._ranks = config, lr_at, ranks
         self._watch, self._bar = watch, bar
         self._history: NoHistory = history
         self._window: list = []  # per pass: (4,) means of the outputs
@@ -178,6 +179,7 @@ class LogHook:
 
     def _measure(self, state: TrainState) -> dict[str, float]:
         window = mx.nd.stack(*self._window).asnumpy()  # (passes, 4)
+        window = self._ranks.sum(window, 'losses') / self._ranks.size
         self._window.clear()
         steps = len(window) // self._config.accumulate
         finite = np.isfinite(window[:, TOTAL_LOSS])
@@ -285,26 +287,29 @@ class VerifyHook:
         return float(np.mean(accuracies)) if accuracies else -1.0
 
 
-class NoSaveHook:
-    """The checkpoints of a process that leaves saving to another."""
+class HelpSaveHook:
+    """The checkpoints of a process that leaves saving to another, and gives it its own part."""
 
-    def __call__(self, state: TrainState) -> None:
-        """Save nothing."""
-
-    def save(self, state: TrainState, score: float = -1.0) -> None:
-        """Save nothing."""
-
-
-class SaveHook(NoSaveHook):
-    """Checkpoints every `config.verbose` steps and at the end, kept as `config.ckpt` says."""
-
-    def __init__(self, config: TrainConfig, weights: Weights, embedding, verify_hook: VerifyHook):
+    def __init__(self, config: TrainConfig, weights: Weights, verify_hook: VerifyHook):
         self._config, self._weights, self._verify = config, weights, verify_hook
-        checkpoint.save_symbol(config.prefix, embedding)
 
     def __call__(self, state: TrainState) -> None:
         if state.step % self._config.verbose == 0 or state.step == self._config.total_steps:
             self.save(state, self._verify.score)
+
+    def save(self, state: TrainState, score: float = -1.0) -> None:
+        """Count the checkpoint, and send the first process what belongs to it."""
+        if self._config.ckpt:
+            state.number += 1
+            self._weights.head.save(self._config.prefix, state.number)
+
+
+class SaveHook(HelpSaveHook):
+    """Checkpoints every `config.verbose` steps and at the end, kept as `config.ckpt` says."""
+
+    def __init__(self, config: TrainConfig, weights: Weights, embedding, verify_hook: VerifyHook):
+        super().__init__(config, weights, verify_hook)
+        checkpoint.save_symbol(config.prefix, embedding)
 
     def save(self, state: TrainState, score: float = -1.0) -> None:
         """Write checkpoint `state.number + 1`; `score` decides whether it is the best."""

@@ -5,19 +5,16 @@ saves and stops; --resume goes on exactly where the run was.
 """
 
 import argparse
-import contextlib
 import logging
-import os
 import sys
-from collections.abc import Iterator
 from typing import Any, Optional
 
 from ..common import console
-from ..common.errors import InputError, RunError
 from .config import TrainConfig, add_arguments, configure, settings
+from .processes import connect, join, leaving_at_once
 from .results import print_results
 from .synthetic import make_if_missing
-from .trainer import TrainResult, create_kvstore, train
+from .trainer import TrainResult, train
 
 log = logging.getLogger(__name__)
 
@@ -41,41 +38,25 @@ def report(config: TrainConfig, result: TrainResult) -> dict:
     return result.summary()
 
 
-def connect(config: TrainConfig) -> tuple[Any, int, int]:
-    """(kvstore, number of processes, rank): (name, 1, 0) unless the run is distributed.
-
-    Processes other than the first say only warnings, so that a run is shown once.
-    """
-    kvstore = create_kvstore(config.kvstore)
-    if isinstance(kvstore, str):
-        return kvstore, 1, 0
-    if kvstore.rank:
-        console.set_up_logging(logging.WARNING)
-    return kvstore, kvstore.num_workers, kvstore.rank
-
-
-@contextlib.contextmanager
-def leaving_at_once(kvstore) -> Iterator[None]:
-    """End a distributed process on an error without MXNet's farewell: at exit it waits for the
-    other workers, which wait for this one."""
-    try:
-        yield
-    except (InputError, RunError, OSError, KeyboardInterrupt) as error:
-        if isinstance(kvstore, str):
-            raise
-        code = console.report_error('vargfacenet train', error)
-        sys.stderr.flush()
-        os._exit(code)
-
-
 def run(args: argparse.Namespace) -> Optional[dict]:
+    ranks = connect()
+    if ranks.rank:
+        console.set_up_logging(logging.WARNING)  # a run is shown once
+    with leaving_at_once('vargfacenet train', ranks.size > 1):
+        values = ranks.in_turn(lambda: _settings(args), 'settings')
+        processes = join(values['kvstore'], ranks)
+    with leaving_at_once('vargfacenet train', processes.size > 1):
+        if processes.rank:
+            console.set_up_logging(logging.WARNING)
+        config = ranks.in_turn(lambda: configure(values, processes.size), 'configuration')
+        result = train(config, args.resume, args.overwrite, processes)
+        return report(config, result) if processes.is_first else None
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
     values = settings(args)
     make_if_missing(values)
-    kvstore, num_workers, rank = connect(configure(values))
-    with leaving_at_once(kvstore):
-        config = configure(values, num_workers)
-        result = train(config, args.resume, args.overwrite, kvstore)
-    return report(config, result) if rank == 0 else None
+    return values
 
 
 main = console.command('train', build_parser, run)

@@ -2,9 +2,9 @@
 
 import contextlib
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -27,22 +27,25 @@ from .augmentations import make_augmentations
 from .class_centres import class_centres, labels_of
 from .config import TrainConfig
 from .data import FaceRecordIter
-from .graph import embedding_size, keep_states, state_names, training_module
-from .heads import GraphHead, make_head
+from .graph import embedding_size, keep_states, state_arrays, state_names, training_module
+from .heads import make_head
 from .hooks import (
+    HelpSaveHook,
     History,
     LogHook,
     NoHistory,
-    NoSaveHook,
     SaveHook,
+    StopRequest,
     Stopwatch,
     VerifyHook,
     Weights,
     last_checkpoint,
     load_targets,
+    momenta,
     stop_signals,
     target_paths,
 )
+from .processes import Processes, connect, join
 from .run_state import (
     TrainState,
     checkpoint_numbers,
@@ -56,7 +59,7 @@ from .teacher import EmbeddingSource, StoredTeacher, check_sizes, open_teacher
 from .teacher_file import SUFFIX, TeacherFile
 from .teacher_lift import lifted
 from .teacher_store import TeacherStore
-from .updates import GradientSum, WeightAverage, clipping_updater
+from .updates import GradientSum, RankSum, WeightAverage, clipping_updater
 from .views import Views
 
 log = logging.getLogger(__name__)
@@ -72,11 +75,12 @@ class TrainResult:
     seconds: float  # training only, over all resumed parts
     images_per_second: float
     targets: dict[str, VerificationResult]  # of the last weights
+    sent_bytes: Mapping[str, int]  # what this rank gave to the others, by name; this part's
 
     def summary(self) -> dict:
         """As plain values for the command's JSON line."""
         targets = {name: result.summary() for name, result in self.targets.items()}
-        return {**vars(self), 'targets': targets}
+        return {**vars(self), 'targets': targets, 'sent_bytes': dict(self.sent_bytes)}
 
 
 def initializer() -> 'mx.initializer.Initializer':
@@ -145,7 +149,7 @@ def _matching_classifier(module, arg_params: dict, model: str) -> dict:
     return arg_params
 
 
-def _start_optimizer(module, config: TrainConfig, state: TrainState, lr_at, kvstore) -> None:
+def _start_optimizer(module, config: TrainConfig, step: int, lr_at, kvstore) -> None:
     module.init_optimizer(
         kvstore=kvstore,
         optimizer='sgd',
@@ -153,14 +157,12 @@ def _start_optimizer(module, config: TrainConfig, state: TrainState, lr_at, kvst
             'momentum': config.mom,
             'wd': config.wd,
             'lr_scheduler': lr_at,
-            'begin_num_update': state.step,
+            'begin_num_update': step,
             'rescale_grad': 1.0 / config.global_batch_size,
         },
     )
     if config.clip_gradient:
         module._updater = clipping_updater(module._optimizer, config.clip_gradient)
-    if state.number:
-        _load_momenta(module, optimizer_path(config.prefix, state.number))
 
 
 def _load_momenta(module, path: Path) -> None:
@@ -175,6 +177,11 @@ def _load_momenta(module, path: Path) -> None:
                     f'{path}: the momentum of parameter {number} has the shape {part.shape}, in '
                     f'this network {wanted}; it is of another run'
                 )
+    _set_momenta(module, states)
+
+
+def _set_momenta(module, states: dict) -> None:
+    """Give the optimizer its state, by the numbers of parameters."""
 
     def on_device(state):
         if isinstance(state, tuple):
@@ -235,33 +242,17 @@ def _name_classes(config: TrainConfig, names: Sequence[str]) -> None:
         atomic_write(path, ''.join(f'{name}\n' for name in names))
 
 
-def create_kvstore(name: str):
-    """The Module's kvstore: a name, or the connected store of a dist_sync process.
-
-    Updates are always made by the workers, never by the servers: every worker then holds the whole
-    optimizer state, and one checkpoint format serves one process and many.
-    """
-    if name.startswith('dist') and 'DMLC_ROLE' not in os.environ:
-        raise InputError(
-            f'--kvstore {name}: this process is no part of a parameter server (DMLC_ROLE is not '
-            'set); start all of them with recognition/dist_train.sh'
-        )
-    os.environ['MXNET_UPDATE_ON_KVSTORE'] = '0'
-    return mx.kv.create(name) if name.startswith('dist') else name
-
-
 @dataclass
 class _Run:
     """What a run is made of once everything was read and bound."""
 
     config: TrainConfig
-    rank: int
+    processes: Processes
     embedding: 'mx.sym.Symbol'
     weights: Weights
     data: FaceRecordIter
     teacher: Optional[EmbeddingSource]
     targets: dict
-    embedder: Embedder
     state: TrainState
     lr_at: LRSequential
 
@@ -293,13 +284,22 @@ def _open_source(config: TrainConfig, size: int, devices: list) -> Optional[Embe
 
 
 def _prepare(
-    config: TrainConfig, resume: bool, overwrite: bool, kvstore, teacher: Optional[EmbeddingSource]
+    config: TrainConfig,
+    resume: bool,
+    state: TrainState,
+    processes: Processes,
+    teacher: Optional[EmbeddingSource],
 ) -> _Run:
-    """Read and bind everything; what is wrong with the input shows here, before the first step."""
-    rank = getattr(kvstore, 'rank', 0)
+    """Read and bind everything; what is wrong with the input shows here, before the first step.
+
+    Of several ranks the first one alone reads checkpoints; what it read, `_share` gives the others.
+    """
+    rank = processes.rank
+    follows = processes.ranks.rank > 0
     devices = parse_devices(config.devices)
     embedding = get_symbol(config.network, **config.network_options)
-    target_paths(config)  # in every process: one that fails alone would leave the others waiting
+    if not follows:
+        target_paths(config)  # of a parameter server, in all: one that fails would leave the others
     targets = load_targets(config) if rank == 0 else {}
     batch_size = config.per_batch_size * len(devices)
     teacher = teacher or _open_source(config, embedding_size(embedding), devices)
@@ -322,26 +322,42 @@ def _prepare(
         accumulate=config.accumulate,
         left_out=left_out,
     )
-    state = first_state(config, resume, overwrite)
     left_out.begin()
-    _start_weights(module, config, state, embedding, _constants(module, config, teacher))
-    lr_at = learning_rate_of(config)
-    _start_optimizer(module, config, state, lr_at, kvstore)
-    data.seek(*divmod(state.step * config.accumulate, data.batches_per_epoch))
-    head = _start_head(module, config, state, embedding, data.class_names)
-    weights = Weights(module, head, _weight_average(module, config, state))
-    embedder = Embedder(Network(embedding, *module.get_params()), devices)
-    return _Run(config, rank, embedding, weights, data, teacher, targets, embedder, state, lr_at)
-
-
-def _start_head(module, config: TrainConfig, state: TrainState, embedding, names) -> GraphHead:
-    """The head of the run, as the checkpoint left it or from the start."""
-    head = make_head(module, embedding, config)
-    if state.number:
-        head.resume(config.prefix, state.number)
+    if follows:
+        _start_weights(module, replace(config, pretrained=''), TrainState(), embedding, {})
     else:
-        head.begin(config.pretrained, names)
-    return head
+        constants = _constants(module, config, teacher)
+        _start_weights(module, config, state, embedding, constants)
+    lr_at = learning_rate_of(config)
+    _start_optimizer(module, config, state.step, lr_at, processes.kvstore)
+    if state.number and not follows:
+        _load_momenta(module, optimizer_path(config.prefix, state.number))
+    head = make_head(module, embedding, config, processes.ranks)
+    # the first process alone shows and saves an average
+    average = None if follows else _weight_average(module, config, state)
+    weights = Weights(module, head, average)
+    return _Run(config, processes, embedding, weights, data, teacher, targets, state, lr_at)
+
+
+def _share(run: _Run) -> None:
+    """Give all ranks the weights and momenta of the first one, go to the place in the data, and
+    start the head, which may be spread over the ranks."""
+    config, module, state, ranks = run.config, run.weights.module, run.state, run.processes.ranks
+    if ranks.size > 1:
+        parts = [
+            ranks.share({name: array.asnumpy() for name, array in part.items()}, 'weights')
+            for part in module.get_params()
+        ]
+        module.set_params(
+            *({name: mx.nd.array(array) for name, array in part.items()} for part in parts)
+        )
+        if state.number:
+            _set_momenta(module, ranks.share(momenta(module), 'momenta'))
+    run.data.seek(*divmod(state.step * config.accumulate, run.data.batches_per_epoch))
+    if state.number:
+        run.weights.head.resume(config.prefix, state.number)
+    else:
+        run.weights.head.begin(config.pretrained, run.data.class_names)
 
 
 def _weight_average(module, config: TrainConfig, state: TrainState) -> Optional[WeightAverage]:
@@ -352,11 +368,15 @@ def _weight_average(module, config: TrainConfig, state: TrainState) -> Optional[
     return WeightAverage(module, config.ema, checkpoint.load_params(path) if state.number else None)
 
 
-def _steps(run: _Run, watch: Stopwatch, log_hook, other_hooks: list) -> Iterator[None]:
-    """Updates until `total_steps`; yields after each, when its hooks have run."""
+def _steps(
+    run: _Run, watch: Stopwatch, log_hook, other_hooks: list, stop: StopRequest
+) -> Iterator[bool]:
+    """Updates until `total_steps`; yields after each, when its hooks have run, whether the run, in
+    whatever process, was asked to stop."""
     config, module, state = run.config, run.weights.module, run.state
     head, average, passes = run.weights.head, run.weights.average, run.config.accumulate
     gradients = GradientSum(module)
+    ranks = RankSum(module, state_arrays(module), run.processes.ranks)
     batches = _batches(run.data, run.teacher if TEACHER in module.data_names else None)
     while state.step < config.total_steps:
         # all at first: a record that cannot be read must not leave half a step behind
@@ -364,15 +384,19 @@ def _steps(run: _Run, watch: Stopwatch, log_hook, other_hooks: list) -> Iterator
             # Dropout's random numbers become a function of (seed, pass): a resumed run draws the
             # same.
             place = state.step * passes + number - 1
-            mx.random.seed(config.seed * 1_000_003 + place * config.num_workers + run.rank)
+            mx.random.seed(
+                config.seed * 1_000_003 + place * config.num_workers + run.processes.rank
+            )
             head.forward_backward(batch, run.lr_at(state.step + 1), state.step + 1)
             if number < passes:
                 gradients.keep()
                 keep_states(module)
                 log_hook.see(head.outputs())
         gradients.give_back()
+        asked = ranks.gradients(bool(stop))
         module.update()
         keep_states(module)
+        ranks.states()
         # At most one step ahead of the device: a stop takes effect soon, the bar tells the truth.
         module.get_outputs()[0].wait_to_read()
         state.step += 1
@@ -383,14 +407,14 @@ def _steps(run: _Run, watch: Stopwatch, log_hook, other_hooks: list) -> Iterator
         with watch.paused():
             for hook in other_hooks:
                 hook(state)
-        yield
+        yield asked if run.processes.ranks.size > 1 else bool(stop)
 
 
 def train(
     config: TrainConfig,
     resume: bool = False,
     overwrite: bool = False,
-    kvstore=None,
+    processes: Optional[Processes] = None,
     teacher: Optional[EmbeddingSource] = None,
 ) -> TrainResult:
     """Train as `config` says.
@@ -400,7 +424,7 @@ def train(
     config : the resolved configuration
     resume : go on with the newest checkpoint of `config.run_folder`, if there is one
     overwrite : delete the checkpoints that lie there
-    kvstore : of `create_kvstore`; by default made from `config.kvstore`
+    processes : that take part, this one among them; by default as this one was started
     teacher : an open source of the embeddings to distil from; by default opened as `config` says
 
     Raises
@@ -409,15 +433,18 @@ def train(
     RunError when the loss is no longer finite; the last good checkpoint stays.
     KeyboardInterrupt after Ctrl-C, SIGTERM or SIGHUP, once the step is done and saved.
     """
-    kvstore = kvstore or create_kvstore(config.kvstore)
-    first = isinstance(kvstore, str) or kvstore.rank == 0  # the one that writes
-    with exclusive(output_folder(config.run_folder)) if first else contextlib.nullcontext():
-        return _train(config, resume, overwrite, kvstore, teacher)
+    processes = processes or join(config.kvstore, connect())
+    folder = output_folder(config.run_folder)
+    with exclusive(folder) if processes.is_first else contextlib.nullcontext():
+        return _train(config, resume, overwrite, processes, teacher)
 
 
-def _train(config, resume: bool, overwrite: bool, kvstore, teacher) -> TrainResult:
-    run = _prepare(config, resume, overwrite, kvstore, teacher)
-    state = run.state
+def _train(config, resume: bool, overwrite: bool, processes: Processes, teacher) -> TrainResult:
+    ranks = processes.ranks
+    found = ranks.told(lambda: asdict(first_state(config, resume, overwrite)), 'state')
+    state = TrainState(**found)
+    run = ranks.in_turn(lambda: _prepare(config, resume, state, processes, teacher), 'start')
+    _share(run)
     history, verify_hook, save_hook = _watchers(run, overwrite)
     progress = console.progress(
         config.total_steps, f'training {config.name}', 'steps', start=state.step
@@ -425,7 +452,7 @@ def _train(config, resume: bool, overwrite: bool, kvstore, teacher) -> TrainResu
     try:
         with stop_signals() as stop, progress as bar:
             watch, start = Stopwatch(), state.step
-            log_hook = LogHook(config, run.lr_at, watch, history, bar)
+            log_hook = LogHook(config, run.lr_at, watch, history, bar, ranks)
 
             def save() -> str:
                 """Which checkpoint holds all that was done."""
@@ -435,13 +462,16 @@ def _train(config, resume: bool, overwrite: bool, kvstore, teacher) -> TrainResu
                 return last_checkpoint(config, state)
 
             try:
-                for _ in _steps(run, watch, log_hook, [verify_hook, save_hook]):
-                    if stop and state.step < config.total_steps:
+                for asked in _steps(run, watch, log_hook, [verify_hook, save_hook], stop):
+                    if asked and state.step < config.total_steps:
                         log.info('stopped at step %d (%s); go on with --resume', state.step, save())
-                        raise console.Interrupted(stop.number)
+                        raise console.Interrupted(stop.number or signal.SIGTERM)
             except _BadRecord as error:
+                # the others are in the middle of the next step
+                alone = ranks.size == 1
+                kept = save() if alone else last_checkpoint(config, state)
                 raise InputError(
-                    f'{error}; stopped at step {state.step} ({save()}). --resume goes on, with '
+                    f'{error}; stopped at step {state.step} ({kept}). --resume goes on, with '
                     f'--skip-corrupt N without up to N such records'
                 ) from None
             if not verify_hook.results:  # resumed after its end
@@ -452,15 +482,19 @@ def _train(config, resume: bool, overwrite: bool, kvstore, teacher) -> TrainResu
     if run.data.left_out:
         log.warning('%d records were left out', len(run.data.left_out))
     history.draw(config.name)
-    return _result(config, state, verify_hook.results)
+    return _result(config, state, verify_hook.results, ranks.sent)
 
 
-def _watchers(run: _Run, overwrite: bool) -> tuple[NoHistory, VerifyHook, NoSaveHook]:
+def _watchers(run: _Run, overwrite: bool) -> tuple[NoHistory, VerifyHook, HelpSaveHook]:
     """History, verification and saving; the first process of a run alone writes and verifies."""
     config = run.config
-    if run.rank:
+    embedder = Embedder(
+        Network(run.embedding, *run.weights.newest()), parse_devices(config.devices)
+    )
+    if not run.processes.is_first:
         history = NoHistory()
-        return history, VerifyHook(config, run.weights, run.embedder, {}, history), NoSaveHook()
+        verify_hook = VerifyHook(config, run.weights, embedder, {}, history)
+        return history, verify_hook, HelpSaveHook(config, run.weights, verify_hook)
     if not config.val_targets:
         found = sorted(path.stem for path in Path(config.data_dir).glob('*.bin'))
         beside = f', though {config.data_dir} holds {", ".join(found)}' if found else ''
@@ -468,13 +502,16 @@ def _watchers(run: _Run, overwrite: bool) -> tuple[NoHistory, VerifyHook, NoSave
     _clear(config, overwrite)
     _name_classes(config, run.data.class_names)
     history = History(config.run_folder, run.state)
-    verify_hook = VerifyHook(config, run.weights, run.embedder, run.targets, history)
+    verify_hook = VerifyHook(config, run.weights, embedder, run.targets, history)
     save_hook = SaveHook(config, run.weights, run.embedding, verify_hook)
     return history, verify_hook, save_hook
 
 
 def _result(
-    config: TrainConfig, state: TrainState, targets: dict[str, VerificationResult]
+    config: TrainConfig,
+    state: TrainState,
+    targets: dict[str, VerificationResult],
+    sent_bytes: Mapping[str, int],
 ) -> TrainResult:
     kept = checkpoint_numbers(config.prefix)
     best = state.best_number if state.best_number in kept else state.number
@@ -485,4 +522,5 @@ def _result(
         seconds=state.seconds,
         images_per_second=state.step * config.global_batch_size / max(state.seconds, 1e-9),
         targets=targets,
+        sent_bytes=sent_bytes,
     )

@@ -1,4 +1,4 @@
-"""From gradients to weights: sums over several passes, clipping by norm, and averaged weights.
+"""From gradients to weights: sums over passes and over ranks, clipping by norm, averaged weights.
 
 Each is a plain SGD step's neighbour: none changes a bit of it when it is not asked for.
 """
@@ -8,6 +8,7 @@ from typing import Optional
 import numpy as np
 
 from ..common.backend import mx
+from ..common.ranks import Ranks
 
 
 def clipping_updater(optimizer: 'mx.optimizer.Optimizer', max_norm: float):
@@ -32,6 +33,55 @@ def clipping_updater(optimizer: 'mx.optimizer.Optimizer', max_norm: float):
     return ClippingUpdater(optimizer)
 
 
+def _gradients(module: 'mx.mod.Module') -> list:
+    """The gradients of a Module's newest pass, of every parameter on every device."""
+    return [
+        gradient
+        for devices in module._exec_group.grad_arrays
+        for gradient in devices
+        if gradient is not None
+    ]
+
+
+class RankSum:
+    """What the ranks of a run make common in a step: gradients, and states of losses.
+
+    Parameters
+    ----------
+    module : of this rank, on one device
+    states : arrays that the losses carry from step to step, the same in all ranks now
+    """
+
+    def __init__(self, module: 'mx.mod.Module', states: list, ranks: Ranks):
+        self._ranks = ranks
+        self._gradients = _gradients(module) if ranks.size > 1 else []
+        self._states = states if ranks.size > 1 else []
+        self._before = [array.asnumpy() for array in self._states]
+        self._flag = mx.nd.zeros(1)
+
+    def gradients(self, asked: bool) -> bool:
+        """Sum the gradients of the newest pass over the ranks; whether one of them was `asked` to
+        stop, which all learn in the same step."""
+        if self._ranks.size == 1:
+            return asked
+        self._flag[:] = float(asked)
+        device = self._gradients[0].context if self._gradients else self._flag.context
+        flag = self._flag.as_in_context(device)
+        self._ranks.sum_in_place([*self._gradients, flag], 'gradients')
+        return flag.asscalar() > 0
+
+    def states(self) -> None:
+        """Move every value of a state by the mean move of those ranks that moved it: a scalar by
+        that of all, a class's row by that of those that saw the class."""
+        for number, (array, before) in enumerate(zip(self._states, self._before)):
+            move = array.asnumpy() - before
+            moves, movers = self._ranks.sum(
+                np.stack([move, (move != 0).astype(move.dtype)]), f'state {number}'
+            )
+            before += moves / np.maximum(movers, 1)
+            array[:] = before
+
+
 class GradientSum:
     """Gradients of several passes of a Module, summed before an update.
 
@@ -39,12 +89,7 @@ class GradientSum:
     """
 
     def __init__(self, module: 'mx.mod.Module'):
-        self._gradients = [
-            gradient
-            for devices in module._exec_group.grad_arrays
-            for gradient in devices
-            if gradient is not None
-        ]
+        self._gradients = _gradients(module)
         self._sums: list[mx.nd.NDArray] = []
 
     def keep(self) -> None:

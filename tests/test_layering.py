@@ -38,6 +38,7 @@ MXNET_IMPORTER = 'common.backend'
 # What builds or runs symbols: modules, and packages with all that is in them.
 MXNET_SIDE = (
     MXNET_IMPORTER,
+    'common.engine.horovod_ranks',
     'common.engine.mxnet',
     'common.engine.ops',
     'symbol',

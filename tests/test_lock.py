@@ -68,7 +68,7 @@ def asked_for(extra):
 
 
 @pytest.mark.parametrize('machine', MACHINES)
-@pytest.mark.parametrize('extra', ['', 'deploy', 'dev'])
+@pytest.mark.parametrize('extra', ['', 'deploy', 'dev', 'dist', 'gpu'])
 def test_the_lock_has_what_setup_asks_for(machine, extra):
     locked = versions(machine, *filter(None, [extra]))
     for wanted in asked_for(extra):

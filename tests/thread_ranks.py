@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from vargfacenet.recognition.partial_fc import Ranks
+from vargfacenet.common.ranks import Ranks
 
 
 class _Meeting:
@@ -24,14 +24,17 @@ class ThreadRanks(Ranks):
         self._meeting.barrier.wait()  # none may bring its next array before all have taken these
         return arrays
 
-    def sum(self, array):
+    def sum(self, array, name):
         return np.sum(self._all(array), axis=0, dtype=array.dtype)
 
-    def max(self, array):
+    def max(self, array, name):
         return np.max(self._all(array), axis=0)
 
-    def gather(self, array):
+    def gather(self, array, name):
         return np.concatenate(self._all(array))
+
+    def broadcast(self, array, name, root=0):
+        return self._all(array)[root]
 
 
 def on_ranks(size, work):

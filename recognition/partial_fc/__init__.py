@@ -7,16 +7,13 @@ arXiv:2010.05222.
 from .centres import DTYPES, Centres
 from .head import UPDATES, PartialFC, Settings, Step
 from .margins import check_loss
-from .ranks import Ranks, SingleRank
 
 __all__ = [
     'DTYPES',
     'UPDATES',
     'Centres',
     'PartialFC',
-    'Ranks',
     'Settings',
-    'SingleRank',
     'Step',
     'check_loss',
 ]

@@ -1,7 +1,9 @@
 """Centres on disk: PREFIX-%04d.centres beside a checkpoint, an `.npz` that is not compressed.
 
-    centres   (rows, width) float32 or float16
+    centres   (rows, width) float32 or float16: one row a class, and behind them those that pad the
+              shards of several ranks
     momenta   the same
+    classes   how many of the rows are classes
     state.*   arrays that the loss carries along
 
 It is written and read in blocks, since the arrays may be larger than what memory is left. The
@@ -11,17 +13,16 @@ archive's CRC-32 tells damage.
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
 from ...common.errors import InputError
 from ...common.files import PathLike, atomic_path
-from .centres import BLOCK, Centres
+from .centres import BLOCK
 
-CENTRES, MOMENTA = 'centres', 'momenta'
+CENTRES, MOMENTA, CLASSES = 'centres', 'momenta', 'classes'
 _STATE = 'state.'
 _READ_AT_ONCE = 1 << 20  # bytes
 
@@ -30,11 +31,26 @@ def centres_path(prefix: PathLike, number: int) -> Path:
     return Path(f'{prefix}-{number:04d}.centres')
 
 
-def write_centres(path: PathLike, centres: Centres, states: dict[str, np.ndarray]) -> None:
-    """Write centres and momenta, whole or not at all."""
-    named = {_STATE + name: value for name, value in states.items()}
-    with atomic_path(path) as temporary, open(temporary, 'wb') as handle:
-        np.savez(handle, **{CENTRES: centres.weights, MOMENTA: centres.momenta}, **named)
+def write_centres(
+    path: PathLike,
+    blocks: Mapping[str, Iterable[np.ndarray]],
+    shape: tuple[int, int],
+    dtype: str,
+    classes: int,
+    states: Mapping[str, np.ndarray],
+) -> None:
+    """Write arrays of (rows, width) that come in blocks, whole or not at all."""
+    header = {'descr': np.dtype(dtype).str, 'fortran_order': False, 'shape': shape}
+    small = {CLASSES: np.array(classes), **{_STATE + name: states[name] for name in states}}
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
+        for name, rows in blocks.items():
+            with archive.open(f'{name}.npy', 'w', force_zip64=True) as entry:
+                np.lib.format.write_array_header_1_0(entry, header)
+                for block in rows:
+                    entry.write(np.ascontiguousarray(block).view(np.uint8).data)
+        for name, value in small.items():
+            with archive.open(f'{name}.npy', 'w') as entry:
+                np.lib.format.write_array(entry, np.asarray(value), allow_pickle=False)
 
 
 @contextlib.contextmanager
@@ -68,15 +84,15 @@ def _header(entry) -> tuple[tuple, np.dtype]:
     return shape, dtype
 
 
-def shape_of(path: PathLike) -> tuple[int, int]:
-    """(rows, width) of the centres in a file."""
-    with (
-        _damage_of(path),
-        zipfile.ZipFile(path) as archive,
-        archive.open(f'{CENTRES}.npy') as entry,
-    ):
-        rows, width = _header(entry)[0]
-        return rows, width
+def shape_of(path: PathLike, padding: bool = False) -> tuple[int, int]:
+    """(classes, width) of the centres in a file; with `padding` (rows, width)."""
+    with _damage_of(path), zipfile.ZipFile(path) as archive:
+        with archive.open(f'{CENTRES}.npy') as entry:
+            rows, width = _header(entry)[0]
+        if padding or f'{CLASSES}.npy' not in archive.namelist():  # older files have none
+            return rows, width
+        with archive.open(f'{CLASSES}.npy') as entry:
+            return int(np.lib.format.read_array(entry, allow_pickle=False)), width
 
 
 def read_blocks(path: PathLike, name: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -89,47 +105,8 @@ def read_blocks(path: PathLike, name: str) -> Iterator[tuple[int, np.ndarray]]:
             yield start, np.frombuffer(content, dtype).reshape(count, width)
 
 
-def read_centres(path: PathLike, centres: Centres) -> dict[str, np.ndarray]:
-    """Fill centres and momenta from a file of the same shape and type; the loss's states.
-
-    Raises InputError for a file that is missing, damaged or of another run.
-    """
-    wanted = centres.weights.shape
-    if shape_of(path) != wanted:
-        raise InputError(f'{path} has centres of {shape_of(path)}, this run {wanted}')
-    for name, array in ((CENTRES, centres.weights), (MOMENTA, centres.momenta)):
-        for start, block in read_blocks(path, name):
-            if block.dtype != array.dtype:
-                raise InputError(f'{path} has {block.dtype} centres, this run {array.dtype}')
-            array[start : start + len(block)] = block
+def read_states(path: PathLike) -> dict[str, np.ndarray]:
+    """The arrays that the loss carries along."""
     with _damage_of(path), np.load(path, allow_pickle=False) as archive:
         names = [name for name in archive.files if name.startswith(_STATE)]
         return {name[len(_STATE) :]: archive[name] for name in names}
-
-
-def adopt_blocks(
-    centres: Centres,
-    blocks: Iterator[tuple[int, np.ndarray]],
-    rows: Optional[np.ndarray],
-    random: np.random.Generator,
-) -> int:
-    """Put centres of another run in the places of this one's; their momenta are zero.
-
-    Parameters
-    ----------
-    blocks : (first row, rows) as of `read_blocks`
-    rows : int, this run's row of each of the other's, -1 for none. None: the same
-
-    Returns
-    -------
-    how many were taken
-    """
-    taken = 0
-    for start, block in blocks:
-        places = np.arange(start, start + len(block))
-        places = places if rows is None else rows[places]
-        held = places >= 0
-        values = block[held].astype(np.float32)
-        centres.write(places[held], values, np.zeros_like(values), random)
-        taken += int(held.sum())
-    return taken

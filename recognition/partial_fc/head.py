@@ -12,10 +12,10 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ...common.errors import InputError
+from ...common.ranks import Ranks, SingleRank
 from ..losses.cosine import CosineLoss
 from .centres import BLOCK, Centres, Rows
 from .margins import MarginGraph
-from .ranks import Ranks, SingleRank
 from .sampling import columns_of, sample_rows, shard_of
 
 SPARSE, DENSE = 'sparse', 'dense'
@@ -136,8 +136,8 @@ class PartialFC:
         number : of the step: what is drawn is a function of (seed, number, rank)
         rows : int64, ascending: sampled rows in place of drawn ones
         """
-        embedding = self._ranks.gather(np.ascontiguousarray(embedding, np.float32))
-        label = self._ranks.gather(np.asarray(label).astype(np.int64))
+        embedding = self._ranks.gather(np.ascontiguousarray(embedding, np.float32), 'embeddings')
+        label = self._ranks.gather(np.asarray(label).astype(np.int64), 'labels')
         length = _lengths(embedding)[:, None]
         unit = embedding / length
         local = label - self.shard.start
@@ -149,7 +149,9 @@ class PartialFC:
         along = np.einsum('nd,nd->n', gradient, unit)[:, None] * unit  # changes the length alone
         gradient = (gradient - along) / length + direct
         mine = self._mine(len(label))
-        gradient = self._ranks.sum(gradient)[mine] / np.float32(self._ranks.size)
+        gradient = self._ranks.sum(gradient, 'embedding gradients')[mine] / np.float32(
+            self._ranks.size
+        )
         return Step(loss[mine], correct[mine], gradient, filtered, forward.probability.size)
 
     def _mine(self, images: int) -> slice:
@@ -199,7 +201,7 @@ class PartialFC:
         target = np.zeros((len(unit), self._k + 1), np.float32)
         target[own, : self._k] = cosine.reshape(len(unit), -1, self._k)[own, columns]
         target[own, self._k] = 1
-        target = self._ranks.sum(target)
+        target = self._ranks.sum(target, 'target cosines')
         sampled, target = target[:, self._k] > 0, np.ascontiguousarray(target[:, : self._k])
         out = self._too_near(cosine, own, columns)
         values = self._margins.forward(embedding, target, cosine)
@@ -209,10 +211,10 @@ class PartialFC:
         if out is not None:
             logits[out] = -np.inf
         logits[own, columns] = values.target[own]
-        top = self._ranks.max(logits.max(axis=1))
+        top = self._ranks.max(logits.max(axis=1), 'largest logits')
         logits -= top[:, None]
         probability = np.exp(logits, out=logits)
-        total = self._ranks.sum(probability.sum(axis=1))
+        total = self._ranks.sum(probability.sum(axis=1), 'softmax sums')
         probability /= total[:, None]
         found = np.where(sampled, np.exp(np.minimum(values.target - top, 0)) / total, 0)
         loss = values.penalty - np.log(found + np.float32(_LEAST_PROBABILITY))
@@ -243,7 +245,7 @@ class PartialFC:
         penalty[self._mine(images)] = 1  # every rank has it of all images: counted once
         target, others, embedding = self._margins.backward(target, logits, penalty)
         others = np.ascontiguousarray(others)
-        target = self._ranks.sum(target)
+        target = self._ranks.sum(target, 'target gradients')
         others.reshape(images, -1, self._k)[own, columns] += target[own]
         return others, embedding
 

@@ -11,9 +11,10 @@ from loss_heads import build_terms
 from thread_ranks import on_ranks
 from vargfacenet.common.backend import mx
 from vargfacenet.common.errors import InputError
+from vargfacenet.common.ranks import SingleRank
 from vargfacenet.recognition.losses import LOSSES, Logits, make_loss
 from vargfacenet.recognition.losses.cosine import CosineLoss, target_of, with_target
-from vargfacenet.recognition.partial_fc import Centres, PartialFC, Settings, SingleRank, check_loss
+from vargfacenet.recognition.partial_fc import Centres, PartialFC, Settings, check_loss
 from vargfacenet.recognition.partial_fc import head as head_module
 
 GOLDEN = json.loads((ROOT / 'tests/data/partial_fc.json').read_text())

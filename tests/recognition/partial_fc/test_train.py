@@ -7,16 +7,7 @@ import pytest
 from vargfacenet.common.data.recordio import RecordFile
 from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.params_file import read_arrays
-from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
-from vargfacenet.recognition.partial_fc import Centres
-from vargfacenet.recognition.partial_fc.centres_file import (
-    adopt_blocks,
-    check_centres,
-    read_blocks,
-    read_centres,
-    write_centres,
-)
 
 SAMPLED = ['--head', 'partial-fc', '--sample-rate', 0.5, '--partial-fc-update', 'dense']
 
@@ -71,7 +62,7 @@ def test_resumes_exactly(dtype, short, run_command, tmp_path):
         path.unlink()  # as a run that was killed after the first of four steps
     assert run_command('train', *parts, '--resume')[0] == 0
     whole, resumed = arrays_of(tmp_path / 'whole/model', 1), arrays_of(tmp_path / 'parts/model', 4)
-    assert set(whole) == {'centres', 'momenta', 'state.fc7_progress'}
+    assert set(whole) == {'centres', 'momenta', 'classes', 'state.fc7_progress'}
     assert whole['centres'].dtype == dtype
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
@@ -146,45 +137,6 @@ def test_pretrained_centres_are_matched_by_name(short, patterns, run_command, tm
     for name in 'cdef':
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-7)
     assert 0 < abs(ours['z']).max() < 0.06  # random, of deviation 0.01
-
-
-def test_centres_go_with_the_names_of_their_classes(tmp_path):
-    centres = Centres(5, 3)
-    centres.momenta[:] = 1
-    theirs = np.arange(12, dtype=np.float32).reshape(4, 3)
-    rows = np.array([4, -1, 0, 2])  # theirs 0 is ours 4, theirs 1 is nobody here
-    taken = adopt_blocks(centres, iter([(0, theirs[:3]), (3, theirs[3:])]), rows, None)
-    assert taken == 3
-    np.testing.assert_array_equal(centres.weights[[4, 0, 2]], theirs[[0, 2, 3]])
-    assert not centres.weights[[1, 3]].any()
-    assert not centres.momenta[[4, 0, 2]].any()
-
-
-def test_a_file_of_centres_is_read_back_and_checked(tmp_path):
-    random = np.random.default_rng(0)
-    centres = Centres(5000, 4)  # five blocks
-    centres.weights[:] = random.standard_normal((5000, 4))
-    centres.momenta[:] = random.standard_normal((5000, 4))
-    path = tmp_path / 'model-0001.centres'
-    write_centres(path, centres, {'fc7_progress': np.float32([0.5])})
-    check_centres(path)
-    again = Centres(5000, 4)
-    assert read_centres(path, again) == {'fc7_progress': np.float32([0.5])}
-    np.testing.assert_array_equal(again.weights, centres.weights)
-    np.testing.assert_array_equal(again.momenta, centres.momenta)
-    assert [start for start, _ in read_blocks(path, 'momenta')] == [0, 1024, 2048, 3072, 4096]
-    with pytest.raises(InputError, match=r'has centres of \(5000, 4\), this run \(4999, 4\)'):
-        read_centres(path, Centres(4999, 4))
-    with pytest.raises(InputError, match='has float32 centres, this run float16'):
-        read_centres(path, Centres(5000, 4, 'float16'))
-    whole = path.read_bytes()
-    for cut in (0, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:cut])
-        with pytest.raises(InputError, match='not a whole file of class centres'):
-            check_centres(path)
-    path.unlink()
-    with pytest.raises(InputError, match='is missing'):
-        check_centres(path)
 
 
 def test_distils_as_the_full_head(short, run_command, tmp_path):

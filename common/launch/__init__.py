@@ -1,0 +1,1 @@
+"""One command as several ranks, on this machine or on several."""

@@ -1,0 +1,195 @@
+"""Run one command as several ranks, on this machine or on several; a rank that fails ends all.
+
+Other hosts are reached by ssh, or somebody starts there the line that is printed here. What
+follows the options is the command, train if none is named, and its options.
+"""
+
+import argparse
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional, Union
+
+from .. import console
+from ..errors import InputError, RunError
+from ..extras import need
+from .local import End, LocalRanks, Stop
+from .places import HERE, Place, interface_of, own_address, parse_hosts, places_of
+from .remote import Client, FirstHost, OtherHosts, Server
+
+PROG = 'train_multi'
+COMMANDS = ('train', 'distill', 'teach', 'identify')
+TRAINING = ('train', 'distill')
+SCRIPT = Path(__file__).resolve().parents[2] / 'recognition' / 'train_multi.sh'
+
+_LOOK = 0.1  # seconds between two looks at the ranks
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(prog=PROG, description=(__doc__ or '').strip())
+    add = parser.add_argument
+    add('-np', dest='size', type=int, default=0, metavar='N', help='number of ranks')
+    add('-H', dest='hosts', default='', metavar='HOST:SLOTS,...', help='hosts; the first is this')
+    add('--address', default='', help='of this host, for the others (default: found by -H)')
+    add('--port', type=int, default=0, help='of the rendezvous (default: a free one)')
+    add('--remote-shell', default='ssh', help='how others are reached; "": a person starts them')
+    add('--join', default='', metavar='ADDRESS:PORT', help='run the ranks of this host of a job')
+    add('--host', default='', help='with --join: the name of this host in -H')
+    parser.usage = '%(prog)s -np N [options] [COMMAND] [options of the command]'
+    parser.epilog = f'COMMAND: {", ".join(COMMANDS)}'
+    return parser
+
+
+def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the launcher's words, those of the command): the latter begin at the first other one."""
+    words = list(words)
+    own = {word for action in build_parser()._actions for word in action.option_strings}
+    place = 0
+    while place < len(words) and words[place].partition('=')[0] in own:
+        alone = '=' in words[place] or words[place] in ('-h', '--help', '--json')
+        place += 1 if alone else 2
+    command = words[place:]
+    if not command or command[0] not in COMMANDS:
+        command = [COMMANDS[0], *command]
+    return words[:place], command
+
+
+def watch(ranks: LocalRanks, others: Union[OtherHosts, FirstHost], stop: Stop) -> Optional[End]:
+    """Wait for the end of all ranks; how one ended that did not end well, the first that was seen.
+
+    Once asked to stop, or with a rank that was, the others have a minute to end likewise.
+    """
+    told = 0
+    while True:
+        failed = ranks.failed() or others.failed()
+        if failed and not failed.stopped and not stop.number:
+            return failed
+        if ranks.done() and (failed or others.done()):
+            return failed
+        if stop.number and not told:
+            told = stop.number
+            ranks.tell_first(told)
+        if failed and not stop.number:
+            stop.ask(failed.code - 128)
+            told = stop.number  # the rank has told the others
+        if stop.overdue:
+            return failed or End('the job', 128 + stop.number)
+        time.sleep(_LOOK)
+
+
+def program(command: Sequence[str]) -> list[str]:
+    """What a rank runs."""
+    kvstore = ['--kvstore', 'horovod'] if command[0] in TRAINING else []
+    return [sys.executable, '-m', 'vargfacenet', *command, *kvstore]
+
+
+def coordinate(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """Run a job whose rank 0 is here."""
+    hosts = parse_hosts(options.hosts or f'{HERE}:{options.size}')
+    places = places_of(hosts, options.size)
+    names = list(dict.fromkeys(place.hostname for place in places))
+    mine = [place for place in places if place.hostname == names[0]]
+    address = options.address or (own_address(names[1]) if names[1:] else '127.0.0.1')
+    interface = interface_of(address)
+    with contextlib.ExitStack() as stack:
+        server = Server(address, options.port, places)
+        stack.callback(server.close)
+        server.put('plan', {'places': places, 'command': command})
+        for name in names[1:]:
+            _invite(name, options.remote_shell, server, command, stack)
+        others = OtherHosts(names[1:], server)
+        stack.callback(others.let_go)
+        stop = Stop()
+        stack.enter_context(stop.at_signals())
+        ranks = LocalRanks(mine, program(command), address, server.port, interface)
+        stack.callback(ranks.kill)
+        end = watch(ranks, others, stop)
+        if end and not end.stopped and not end.told:
+            raise _Failure(end, command, len(places))
+        return end.exit_code if end else 0
+
+
+class _Failure(RunError):
+    """A rank has ended all."""
+
+    def __init__(self, end: End, command: Sequence[str], size: int):
+        rest = '; the others were stopped' if size > 1 else ''
+        on = '; --resume goes on from the newest checkpoint' * (command[0] in TRAINING)
+        super().__init__(f'{end}{rest}{on}')
+        self.exit_code = end.exit_code
+
+
+def _invite(
+    name: str, shell: str, server: Server, command: Sequence[str], stack: contextlib.ExitStack
+) -> None:
+    """Have a host join, by a shell there, or by a person who is told how."""
+    join = ['--join', f'{server.address}:{server.port}', '--host', name]
+    line = shlex.join([str(SCRIPT), *join, *command])
+    if not shell:
+        sys.stderr.write(f'{PROG}: start on {name}: {line}\n')
+        return
+    words = [*shlex.split(shell), name, f'cd {shlex.quote(os.getcwd())} && exec {line}']
+    try:
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    except OSError as error:
+        raise InputError(f'--remote-shell {shell}: {error.strerror}') from None
+    stack.callback(process.terminate)
+
+
+def join(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """Run the ranks of this host of a job that another one coordinates."""
+    address, _, port = options.join.rpartition(':')
+    if not address or not port.isdigit():
+        raise InputError(f'--join {options.join}: expected ADDRESS:PORT, as the first host says it')
+    client = Client(options.join)
+    plan = client.get('plan')
+    if plan is None:
+        raise InputError(f'--join {options.join}: nobody has started a job there')
+    if plan['command'] != command:
+        raise InputError(f'--join {options.join}: that job is {shlex.join(plan["command"])}')
+    places = [Place(*place) for place in plan['places']]
+    mine = [place for place in places if place.hostname == options.host]
+    if not mine or mine[0].rank == 0:
+        raise InputError(f'--host {options.host}: no rank of that job is for a host of this name')
+    first = FirstHost(client, options.host)
+    stop, end = Stop(), None
+    with stop.at_signals():
+        interface = interface_of(own_address(address))
+        ranks = LocalRanks(mine, program(command), address, int(port), interface)
+        try:
+            end = watch(ranks, first, stop)
+        finally:
+            ranks.kill()
+            first.tell(end)
+    return end.exit_code if end else 0
+
+
+def run(argv: Optional[Sequence[str]] = None) -> int:
+    words, command = split(sys.argv[1:] if argv is None else argv)
+    options = build_parser().parse_args(words)
+    need('horovod', 'dist')
+    if options.join:
+        return join(options, command)
+    if options.size < 1:
+        raise InputError(f'-np {options.size}: give the number of ranks')
+    return coordinate(options, command)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Exit code of the first rank that failed, 128 and the signal's number for one that a signal
+    ended; otherwise as every command's."""
+    console.set_up_logging()
+    try:
+        return run(argv)
+    except (InputError, RunError, OSError) as error:
+        code = console.report_error(PROG, error)
+        return getattr(error, 'exit_code', code)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""What hosts of one job say to each other of their ranks, over Horovod's rendezvous server.
+
+The server has no secret: whoever reaches its port can disturb the job. It listens on the address
+that the other hosts use, or on this machine alone.
+"""
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from ..errors import InputError, RunError
+from ..extras import need
+from .local import End
+from .places import Place
+
+BEAT = 1.0  # seconds between two words of a host
+_SILENCE = 20.0  # seconds after which a host that says nothing is lost
+_MEETING = 600.0  # seconds in which all hosts must have come
+_SCOPE = 'launch'
+
+
+class Server:
+    """The rendezvous server, which also keeps words of the hosts under keys."""
+
+    def __init__(self, address: str, port: int, places: Sequence[Place]):
+        http = need('horovod.runner.http.http_server', 'dist')
+        try:
+            self._server = http.RendezvousHTTPServer((address, port), http.RendezvousHandler, 0)
+        except OSError as error:
+            raise InputError(f'--address {address} --port {port}: {error.strerror}') from None
+        self._server.daemon_threads = True
+        self._server.init(places)
+        self.address, self.port = address, self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def put(self, key: str, value: Any) -> None:
+        with self._server.cache_lock:
+            self._server.cache.setdefault(_SCOPE, {})[key] = json.dumps(value).encode()
+
+    def get(self, key: str) -> Any:
+        """A value; None where there is none."""
+        with self._server.cache_lock:
+            value = self._server.cache.get(_SCOPE, {}).get(key)
+        return None if value is None else json.loads(value)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Client:
+    """The way from another host to the server."""
+
+    def __init__(self, address: str):
+        self._url = f'http://{address}/{_SCOPE}/'
+        self._heard = time.monotonic()
+
+    def get(self, key: str) -> Any:
+        """A value; None where there is none, or nobody answers."""
+        return self._ask(urllib.request.Request(self._url + key))
+
+    def put(self, key: str, value: Any) -> None:
+        content = json.dumps(value).encode()
+        self._ask(urllib.request.Request(self._url + key, content, method='PUT'))
+
+    def _ask(self, request: urllib.request.Request) -> Any:
+        content = b''
+        try:
+            with urllib.request.urlopen(request, timeout=BEAT) as answer:
+                content = answer.read()
+        except urllib.error.HTTPError:  # no such key
+            pass
+        except OSError:
+            return None
+        self._heard = time.monotonic()
+        return json.loads(content) if content else None
+
+    @property
+    def lost(self) -> bool:
+        return time.monotonic() - self._heard > _SILENCE
+
+
+class OtherHosts:
+    """The hosts beside the first one, as it sees them."""
+
+    def __init__(self, names: Sequence[str], server: Server):
+        self._names, self._server = list(names), server
+        self._started = time.monotonic()
+        self._heard: dict[str, tuple[int, float]] = {}  # host -> (its newest word, when)
+
+    def failed(self) -> Optional[End]:
+        """A rank there that has not ended well, or a host that is silent: RunError."""
+        now = time.monotonic()
+        for name in self._names:
+            told = self._server.get(f'end-{name}')
+            if told:
+                return End(**told)
+            if self._server.get(f'done-{name}'):
+                continue
+            word = self._server.get(f'beat-{name}')
+            if word is None and now - self._started > _MEETING:
+                raise RunError(f'host {name} has not come in {_MEETING:.0f} s')
+            if word is not None and self._heard.get(name, (None,))[0] != word:
+                self._heard[name] = word, now
+            elif word is not None and now - self._heard[name][1] > _SILENCE:
+                raise RunError(f'host {name} has not been heard of for {_SILENCE:.0f} s')
+        return None
+
+    def done(self) -> bool:
+        return all(self._server.get(f'done-{name}') for name in self._names)
+
+    def let_go(self) -> None:
+        """Tell them that it is over, and give them the time to hear it."""
+        self._server.put('stop', True)
+        until = time.monotonic() + 3 * BEAT
+        while self._heard and time.monotonic() < until and not self.done():
+            time.sleep(0.1)
+
+
+class FirstHost:
+    """The first host, as another one sees it."""
+
+    def __init__(self, client: Client, name: str):
+        self._client, self._name = client, name
+        self._words, self._told = 0, 0.0
+
+    def failed(self) -> Optional[End]:
+        """Say that this host lives; RunError where the first one is silent or has ended the job."""
+        if time.monotonic() - self._told > BEAT:
+            self._told, self._words = time.monotonic(), self._words + 1
+            self._client.put(f'beat-{self._name}', self._words)
+            if self._client.get('stop'):
+                raise RunError('the first host has ended the job')
+        if self._client.lost:
+            raise RunError(f'the first host has not been heard of for {_SILENCE:.0f} s')
+        return None
+
+    def done(self) -> bool:
+        return True
+
+    def tell(self, end: Optional[End]) -> None:
+        """Say how the ranks of this host ended."""
+        if end:
+            self._client.put(f'end-{self._name}', vars(end))
+        self._client.put(f'done-{self._name}', True)

@@ -1,0 +1,28 @@
+"""A network that several processes train in a moment: a plugin, see VARGFACENET_PLUGINS."""
+
+from dataclasses import dataclass
+
+from vargfacenet.common.backend import mx
+from vargfacenet.symbol import NETWORKS, Family
+
+
+@dataclass(frozen=True)
+class Options:
+    emb_size: int = 16
+
+
+def build(options):
+    x = (mx.sym.Variable('data') - 127.5) * 0.0078125
+    x = mx.sym.Convolution(
+        x, kernel=(7, 7), stride=(8, 8), num_filter=8, no_bias=True, name='conv0'
+    )
+    x = mx.sym.BatchNorm(x, fix_gamma=False, eps=2e-5, momentum=0.5, name='bn0')
+    x = mx.sym.LeakyReLU(x, act_type='prelu', name='relu0')
+    x = mx.sym.Convolution(x, kernel=(1, 1), num_filter=16, no_bias=True, name='conv1')
+    x = mx.sym.BatchNorm(x, fix_gamma=False, eps=2e-5, momentum=0.5, name='bn1')
+    x = mx.sym.Pooling(x, kernel=(2, 2), stride=(4, 4), pool_type='avg', name='pool1')
+    x = mx.sym.FullyConnected(x, num_hidden=options.emb_size, name='pre_fc1')
+    return mx.sym.BatchNorm(x, fix_gamma=True, eps=2e-5, momentum=0.5, name='fc1')
+
+
+NETWORKS.register('small')(Family(build, Options()))

@@ -1,0 +1,49 @@
+"""Commands as several ranks, by the launcher."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+NETWORK = ROOT / 'tests' / 'data' / 'small_network.py'
+LAUNCHER = [sys.executable, '-m', 'vargfacenet.common.launch']
+needs_horovod = pytest.mark.skipif(
+    importlib.util.find_spec('horovod') is None,
+    reason='needs Horovod: VARGFACENET_EXTRAS=dist source common/setup_env.sh',
+)
+
+
+def environment():
+    threads = {'OMP_NUM_THREADS': '1', 'VARGFACENET_PLUGINS': str(NETWORK)}
+    return {**os.environ, **threads}
+
+
+def start(*words, program=LAUNCHER, **options):
+    """The running launcher."""
+    return subprocess.Popen(
+        [str(word) for word in (*program, *words)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process, timeout=300):
+    """(exit code, JSON result, stderr) of it; it is killed after `timeout` seconds."""
+    try:
+        out, errors = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    code = process.returncode
+    return code, json.loads(out.splitlines()[-1]) if code == 0 else None, errors
+
+
+def launch(*words, **options):
+    """`start` and `finish`."""
+    return finish(start(*words, **options))

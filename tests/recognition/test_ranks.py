@@ -1,0 +1,245 @@
+"""Several ranks train as one process does, and end together."""
+
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ranks_launched import NETWORK, finish, launch, needs_horovod, start
+from saved_weights import assert_same_weights, weights
+from vargfacenet.common import plugins
+from vargfacenet.common.data.recordio import RecordFile
+from vargfacenet.common.history import read_history
+from vargfacenet.symbol import NETWORKS
+
+pytestmark = needs_horovod
+
+STEPS = 50
+
+
+@pytest.fixture(scope='module')
+def small_network():
+    """The small network in this process too."""
+    before = dict(NETWORKS._items), set(plugins._loaded)
+    plugins.run_file(NETWORK)
+    yield
+    NETWORKS._items, plugins._loaded = before
+
+
+@pytest.fixture(scope='module')
+def place(patterns, tmp_path_factory):
+    """Options of all runs of this file, which share a folder."""
+    folder = tmp_path_factory.mktemp('ranks')
+    words = ['--data-dir', patterns, '--models-root', folder, '--network', 'small']
+    words += ['--target', '', '--lr', 0.02, '--loss-option', 's=16', '--steps', STEPS]
+    return folder, [*words, '--frequent', 1, '--verbose', 100]
+
+
+@pytest.fixture
+def alone(place, small_network, run_command):
+    """Train in this process; folder of the run."""
+
+    def run(name, *words, command='train'):
+        folder, options = place
+        code, _, errors = run_command(command, *options, '--name', name, *words)
+        assert code == 0, errors
+        return folder / (f'{name}-gen1' if command == 'distill' else name)
+
+    return run
+
+
+@pytest.fixture
+def together(place):
+    """Train in two ranks; folder of the run."""
+
+    def run(name, *words, command='train', size=2):
+        folder, options = place
+        code, _, errors = launch('-np', size, command, *options, '--name', name, *words)
+        assert code == 0, errors
+        return folder / (f'{name}-gen1' if command == 'distill' else name)
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def begun(place):
+    """Statistics and weights to start from, 'PREFIX,EPOCH'."""
+    _, options = place
+    code, result, errors = launch('-np', 1, *options, '--name', 'begun', '--steps', 3)
+    assert code == 0, errors
+    return result['model']
+
+
+FROZEN = ['--freeze', 'statistics', '--pretrained']
+
+
+@pytest.fixture(scope='module')
+def two(place, begun):
+    """Folder of a run of two ranks with 8 images each."""
+    folder, options = place
+    words = ['--per-batch-size', 8, *FROZEN, begun]
+    code, result, errors = launch('-np', 2, *options, '--name', 'two', *words)
+    assert code == 0, errors
+    return folder / 'two', result
+
+
+def column(folder, key):
+    return np.array([row[key] for row in read_history(folder) if key in row])
+
+
+def newest(folder):
+    """Arrays of the newest checkpoint of a run."""
+    prefix, number = max(folder.glob('model-*.params')).stem.split('-')
+    return weights(folder / prefix, int(number))
+
+
+def test_two_ranks_of_8_train_as_one_of_16(two, begun, alone):
+    """BatchNorm frozen: the same losses to rounding."""
+    one = alone('one', '--per-batch-size', 16, *FROZEN, begun)
+    losses = column(one, 'loss')
+    assert len(losses) == STEPS and losses[-1] < 0.5 * losses[0]
+    np.testing.assert_allclose(column(two[0], 'loss'), losses, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(column(two[0], 'accuracy')[:5], column(one, 'accuracy')[:5])
+    found = newest(two[0])
+    for name, array in newest(one).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-2, atol=2e-4, err_msg=name)
+
+
+def test_a_step_says_what_it_has_sent(two, begun):
+    """Every gradient once, and one number more: whether to stop."""
+    arrays = newest(two[0])
+    values = sum(arrays[name].size for name in arrays if '_moving_' not in name)
+    sent = two[1]['sent_bytes']
+    assert sent['gradients'] == STEPS * 4 * (values + 1)
+    assert sent['losses'] == STEPS * 4 * 4
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ('--head', 'partial-fc', '--partial-fc-update', 'dense'),
+        ('--loss', 'curricularface', '--head', 'partial-fc', '--partial-fc-update', 'dense'),
+        ('--loss', 'combined', '--clip-gradient', 5, '--accumulate', 2, '--ema', 0.9),
+    ],
+)
+def test_heads_and_recipes_train_alike(words, begun, alone, together):
+    few = [*FROZEN, begun, '--steps', 6, *words]
+    name = '-'.join(str(word).strip('-') for word in words[1:2])
+    one = alone(f'{name}-one-{len(words)}', '--per-batch-size', 8, *few)
+    both = together(f'{name}-two-{len(words)}', '--per-batch-size', 4, *few)
+    np.testing.assert_allclose(column(both, 'loss'), column(one, 'loss'), rtol=2e-4)
+
+
+def test_centres_of_two_ranks_resume_exactly(begun, together):
+    """To the bit: a sample of the classes, resumed after the fourth of twelve steps."""
+    head = ['--head', 'partial-fc', '--sample-rate', 0.9, '--per-batch-size', 1]
+    words = [*FROZEN, begun, *head, '--steps', 12, '--verbose', 4, '--ckpt', 2]
+    whole = together('whole', *words)
+    parts = together('parts', *words)
+    for path in parts.glob('model-000[23].*'):
+        path.unlink()
+    together('parts', *words, '--resume')
+    for suffix in ('params', 'centres', 'states'):
+        name = f'model-0003.{suffix}'
+        if suffix == 'centres':
+            with np.load(whole / name) as ours, np.load(parts / name) as theirs:
+                assert len(ours['centres']) == 6
+                for key in ours.files:
+                    np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)
+        else:
+            assert (whole / name).read_bytes() == (parts / name).read_bytes()
+
+
+def test_distils_in_two_ranks(begun, alone, together):
+    """The first rank makes the store of the teacher's embeddings, the other one reads it."""
+    words = [*FROZEN, begun, '--teacher', begun, '--generations', 1, '--alpha', 10]
+    words += ['--steps', 10]
+    both = together('pupils', '--per-batch-size', 8, *words, command='distill')
+    one = alone('pupil', '--per-batch-size', 16, *words, command='distill')
+    for key in ('class_loss', 'distill_loss'):
+        np.testing.assert_allclose(column(both, key), column(one, key), rtol=2e-4, atol=1e-6)
+
+
+def rank_of(launcher, rank):
+    """Process number of a rank that a launcher has started."""
+    for path in Path('/proc').glob('[0-9]*/environ'):
+        try:
+            words = path.read_bytes().split(b'\0')
+            parent = int((path.parent / 'stat').read_text().rpartition(')')[2].split()[1])
+        except OSError:
+            continue
+        if parent == launcher.pid and b'HOROVOD_RANK=%d' % rank in words:
+            return int(path.parent.name)
+    raise AssertionError(f'no rank {rank}')
+
+
+def wait_for(path, seconds=120):
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, path
+        time.sleep(0.02)
+
+
+def test_a_killed_rank_ends_all_and_resumes_to_the_bit(place, two, begun):
+    folder, options = place
+    words = [*options, '--name', 'killed', '--per-batch-size', 8, *FROZEN, begun]
+    words += ['--verbose', 2, '--ckpt', 1]
+    launcher = start('-np', 2, *words)
+    wait_for(folder / 'killed' / 'model-0001.json')
+    os.kill(rank_of(launcher, 1), signal.SIGKILL)
+    killed = time.monotonic()
+    code, _, errors = finish(launcher)
+    assert time.monotonic() - killed < 60
+    assert code == 128 + signal.SIGKILL
+    assert [line for line in errors.splitlines() if line.startswith('train_multi')] == [
+        'train_multi: rank 1 on localhost was killed by SIGKILL; the others were stopped; --resume '
+        'goes on from the newest checkpoint'
+    ]
+    code, _, errors = launch('-np', 2, *words, '--resume')
+    assert code == 0, errors
+    assert_same_weights(newest(folder / 'killed'), newest(two[0]))
+
+
+def test_a_stop_is_saved_in_the_same_step_of_all(place, begun, default_signals):
+    folder, options = place
+    words = [*options, '--name', 'stopped', '--per-batch-size', 8, '--steps', 2000]
+    launcher = start('-np', 2, *words, '--verbose', 2, '--ckpt', 1)
+    wait_for(folder / 'stopped' / 'model-0001.json')
+    launcher.send_signal(signal.SIGTERM)
+    code, _, errors = finish(launcher)
+    assert code == 128 + signal.SIGTERM
+    assert 'stopped at step' in errors and 'train_multi' not in errors
+
+
+def test_a_rank_that_cannot_read_ends_all(place, patterns, tmp_path):
+    """One picture is no JPEG any more: the rank whose turn it is names it."""
+    _, options = place
+    for name in ('train.idx', 'property', 'train.rec'):
+        (tmp_path / name).write_bytes((patterns / name).read_bytes())
+    records = RecordFile(tmp_path / 'train')
+    content = (tmp_path / 'train.rec').read_bytes()
+    _, encoded = records.read(7)
+    broken = content.replace(encoded, bytes(len(encoded)))
+    (tmp_path / 'train.rec').write_bytes(broken)
+    words = ['--data-dir', tmp_path, '--name', 'broken', '--per-batch-size', 8]
+    code, _, errors = launch('-np', 2, *options, *words)
+    assert code == 2
+    assert 'train.rec' in errors and 'stopped at step' in errors
+    assert 'Traceback' not in errors
+
+
+def test_a_folder_in_use_is_refused(place, two):
+    folder, options = place
+    holder = os.open(folder / 'two', os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    try:
+        words = [*options, '--name', 'two', '--per-batch-size', 8, '--overwrite']
+        code, _, errors = launch('-np', 2, *words)
+    finally:
+        os.close(holder)
+    assert code == 2
+    (line,) = errors.splitlines()
+    assert 'another command is writing there' in line
