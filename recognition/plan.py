@@ -1,0 +1,167 @@
+"""What training would take on many machines: bytes of a step, memory a rank, the slowest part.
+
+Nothing is trained. What this machine multiplies and copies in a second is measured, unless it is
+given; docs/scale.md has the formulas.
+"""
+
+import argparse
+import math
+import sys
+import time
+
+import numpy as np
+
+from ..common import console
+from ..common.errors import InputError
+from ..common.flops import count
+from ..common.names import DATA, IMAGE_SHAPE
+from ..symbol import get_symbol, parse_options
+from . import cost, presets
+from .graph import embedding_size
+from .losses import make_loss
+from .partial_fc import DTYPES, UPDATES
+
+_SIDE = 1024  # of the matrices that are multiplied, or so
+_COPIED = 1 << 26  # bytes
+_MEASURE = 0.3  # seconds
+
+
+def build_parser(parser: console.Parser) -> None:
+    job = parser.add_argument_group('the job')
+    job.add_argument('--classes', type=float, required=True, metavar='C', help='e.g. 1e8')
+    job.add_argument('--ranks', type=float, required=True, metavar='R', help='processes in all')
+    job.add_argument('--batch', type=float, required=True, metavar='B', help='images a rank')
+    job.add_argument('--head', default='partial-fc', choices=('full', 'partial-fc'))
+    job.add_argument('--sample-rate', type=float, default=0.1, metavar='SHARE')
+    job.add_argument('--partial-fc-update', default=UPDATES[0], choices=UPDATES)
+    job.add_argument('--centres-dtype', default=DTYPES[0], choices=DTYPES)
+    job.add_argument('--loss', default='arcface', help='whose centres a class has')
+    job.add_argument('--network', default='vargfacenet')
+    job.add_argument('--network-option', action='append', default=[], metavar='KEY=VALUE')
+    machine = parser.add_argument_group('a rank and its machine')
+    machine.add_argument(
+        '--images-per-second', type=float, help='of the network in training (default: not counted)'
+    )
+    machine.add_argument('--gflops', type=float, help='of a matrix product (default: measured)')
+    machine.add_argument('--gbytes', type=float, help='of memory a second (default: measured)')
+    machine.add_argument('--gbit', type=float, default=10.0, help='of the network, a rank')
+    machine.add_argument('--latency', type=float, default=5e-5, help='of the network, seconds')
+
+
+def whole(name: str, value: float) -> int:
+    """An option that counts something; InputError for less than one, or a part of one."""
+    if not math.isfinite(value) or value < 1 or value != int(value):
+        raise InputError(f'--{name} {value:g}: expected a whole number from 1')
+    return int(value)
+
+
+def centres_per_class(loss: str) -> int:
+    """Of a loss, or of a row of the loss table."""
+    row = presets.loss.get(loss)
+    return make_loss(*((row.loss, row.loss_options) if row else (loss, {}))).centres_per_class
+
+
+def read_job(args: argparse.Namespace) -> tuple[cost.Job, int]:
+    """The job, and the bytes of all layers' outputs for one image."""
+    if not 0 < args.sample_rate <= 1:
+        raise InputError(f'--sample-rate {args.sample_rate:g}: must be above 0 and at most 1')
+    options = parse_options(args.network, args.network_option)
+    symbol = get_symbol(args.network, **options)
+    job = cost.Job(
+        classes=whole('classes', args.classes),
+        ranks=whole('ranks', args.ranks),
+        batch=whole('batch', args.batch),
+        params=count(symbol).params,
+        embedding_size=embedding_size(symbol),
+        centres_per_class=centres_per_class(args.loss),
+        sample_rate=args.sample_rate,
+        dense=args.partial_fc_update == 'dense',
+        partial_fc=args.head == 'partial-fc',
+        centre_bytes=np.dtype(args.centres_dtype).itemsize,
+    )
+    if not job.centres_per_class:
+        raise InputError(f'--loss {args.loss} has no class centres; choose another one')
+    if not job.sampled:
+        raise InputError(
+            f'--sample-rate {args.sample_rate:g} of {job.rows} classes of a rank is less than one'
+        )
+    _, shapes, _ = symbol.get_internals().infer_shape(**{DATA: (1, *IMAGE_SHAPE)})
+    outputs = symbol.get_internals().list_outputs()
+    layers = sum(
+        math.prod(shape) for name, shape in zip(outputs, shapes) if name.endswith('_output')
+    )
+    return job, 4 * layers
+
+
+def per_second(work, amount: float) -> float:
+    """How much of `amount`, which each call does, a second does: the best of some calls."""
+    best, until = math.inf, time.monotonic() + _MEASURE
+    while time.monotonic() < until:
+        started = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - started)
+    return amount / best
+
+
+def read_speeds(args: argparse.Namespace) -> cost.Speeds:
+    """What is given, and for the rest what this machine does."""
+    for name in ('images_per_second', 'gflops', 'gbytes', 'gbit', 'latency'):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f'--{name.replace("_", "-")} {value:g}: must be a positive number')
+    if args.gflops is None:
+        square = np.ones((_SIDE, _SIDE), np.float32)
+        out = np.empty_like(square)
+        args.gflops = 1e-9 * per_second(lambda: np.matmul(square, square, out=out), 2 * _SIDE**3)
+    if args.gbytes is None:
+        source = np.ones(_COPIED, np.uint8)
+        target = np.empty_like(source)
+        args.gbytes = 1e-9 * per_second(lambda: np.copyto(target, source), 2 * _COPIED)
+    return cost.Speeds(
+        images=args.images_per_second,
+        flops=1e9 * args.gflops,
+        memory_bytes=1e9 * args.gbytes,
+        wire_bytes=1e9 / 8 * args.gbit,
+        latency=args.latency,
+    )
+
+
+def run(args: argparse.Namespace) -> dict:
+    (job, layers), speeds = read_job(args), read_speeds(args)
+    sent = {each.name: each.sent(job.ranks) for each in cost.exchanges(job)}
+    held, spent = cost.memory(job, layers), cost.seconds(job, speeds)
+    title = f'{job.classes:,} classes on {job.ranks:,} ranks of {job.batch:,} images'
+    rows = [
+        (name, f'{value / 1e6:,.3f}')
+        for name, value in [*sent.items(), ('all', sum(sent.values()))]
+    ]
+    console.table(f'{title}: a rank sends in a step', ('what', 'MB'), rows)
+    rows = [
+        (name, f'{value / 1e9:,.2f}')
+        for name, value in [*held.items(), ('all', sum(held.values()))]
+    ]
+    console.table(
+        f'a rank holds {job.rows:,} classes, samples {job.sampled:,}', ('what', 'GB'), rows
+    )
+    rows = [
+        (name, 'not known' if value is None else f'{value:,.3f}') for name, value in spent.items()
+    ]
+    console.table('time of a step, part after part', ('what', 's'), rows)
+    slowest = cost.largest(spent)
+    missing = [name for name, value in spent.items() if value is None]
+    note = ' (not counted: the network; give --images-per-second)' if missing else ''
+    sys.stderr.write(f'slowest part: {slowest}{note}\n')
+    return {
+        'sent_bytes': sent,
+        'memory_bytes': held,
+        'seconds': spent,
+        'slowest': slowest,
+        'speeds': speeds._asdict(),
+        'job': vars(job),
+    }
+
+
+main = console.command('plan', build_parser, run)
+
+if __name__ == '__main__':
+    sys.exit(main())
