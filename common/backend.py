@@ -10,6 +10,7 @@ import re
 
 import numpy as np
 
+from . import gpu
 from .errors import InputError
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,9 @@ for _alias, _type in {'bool': bool, 'int': int, 'float': float, 'object': object
 
 
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')  # else a line on stderr at every bind
+
+if gpu.installed():
+    gpu.load_libraries()
 
 import mxnet as mx  # noqa: E402  (the lines above must come first)
 
@@ -38,12 +42,13 @@ def parse_devices(text: str) -> list:
 
     Returns
     -------
-    list of mx.Context. GPUs that this machine or this MXNet build does not have are replaced by
-    the CPU with a warning, so that a script written for a GPU machine runs anywhere.
+    list of mx.Context; of several ranks on one machine, each has the next of the GPUs alone. Where
+    MXNet's build knows no GPUs the CPU takes their place with a warning, so that a script written
+    for a GPU machine runs anywhere.
 
     Raises
     ------
-    InputError for any other text.
+    InputError for any other text, and for GPUs that are not there or that MXNet cannot use.
     """
     if text == 'cpu':
         return [mx.cpu()]
@@ -53,14 +58,17 @@ def parse_devices(text: str) -> list:
     wanted = [int(number) for number in match.group(1).split(',')]
     if len(set(wanted)) != len(wanted):
         raise InputError(f'--devices {text!r}: a GPU is named twice')
-    have = mx.context.num_gpus()
-    missing = [number for number in wanted if number >= have]
-    if missing:
+    if not gpu.installed():
         log.warning(
-            '--devices %s: MXNet sees %d GPU(s) here (a GPU machine needs mxnet-cu112 in place of '
-            'mxnet); running on the CPU',
+            '--devices %s: MXNet sees no GPU here, its build for NVIDIA cards is an extra: '
+            'VARGFACENET_EXTRAS=gpu source common/setup_env.sh; running on the CPU',
             text,
-            have,
         )
         return [mx.cpu()]
+    ranks = int(os.environ.get('HOROVOD_LOCAL_SIZE', 1))
+    if ranks > 1:
+        if len(wanted) != ranks:
+            raise InputError(f'--devices {text!r}: name one GPU for each of the {ranks} ranks here')
+        wanted = [wanted[int(os.environ['HOROVOD_LOCAL_RANK'])]]
+    gpu.check(wanted)
     return [mx.gpu(number) for number in wanted]

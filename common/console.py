@@ -379,7 +379,11 @@ def dispatch(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in commands:
-        return importlib.import_module(f'{package}.{commands[argv[0]][0]}').main(argv[1:])
+        try:
+            module = importlib.import_module(f'{package}.{commands[argv[0]][0]}')
+        except InputError as error:  # of a machine on which a library cannot run
+            return report_error(f'{prog} {argv[0]}', error)
+        return module.main(argv[1:])
     if not argv or argv[0] in ('-h', '--help'):
         width = max(map(len, commands))
         lines = [f'  {name:<{width}} {text}' for name, (_, text) in commands.items()]

@@ -8,6 +8,7 @@ import shlex
 import pytest
 from conftest import ROOT
 from vargfacenet.__main__ import COMMANDS
+from vargfacenet.common.launch.__main__ import build_parser as launcher_parser
 
 README = '\n'.join(
     path.read_text() for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))
@@ -66,6 +67,7 @@ def test_shown_options_exist():
         '--get',
         '--data-urlencode',
     }
+    known.update(options(launcher_parser()))
     for words in [[name] for name in COMMANDS if name != 'bench'] + list(shown_commands()):
         known.update(options(parser_of(words)[0]))
     assert set(re.findall(r'(?<![\w-])--[a-z][\w-]*', README)) <= known

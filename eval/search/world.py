@@ -1,7 +1,7 @@
 """Several processes that evaluate together: who this one is, and one exchange of arrays.
 
-Started by `horovodrun` the processes talk through Horovod, started by `mpirun` through mpi4py;
-otherwise there is one. Neither package is needed then.
+Started by `common/launch` or `horovodrun` the processes talk through Horovod, started by `mpirun`
+through mpi4py; otherwise there is one. Neither package is needed then.
 """
 
 import os
@@ -10,6 +10,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from ...common.errors import InputError
+from ...common.extras import how_to_install
 
 _MPI_VARIABLES = ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')  # set by Open MPI's, MPICH's mpirun
 
@@ -39,8 +40,8 @@ def current_world() -> World:
             return _mpi_world()
     except ImportError as error:
         raise InputError(
-            f'started as one of several processes, but {error}; install horovod (built with '
-            f'HOROVOD_WITH_MXNET=1) for horovodrun, or mpi4py for mpirun'
+            f'started as one of several processes, but {error}; Horovod comes with the extra '
+            f"'dist' ({how_to_install('dist')}); for mpirun install mpi4py"
         ) from None
     return ALONE
 
