@@ -11,6 +11,7 @@ import re
 import zlib
 from pathlib import Path
 
+from .checksums import check
 from .errors import InputError
 from .files import PathLike, input_file, read_json
 
@@ -66,9 +67,11 @@ def symbol_checksum(prefix: PathLike) -> int:
 def check_symbol(prefix: PathLike, number: int) -> None:
     """InputError where PREFIX-symbol.json is not the file of checkpoint `number` any more.
 
-    Nothing is known of checkpoints that are no training run's, and of those of older runs.
+    Of a checkpoint that is no training run's the list of its folder tells; nothing is known of
+    those of others, and of older runs.
     """
     if not state_path(prefix, number).is_file():
+        check(symbol_path(prefix))
         return
     if _content(prefix, number).get(SYMBOL_CHECKSUM, symbol_checksum(prefix)) != symbol_checksum(
         prefix

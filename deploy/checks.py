@@ -19,6 +19,7 @@ import numpy as np
 
 from ..common import console
 from ..common.arrays import map_npy, read_npz
+from ..common.checksums import CHECKSUMS
 from ..common.data.folders import is_hidden, is_picture
 from ..common.data.image import decode_rgb
 from ..common.data.pair_sets import has_checksum as pairs_have_checksum
@@ -101,7 +102,8 @@ def find(folder: Path) -> tuple[list[Item], list[Path]]:
     items, others = [], []
     for place, folders, names in os.walk(folder):
         place = Path(place)
-        names = sorted(name for name in names if not is_hidden(name))
+        # the list of checksums is read with the files that it tells of
+        names = sorted(name for name in names if not is_hidden(name) and name != CHECKSUMS)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         identities = [name for name in folders if _is_identity(place / name)]
         rest = set(names)

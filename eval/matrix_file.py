@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..common.checksums import check, noted
 from ..common.errors import InputError
 from ..common.files import PathLike, atomic_path, atomic_write, input_file
 
@@ -30,7 +31,8 @@ def read_matrix(path: PathLike) -> np.ndarray:
 
     Raises
     ------
-    InputError for a missing file, another kind of file, and a size that the header contradicts.
+    InputError for a missing file, another kind of file, a size that the header contradicts, and
+    for one that is not as it was written.
     """
     path = input_file(path, 'feature file')
     size = path.stat().st_size
@@ -50,6 +52,7 @@ def read_matrix(path: PathLike) -> np.ndarray:
             f'{path}: {size} bytes, but its header announces {rows} x {columns} float32, '
             f'{expected} bytes; it is cut off or damaged, make it again'
         )
+    check(path)
     return np.memmap(path, FLOAT, 'r', _HEADER_BYTES, (rows, columns))
 
 
@@ -82,7 +85,7 @@ def new_matrix(path: PathLike, rows: int, columns: int) -> Iterator[np.ndarray]:
     Written through a temporary name: after an error or a kill `path` is as it was. Only the pages
     being written need memory.
     """
-    with atomic_path(Path(path)) as temporary:
+    with noted(path), atomic_path(Path(path)) as temporary:
         with open(temporary, 'wb') as handle:
             handle.write(_header(rows, columns))
             # reserved now, so that a full disk is an error here and not a signal while writing

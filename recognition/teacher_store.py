@@ -12,12 +12,11 @@ it is called `.part`; `done` in its header counts the records that are safely on
 import contextlib
 import glob
 import hashlib
-import json
 import logging
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -25,7 +24,13 @@ import numpy as np
 
 from ..common.console import ProgressBar
 from ..common.data.records import side_file
-from ..common.data.store_file import HEADER_BYTES, NO_CHECKSUM, Header, read_header
+from ..common.data.store_file import (
+    HEADER_BYTES,
+    NO_CHECKSUM,
+    Header,
+    header_bytes,
+    read_header,
+)
 from ..common.engine.network import Network
 from ..common.errors import InputError, RunError
 from ..common.files import PathLike, exclusive, naming, sync_folder
@@ -63,11 +68,9 @@ def stores_beside(header: Header) -> Iterator[tuple[Path, Header]]:
 
 
 def _write_header(handle, header: Header) -> None:
-    text = json.dumps(asdict(header)).encode()
-    if len(text) > HEADER_BYTES:
-        raise InputError(f"{header.data}, {header.teacher}: paths too long for a store's header")
+    content = header_bytes(header)
     handle.seek(0)
-    handle.write(text.ljust(HEADER_BYTES))
+    handle.write(content)
     handle.flush()
     os.fsync(handle.fileno())
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..common import console
+from ..common.checksums import noted
 from ..common.engine import checkpoint
 from ..common.engine.torch_file import read_states, write_state
 from ..common.errors import InputError
 from ..common.files import exclusive, free_to_write, output_folder
+from ..common.run_files import symbol_path
 from . import list_networks, parse_options
 from .torch_params import from_torch, to_torch
 
@@ -27,7 +29,8 @@ def to_checkpoint(source: str, network: str, words: list[str], prefix: str) -> d
     """
     options = parse_options(network, words)
     result = from_torch(network, read_states(source), options, source)
-    with exclusive(output_folder(Path(prefix).parent)):  # two files that belong together
+    symbol = symbol_path(prefix)
+    with exclusive(output_folder(symbol.parent)), noted(symbol):  # the parameters carry their own
         checkpoint.save_embedding(prefix, 0, result)
     params = sum(array.size for array in result.arg_params.values())
     log.info('%s: %s parameters of %s are in %s,0', source, f'{params:,}', network, prefix)

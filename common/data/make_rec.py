@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from .. import console
+from ..checksums import noted
 from ..errors import InputError
 from ..files import atomic_write, exclusive, free_to_write, output_folder
 from ..parallel import ordered_map
@@ -132,7 +133,8 @@ def run(args: argparse.Namespace) -> dict:
     counts, names = Counter(), []
     with exclusive(out):  # the three files and the names belong together
         written = write_face_records(out / 'train', _usable_identities(chosen, args, counts, names))
-        atomic_write(out / CLASSES, ''.join(f'{name}\n' for name in names))
+        with noted(out / CLASSES):
+            atomic_write(out / CLASSES, ''.join(f'{name}\n' for name in names))
     if written.num_classes == 1:
         log.warning(
             '%s: all pictures are of one identity, %s, which teaches a network nothing; expected '

@@ -37,6 +37,7 @@ from typing import NamedTuple, Union
 
 import numpy as np
 
+from ..checksums import check, noted
 from ..errors import InputError, RunError
 from ..files import PathLike, atomic_path, input_file, read_lines
 from ..names import IMAGE_SIZE
@@ -162,6 +163,7 @@ def _record_writer(paths: RecordPaths):
     The `.rec` is renamed last, so that whoever sees it finds the other two.
     """
     with ExitStack() as files:
+        files.enter_context(noted(paths.idx, paths.property))  # records carry their own
         rec, idx, property_path = (files.enter_context(atomic_path(path)) for path in paths)
         try:
             with RecordWriter(rec, idx) as writer:
@@ -327,6 +329,8 @@ class RecordFile:
         self.paths = record_paths(path)
         input_file(self.paths.rec, 'record file')
         self.source = self.paths.rec
+        for beside in (self.paths.idx, self.paths.property, self.source.with_name(CLASSES)):
+            check(beside)
         self.num_classes = read_property(self.paths.property, size)
         self.class_names = read_class_names(self.source.with_name(CLASSES), self.num_classes)
         if self.paths.idx.exists():

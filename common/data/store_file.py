@@ -5,12 +5,13 @@ weights, of the data set and of the preprocessing, so that another teacher or da
 file. It is a header of HEADER_BYTES, JSON padded with spaces, and behind it float16
 (records, 2 + views, D), little-endian: [i, 0] is record i, [i, 1] its mirror image, [i, 2 + v] its
 augmented view v, all of unit length.
-The header has the CRC-32 of the rows.
+The header has the CRC-32 of the rows, and one of itself.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+import zlib
+from dataclasses import asdict, dataclass
 
 from ..errors import InputError
 from ..files import PathLike, input_file
@@ -62,13 +63,32 @@ def _digest(*texts: str) -> str:
     return hashlib.sha256('\0'.join(texts).encode()).hexdigest()
 
 
+_OWN = 'header_crc32'
+
+
+def _own_checksum(values: dict) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def header_bytes(header: Header) -> bytes:
+    """HEADER_BYTES as they stand in the file; InputError where the paths in it are too long."""
+    values = asdict(header)
+    text = json.dumps({**values, _OWN: _own_checksum(values)}).encode()
+    if len(text) > HEADER_BYTES:
+        raise InputError(f"{header.data}, {header.teacher}: paths too long for a store's header")
+    return text.ljust(HEADER_BYTES)
+
+
 def read_header(path: PathLike) -> Header:
     """Header of a store; InputError for a file that is none."""
     path = input_file(path, 'teacher store')
     with open(path, 'rb') as handle:
         text = handle.read(HEADER_BYTES)
+    own, values = None, None
     try:
-        header = from_values(Header, json.loads(text.decode()), 'header')
+        values = json.loads(text.decode())
+        own = values.pop(_OWN, None) if isinstance(values, dict) else None
+        header = from_values(Header, values, 'header')
     except (ValueError, RecursionError):
         header = None
     size = header and (
@@ -77,4 +97,6 @@ def read_header(path: PathLike) -> Header:
     )
     if not header or header.kind != KIND or min(size) < 0 or header.file_bytes > 1 << 62:
         raise InputError(f'{path} is no teacher store; make one with `vargfacenet teach`')
+    if own is not None and own != _own_checksum(values):  # older stores have none
+        raise InputError(f'{path} was damaged after it was written: its header; delete it')
     return header

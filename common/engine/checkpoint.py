@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
+from ..checksums import forget
 from ..errors import InputError, RunError
 from ..files import PathLike, atomic_write, device_of
 from ..names import CLASSIFIER_PREFIX, EMBEDDING_OUTPUT
@@ -65,6 +66,7 @@ def save_params(path: PathLike, arg_params: Params, aux_params: Params) -> None:
 
 def save_symbol(prefix: PathLike, symbol: 'mx.sym.Symbol') -> None:
     """Write `PREFIX-symbol.json` whole or not at all."""
+    forget(symbol_path(prefix))  # of a run its states have the checksum
     atomic_write(symbol_path(prefix), symbol.tojson())
 
 

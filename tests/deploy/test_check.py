@@ -11,9 +11,9 @@ from pair_sets import pair_images, write_bin
 from pictures import encoded, write_folder
 from vargfacenet.__main__ import main
 from vargfacenet.common.data.recordio import write_face_records
-from vargfacenet.common.data.store_file import HEADER_BYTES
 from vargfacenet.deploy.export import main as export
 from vargfacenet.deploy.gallery import Gallery
+from vargfacenet.eval.matrix_file import new_matrix
 
 
 @pytest.fixture(scope='module')
@@ -41,6 +41,8 @@ def everything(tmp_path_factory):
     gallery.enrol(['Ada', 'Ada', 'Bob'], rows)
     gallery.close()
     (folder / 'rows').mkdir()
+    with new_matrix(folder / 'rows' / 'features.bin', 3, 8) as matrix:
+        matrix[:] = rows
     np.savez(folder / 'rows' / 'features.npz', embeddings=rows, labels=np.array(['a', 'b', 'c']))
     return folder
 
@@ -74,6 +76,7 @@ def test_what_commands_write_is_known_and_whole(everything, capsys):
         f'data/{store}': ('teacher store', '16 images, 32 numbers each'),
         'export': ('export', '6 files'),
         'rows/features.npz': ('arrays', 'float32 (3, 8)'),
+        'rows/features.bin': ('features', 'float32 (3, 8)'),
         'gallery': ('gallery', '3 faces of 2 identities'),
         'made/model': ('checkpoint', '1 checkpoints'),
         'people': ('pictures', '5 images of 2 classes'),
@@ -92,6 +95,9 @@ FLIPPED = [
     'export/model-symbol.json',
     'data/train.teacher-*.f16',
     'data/train.rec',
+    'data/train.idx',
+    'data/property',
+    'rows/features.bin',
     'data/pairs.bin',
     'rows/features.npz',
 ]
@@ -102,8 +108,7 @@ def test_every_flipped_bit_is_noticed(copy, name, capsys, rng):
     """Ten bits all over a file; those of the archive's directory that mean nothing are spared."""
     path = next(copy.glob(name))
     whole = path.read_bytes()
-    first = HEADER_BYTES if path.suffix == '.f16' else 0
-    last = whole.index(b'PK\1\2') if path.suffix == '.npz' else len(whole)
+    first, last = 0, len(whole)
     if path.suffix == '.npz':
         first = whole.index(b'\x93NUMPY')
         last = whole.index(b'PK\3\4', 4)

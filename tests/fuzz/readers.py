@@ -8,7 +8,7 @@ import io
 import json
 import pickle
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -526,14 +526,13 @@ def _(path):
 
 @seeds_of('store')
 def _(folder):
-    from vargfacenet.recognition.teacher_store import HEADER_BYTES, Header
+    from vargfacenet.recognition.teacher_store import Header, header_bytes
 
     made = []
     for views, augmentation in ((0, ''), (3, 'mild {"blur": 0.2}')):
         header = Header('m,1', 'a' * 64, 'train.rec', 'b' * 64, 4, 8, 'mxnet', done=4)
         header = replace(header, views=views, augmentation=augmentation, view_seed=5 * views)
-        text = json.dumps(asdict(header)).encode().ljust(HEADER_BYTES)
-        made.append(text + np.zeros((4, header.rows, 8), np.float16).tobytes())
+        made.append(header_bytes(header) + np.zeros((4, header.rows, 8), np.float16).tobytes())
     return made
 
 

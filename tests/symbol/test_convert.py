@@ -12,6 +12,7 @@ from tiny_network import embed_on_stock_graph, reference_params
 from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.engine.torch_file import read_states, write_state
+from vargfacenet.common.errors import InputError
 from vargfacenet.symbol import get_symbol
 
 # outputs of arcface_torch's networks in PyTorch, in float64
@@ -181,6 +182,10 @@ def test_a_network_without_another_implementation_keeps_its_names(name, run_comm
         # the ResNet's last gamma is fixed at 1, whatever its array holds
         expected = 1 if key == 'fc1_gamma' and name == 'r18_se' else value.asnumpy()
         np.testing.assert_array_equal(back.params[key].asnumpy(), expected)
+    symbol_file = tmp_path / 'back-symbol.json'
+    symbol_file.write_text(symbol_file.read_text().replace('"0.001"', '"0.009"', 1) + ' ')
+    with pytest.raises(InputError, match=r'back-symbol\.json was changed or damaged'):
+        checkpoint.load_embedding(result['model'])
 
 
 def authors_state():

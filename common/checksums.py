@@ -1,0 +1,89 @@
+"""Checksums of files whose formats have no place for one, in CHECKSUMS of their folder.
+
+It is a JSON object of file names and CRC-32s. A file without an entry is not checked: others wrote
+it, or it was copied without that list.
+"""
+
+import contextlib
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import InputError
+from .files import PathLike, atomic_write, read_json
+
+CHECKSUMS = 'checksums.json'
+_BLOCK = 1 << 20
+
+
+def crc32(path: PathLike) -> int:
+    """Of a file's content."""
+    total = 0
+    with open(path, 'rb') as handle:
+        for block in iter(lambda: handle.read(_BLOCK), b''):
+            total = zlib.crc32(block, total)
+    return total
+
+
+def listed(folder: PathLike) -> dict[str, int]:
+    """The entries of a folder's list, {} without one; InputError where it is damaged."""
+    path = Path(folder) / CHECKSUMS
+    if not path.is_file():
+        return {}
+    content = read_json(path, 'list of checksums')
+    if not isinstance(content, dict) or any(type(value) is not int for value in content.values()):
+        raise InputError(f'{path} is no list of checksums; remove it, and nothing is compared')
+    return content
+
+
+def check(path: PathLike) -> None:
+    """InputError where a file is there and is not the one that its folder's list tells of."""
+    path = Path(path)
+    known = listed(path.parent).get(path.name)
+    if known is not None and path.is_file() and crc32(path) != known:
+        raise InputError(
+            f'{path} was changed or damaged after it was written: its checksum in {CHECKSUMS} does '
+            f'not agree; make it again, or remove {CHECKSUMS} if it was changed on purpose'
+        )
+
+
+@contextlib.contextmanager
+def noted(*paths: PathLike) -> Iterator[None]:
+    """Enter the files of one folder that are written inside into its list.
+
+    The old entries go first, since a kill may leave new files; after an error they are back.
+    """
+    folder, names = Path(paths[0]).parent, {Path(path).name for path in paths}
+    before = _known(folder)
+    rest = {name: value for name, value in before.items() if name not in names}
+    if rest != before:
+        _write(folder, rest)
+    try:
+        yield
+    except BaseException:
+        if rest != before:
+            _write(folder, before)
+        raise
+    there = sorted(name for name in names if (folder / name).is_file())
+    # read again: others may have written files of theirs meanwhile
+    _write(folder, {**_known(folder), **{name: crc32(folder / name) for name in there}})
+
+
+def forget(path: PathLike) -> None:
+    """Let a file be written by somebody who notes it elsewhere."""
+    path = Path(path)
+    known = _known(path.parent)
+    if known.pop(path.name, None) is not None:
+        _write(path.parent, known)
+
+
+def _known(folder: Path) -> dict[str, int]:
+    try:
+        return listed(folder)
+    except InputError:  # a damaged list is written anew
+        return {}
+
+
+def _write(folder: Path, entries: dict[str, int]) -> None:
+    atomic_write(folder / CHECKSUMS, json.dumps(entries, indent=1, sort_keys=True) + '\n')
