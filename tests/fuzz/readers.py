@@ -311,10 +311,12 @@ def _(_folder):
 
 
 def _record_set(folder):
+    from vargfacenet.common.checksums import CHECKSUMS
     from vargfacenet.common.data.recordio import write_face_records
 
     faces = [[_encoded('.jpg', 112) for _ in range(2)] for _ in range(2)]
     write_face_records(folder / 'train', faces)
+    (folder / CHECKSUMS).unlink()  # with it, no change is looked at any further
     return folder
 
 
@@ -916,3 +918,14 @@ def _(path):
 def _(_folder):
     row = {'engine': 'openvino', 'latency_ms_median': 1.5}
     return [json.dumps({'machine': 'x86_64', 'engines': [row]}).encode()]
+
+
+@reader('checksums', 'checksums.json')
+def _(path):
+    from vargfacenet.common.checksums import check
+
+    (path.parent / 'a').write_bytes(b'one')
+    check(path.parent / 'a')
+
+
+_SEEDS['checksums'] = lambda folder: [b'{\n "a": 2053932785,\n "b": 5\n}\n']

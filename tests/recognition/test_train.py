@@ -15,6 +15,7 @@ import pytest
 from pictures import corrupted
 from saved_weights import assert_same_weights, weights
 from vargfacenet.common.backend import mx
+from vargfacenet.common.checksums import CHECKSUMS
 from vargfacenet.common.console import Parser
 from vargfacenet.common.data.pair_sets import read_pairs, write_pairs
 from vargfacenet.common.data.recordio import RecordFile, write_face_records
@@ -474,6 +475,7 @@ def test_a_classification_loss_needs_people(options, patterns, run_command, tmp_
     code, _, errors = run_command('train', *options, '--data-dir', tmp_path / 'one')
     assert code == 2 and 'holds one class' in errors
     (tmp_path / 'one' / 'property').write_text('85742,112,112')
+    (tmp_path / 'one' / CHECKSUMS).unlink()  # changed on purpose
     code, _, errors = run_command('train', *options, '--data-dir', tmp_path / 'one')
     assert code == 2 and '85742 classes' in errors
 

@@ -1,5 +1,7 @@
 """OpenVINO: ONNX models on Intel's and other x86 and ARM processors; the fastest on the CPU."""
 
+import contextlib
+from collections import deque
 from typing import Optional
 
 import numpy as np
@@ -89,18 +91,24 @@ class OpenVinoEngine(Engine):
         self.batch_size = batch_size
         self._hint = _HINTS[precision]
         self._threads = threads or cpu_count()
-        self._queues = {}  # (images a request, requests at once) -> queue of requests
+        self._made = {}  # (images a request, requests at once) -> requests
         self._request_size = contract.batch or min(batch_size, _STREAM_BATCH)
 
-    def _queue(self, size: int, streams: int):
-        """Requests of a fixed number of images: one on all CPUs, or one on each."""
-        if (size, streams) not in self._queues:
+    def _requests(self, size: int, streams: int) -> list:
+        """Requests of a fixed number of images: one on all CPUs, or one on each.
+
+        No callbacks and no AsyncInferQueue: a queue that is freed while one of its own threads
+        returns from a callback ends the process ('Resource deadlock avoided').
+        """
+        if (size, streams) not in self._made:
             settings = {'INFERENCE_PRECISION_HINT': self._hint, 'NUM_STREAMS': streams}
             if self._device == 'CPU':
                 settings['INFERENCE_NUM_THREADS'] = self._threads
             compiled = self._core.compile_model(self._prepared(size), self._device, settings)
-            self._queues[size, streams] = self._ov.AsyncInferQueue(compiled, streams)
-        return self._queues[size, streams]
+            # of two a stream one waits while the other runs, so that no stream waits for us
+            count = 2 * streams if streams > 1 else 1
+            self._made[size, streams] = [compiled.create_infer_request() for _ in range(count)]
+        return self._made[size, streams]
 
     def _prepared(self, size: int):
         """The model with our uint8 crops as its input."""
@@ -121,36 +129,42 @@ class OpenVinoEngine(Engine):
         images = np.asarray(images)
         check_images(images)
         embeddings = np.empty((len(images), self.embedding_size), np.float32)
-        errors: list[Exception] = []
-
-        def keep(request, start: int) -> None:
-            try:
-                rows = request.get_output_tensor(self._output).data
-                check_rows(self._given, rows, (size, self.embedding_size))
-                rows = rows[: len(images) - start]
-                embeddings[start : start + len(rows)] = rows
-                if progress:
-                    progress.advance(len(rows))
-            except Exception as error:  # raised here, it would leave requests running
-                errors.append(error)
-
         if not len(images):
             return embeddings
         size = self._request_size
         if len(images) == 1 and not self._contract.batch:
             size = 1
+        running: deque = deque()  # (request, first image), those that were started first in front
         try:
-            queue = self._queue(size, 1 if len(images) == 1 else self._threads)
-            queue.set_callback(keep)
-            for start in range(0, len(images), size):
-                batch = np.ascontiguousarray(padded(images[start : start + size], size))
-                queue.start_async({0: batch}, start)
-            queue.wait_all()
+            requests = self._requests(size, 1 if len(images) == 1 else self._threads)
+            for number, start in enumerate(range(0, len(images), size)):
+                if len(running) == len(requests):
+                    self._keep(*running.popleft(), embeddings, progress)
+                request = requests[number % len(requests)]
+                batch = padded(images[start : start + size], size)
+                request.start_async({0: np.ascontiguousarray(batch)})
+                running.append((request, start))
+            while running:
+                self._keep(*running.popleft(), embeddings, progress)
         except RuntimeError as error:
             raise does_not_run(self._given, error) from None
-        if errors:
-            raise errors[0]
+        finally:
+            for request, _ in running:  # after an error: nothing runs on
+                with contextlib.suppress(RuntimeError):
+                    request.wait()
         return embeddings
+
+    def _keep(
+        self, request, start: int, embeddings: np.ndarray, progress: Optional[ProgressBar]
+    ) -> None:
+        """Wait for a request, and copy its rows to their place."""
+        request.wait()
+        rows = request.get_output_tensor(self._output).data
+        check_rows(self._given, rows, (request.get_input_tensor().shape[0], self.embedding_size))
+        rows = rows[: len(embeddings) - start]
+        embeddings[start : start + len(rows)] = rows
+        if progress:
+            progress.advance(len(rows))
 
     @classmethod
     def devices(cls) -> list[str]:

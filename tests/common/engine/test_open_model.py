@@ -2,6 +2,8 @@
 
 import contextlib
 import re
+import subprocess
+import sys
 import tarfile
 
 import foreign_onnx as foreign
@@ -258,6 +260,28 @@ def test_a_file_that_fails_in_the_middle_is_one_line(engine, tmp_path):
     assert model.embed(white[:1]).shape == (1, 8)
     with pytest.raises(RunError, match=r'model\.onnx does not run: its output is \(1, 8\), not'):
         model.embed(white)
+
+
+def test_an_engine_that_is_let_go_leaves_nothing(case, tmp_path):
+    """Found by tests/fuzz: a queue's callback held the queue, so that no model was ever freed;
+    freed from one of its own threads it ended the process."""
+    program = (
+        'import gc, os, sys\n'
+        'import numpy as np\n'
+        'from vargfacenet.common.engine.open_model import open_model\n'
+        'images = np.zeros((20, 112, 112, 3), np.uint8)\n'
+        'for turn in range(12):\n'
+        '    open_model(sys.argv[1], "openvino", batch_size=4).embed(images)\n'
+        '    gc.collect()\n'
+        '    if turn in (3, 11):\n'
+        '        print(len(os.listdir("/proc/self/task")))\n'
+    )
+    onnx.save(case[1], str(tmp_path / 'model.onnx'))
+    words = [sys.executable, '-c', program, str(tmp_path / 'model.onnx')]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    early, late = map(int, done.stdout.split())
+    assert late <= early + 2
 
 
 def test_devices_that_are_not_there(case, tmp_path):
