@@ -328,7 +328,7 @@ def command(
                 result = run(arguments)
             result, code = result if isinstance(result, tuple) else (result, 0)
             if result is not None and (asked or not sys.stdout.isatty()):
-                sys.stdout.write(json.dumps(result, default=_plain) + '\n')
+                sys.stdout.write(_json_line(result) + '\n')
                 sys.stdout.flush()
             return code
         except (InputError, RunError, OSError, KeyboardInterrupt) as error:
@@ -338,6 +338,12 @@ def command(
 
     main.parser = make_parser
     return main
+
+
+def _json_line(result: dict) -> str:
+    """JSON has no word for NaN and infinity, and most readers stop at Python's: they are null."""
+    text = json.dumps(result, default=_plain)
+    return json.dumps(json.loads(text, parse_constant=lambda _: None))
 
 
 def report_error(prog: str, error: BaseException) -> int:

@@ -25,6 +25,14 @@ def test_the_result_is_one_json_line(capsys):
     assert json.loads(capsys.readouterr().out) == {'n': 0.5, 'rows': [0, 1, 2], 'given': 7}
 
 
+def test_numbers_that_json_has_no_word_for_are_null(capsys):
+    rows = [np.nan, -np.inf, np.float32(np.inf), 0.5]
+    assert command(lambda _: {'rows': rows, 'text': 'NaN'})([]) == 0
+    line = capsys.readouterr().out
+    strict = json.loads(line, parse_constant=lambda word: pytest.fail(f'{word} in {line}'))
+    assert strict == {'rows': [None, None, None, 0.5], 'text': 'NaN'}
+
+
 @pytest.mark.parametrize(
     'error, code', [(InputError('two\nlines'), 2), (RunError('r'), 1), (KeyboardInterrupt(), 130)]
 )
