@@ -120,7 +120,8 @@ def _identities(args: argparse.Namespace) -> list[Identity]:
 
 def run(args: argparse.Namespace) -> dict:
     _check(args)
-    free_to_write(Path(args.out) / 'train.rec', args.overwrite)
+    for rec in sorted(Path(args.out).glob('*.rec')):  # of any name: `property` belongs to it
+        free_to_write(rec, args.overwrite)
     found = _identities(args)
     chosen = choose_images(found, args.min_images, args.max_images, args.seed)
     if not chosen:

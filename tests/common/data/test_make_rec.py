@@ -162,6 +162,12 @@ def test_an_existing_data_set_is_not_replaced_unasked(folder, tmp_path, run_comm
     code, _, err = run_command('make-rec', folder, tmp_path / 'out', '--min-images', 3)
     assert code == 2 and 'train.rec is there already' in err and '--overwrite' in err
     assert (tmp_path / 'out/train.rec').read_bytes() == before
+    # a .rec of another name reads the same property
+    (tmp_path / 'out/train.rec').rename(tmp_path / 'out/faces.rec')
+    (tmp_path / 'out/train.idx').rename(tmp_path / 'out/faces.idx')
+    code, _, err = run_command('make-rec', folder, tmp_path / 'out', '--min-images', 3)
+    assert code == 2 and 'faces.rec is there already' in err
+    assert RecordFile(tmp_path / 'out/faces.rec').num_classes == 4
 
 
 def test_what_is_left_out_is_said(folder, tmp_path, run_command):
