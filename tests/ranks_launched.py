@@ -34,14 +34,15 @@ def start(*words, program=LAUNCHER, **options):
     )
 
 
-def finish(process, timeout=300):
-    """(exit code, JSON result, stderr) of it; it is killed after `timeout` seconds."""
+def finish(process, timeout=300, result=True):
+    """(exit code, JSON result, stderr) of it; it is killed after `timeout` seconds. Another host
+    than the first has no `result`."""
     try:
         out, errors = process.communicate(timeout=timeout)
     finally:
         process.kill()
     code = process.returncode
-    return code, json.loads(out.splitlines()[-1]) if code == 0 else None, errors
+    return code, json.loads(out.splitlines()[-1]) if result and code == 0 else None, errors
 
 
 def launch(*words, **options):

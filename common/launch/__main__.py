@@ -19,7 +19,15 @@ from .. import console
 from ..errors import InputError, RunError
 from ..extras import need
 from .local import End, LocalRanks, Stop
-from .places import HERE, Place, interface_of, own_address, parse_hosts, places_of
+from .places import (
+    HERE,
+    Place,
+    check_own_name,
+    interface_of,
+    own_address,
+    parse_hosts,
+    places_of,
+)
 from .remote import Client, FirstHost, OtherHosts, Server
 
 PROG = 'train_multi'
@@ -96,6 +104,8 @@ def coordinate(options: argparse.Namespace, command: Sequence[str]) -> int:
     mine = [place for place in places if place.hostname == names[0]]
     address = options.address or (own_address(names[1]) if names[1:] else '127.0.0.1')
     interface = interface_of(address)
+    if names[1:]:
+        check_own_name(address)
     with contextlib.ExitStack() as stack:
         server = Server(address, options.port, places)
         stack.callback(server.close)
@@ -156,10 +166,12 @@ def join(options: argparse.Namespace, command: Sequence[str]) -> int:
     mine = [place for place in places if place.hostname == options.host]
     if not mine or mine[0].rank == 0:
         raise InputError(f'--host {options.host}: no rank of that job is for a host of this name')
+    here = own_address(address)
+    check_own_name(here)
     first = FirstHost(client, options.host)
     stop, end = Stop(), None
     with stop.at_signals():
-        interface = interface_of(own_address(address))
+        interface = interface_of(here)
         ranks = LocalRanks(mine, program(command), address, int(port), interface)
         try:
             end = watch(ranks, first, stop)

@@ -111,3 +111,23 @@ def interface_of(address: str) -> str:
         if any(each.address == address for each in addresses):
             return interface
     raise InputError(f'--address {address}: no network interface of this host has it')
+
+
+def check_own_name(address: str) -> None:
+    """InputError where this host's own name leads to itself alone: Horovod 0.28 takes the interface
+    it is told for some of its connections, and the address of this name for the others.
+
+    Parameters
+    ----------
+    address : that the other hosts know
+    """
+    name = socket.gethostname()
+    try:
+        found = socket.gethostbyname(name)
+    except OSError:
+        found = 'no address'
+    if found == 'no address' or found.startswith('127.'):
+        raise InputError(
+            f"this host's name {name} leads to {found}, where other hosts do not find it; put the "
+            f'line "{address} {name}" into /etc/hosts, before the one that says {found}'
+        )

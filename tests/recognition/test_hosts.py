@@ -1,0 +1,116 @@
+"""Two hosts train together, and notice a link that is cut: network namespaces with a cable between
+them, no ssh."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ranks_launched import LAUNCHER, finish, launch, needs_horovod, start
+from vargfacenet.common.history import read_history
+
+FIRST, SECOND = 'vgf-first', 'vgf-second'
+ADDRESS, PORT = '10.77.16.1', 29516
+
+
+def ip(*words):
+    subprocess.run(['ip', *words], check=True, capture_output=True)
+
+
+def may_make_networks():
+    if not shutil.which('ip') or os.geteuid():
+        return False
+    return not subprocess.run(['unshare', '-n', 'true'], capture_output=True).returncode
+
+
+pytestmark = [
+    needs_horovod,
+    pytest.mark.slow,
+    pytest.mark.skipif(not may_make_networks(), reason='needs to make networks, as root'),
+]
+
+
+@pytest.fixture
+def hosts():
+    """Two network namespaces that reach each other."""
+    ends = {FIRST: 'vgf-cable-1', SECOND: 'vgf-cable-2'}
+    with contextlib.ExitStack() as stack:
+        for name in ends:
+            ip('netns', 'add', name)
+            stack.callback(ip, 'netns', 'delete', name)
+        ip('link', 'add', ends[FIRST], 'type', 'veth', 'peer', 'name', ends[SECOND])
+        for number, (name, end) in enumerate(ends.items(), 1):
+            ip('link', 'set', end, 'netns', name)
+            ip('-n', name, 'address', 'add', f'10.77.16.{number}/24', 'dev', end)
+            ip('-n', name, 'link', 'set', end, 'up')
+            ip('-n', name, 'link', 'set', 'lo', 'up')
+            # what `ip netns exec` shows as /etc/hosts there
+            folder = Path('/etc/netns') / name
+            folder.mkdir(parents=True)
+            stack.callback(shutil.rmtree, folder)
+            (folder / 'hosts').write_text(f'10.77.16.{number} {socket.gethostname()}\n')
+        yield ends
+
+
+@pytest.fixture
+def options(patterns, tmp_path):
+    words = ['train', '--data-dir', patterns, '--models-root', tmp_path, '--network', 'small']
+    words += ['--target', '', '--lr', 0.02, '--loss-option', 's=16', '--per-batch-size', 8]
+    return [*words, '--head', 'partial-fc', '--frequent', 1, '--verbose', 2, '--ckpt', 1]
+
+
+def on_both(words):
+    """Launchers on both hosts; the second one waits until the first one is there."""
+    inside = {name: ['ip', 'netns', 'exec', name, *LAUNCHER] for name in (FIRST, SECOND)}
+    here = ['-np', 2, '-H', 'first:1,second:1', '--address', ADDRESS, '--port', PORT]
+    first = start(*here, '--remote-shell', '', *words, program=inside[FIRST])
+    told = first.stderr.readline()
+    assert told.startswith('train_multi: start on second: ')
+    assert f'--join {ADDRESS}:{PORT} --host second' in told
+    join = ['--join', f'{ADDRESS}:{PORT}', '--host', 'second']
+    return first, start(*join, *words, program=inside[SECOND])
+
+
+def losses(folder):
+    return np.array([row['loss'] for row in read_history(folder) if 'loss' in row])
+
+
+def test_two_hosts_train_as_two_ranks_of_one(hosts, options, tmp_path):
+    first, second = on_both([*options, '--name', 'hosts', '--steps', 6])
+    assert finish(first)[0] == 0
+    assert finish(second, result=False)[0] == 0
+    code, _, errors = launch('-np', 2, *options, '--name', 'one', '--steps', 6)
+    assert code == 0, errors
+    np.testing.assert_array_equal(losses(tmp_path / 'hosts'), losses(tmp_path / 'one'))
+
+
+def test_a_cut_cable_ends_both_within_a_minute(hosts, options, tmp_path):
+    first, second = on_both([*options, '--name', 'cut', '--steps', 100_000])
+    until = time.monotonic() + 120
+    while not (tmp_path / 'cut' / 'model-0001.json').exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    ip('-n', SECOND, 'link', 'set', hosts[SECOND], 'down')
+    cut = time.monotonic()
+    code, _, errors = finish(first, 100)
+    assert code == 1
+    assert 'second has not been heard of for 20 s' in errors or 'lost the other ranks' in errors
+    code, _, errors = finish(second, 100, result=False)
+    assert code == 1
+    assert 'the first host has not been heard of' in errors or 'lost the other ranks' in errors
+    assert time.monotonic() - cut < 60
+    assert list((tmp_path / 'cut').glob('model-*.json'))  # what --resume goes on from
+
+
+def test_a_name_that_leads_nowhere_is_told(hosts, options):
+    Path('/etc/netns', FIRST, 'hosts').write_text(f'127.0.1.1 {socket.gethostname()}\n')
+    here = ['-np', 2, '-H', 'first:1,second:1', '--address', ADDRESS, '--port', PORT]
+    code, _, errors = launch(*here, *options, program=['ip', 'netns', 'exec', FIRST, *LAUNCHER])
+    assert code == 2
+    (line,) = errors.splitlines()
+    assert 'leads to 127.0.1.1' in line and f'put the line "{ADDRESS} ' in line
