@@ -1,85 +1,47 @@
 """PartialFC against the MXNet original (two ranks), the full head's graph, and its definition."""
 
-import json
 import math
-from dataclasses import dataclass
+import sys
+from pathlib import Path
 
 import numpy as np
+import partial_fc_golden
 import pytest
-from conftest import ROOT
 from loss_heads import build_terms
+from partial_fc_golden import GOLDEN, check_rank
+from ranks_launched import launch, needs_horovod
 from thread_ranks import on_ranks
 from vargfacenet.common.backend import mx
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.ranks import SingleRank
-from vargfacenet.recognition.losses import LOSSES, Logits, make_loss
-from vargfacenet.recognition.losses.cosine import CosineLoss, target_of, with_target
+from vargfacenet.recognition.losses import LOSSES, make_loss
+from vargfacenet.recognition.losses.cosine import CosineLoss
 from vargfacenet.recognition.partial_fc import Centres, PartialFC, Settings, check_loss
 from vargfacenet.recognition.partial_fc import head as head_module
 
-GOLDEN = json.loads((ROOT / 'tests/data/partial_fc.json').read_text())
 COSINE_LOSSES = sorted(name for name in LOSSES if issubclass(LOSSES.get(name), CosineLoss))
 CLASSES, SIZE, IMAGES = 23, 6, 8
 SMALL_SCALE = {'s': 16.0}  # the original's loss ends at -log(1e-30)
 
 
-@dataclass(frozen=True)
-class OriginalMargin(CosineLoss):
-    """The original's margin, cos(theta + m2) - m3 past pi as well, where `margin` goes straight on:
-    one of the golden's images lies there."""
-
-    s: float
-    m1: float
-    m2: float
-    m3: float
-
-    margin_on_target_alone = True
-
-    def of_cosines(self, cosine, head):
-        angle = self.m1 * mx.sym.arccos(target_of(cosine, head)) + self.m2
-        return Logits(with_target(cosine, mx.sym.cos(angle) - self.m3, head))
-
-
-def golden_inputs():
-    random = np.random.RandomState(31)
-    weights = random.standard_normal((2, 10, 6)).astype(np.float32) * 0.5
-    features = random.standard_normal((3, 2, 4, 6)).astype(np.float32)
-    labels = random.randint(0, 19, (3, 2, 4))
-    assert labels.tolist() == GOLDEN['labels']
-    return weights, features, labels
-
-
 @pytest.mark.parametrize('case', GOLDEN['cases'])
 def test_two_ranks_of_the_original(case, monkeypatch):
     monkeypatch.setattr(head_module, 'BLOCK', 3)  # several blocks of centres, the last one smaller
-    case = GOLDEN['cases'][case]
-    weights, features, labels = golden_inputs()
-    loss = OriginalMargin(GOLDEN['scale'], *case['margins'])
-    settings = Settings(19, 6, case['sample_ratio'], mom=0.9, wd=5e-4)
+    on_ranks(2, lambda ranks: check_rank(ranks, case))
 
-    def work(ranks):
-        centres = Centres(10, 6)
-        centres.weights[:] = weights[ranks.rank]
-        head = PartialFC(loss, settings, centres, ranks)
-        steps = []
-        for number, lr in enumerate(GOLDEN['lr_per_step']):
-            sampled = case['ranks'][ranks.rank]['sampled']
-            rows = np.array(sampled[number]) if sampled else None
-            place = number, ranks.rank
-            step = head.step(features[place], labels[place], lr, number, rows)
-            steps.append((step, centres.weights.copy(), centres.momenta.copy()))
-        return steps
 
-    found = on_ranks(2, work)
-    for number in range(3):
-        loss_of_all = np.mean([steps[number][0].loss for steps in found])
-        for rank, steps in enumerate(found):
-            step, centres, momenta = steps[number]
-            want = case['ranks'][rank]['steps'][number]
-            assert loss_of_all == pytest.approx(want['loss'], rel=1e-5)
-            np.testing.assert_allclose(step.gradient, want['backbone_out_grad'], atol=2e-4)
-            np.testing.assert_allclose(centres, want['weight'], atol=2e-5)
-            np.testing.assert_allclose(momenta, want['mom'], atol=2e-5)
+@needs_horovod
+def test_two_processes_of_the_original():
+    """Through the launcher and Horovod, all cases."""
+    golden = Path(partial_fc_golden.__file__)
+    start = (
+        'import sys; from vargfacenet.common.launch import __main__ as launcher; '
+        f'launcher.program = lambda command: [sys.executable, {str(golden)!r}]; '
+        'sys.exit(launcher.main())'
+    )
+    code, result, errors = launch('-np', 2, program=[sys.executable, '-c', start])
+    assert code == 0, errors
+    assert result == {'cases': list(GOLDEN['cases']), 'ranks': 2}
 
 
 def inputs(seed=3):
