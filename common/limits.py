@@ -13,6 +13,7 @@ STUDY_BYTES = 1 << 20  # of an experiment's file; ours have a few KB
 NAME_BYTES = 1 << 10  # of a parameter or a layer; the longest of any known network has 70
 NUM_ARRAYS = 1 << 17  # in one file
 NUM_AXES = 8  # of an array
+PICTURE_BYTES = 1 << 30  # of a picture's file; 100 million pixels of 16 bits have 600 MB
 WEB_PIXELS = 25_000_000  # of a picture sent to the web page; one of 100 million takes 0.9 GB there
 VIDEO_PIXELS = 40_000_000  # of a frame; 8K has 33 million
 NUM_NODES = 1 << 16  # of a network; ResNet-100 with attention has 1,900

@@ -8,7 +8,7 @@ import numpy as np
 from ..common.data import detect
 from ..common.data.detect import CROP_FACE, MIN_FACE, FaceDetector, is_aligned_crop
 from ..common.data.detectors import DEFAULT, detector_kind
-from ..common.data.image import decode_rgb
+from ..common.data.image import decode_rgb, read_picture
 from ..common.data.warp import crop
 from ..common.engine.engines import AUTO
 from ..common.engine.open_model import OpenModel, open_model
@@ -229,6 +229,6 @@ def read_photo(photo: Photo) -> np.ndarray:
         return decode_rgb(photo)
     path = input_file(photo, 'photograph')
     try:
-        return decode_rgb(path.read_bytes())
+        return decode_rgb(read_picture(path))
     except InputError as error:
         raise InputError(f'{path}: {error}') from None

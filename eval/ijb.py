@@ -15,7 +15,7 @@ import numpy as np
 from scipy.integrate import trapezoid  # NumPy 2.4 has lost trapz
 
 from ..common import console
-from ..common.data.image import decode_rgb
+from ..common.data.image import decode_rgb, read_picture
 from ..common.data.listed import listed_path
 from ..common.data.warp import crop
 from ..common.engine.open_model import OpenModel
@@ -147,7 +147,7 @@ def write_features(embedder: OpenModel, images: Path, meta: Meta, out: Path) -> 
 
     def load(index: int) -> Optional[np.ndarray]:
         try:
-            picture = decode_rgb(listed_path(images, meta.names[index]).read_bytes())
+            picture = decode_rgb(read_picture(listed_path(images, meta.names[index])))
             return crop(picture, meta.landmarks[index])
         except (OSError, InputError):  # the lists hold zeros or NaN where no face was found
             return None

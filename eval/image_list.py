@@ -8,7 +8,7 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
-from ..common.data.image import check_crop, decode_rgb
+from ..common.data.image import check_crop, decode_rgb, read_picture
 from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
 from ..common.parallel import ordered_map
@@ -33,7 +33,7 @@ def load_crop(path: Path) -> Optional[np.ndarray]:
     Raises InputError for a picture of another size, which was not aligned.
     """
     try:
-        image = decode_rgb(path.read_bytes())
+        image = decode_rgb(read_picture(path))
     except (OSError, InputError):
         return None
     check_crop(image, str(path))

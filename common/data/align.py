@@ -23,7 +23,7 @@ from ..files import atomic_write, exclusive, naming, output_folder, read_lines
 from ..parallel import cpu_count, ordered_map
 from .detect import WHICH, FaceDetector, add_detector_options, choose, detector_from
 from .folders import Found, find_pictures, warn_of_others
-from .image import IMAGE_SUFFIXES, decode_rgb, encode_jpeg
+from .image import IMAGE_SUFFIXES, decode_rgb, encode_jpeg, read_picture
 from .warp import crop
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class _Aligner:
 
     def __call__(self, photograph: Photograph) -> Outcome:
         try:
-            image = decode_rgb(photograph.source.read_bytes())
+            image = decode_rgb(read_picture(photograph.source))
         except InputError as error:
             if self._args.skip_broken:
                 return Outcome(photograph.source, 0, error=str(error))

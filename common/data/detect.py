@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import PathLike
 from ..names import IMAGE_SIZE
 from .detectors import DEFAULT, DETECTORS, Faces, detector_kind
-from .image import centre_crop, decode_rgb, resize_short_side
+from .image import centre_crop, decode_rgb, read_picture, resize_short_side
 from .warp import TEMPLATE
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def warn_if_unaligned(source: PathLike, paths: Sequence[Path]) -> int:
     aligned = []
     for index in np.unique(np.linspace(0, len(paths) - 1, _LOOKED_AT).astype(int)):
         with contextlib.suppress(InputError, OSError):
-            aligned.append(looks_aligned(paths[index].read_bytes(), detector))
+            aligned.append(looks_aligned(read_picture(paths[index]), detector))
     told = [answer for answer in aligned if answer is not None]
     wrong = told.count(False)
     if wrong > _TOLERATED * len(told):

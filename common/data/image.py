@@ -8,6 +8,7 @@ Importing this module turns OpenCV's own log off: what it could not decode is in
 
 import functools
 import io
+import os
 import re
 import struct
 import warnings
@@ -17,7 +18,9 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from .. import limits
 from ..errors import InputError
+from ..files import PathLike
 from ..names import IMAGE_SIZE
 
 if hasattr(cv2, 'setLogLevel'):  # its name up to OpenCV 4.10
@@ -211,6 +214,13 @@ def _decode(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, _
     if image is None:
         raise InputError(f'{len(encoded)} bytes of {header.kind} are damaged or cut off')
     return image, header
+
+
+def read_picture(path: PathLike) -> bytes:
+    """The bytes of a picture's file; InputError for one that no picture needs."""
+    with open(path, 'rb') as handle:
+        limits.within(os.fstat(handle.fileno()).st_size, limits.PICTURE_BYTES, 'its size in bytes')
+        return handle.read()
 
 
 def decode_bgr(encoded: bytes) -> np.ndarray:

@@ -19,7 +19,7 @@ from ..files import atomic_write, free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
 from .failed_pairs import FailedPair, failed_path, write_failed
-from .image import jpeg_crop
+from .image import jpeg_crop, read_picture
 from .label_lists import add_source_options, source_people
 from .pair_lists import (
     FOLDS,
@@ -93,7 +93,7 @@ def load_pictures(comparisons: Iterable[Comparison]) -> dict[Path, tuple[bytes, 
         if not path.is_file():
             raise InputError(f'{where}: there is no picture {path}')
         try:
-            return jpeg_crop(path.read_bytes())
+            return jpeg_crop(read_picture(path))
         except InputError as error:
             raise InputError(f'{where}: {path}: {error}') from None
 

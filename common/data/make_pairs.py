@@ -18,7 +18,7 @@ from ..files import free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
 from .folders import Identity, choose_images, identity_folders
-from .image import jpeg_crop
+from .image import jpeg_crop, read_picture
 from .label_lists import add_source_options, source_people
 from .listed import read_people
 from .people_sets import (
@@ -74,7 +74,7 @@ def _load(paths: Sequence[Path]) -> list[tuple[bytes, bool]]:
 
     def load(path: Path) -> tuple[bytes, bool]:
         try:
-            return jpeg_crop(path.read_bytes())
+            return jpeg_crop(read_picture(path))
         except InputError as error:
             raise InputError(f'{path}: {error}') from None
 

@@ -21,7 +21,7 @@ from ..files import atomic_write, exclusive, free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
 from .folders import Identity, choose_images
-from .image import jpeg_crop
+from .image import jpeg_crop, read_picture
 from .label_lists import add_source_options, source_people
 from .listed import read_people
 from .recordio import CLASSES, write_face_records
@@ -39,7 +39,7 @@ class Crop(NamedTuple):
 def load_crop(path: Path, quality: int, skip_broken: bool) -> Crop:
     """The picture at `path` as JPEG of the right size; InputError names the file if broken."""
     try:
-        return Crop(*jpeg_crop(path.read_bytes(), quality=quality))
+        return Crop(*jpeg_crop(read_picture(path), quality=quality))
     except InputError as error:
         if skip_broken:
             return Crop(None, False)

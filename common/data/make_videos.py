@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..files import atomic_folder, output_folder
 from ..parallel import ordered_map
 from .folders import Identity, choose_images, find_identities, identity_folders
-from .image import check_crop, decode_rgb, encode_jpeg
+from .image import check_crop, decode_rgb, encode_jpeg, read_picture
 from .listed import read_people
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def _videos_of(identity: Identity, args: argparse.Namespace, out: Path) -> int:
         for frame in range(args.frames):
             path = identity.paths[mine[frame % args.pictures]]
             try:
-                image = decode_rgb(path.read_bytes())
+                image = decode_rgb(read_picture(path))
             except InputError as error:
                 raise InputError(f'{path}: {error}') from None
             check_crop(image, str(path))

@@ -17,7 +17,7 @@ from ..files import PathLike
 from ..names import IMAGE_SIZE
 from ..registry import Registry
 from .folders import find_identities, find_pictures, identity_folders, warn_of_others
-from .image import check_crop, decode_bgr
+from .image import check_crop, decode_bgr, read_picture
 from .recordio import RecordFile, record_paths
 
 TRAIN_REC = 'train.rec'
@@ -112,7 +112,9 @@ class FolderRecords:
         if not 0 <= position < self.num_images:
             raise IndexError(f'image {position} of {self.num_images}')
         try:
-            return int(self._labels[position]), self._paths[position].read_bytes()
+            return int(self._labels[position]), read_picture(self._paths[position])
+        except InputError as error:
+            raise InputError(f'{self.name(position)}: {error}') from None
         except OSError as error:
             raise InputError(
                 f'{self.name(position)} cannot be read any more ({error.strerror})'
@@ -138,7 +140,7 @@ class FolderRecords:
             content.update(name + b'\0%d\0' % path.stat().st_size)
         last = self.num_images - 1
         for position in np.unique(np.linspace(0, last, _SAMPLES).astype(int)).tolist():
-            content.update(self._paths[position].read_bytes())
+            content.update(read_picture(self._paths[position]))
         return content.hexdigest()
 
     def close(self) -> None:

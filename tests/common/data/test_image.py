@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 
 import cv2
@@ -14,6 +15,7 @@ from vargfacenet.common.data.image import (
     encode_jpeg,
     has_picture_start,
     jpeg_crop,
+    read_picture,
     resize_cubic,
     resize_short_side,
 )
@@ -207,3 +209,13 @@ def test_opencv_never_sees_a_jpeg_2000(monkeypatch, rng):
     Image.fromarray(shown).save(handle, 'JPEG2000', irreversible=False)
     monkeypatch.setattr(cv2, 'imdecode', None)
     np.testing.assert_array_equal(decode_rgb(handle.getvalue()), shown)
+
+
+def test_a_file_that_no_picture_needs_is_not_read(tmp_path):
+    """A terabyte of holes takes no room on the disk, and would take all of the memory."""
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(b'\xff\xd8\xff')
+    assert read_picture(path) == b'\xff\xd8\xff'
+    os.truncate(path, 1 << 40)
+    with pytest.raises(InputError, match='its size in bytes is announced as 1099511627776'):
+        read_picture(path)
