@@ -12,7 +12,6 @@ import io
 import itertools
 import math
 import struct
-import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -133,6 +132,13 @@ FUNCTIONS: Functions = {
 }
 
 
+def _is_tar(path: Path) -> bool:
+    """By its mark alone: tarfile unpacks what is compressed to find out, however long it takes."""
+    with open(path, 'rb') as handle:
+        handle.seek(257)
+        return handle.read(5) == b'ustar'
+
+
 def read_states(path: PathLike) -> dict[str, dict[str, Tensor]]:
     """All dictionaries of tensors in a PyTorch file.
 
@@ -149,7 +155,7 @@ def read_states(path: PathLike) -> dict[str, dict[str, Tensor]]:
     path = input_file(path, 'PyTorch file')
     if zipfile.is_zipfile(path):
         content = _read_archive(path)
-    elif tarfile.is_tarfile(path):
+    elif _is_tar(path):
         raise InputError(
             f'{path} is a tar archive, as PyTorch wrote before version 0.1.10; load it with an old '
             'PyTorch and save it again'

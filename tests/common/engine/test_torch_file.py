@@ -4,6 +4,8 @@ tests/data/torch_*.pth were written by PyTorch 2.13 (see the README there).
 """
 
 import importlib.util
+import lzma
+import os
 import pickle
 import shutil
 import struct
@@ -265,3 +267,15 @@ def test_an_archive_whose_entries_lie_before_its_beginning(tmp_path):
     path.write_bytes(content)
     with pytest.raises(InputError, match='no whole archive'):
         read_states(path)
+
+
+def test_nothing_is_unpacked_to_find_out_what_a_file_is(tmp_path, monkeypatch):
+    """Forty kilobytes of xz that hold 256 MB; a file of a terabyte of holes took minutes so."""
+    monkeypatch.setattr(lzma, 'LZMADecompressor', None)
+    packer = lzma.LZMACompressor()
+    block = bytes(1 << 24)
+    content = b''.join([*(packer.compress(block) for _ in range(16)), packer.flush()])
+    (tmp_path / 'bomb.pth').write_bytes(content)
+    os.truncate(tmp_path / 'bomb.pth', 1 << 40)
+    with pytest.raises(InputError, match=r'bomb\.pth: is no PyTorch file'):
+        read_states(tmp_path / 'bomb.pth')
