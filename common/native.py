@@ -83,6 +83,7 @@ def library(sources: Sources) -> Optional[Path]:
 
 def _compile(sources: Sources, compiler: str, name: str) -> Optional[Path]:
     """Compile into the first folder that can be written; None with a warning if that fails."""
+    log.info('compiling the %s for this CPU, once', sources.what)
     started = time.monotonic()
     try:
         folder = _writable_folder(sources)
