@@ -212,10 +212,10 @@ class _Decoder:
             self.records.will_need(block * BLOCK, end)
 
 
-def _labels(records: Records) -> np.ndarray:
+def _labels(records: Records, skip: bool) -> np.ndarray:
     if not records.num_classes:
         raise InputError(f'{records.source} does not tell who is who; --shuffle people needs it')
-    return read_labels(records)
+    return read_labels(records, skip)
 
 
 def _stop(*pools: ThreadPoolExecutor) -> None:
@@ -299,12 +299,12 @@ class FaceRecordIter(mx.io.DataIter):
                 f'{records.source}: {self.num_images} images are fewer than one batch of '
                 f'{batch_size * accumulate} on {num_parts} worker(s); lower the batch size'
             )
-        labels = _labels(records) if shuffle == PEOPLE else None
+        self._left_out = left_out or LeftOut(0)
+        allowed = self._left_out.allowed
+        labels = _labels(records, skip=allowed > 0) if shuffle == PEOPLE else None
         self._order_options = (shuffle, num_parts, part_index, batch_size, labels)
         self._seed = seed
         augmentations = make_augmentations(augment, augment_options)
-        self._left_out = left_out or LeftOut(0)
-        allowed = self._left_out.allowed
         self._decoder = _Decoder(records, seed, augmentations, views, view_seed, allowed)
         self.left_out = self._left_out.reasons
         self._free = [_Buffer(batch_size) for _ in range(prefetch)]

@@ -203,12 +203,19 @@ def open_records(data_dir: PathLike, size: int = IMAGE_SIZE) -> Records:
     return RecordFile(rec, size) if rec.is_file() else FolderRecords(path)
 
 
-def read_labels(records: Records) -> np.ndarray:
+def read_labels(records: Records, skip: bool = False) -> np.ndarray:
     """int64 (pictures,): the class of every picture; reads all of them once.
 
-    Raises InputError for a picture that cannot be read.
+    Raises InputError for a picture that cannot be read; with `skip` it has the label UNLABELLED.
     """
-    return np.array([records.read(position)[0] for position in range(len(records))], np.int64)
+    labels = np.full(len(records), UNLABELLED, np.int64)
+    for position in range(len(records)):
+        try:
+            labels[position] = records.read(position)[0]
+        except InputError:
+            if not skip:
+                raise
+    return labels
 
 
 def decode_crop(records: Records, position: int, encoded: bytes) -> np.ndarray:

@@ -464,6 +464,18 @@ def test_the_next_readable_record_takes_a_bad_ones_place(patterns, tmp_path):
     few.close()
 
 
+def test_labels_are_read_past_bad_records(patterns, tmp_path):
+    folder = corrupted(patterns, tmp_path / 'bad', (11,))
+    with pytest.raises(InputError, match=r'record 11\b'):
+        FaceRecordIter(folder, 8, shuffle='people')
+    batches = FaceRecordIter(folder, 8, shuffle='people', left_out=LeftOut(1))
+    with contextlib.closing(batches):
+        found = [batches.next() for _ in range(6)]
+        assert batches.left_out.keys() == {10}
+    people = np.concatenate([batch.label[0].asnumpy() for batch in found]).astype(int)
+    np.testing.assert_array_equal(np.bincount(people), 6 * [8])
+
+
 def test_a_resumed_job_counts_on(patterns, tmp_path):
     """Two of three are met, the process ends, and the third and a fourth come: one too many."""
     folder = corrupted(patterns, tmp_path / 'bad', (11, 12, 30, 40))
