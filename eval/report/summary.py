@@ -110,7 +110,7 @@ def _facts_table(runs: Sequence[Run], report: Mapping[str, str]) -> TableItem:
     seeds = (run.config.get('seed') for run in runs)
     texts = (DASH if seed is None else str(seed) for seed in seeds)
     rows.append(('seed', *texts, f'{report["seed"]} (of the bootstrap)'))
-    columns = ('', *(run.name for run in runs), 'this page')
+    columns = ('what', *(run.name for run in runs), 'this page')
     note = 'The seed of a run is that of its training; evaluating draws nothing.'
     return TableItem('made', 'What was measured, when, and by what', columns, rows, note, True)
 

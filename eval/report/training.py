@@ -50,7 +50,7 @@ def training_table(runs: Sequence[Run]) -> TableItem:
             (title, *(number_cell(row[key], '.3g') if key in row else DASH for row in last))
         )
     rows.append(('time', *(console.duration(run.seconds) if run.seconds else DASH for run in runs)))
-    return TableItem('training', 'Runs', ('', *(run.name for run in runs)), rows)
+    return TableItem('training', 'Runs', ('what', *(run.name for run in runs)), rows)
 
 
 def _history_figures(

@@ -157,7 +157,7 @@ def test_the_first_screen_tells_the_outcome_and_where_it_is_from(report, folder)
     lead = re.findall(r'<p class="verdict">(.*?)</p>', page)
     assert re.match(r'(teacher|student) decides [\d.]+ % \[', lead[0]) and 'of set' in lead[0]
     assert page.index('class="verdict"') < page.index('<section')
-    facts = {row['']: row for row in read_csv(files / 'made.csv')}
+    facts = {row['what']: row for row in read_csv(files / 'made.csv')}
     run = folder / 'teacher'
     digest = hashlib.sha256((run / 'model-0001.params').read_bytes()).hexdigest()
     assert facts['hash of its file (SHA-256)']['teacher'] == digest
