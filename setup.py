@@ -84,6 +84,7 @@ setup(
     package_dir={'vargfacenet': '.'},
     package_data={
         'vargfacenet.common': ['*.sh', 'cpp/*.h'],
+        'vargfacenet.common.engine': ['default/*'],
         'vargfacenet.common.engine.ops': ['*.cc', '*.h'],
         'vargfacenet.recognition': ['*.sh'],
         'vargfacenet.eval': ['*.sh'],

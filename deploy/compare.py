@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..common import console
-from ..common.engine.options import add_options
+from ..common.engine.options import add_options_or_default
 from .decide import Decision, add_threshold_options, choose_threshold, embedder_from
 from .decision_notes import note_comparison
 from .faces import add_faces_option, face_of
@@ -20,7 +20,7 @@ from .faces import add_faces_option, face_of
 
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('photographs', nargs=2, metavar='PHOTO', help='two pictures')
-    add_options(parser)
+    add_options_or_default(parser)
     add_faces_option(parser)
     add_threshold_options(parser)
     parser.add_argument(

@@ -7,10 +7,11 @@ from typing import Any
 from ..common import flops
 from ..common.engine.checkpoint import load_embedding
 from ..common.engine.contract import read_contract
-from ..common.engine.export_record import RECORD, read_record, source_digest
-from ..common.engine.model_name import params_path, parse_model
+from ..common.engine.default_model import is_default
+from ..common.engine.export_record import RECORD, read_record, source_digest, weights_name
+from ..common.engine.model_name import params_path, parse_model, resolve
 from ..common.engine.onnx_flops import count_onnx
-from ..common.engine.open_model import ONNX
+from ..common.engine.open_model import ONNX, SLIM
 from ..common.errors import InputError
 from ..common.files import input_file, sha256
 from ..common.run_files import read_state, state_path, symbol_path
@@ -23,7 +24,7 @@ _OF_TRAINING = (
 
 def is_model(text: str) -> bool:
     """Whether a word names a model's files rather than a network."""
-    return ',' in text or text.endswith('.onnx') or Path(text).is_dir()
+    return is_default(text) or ',' in text or text.endswith('.onnx') or Path(text).is_dir()
 
 
 def describe(model: str) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def describe(model: str) -> dict[str, Any]:
 
     Parameters
     ----------
-    model : PREFIX,EPOCH, an .onnx file, or the folder of an export
+    model : PREFIX,EPOCH, an .onnx file, the folder of an export, or 'default'
 
     Returns
     -------
@@ -48,6 +49,7 @@ def describe(model: str) -> dict[str, Any]:
     """
     if model.endswith('.onnx'):
         return _onnx_file(model)
+    model = resolve(model)
     return _export(model) if Path(model).is_dir() else _checkpoint(model)
 
 
@@ -107,7 +109,8 @@ def _export(model: str) -> dict[str, Any]:
             f'checkpoint PREFIX,EPOCH such as {folder / "model"},latest'
         )
     files = [input_file(folder / name, f'file that {RECORD} tells of') for name in record['files']]
-    weights = next((path for path in files if path.name == ONNX), files[0])
+    by_name = {path.name: path for path in files}
+    weights = by_name.get(ONNX) or by_name.get(weights_name(SLIM), files[0])
     return {
         **_head(model, 'export', files, weights),
         'params': record['params'],

@@ -25,7 +25,7 @@ from ..common.data import folders
 from ..common.data.image import IMAGE_SUFFIXES
 from ..common.data.listed import listed_path, read_list
 from ..common.data.video import find_videos
-from ..common.engine.options import add_options
+from ..common.engine.options import add_options_or_default
 from ..common.errors import InputError
 from ..common.files import atomic_path, input_file, naming, output_folder
 from ..common.parallel import cpu_count, ordered_map
@@ -84,7 +84,7 @@ def write_features(path: Path, rows: io.BufferedIOBase, size: int, columns: dict
 
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('source', type=Path, metavar='FOLDER|LIST|VIDEO', help='pictures or videos')
-    add_options(parser)
+    add_options_or_default(parser)
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='.npz to write')
     add_faces_option(parser)
     add_video_options(parser)

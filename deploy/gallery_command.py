@@ -21,7 +21,7 @@ import numpy as np
 
 from ..common import console
 from ..common.data.image import encode_jpeg
-from ..common.engine.options import add_options
+from ..common.engine.options import add_options_or_default
 from ..common.errors import InputError
 from ..common.files import free_to_write
 from .decide import (
@@ -67,7 +67,7 @@ def build_parser(parser: console.Parser) -> None:
         part.add_argument('--gallery', required=True, type=Path, metavar='DIR', help='its folder')
         add_key_options(part)
         if action in ('enrol', 'identify'):
-            add_options(part)
+            add_options_or_default(part)
             add_faces_option(part)
         if action in ('enrol', 'remove', 'show'):
             part.add_argument('name', metavar='NAME', help='of the person')

@@ -15,7 +15,7 @@ import socket
 from pathlib import Path
 
 from ..common import console
-from ..common.engine.options import add_options
+from ..common.engine.options import add_options_or_default
 from ..common.errors import InputError
 from ..common.extras import need
 from ..common.parallel import cpu_count
@@ -39,7 +39,7 @@ _GALLERY_SECONDS = 0.05  # to wait for another process that writes; the client m
 
 
 def build_parser(parser: console.Parser) -> None:
-    add_options(parser)
+    add_options_or_default(parser)
     add_faces_option(parser)
     parser.add_argument(
         '--gallery', type=Path, default=Path('gallery'), metavar='DIR', help='made if needed'

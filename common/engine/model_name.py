@@ -7,14 +7,22 @@ from ..errors import InputError
 from ..files import PathLike
 from ..run_files import checkpoint_numbers, read_state
 
+DEFAULT = 'default'  # names the model that comes with the project, see default_model.py
+_DEFAULT_MODEL = f'{Path(__file__).with_name("default") / "model"},0'
+
+
+def resolve(text: str) -> str:
+    """The text of a `--model` option with DEFAULT replaced by the checkpoint PREFIX,EPOCH."""
+    return _DEFAULT_MODEL if text.strip() == DEFAULT else text
+
 
 def parse_model(text: str) -> tuple[str, int]:
-    """'PREFIX,EPOCH' -> (prefix, epoch).
+    """'PREFIX,EPOCH', or 'default', -> (prefix, epoch).
 
     EPOCH may be `latest`, the newest checkpoint of a training run, or `best`, the best verified of
     those that are there. Raises InputError for any other form, and where there is no such run.
     """
-    match = re.fullmatch(r'(.+),(\d{1,9}|latest|best)', text.strip())
+    match = re.fullmatch(r'(.+),(\d{1,9}|latest|best)', resolve(text).strip())
     if not match:
         raise InputError(
             f'model {text!r}: expected PREFIX,EPOCH, e.g. models/run/model,1 '

@@ -18,7 +18,7 @@ from .checkpoint import load_embedding
 from .contract import Contract, override, read_contract
 from .engines import AUTO, ENGINES, PRECISIONS, Engine, choose, open_network
 from .export_record import RECORD, read_record, source_digest, weights_name
-from .model_name import params_path, parse_model
+from .model_name import params_path, parse_model, resolve
 from .network import Network
 
 SLIM = 'model,0'  # of an export's folder, for MXNet
@@ -132,7 +132,8 @@ def open_model(
 
     Parameters
     ----------
-    model : a checkpoint PREFIX,EPOCH, the folder of an export, or an .onnx file, ours or another's
+    model : a checkpoint PREFIX,EPOCH, the folder of an export, an .onnx file, ours or another's, or
+        'default', the model that comes with the project
     engine : 'mxnet', 'onnxruntime', 'openvino', or 'auto': the fastest that is installed and runs
         this kind of model
     precision : of the arithmetic, 'float32' or 'bfloat16' (OpenVINO's)
@@ -152,8 +153,9 @@ def open_model(
         raise InputError(f'batch size {batch_size}: expected at least 1')
     model = str(model)
     choose(engine, precision)  # what is wrong with the options comes before the files
-    record = read_record(model)
-    place = _place(model, engine)
+    path = resolve(model)
+    record = read_record(path)
+    place = _place(path, engine)
     if not place.is_onnx:
         if preprocessing:
             raise InputError(f'--input is for ONNX files of others; {model} is a checkpoint')

@@ -5,7 +5,9 @@ import logging
 from typing import Optional
 
 from ..console import Parser
+from . import default_model
 from .engines import AUTO, ENGINES, PRECISIONS
+from .model_name import DEFAULT
 from .open_model import OpenModel, open_model
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,22 @@ def add_options(parser: Parser, required: bool = True, **model: str) -> None:
     `model` changes how the first of them is added, as in `action='append'`.
     """
     parser.add_argument('--model', required=required, metavar=METAVAR, **{'help': HELP, **model})
+    _add_engine_options(parser)
+
+
+def add_options_or_default(parser: Parser) -> None:
+    """The same for commands that take the project's own model where none is named."""
+    parser.add_argument(
+        '--model',
+        default=DEFAULT,
+        metavar=METAVAR,
+        help=f"{HELP}; without it '{DEFAULT}', the one that comes with the project, "
+        'for trying out: it has learned from drawn faces alone',
+    )
+    _add_engine_options(parser)
+
+
+def _add_engine_options(parser: Parser) -> None:
     parser.add_argument(
         '--engine',
         '--backend',
@@ -67,6 +85,8 @@ def open_from(
         args.input,
         checkpoint_engine,
     )
+    if default_model.is_default(opened.name):
+        log.info(default_model.introduction())
     if opened.contract:
         how = f'pixels as {opened.preprocessing}'
         log.info('%s in %s, %s', opened.name, opened.engine_name, how)

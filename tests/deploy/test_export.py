@@ -157,6 +157,8 @@ def test_a_compact_export_is_a_checkpoint_in_float16(trained, pairs, run_command
         np.testing.assert_allclose(row, rows[1], atol=1e-4 * np.abs(rows[1]).max())
     assert [row['file'] for row in result['verification']] == ['model-0000.params']
     assert result['usual_rates'] == {'far': 0.2, 'fpir': 0.1}
+    _, told, _ = run_command('info', out)
+    assert told['sha256'] == sha256(out / 'model-0000.params')
 
 
 def test_a_second_export_leaves_nothing_of_the_first(trained, run_command, tmp_path):
