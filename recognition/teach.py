@@ -21,8 +21,10 @@ from .augmentations import (
     make_augmentations,
     parse_augmentation_options,
 )
+from .processes import connect, leaving_at_once
 from .teacher import open_teacher
-from .teaching import left_out_path, teach
+from .teacher_store import TeacherStore
+from .teaching import left_out_path, teach, teach_in_ranks
 from .views import Views
 
 log = logging.getLogger(__name__)
@@ -97,24 +99,32 @@ def read_views(args: argparse.Namespace) -> Optional[Views]:
     return Views(augmentations, args.views, args.seed)
 
 
-def run(args: argparse.Namespace) -> dict:
+def run(args: argparse.Namespace) -> Optional[dict]:
     if args.batch_size < 1 or args.skip_corrupt < 0:
         raise InputError(
             f'--batch-size {args.batch_size} --skip-corrupt {args.skip_corrupt}: must be at least '
             '1, and not negative'
         )
+    ranks = connect()
+    if ranks.size > 1 and args.skip_corrupt:
+        raise InputError('--skip-corrupt counts in one process; leave it out, or use one')
     views = read_views(args)
     started = time.monotonic()
-    teacher = open_teacher(args.teacher, args.input)
-    store = teach(
-        teacher,
-        teacher.header(args.data_dir, views),
-        views,
-        args.batch_size,
-        args.skip_corrupt,
-    )
+    with leaving_at_once('vargfacenet teach', ranks.size > 1):
+        if ranks.rank:
+            console.set_up_logging(logging.WARNING)  # a job is shown once
+        teacher = ranks.in_turn(lambda: open_teacher(args.teacher, args.input), 'teacher')
+        header = teacher.header(args.data_dir, views)
+        if ranks.size > 1:
+            store = teach_in_ranks(ranks, teacher, header, views, args.batch_size)
+        else:
+            store = teach(teacher, header, views, args.batch_size, args.skip_corrupt)
+    return report(args, store, time.monotonic() - started) if store else None
+
+
+def report(args: argparse.Namespace, store: TeacherStore, seconds: float) -> dict:
+    """Say what was made; returns it as the command's result."""
     left_out = LeftOut(args.skip_corrupt, left_out_path(store.path)).reasons
-    seconds = time.monotonic() - started
     header, size = store.header, os.path.getsize(store.path)
     log.info('%s: %d images, %.1f MB', store.path, header.records, size / 1e6)
     return {

@@ -5,10 +5,10 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ..common.engine.network import Network
 from ..common.errors import InputError
 from ..common.files import exclusive
 from ..common.parallel import ordered_map
+from ..common.ranks import Ranks
 from .augmentations import Augmentations
 from .teacher import Teacher
 from .teacher_store import Header, TeacherStore, build, read_header, store_path, stores_beside
@@ -70,16 +71,99 @@ def _pictures(
     return np.stack(rows)[..., ::-1]
 
 
+def block_size(views: Optional[Views]) -> int:
+    """Records that are embedded together."""
+    return BLOCK if views is None else max(1, BLOCK * PLAIN_ROWS // (PLAIN_ROWS + views.count))
+
+
 def _blocks(
     records: Records, views: Optional[Views], left_out: LeftOut, first: int
 ) -> Iterator[np.ndarray]:
-    """`_pictures` of all records from `first` on, some at a time, made ahead on all CPUs."""
-    size = BLOCK if views is None else max(1, BLOCK * PLAIN_ROWS // (PLAIN_ROWS + views.count))
+    """`_blocks_of` all records from `first` on."""
+    return _blocks_of(records, views, left_out, range(first, len(records)))
+
+
+def _blocks_of(
+    records: Records, views: Optional[Views], left_out: LeftOut, positions: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """`_pictures` of some records, some at a time, made ahead on all CPUs."""
+    size = block_size(views)
     pictures_of = functools.partial(_pictures, records, views, left_out)
-    made = ordered_map(pictures_of, range(first, len(records)))
+    made = ordered_map(pictures_of, positions)
     with contextlib.closing(made):
         while block := [pictures for _, pictures in zip(range(size), made)]:
             yield np.stack(block)
+
+
+def _embedded_by_all(
+    ranks: Ranks,
+    blocks: Callable[[Sequence[int]], Iterator[np.ndarray]],
+    embed: Callable[[np.ndarray], np.ndarray],
+    header: Header,
+    size: int,
+    first: int,
+) -> Iterator[np.ndarray]:
+    """Embeddings (n, rows, D) float32 of all records from `first` on, in every rank: of R blocks of
+    `size` records rank r embeds the r-th."""
+    count, offset = header.records, ranks.rank * size
+    starts = range(first, count, size * ranks.size)
+
+    def mine(start: int) -> range:
+        return range(min(start + offset, count), min(start + offset + size, count))
+
+    made = blocks([position for start in starts for position in mine(start)])
+    for start in starts:
+        given = np.zeros((size, header.rows, header.embedding_size), np.float32)
+        here = len(mine(start))
+        if here:
+            images = next(made)
+            given[:here] = embed(images.reshape(-1, *images.shape[2:])).reshape(given[:here].shape)
+        yield ranks.gather(given, 'teacher embeddings')[: count - start]
+
+
+def teach_in_ranks(
+    ranks: Ranks, teacher: Teacher, header: Header, views: Optional[Views], batch_size: int
+) -> Optional[TeacherStore]:
+    """`teach` by several ranks, each of which reads the data; the first one writes the store, goes
+    on with what a killed job has left, and is alone in having it in the end."""
+    with contextlib.closing(open_records(header.data)) as records:
+        path = store_path(header)
+        if ranks.told(path.is_file, 'store'):
+            log.info('%s is there already', path)
+            return None if ranks.rank else TeacherStore(path, header)
+        engine = _engine_of(teacher, batch_size)
+        blocks = functools.partial(_blocks_of, records, views, LeftOut(0))
+        from_all = functools.partial(
+            _embedded_by_all, ranks, blocks, engine.embed, header, block_size(views)
+        )
+        begun = []
+
+        def started(first: Optional[int]) -> Optional[int]:
+            begun.append(first)
+            return ranks.told(lambda: first, 'first record')
+
+        if ranks.rank:
+            first = started(None)
+            for _ in () if first is None else from_all(first):
+                pass
+            return None
+        build(
+            path,
+            replace(header, engine=engine.name),
+            lambda done: from_all(started(done)),
+            lambda embeddings: embeddings,
+            lambda done: console.progress(len(records), f'teaching {path.name}', start=done),
+        )
+        if not begun:  # another command has made it meanwhile
+            started(None)
+    return TeacherStore(path, header)
+
+
+def _engine_of(teacher: Teacher, batch_size: int):
+    """What embeds for a store: the fastest engine that agrees, or that of a foreign model."""
+    if isinstance(teacher.model, Network):
+        return fastest(teacher.model, batch_size=batch_size)
+    return teacher.model.engine
 
 
 def left_out_path(store: Path) -> Path:
@@ -114,10 +198,7 @@ def teach(
         if path.is_file():
             log.info('%s is there already', path)
             return TeacherStore(path, header)
-        if isinstance(teacher.model, Network):
-            engine = fastest(teacher.model, batch_size=batch_size)
-        else:
-            engine = teacher.model.engine
+        engine = _engine_of(teacher, batch_size)
         with exclusive(path.parent):
             left_out = LeftOut(
                 skip_corrupt, left_out_path(path), anew=not path.with_suffix('.part').is_file()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains with several processes, of this machine or of several, through Horovod:
 #   recognition/train_multi.sh -np N [-H HOST:SLOTS,...] [options of vargfacenet train]
-#   recognition/train_multi.sh -np N distill|identify [options of that command]
+#   recognition/train_multi.sh -np N distill|teach|identify [options of that command]
 # A process that fails ends all; --help tells the rest. docs/scale.md says what differs from one.
 set -euo pipefail
 VARGFACENET_EXTRAS="${VARGFACENET_EXTRAS:-} dist" source "$(dirname "$0")/../common/setup_env.sh"

@@ -31,7 +31,7 @@ from .places import (
 from .remote import Client, FirstHost, OtherHosts, Server
 
 PROG = 'train_multi'
-COMMANDS = ('train', 'distill', 'identify')
+COMMANDS = ('train', 'distill', 'teach', 'identify')
 TRAINING = ('train', 'distill')
 SCRIPT = Path(__file__).resolve().parents[2] / 'recognition' / 'train_multi.sh'
 

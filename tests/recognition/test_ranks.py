@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks_launched
 from ranks_launched import NETWORK, finish, launch, needs_horovod, start
 from saved_weights import assert_same_weights, weights
 from vargfacenet.common import plugins
 from vargfacenet.common.data.recordio import RecordFile
+from vargfacenet.common.data.store_file import HEADER_BYTES
 from vargfacenet.common.history import read_history
+from vargfacenet.recognition import teaching
 from vargfacenet.symbol import NETWORKS
 
 pytestmark = needs_horovod
@@ -161,6 +164,42 @@ def test_distils_in_two_ranks(begun, alone, together):
     one = alone('pupil', '--per-batch-size', 16, *words, command='distill')
     for key in ('class_loss', 'distill_loss'):
         np.testing.assert_allclose(column(both, key), column(one, key), rtol=2e-4, atol=1e-6)
+
+
+def test_teaches_the_same_store(begun, patterns, tmp_path, monkeypatch, run_command, small_network):
+    """48 pictures: one rank embeds all of them, as one process does; with blocks of 10 records two
+    ranks take turns, the last of them with less, and a third has nothing to do then."""
+    words = ['teach', '--teacher', begun, '--batch-size', 4, '--data-dir']
+    stores = {}
+    for name in ('alone', 'together'):
+        data = tmp_path / name
+        data.mkdir()
+        for file in ('train.idx', 'property', 'train.rec'):
+            (data / file).write_bytes((patterns / file).read_bytes())
+        if name == 'alone':
+            monkeypatch.setattr(teaching, 'BLOCK', 10)
+            code, stores[name], errors = run_command(*words, data)
+        else:
+            blocks = 'from vargfacenet.recognition import teaching\nteaching.BLOCK = 10\n'
+            plugin = tmp_path / 'blocks.py'
+            plugin.write_text(NETWORK.read_text() + blocks)
+            monkeypatch.setattr(ranks_launched, 'NETWORK', plugin)
+            code, stores[name], errors = launch('-np', 3, *words, data)
+        assert code == 0, errors
+    assert stores['together']['records'] == 48
+    one, several = (stored_rows(store['store']) for store in stores.values())
+    np.testing.assert_array_equal(several, one)
+    code, again, errors = launch('-np', 2, *words, tmp_path / 'together')
+    assert (
+        code == 0
+        and 'is there already' in errors
+        and again['bytes'] == several.nbytes + HEADER_BYTES
+    )
+
+
+def stored_rows(path):
+    """(records, rows, D) as stored."""
+    return np.memmap(path, '<f2', 'r', HEADER_BYTES).reshape(48, 2, -1)
 
 
 def rank_of(launcher, rank):
