@@ -18,6 +18,7 @@ from ..child import how_it_ended, module_words, read_frame
 from ..errors import InputError
 from ..files import input_file, read_lines
 from . import folders
+from .listed import listed_path
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,8 @@ def find_videos(source: Path) -> list[Video]:
         videos = [Video(input_file(source, 'video'))]
     else:
         lines = read_lines(source, 'folder, video or list of videos')
-        videos = [_listed(source.parent / line.strip()) for line in lines if line.strip()]
+        names = [line.strip() for line in lines if line.strip()]
+        videos = [_listed(listed_path(source.parent, name)) for name in names]
     if not videos:
         raise InputError(f'{source}: no video files and no folders of frames')
     return videos
