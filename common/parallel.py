@@ -1,10 +1,12 @@
 """CPUs, and ordered work on several threads with a bounded number of results waiting."""
 
 import os
+import platform
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import Callable, Optional, TypeVar
 
 Item = TypeVar('Item')
@@ -16,6 +18,16 @@ _WAITING_PER_THREAD = 16
 def cpu_count() -> int:
     """CPUs this process may run on (affinity, not the machine's total)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+def cpu_model() -> tuple[str, frozenset[str]]:
+    """(name, flags) of the CPU as Linux tells them, for figures that depend on it; '' elsewhere."""
+    told = Path('/proc/cpuinfo')
+    if not told.is_file():
+        return '', frozenset()
+    pairs = (line.partition(':') for line in told.read_text().split('\n\n')[0].splitlines())
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
+    return fields.get('model name', platform.machine()), frozenset(fields.get('flags', '').split())
 
 
 def ordered_map(

@@ -19,6 +19,7 @@ from typing import Callable, Optional
 from ...common.console import ProgressBar
 from ...common.errors import InputError
 from ...common.files import atomic_path
+from ...common.parallel import cpu_model
 
 
 @dataclass(frozen=True)
@@ -144,14 +145,10 @@ def peak_memory() -> int:
 def machine() -> dict:
     """What the figures were taken on: CPU, its vector units, CPUs used, memory, versions."""
     info = {'system': platform.platform(), 'python': platform.python_version()}
-    cpuinfo = Path('/proc/cpuinfo')
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text().split('\n\n')[0].splitlines()
-        fields = {key.strip(): value.strip() for key, _, value in (x.partition(':') for x in lines)}
-        flags = set(fields.get('flags', '').split())
-        info['cpu'] = fields.get('model name', platform.machine())
+    name, flags = cpu_model()
+    if name:
         wanted = ('avx2', 'fma', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_bf16', 'amx_int8')
-        info['vector_units'] = [flag for flag in wanted if flag in flags]
+        info['cpu'], info['vector_units'] = name, [flag for flag in wanted if flag in flags]
     if hasattr(os, 'sched_getaffinity'):
         info['cpus'] = len(os.sched_getaffinity(0))
         info['memory_gb'] = round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9, 1)

@@ -18,7 +18,7 @@ from ... import __version__
 from ...common import console, flops
 from ...common.errors import InputError, RunError
 from ...common.files import atomic_write, exclusive, output_folder, read_json
-from ...common.parallel import cpu_count
+from ...common.parallel import cpu_count, cpu_model
 from ...eval.report.page import page
 from ...symbol import get_symbol
 from ..config import (
@@ -226,7 +226,8 @@ def run(args: argparse.Namespace) -> dict:
         runner, configs = run_jobs(study, args.jobs or cpu_count(), args.arms)
         about = {name: describe(config) for name, config in configs.items()}
         result = results.gather(study, runner.records, about)
-        result['machine'] = f'{platform.machine()}, {cpu_count()} CPUs'
+        name, _ = cpu_model()
+        result['machine'] = f'{name or platform.machine()}, {cpu_count()} CPUs'
         result['version'] = __version__
         text = json.dumps(result, indent=1, allow_nan=False)
         atomic_write(out / RESULTS, text + '\n')
