@@ -653,8 +653,7 @@ def _label_list(path):
 
 
 def _lists():
-    from vargfacenet.common.data.folders import read_people
-    from vargfacenet.common.data.listed import read_list
+    from vargfacenet.common.data.listed import read_list, read_people
     from vargfacenet.common.data.pair_lists import read_pair_list
     from vargfacenet.eval.identify import read_identities
     from vargfacenet.eval.megaface import read_cmc, read_noises
@@ -907,17 +906,17 @@ def _(folder):
     return [_written(folder, '.npz', head.save)]
 
 
-@reader('bench_results', 'engines.json')
+@reader('bench_results', 'networks.json')
 def _(path):
-    from vargfacenet.symbol.info import measured
+    from vargfacenet.symbol.network_table import read_speeds
 
-    measured([f'vargfacenet={path}'])
+    read_speeds(path)
 
 
 @seeds_of('bench_results')
 def _(_folder):
-    row = {'engine': 'openvino', 'latency_ms_median': 1.5}
-    return [json.dumps({'machine': 'x86_64', 'engines': [row]}).encode()]
+    row = {'engine': 'openvino', 'ms': 1.5, 'images_per_second': 700.0}
+    return [json.dumps({'cpu': 'A', 'batch_size': 32, 'networks': {'y1': [row]}}).encode()]
 
 
 @reader('checksums', 'checksums.json')

@@ -19,7 +19,7 @@ def test_every_kernel_beside_every_product(run_command):
     )
     assert code == 0, errors
     rows = result['kernels']
-    kernels = {f'screen {name}' for name in ('bf16', 'float32') if runs_here(name)}
+    kernels = {f'screen {name}' for name in ('bf16', 'int8', 'float32') if runs_here(name)}
     assert set(rows) - set(PRODUCTS) == kernels
     assert rows[result['best_product']]['ratio']['median'] == 1
     for row in rows.values():
