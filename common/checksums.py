@@ -37,11 +37,16 @@ def listed(folder: PathLike) -> dict[str, int]:
     return content
 
 
-def check(path: PathLike) -> None:
-    """InputError where a file is there and is not the one that its folder's list tells of."""
+def agrees(path: PathLike) -> bool:
+    """Whether a file is absent, in no list, or the one that its folder's list tells of."""
     path = Path(path)
     known = listed(path.parent).get(path.name)
-    if known is not None and path.is_file() and crc32(path) != known:
+    return known is None or not path.is_file() or crc32(path) == known
+
+
+def check(path: PathLike) -> None:
+    """InputError unless a file `agrees`."""
+    if not agrees(path):
         raise InputError(
             f'{path} was changed or damaged after it was written: its checksum in {CHECKSUMS} does '
             f'not agree; make it again, or remove {CHECKSUMS} if it was changed on purpose'

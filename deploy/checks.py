@@ -20,6 +20,7 @@ import numpy as np
 from ..common import console
 from ..common.arrays import map_npy, read_npz
 from ..common.checksums import CHECKSUMS
+from ..common.checksums import check as check_listed
 from ..common.data.folders import is_hidden, is_picture
 from ..common.data.image import decode_rgb
 from ..common.data.pair_sets import has_checksum as pairs_have_checksum
@@ -162,6 +163,9 @@ def _known(place: Path, names: list[str]) -> Iterator[tuple[str, Callable, Path,
 
 
 def _look_at_records(path: Path, checked: Checked) -> None:
+    for beside in (path.with_suffix('.idx'), path.with_name('property'), path.with_name(CLASSES)):
+        with checked.part():
+            check_listed(beside)
     with contextlib.closing(RecordFile(path)) as records:
         with checked.part():
             records.check_others()
