@@ -48,6 +48,29 @@ class Collector {
   uint32_t rows_[kSize], columns_[kSize];
 };
 
+// Looks at all (na, nb) products in blocks of kBlockRows x kBlockColumns: kCached columns at a
+// time, which stay in the cache, against chunks of rows. `block(i, j, collector)` looks at the
+// block that begins at row i and column j. Returns how many pairs were found.
+template <int kBlockRows, int kBlockColumns, int64_t kCached, typename Block>
+inline int64_t screen_blocks(int64_t na, int64_t nb, Output& output, Block block) {
+  static_assert(kRowChunk % kBlockRows == 0 && kCached % kBlockColumns == 0);
+#pragma omp parallel
+  {
+    Collector collector(output);
+#pragma omp for schedule(dynamic) collapse(2)
+    for (int64_t j0 = 0; j0 < nb; j0 += kCached) {
+      for (int64_t i0 = 0; i0 < na; i0 += kRowChunk) {
+        if (output.full()) continue;
+        const int64_t j1 = std::min(j0 + kCached, nb), i1 = std::min(i0 + kRowChunk, na);
+        for (int64_t i = i0; i < i1; i += kBlockRows) {
+          for (int64_t j = j0; j < j1; j += kBlockColumns) block(i, j, collector);
+        }
+      }
+    }
+  }
+  return output.total;
+}
+
 }  // namespace vargfacenet
 
 #endif  // VARGFACENET_COLLECT_H_

@@ -225,26 +225,14 @@ int64_t vgs_screen_f32(const float* rows, int64_t na, const float* columns, int6
                        const float* thresholds, uint32_t* out_rows, uint32_t* out_columns,
                        int64_t capacity) {
   Output output{out_rows, out_columns, capacity};
-#pragma omp parallel
-  {
-    Collector collector(output);
-#pragma omp for schedule(dynamic) collapse(2)
-    for (int64_t j0 = 0; j0 < nb; j0 += kCachedColumns) {
-      for (int64_t i0 = 0; i0 < na; i0 += kRowChunk) {
-        if (output.full()) continue;
-        const int64_t j1 = std::min(j0 + kCachedColumns, nb), i1 = std::min(i0 + kRowChunk, na);
-        for (int64_t i = i0; i < i1; i += kScreenRows) {
-          for (int64_t j = j0; j < j1; j += kScreenColumns) {
-            Vec sums[kScreenRows][kScreenVectors];
-            block_f32(rows + i * d, columns + j * d, d, sums);
-            if (!any_passes(sums, thresholds + i)) continue;
-            emit_block(sums, thresholds + i, i, j, na, nb, collector);
-          }
+  return screen_blocks<kScreenRows, kScreenColumns, kCachedColumns>(
+      na, nb, output, [&](int64_t i, int64_t j, Collector& collector) {
+        Vec sums[kScreenRows][kScreenVectors];
+        block_f32(rows + i * d, columns + j * d, d, sums);
+        if (any_passes(sums, thresholds + i)) {
+          emit_block(sums, thresholds + i, i, j, na, nb, collector);
         }
-      }
-    }
-  }
-  return output.total;
+      });
 }
 
 int64_t vgs_screen_bf16(const uint16_t* rows, int64_t na, const uint16_t* columns, int64_t nb,

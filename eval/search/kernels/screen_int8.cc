@@ -68,24 +68,22 @@ float quantise(const float* x, int64_t d, int range, float* step, Put put) {
 #if defined(__AVX512F__)
 typedef __m512i Bytes;
 inline Bytes load_bytes(const void* from) { return _mm512_loadu_si512(from); }
-inline Bytes splat_group(const uint8_t* from) {
-  int32_t group;
-  std::memcpy(&group, from, sizeof group);
-  return _mm512_set1_epi32(group);
-}
+inline Bytes splat_int(int32_t value) { return _mm512_set1_epi32(value); }
 inline Vec to_float(Bytes sums) { return (Vec)_mm512_cvtepi32_ps(sums); }
 #else
 typedef __m256i Bytes;
 inline Bytes load_bytes(const void* from) {
   return _mm256_loadu_si256(reinterpret_cast<const Bytes*>(from));
 }
+inline Bytes splat_int(int32_t value) { return _mm256_set1_epi32(value); }
+inline Vec to_float(Bytes sums) { return (Vec)_mm256_cvtepi32_ps(sums); }
+#endif
+
 inline Bytes splat_group(const uint8_t* from) {
   int32_t group;
   std::memcpy(&group, from, sizeof group);
-  return _mm256_set1_epi32(group);
+  return splat_int(group);
 }
-inline Vec to_float(Bytes sums) { return (Vec)_mm256_cvtepi32_ps(sums); }
-#endif
 
 // sums (kLanes) += the products of 16 elements of a row with those of kLanes columns
 inline Bytes add_dots(Bytes sums, const Bytes (&row)[4], const int8_t* columns) {
@@ -240,26 +238,13 @@ int64_t vgs_screen_int8(const uint8_t* rows, int64_t na, const int8_t* columns, 
 #ifdef VARGFACENET_INT8
   Output output{out_rows, out_columns, capacity};
   const int64_t depth = ceil_div(d, kDepth) * kDepth;
-#pragma omp parallel
-  {
-    Collector collector(output);
-#pragma omp for schedule(dynamic) collapse(2)
-    for (int64_t j0 = 0; j0 < nb; j0 += kCached) {
-      for (int64_t i0 = 0; i0 < na; i0 += kRowChunk) {
-        if (output.full()) continue;
-        const int64_t j1 = std::min(j0 + kCached, nb), i1 = std::min(i0 + kRowChunk, na);
-        for (int64_t i = i0; i < i1; i += kPanelRows) {
-          for (int64_t j = j0; j < j1; j += kPanelColumns) {
-            Bytes sums[kPanelRows][kColumnVectors];
-            block_int8(rows + i * depth, columns + j * depth, shifts + j, depth, sums);
-            emit_int8(sums, thresholds + i, lifts + i, {steps + j, errors + j}, i, j, na, nb,
-                      collector);
-          }
-        }
-      }
-    }
-  }
-  return output.total;
+  return screen_blocks<kPanelRows, kPanelColumns, kCached>(
+      na, nb, output, [&](int64_t i, int64_t j, Collector& collector) {
+        Bytes sums[kPanelRows][kColumnVectors];
+        block_int8(rows + i * depth, columns + j * depth, shifts + j, depth, sums);
+        emit_int8(sums, thresholds + i, lifts + i, {steps + j, errors + j}, i, j, na, nb,
+                  collector);
+      });
 #else
   return -1;
 #endif
