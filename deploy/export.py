@@ -107,6 +107,29 @@ def build_parser(parser: console.Parser) -> None:
         help='lines PERSON,GROUP of the people of --people: the model card tells the error rates '
         'of each group',
     )
+    _add_record_options(parser)
+    parser.add_argument(
+        '--fp16', action='store_true', help='write model.fp16.onnx as well, for GPUs and phones'
+    )
+    parser.add_argument(
+        '--compact',
+        action='store_true',
+        help='write model-* alone, its numbers in float16: half as large, and every engine of '
+        'vargfacenet runs it (in float32)',
+    )
+    parser.add_argument(
+        '--input-type',
+        choices=('float32', 'uint8'),
+        default='float32',
+        help='what the ONNX files take; the values are 0..255 either way',
+    )
+    parser.add_argument(
+        '--l2-normalize', action='store_true', help='ONNX embeddings have unit length'
+    )
+
+
+def _add_record_options(parser: console.Parser) -> None:
+    """What export.json and the model card say, and what decisions go by."""
     parser.add_argument(
         '--trained-on',
         default='',
@@ -127,24 +150,6 @@ def build_parser(parser: console.Parser) -> None:
         metavar='FPIR',
         help='share of strangers whom a gallery may name where nobody chooses one; '
         f'{DEFAULT_FPIR:g} without',
-    )
-    parser.add_argument(
-        '--fp16', action='store_true', help='write model.fp16.onnx as well, for GPUs and phones'
-    )
-    parser.add_argument(
-        '--compact',
-        action='store_true',
-        help='write model-* alone, its numbers in float16: half as large, and every engine of '
-        'vargfacenet runs it (in float32)',
-    )
-    parser.add_argument(
-        '--input-type',
-        choices=('float32', 'uint8'),
-        default='float32',
-        help='what the ONNX files take; the values are 0..255 either way',
-    )
-    parser.add_argument(
-        '--l2-normalize', action='store_true', help='ONNX embeddings have unit length'
     )
 
 
