@@ -13,6 +13,7 @@ import numpy as np
 
 from ..common import console
 from ..common.engine.options import add_options_or_default
+from ..common.files import input_file
 from .decide import Decision, add_threshold_options, choose_threshold, embedder_from
 from .decision_notes import note_comparison
 from .faces import add_faces_option, face_of
@@ -31,6 +32,8 @@ def build_parser(parser: console.Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
+    for path in args.photographs:  # before a model is loaded and speaks
+        input_file(path, 'photograph')
     embedder = embedder_from(args)
     threshold, far = choose_threshold(args, embedder)
     first, second = (face_of(embedder, path, args.faces) for path in args.photographs)

@@ -210,9 +210,19 @@ def write_page(result: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
+def _check_runs_nothing(args: argparse.Namespace) -> None:
+    given = {'--jobs': args.jobs, '--arms': args.arms, '--dry-run': args.dry_run}
+    wrong = [flag for flag, value in given.items() if value]
+    if wrong:
+        raise InputError(
+            f'{" and ".join(wrong)} with {args.study}: results run nothing; name a .toml'
+        )
+
+
 def run(args: argparse.Namespace) -> dict:
     console.check_ranges([('--jobs', args.jobs, 0, 1000)])
     if args.study.suffix == '.json':
+        _check_runs_nothing(args)
         result = read_results(args.study)
         # results of several studies may lie in one folder
         name = PAGE if args.study.name == RESULTS else f'{args.study.stem}.html'

@@ -133,3 +133,8 @@ def test_an_install_has_it(tmp_path):
     assert {path.name: sha256(path) for path in installed.iterdir()} == {
         path.name: sha256(path) for path in FOLDER.iterdir()
     }
+
+
+def test_a_missing_photograph_is_told_in_one_line(run_command, tmp_path):
+    code, _, errors = run_command('compare', tmp_path / 'a.jpg', tmp_path / 'b.jpg')
+    assert code == 2 and errors.count('\n') == 1 and 'a.jpg does not exist' in errors

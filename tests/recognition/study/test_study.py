@@ -162,6 +162,13 @@ def test_the_results_of_the_project_draw_their_page(path, tmp_path, run_command)
     ]
 
 
+@pytest.mark.parametrize('words', [('--arms', 'scratch'), ('--jobs', 2), ('--dry-run',)])
+def test_options_of_runs_do_not_go_with_results(words, tmp_path, run_command):
+    code, _, errors = run_command('study', RESULTS[0], '--out', tmp_path, *words)
+    assert code == 2 and f'{words[0]} with' in errors and errors.count('\n') == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_no_result_of_a_study(tmp_path, run_command):
     assert RESULTS
     stored = json.loads(RESULTS[0].read_text())
