@@ -20,9 +20,9 @@ from . import figures
 from .all_pairs import all_pairs_section
 from .groups import Labels, pair_groups, read_labels
 from .identification import identification_section
-from .page import Section, TableItem, page, shown, write_files
+from .page import Origin, Section, TableItem, page, shown, write_files
 from .runs import Run, read_run, read_runs
-from .summary import summary_section, verdict
+from .summary import origins, summary_section, verdict
 from .training import training_section
 from .verification import measure_all, verification_section
 
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 class Report(NamedTuple):
     """What a page shows."""
 
+    origins: list[Origin]  # of each run
     verdict: list[str]  # sentences
     sections: list[Section]
 
@@ -42,13 +43,13 @@ def build_report(runs: Sequence[Run], labels: Sequence[Labels] = ()) -> Report:
     """The verdict and all sections that the runs have data for."""
     names = list(dict.fromkeys(name for run in runs for name in run.targets))
     looks = figures.looks_of(run.name for run in runs)
-    verified, sections = {}, []
+    verified, sections, made = {}, [], _made()
     with console.progress(2 * len(names) + 2, 'report', 'sections') as bar:
         for name in names:
             targets = {run.name: run.targets[name] for run in runs if name in run.targets}
             verified[name] = (targets, measure_all(targets))
             bar.advance()
-        sections.append(summary_section(runs, verified, _made()))
+        sections.append(summary_section(runs, verified, made))
         for name, (targets, measured) in verified.items():
             sections.append(verification_section(name, targets, looks, measured, labels))
             bar.advance()
@@ -58,7 +59,8 @@ def build_report(runs: Sequence[Run], labels: Sequence[Labels] = ()) -> Report:
             training_section(runs, looks),
         ]
         bar.advance(2)
-    return Report(verdict(runs, verified), [section for section in sections if section])
+    sections = [section for section in sections if section]
+    return Report(origins(runs, made), verdict(runs, verified), sections)
 
 
 def build_sections(runs: Sequence[Run]) -> list[Section]:
@@ -127,8 +129,8 @@ def run(arguments: argparse.Namespace) -> dict:
         output_folder(arguments.files)
     report = build_report(runs, labels)
     sections = report.sections
-    subtitle = ' · '.join(run.name for run in runs)
-    atomic_write(arguments.out, page(arguments.title, subtitle, sections, report.verdict))
+    html = page(arguments.title, report.origins, sections, report.verdict)
+    atomic_write(arguments.out, html)
     files = []
     if arguments.files:
         with exclusive(arguments.files):

@@ -70,6 +70,15 @@ class PairsItem:
 Item = Union[TableItem, FigureItem, PairsItem]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where the numbers of one run are from, for a line that unfolds."""
+
+    run: str
+    line: Sequence[str]  # shortened
+    whole: Sequence[tuple[str, str]]  # (what, in full), for what the line shortens
+
+
 @dataclass
 class Section:
     title: str
@@ -93,9 +102,13 @@ header, main, footer { max-width: 1180px; margin: 0 auto; padding: 0 20px }
 header { padding-top: 36px }
 h1 { font-size: clamp(1.6rem, 4vw, 2.3rem); line-height: 1.15; margin: 0 0 6px;
   letter-spacing: -0.02em }
-header p, .note, footer { color: var(--soft) }
-header p { margin: 0 0 18px }
+.note, footer { color: var(--soft) }
 header p.verdict { color: var(--ink); font-size: 1.12rem; margin: 0 0 8px; max-width: 85ch }
+.origins { color: var(--soft); font-size: 0.85rem; margin: 0 0 14px; overflow-wrap: anywhere }
+.origins strong { color: var(--ink) }
+.origins dl { margin: 4px 0 8px 18px }
+.origins dt { font-weight: 600 }
+.origins dd { margin: 0 0 4px }
 .skip { position: absolute; left: -999px }
 .skip:focus { left: 12px; top: 8px; padding: 4px 12px; background: var(--paper);
   color: var(--accent); z-index: 1 }
@@ -239,13 +252,23 @@ def _items(items: Sequence[Item]) -> str:
     return '\n'.join(parts)
 
 
+def _origin(origin: Origin) -> str:
+    line = escape(' · '.join(origin.line))
+    whole = ''.join(f'<dt>{escape(what)}</dt><dd>{escape(it)}</dd>' for what, it in origin.whole)
+    return (
+        f'<details><summary><strong>{escape(origin.run)}</strong> {line}</summary>'
+        f'<dl>{whole}</dl></details>'
+    )
+
+
 def page(
-    title: str, subtitle: str, sections: Sequence[Section], verdict: Sequence[str] = ()
+    title: str, origins: Sequence[Origin], sections: Sequence[Section], verdict: Sequence[str] = ()
 ) -> str:
     """The whole page: one file that needs no other, no script and no network.
 
-    `verdict` are the sentences that stand first.
+    `origins` stand under the title, a line for each run; `verdict` are the sentences after them.
     """
+    made = ''.join(map(_origin, origins))
     lead = ''.join(f'<p class="verdict">{escape(sentence)}</p>' for sentence in verdict)
     links = ''.join(
         f'<a href="#s{number}">{escape(section.title)}</a>'
@@ -268,7 +291,7 @@ def page(
 </head>
 <body>
 <a class="skip" href="#s0">Skip to the results</a>
-<header><h1>{escape(title)}</h1><p>{escape(subtitle)}</p>{lead}
+<header><h1>{escape(title)}</h1><div class="origins">{made}</div>{lead}
 <nav aria-label="Sections">{links}</nav></header>
 <main>
 {body}

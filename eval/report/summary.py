@@ -1,16 +1,18 @@
 """What stands first: the verdict in sentences, the thresholds, and what was measured by what."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Optional, Union
 
 from .cells import DASH
 from .identification import identification_sentence
-from .page import Cell, Section, TableItem
+from .page import Cell, Origin, Section, TableItem
 from .runs import Run
 from .statistics import Interval, bootstrap, held_out_correct, weighted_mean
 from .verification import Measured, threshold_table
 
 _DIGITS = 16  # of a hash that are shown; the CSV has all
+_FIRST_DIGITS = 12  # in the line under the title
 _FACTS = (
     ('model', 'model'),
     ('sha256', 'hash of its file (SHA-256)'),
@@ -98,13 +100,45 @@ def verdict(
     return sentences
 
 
+def _made(run: Run, key: str) -> list[str]:
+    """What the results of a run say of it, each once."""
+    return list(dict.fromkeys(filter(None, (made.get(key) for made in run.made))))
+
+
+def origins(runs: Sequence[Run], report: Mapping[str, str]) -> list[Origin]:
+    """A line for each run: model, hash, date, version, seed, command; the long ones shortened.
+
+    Without a training's seed it is the bootstrap's, by which alone an evaluation draws.
+    """
+    short = {
+        'model': lambda text: '/'.join(PurePath(text).parts[-2:]),
+        'sha256': lambda text: f'SHA-256 {text[:_FIRST_DIGITS]}…',
+        'date': lambda text: text[:10],
+        'version': lambda text: f'vargfacenet {text}',
+    }
+    found = []
+    for run in runs:
+        line = []
+        for key, shorten in short.items():
+            line += dict.fromkeys(map(shorten, _made(run, key)))
+        seed = run.config.get('seed')
+        line.append(f'seed {report["seed"]} (bootstrap)' if seed is None else f'seed {seed}')
+        line += [f'{" ".join(text.split()[1:2])} …' for text in _made(run, 'command')]
+        titles = dict(_FACTS)
+        whole = [
+            (titles[key], '; '.join(_made(run, key)))
+            for key in ('model', 'sha256', 'command')
+            if _made(run, key)
+        ]
+        found.append(Origin(run.name, line, whole or [('model', 'no results say of which')]))
+    return found
+
+
 def _facts_table(runs: Sequence[Run], report: Mapping[str, str]) -> TableItem:
     """What was measured by what: a column for each run, and one for this report."""
     rows = []
     for key, title in _FACTS:
-        cells = [
-            list(dict.fromkeys(filter(None, (made.get(key) for made in run.made)))) for run in runs
-        ]
+        cells = [_made(run, key) for run in runs]
         cells.append([report[key]] if key in report else [])
         rows.append((title, *(_fact(key, values) for values in cells)))
     seeds = (run.config.get('seed') for run in runs)

@@ -152,7 +152,7 @@ def test_a_run_does_not_differ_from_itself(folder, run_command, tmp_path):
     assert [float(row[f'accuracy{part}']) for part in ('', ' low', ' high')] == [0, 0, 0]
 
 
-def test_the_first_screen_tells_the_outcome_and_where_it_is_from(report, folder):
+def test_the_outcome_and_where_it_is_from(report, folder):
     page, files = report
     lead = re.findall(r'<p class="verdict">(.*?)</p>', page)
     assert re.match(r'(teacher|student) decides [\d.]+ % \[', lead[0]) and 'of set' in lead[0]
@@ -216,12 +216,14 @@ class Shown:
     def run(self, script, *arguments):
         return self.browser.execute_script(script, *arguments)
 
-    def size(self, width, height, media=''):
+    def size(self, width, height, media='', scheme='light'):
         self.browser.execute_cdp_cmd(
             'Emulation.setDeviceMetricsOverride',
             {'width': width, 'height': height, 'deviceScaleFactor': 1, 'mobile': width < 500},
         )
-        self.browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'media': media})
+        scheme = {'name': 'prefers-color-scheme', 'value': scheme}
+        asked = {'media': media, 'features': [scheme]}
+        self.browser.execute_cdp_cmd('Emulation.setEmulatedMedia', asked)
 
     def press(self, key):
         """What has the focus after a key."""
@@ -248,6 +250,40 @@ def test_in_a_browser(report, shown):
     assert figures == report[0].count('<figure') > 30
     broken = shown.run('return [...document.images].filter((i) => !i.naturalWidth).length')
     assert broken == 0
+
+
+@pytest.mark.parametrize('names', [('teacher',), ('teacher', 'student')])
+def test_the_first_screen(names, browser, folder, run_command, tmp_path):
+    """At 1280 x 800: what was measured by what, the verdict and the thresholds, nothing cut."""
+    from selenium.webdriver.common.keys import Keys
+
+    out = tmp_path / 'r.html'
+    assert run_command('report', *(folder / name for name in names), '--out', out)[0] == 0
+    shown = Shown(browser, out)
+    shown.size(1280, 800)
+    for name, line in zip(names, browser.find_elements('css selector', '.origins summary')):
+        digest = hashlib.sha256((folder / name / 'model-0001.params').read_bytes()).hexdigest()
+        parts = (
+            *(f'{name}/model,1', f'SHA-256 {digest[:12]}…', f'vargfacenet {__version__}'),
+            *(time.strftime('%Y-%m-%d', time.gmtime()), 'seed 0 (bootstrap)'),
+            *('verify …', 'identify …'),
+        )
+        assert line.text.split(' · ')[0] == f'{name} {parts[0]}'
+        assert set(line.text[len(name) + 1 :].split(' · ')) == set(parts)
+    first = 'h1, .origins summary, .verdict, #s0 .table:first-of-type, #s0 td'
+    boxes = shown.run(
+        'return [...document.querySelectorAll(arguments[0])].map((node) => {'
+        '  const { left, right, bottom } = node.getBoundingClientRect();'
+        '  return [node.closest("table")?.parentNode.getAttribute("aria-label") ?? node.className'
+        '    + node.tagName, left, right, bottom] })',
+        first,
+    )
+    seen = [box for box in boxes if not box[0].startswith('What was measured')]
+    assert sum(box[0].startswith('Thresholds') for box in seen) >= 3 * len(names)
+    assert all(0 <= left < right <= 1280 and bottom <= 800 for _, left, right, bottom in seen)
+    line.send_keys(Keys.ENTER)  # unfolds
+    whole = browser.find_element('css selector', '.origins details[open] dl').text
+    assert digest in whole and f'verify --model {folder / names[-1] / "model"},1' in whole
 
 
 @pytest.mark.parametrize(('width', 'media'), [(1280, ''), (768, ''), (390, ''), (718, 'print')])
@@ -277,6 +313,7 @@ def test_by_keyboard_alone(shown):
     shown.size(700, 600)
     skip = shown.press(Keys.TAB)
     assert skip.text == 'Skip to the results' and skip.rect['x'] >= 0
+    assert [shown.press(Keys.TAB).tag_name for _ in range(2)] == ['summary'] * 2
     links = [shown.press(Keys.TAB) for _ in range(4)]
     assert (links[0].text, links[3].text) == ('Summary', 'Training')
     outline = shown.run('return getComputedStyle(arguments[0]).outlineStyle', links[3])
