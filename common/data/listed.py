@@ -159,6 +159,24 @@ def _read(line: str, people: _People) -> tuple[list[Path], list[str]]:
     return best
 
 
+def _count_lines(lines: list[str]) -> set[int]:
+    """Which lines may be counts, as they head LFW's lists and their folds: numbers alone at the
+    head, and a number that as many lines follow. None where all are numbers."""
+    numbers = [
+        place for place, line in enumerate(lines) if all(word.isdigit() for word in line.split())
+    ]
+    if len(numbers) == len(lines):
+        return set()
+    ends = {*numbers, len(lines)}
+    short = [place for place in numbers if len(lines[place].strip()) < 9]
+    folds = {
+        place
+        for place in short
+        if lines[place].strip().isdigit() and place + int(lines[place]) + 1 in ends
+    }
+    return folds | ({0} & set(numbers))
+
+
 def read_people(
     path: Optional[PathLike], flag: str, folder: Path, allow_unknown: bool = False
 ) -> list[Path]:
@@ -166,7 +184,7 @@ def read_people(
 
     A line is a name, a path to the folder or to a picture in it, or a line of a list of people or
     pairs (`name count`, `name i j`, `name i name j`, `path path 0|1`), of which everybody counts;
-    the numbers that head LFW's lists are none. Unicode's normal forms are one.
+    the numbers that head LFW's lists and their folds are none. Unicode's normal forms are one.
 
     Raises
     ------
@@ -177,13 +195,15 @@ def read_people(
         return []
     people = _people_of(folder)
     lines = [line for line in read_lines(path, f'{flag} file') if line.strip()]
-    counts = [all(word.isdigit() for word in line.split()) for line in lines]
+    counts = _count_lines(lines)
     named: list[Path] = []
     unknown: list[str] = []
-    for line, is_count in zip(lines, counts):
+    for number, line in enumerate(lines):
         folders, without = _read(line, people)
         named += folders
-        if not (is_count and not folders and not all(counts)):
+        if number in counts and not folders:
+            log.info('%s: the line %s is taken for a count', path, line.strip())
+        else:
             unknown += without
     problem = ''
     if unknown:

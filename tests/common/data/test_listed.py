@@ -42,6 +42,7 @@ def named(folder, text, **options):
         (f'{COMMA}\n{NFD} 3\n', [COMMA, NFC]),
         (f'"{COMMA}",5\n', [COMMA]),
         (f'{NFD}/a b.png\n{COMMA}/1.jpg 2\n', [NFC, COMMA]),
+        ('2\n1\nAnn\n2\nBob\n0000045\n', ['Ann', 'Bob', '0000045']),  # folds of View 2
         ('0000045\n', ['0000045']),
         ('0000045\t1\t2\n', ['0000045']),
     ],
@@ -55,6 +56,8 @@ def test_everybody_in_a_list_is_found(folder, text, names):
     [
         ('Ann/1.jpg Nobody/1.jpg 0\n', '(Nobody/1.jpg)'),
         ('Ann,1,Nobody,2\n', '(Nobody)'),
+        ('Ann\n124\n', '(124)'),  # as many lines do not follow it
+        ('1\nAnn\n124\nBob\n', '(124)'),
         ('0000045\n0000046\n', '(0000046)'),  # no count: everybody is a number
         ('# test people\nAnn\n', '(# test people)'),
         ('', 'names nobody'),
@@ -66,7 +69,7 @@ def test_a_name_of_nobody_stops(folder, text, shown):
         named(folder, text)
     assert shown in str(error.value)
     found = named(folder, text, allow_unknown=True)
-    assert found == [name for name in ('0000045', 'Ann') if name in text]
+    assert found == [name for name in ('0000045', 'Ann', 'Bob') if name in text]
 
 
 def test_both_forms_of_a_name_are_that_name(folder):
