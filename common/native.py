@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 from .files import PathLike, atomic_path
+from .parallel import cpu_fields
 
 log = logging.getLogger(__name__)
 
@@ -138,12 +139,11 @@ def machine_key(sources: Sources) -> str:
 
 def _cpu() -> str:
     """What -march=native depends on: architecture, model and instruction set flags."""
-    cpuinfo = Path('/proc/cpuinfo')
-    if not cpuinfo.is_file():
+    told = cpu_fields()
+    if not told:
         return f'{platform.machine()} {platform.processor()}'
     wanted = ('vendor_id', 'cpu family', 'model', 'stepping', 'flags', 'Features', 'CPU part')
-    first_cpu = cpuinfo.read_text().split('\n\n')[0].splitlines()
-    lines = [line for line in first_cpu if line.split('\t')[0].split(':')[0].strip() in wanted]
+    lines = [f'{key}: {told[key]}' for key in wanted if key in told]
     return '\n'.join([platform.machine(), *lines])
 
 

@@ -20,14 +20,18 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
-def cpu_model() -> tuple[str, frozenset[str]]:
-    """(name, flags) of the CPU as Linux tells them, for figures that depend on it; '' elsewhere."""
+def cpu_fields() -> dict[str, str]:
+    """What Linux tells of the first CPU, such as 'model name' and 'flags'; {} elsewhere."""
     told = Path('/proc/cpuinfo')
     if not told.is_file():
-        return '', frozenset()
+        return {}
     pairs = (line.partition(':') for line in told.read_text().split('\n\n')[0].splitlines())
-    fields = {key.strip(): value.strip() for key, _, value in pairs}
-    return fields.get('model name', platform.machine()), frozenset(fields.get('flags', '').split())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def cpu_name() -> str:
+    """Of the CPU, for figures that depend on it; its architecture where nothing tells more."""
+    return cpu_fields().get('model name', platform.machine())
 
 
 def ordered_map(

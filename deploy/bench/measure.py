@@ -19,7 +19,7 @@ from typing import Callable, Optional
 from ...common.console import ProgressBar
 from ...common.errors import InputError
 from ...common.files import atomic_path
-from ...common.parallel import cpu_model
+from ...common.parallel import cpu_fields, cpu_name
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,9 @@ def peak_memory() -> int:
 def machine() -> dict:
     """What the figures were taken on: CPU, its vector units, CPUs used, memory, versions."""
     info = {'system': platform.platform(), 'python': platform.python_version()}
-    name, flags = cpu_model()
-    if name:
-        wanted = ('avx2', 'fma', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_bf16', 'amx_int8')
-        info['cpu'], info['vector_units'] = name, [flag for flag in wanted if flag in flags]
+    flags = cpu_fields().get('flags', '').split()
+    wanted = ('avx2', 'fma', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_bf16', 'amx_int8')
+    info['cpu'], info['vector_units'] = cpu_name(), [flag for flag in wanted if flag in flags]
     if hasattr(os, 'sched_getaffinity'):
         info['cpus'] = len(os.sched_getaffinity(0))
         info['memory_gb'] = round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9, 1)

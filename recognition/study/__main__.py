@@ -9,7 +9,6 @@ results.json of a study in place of its file, the table and the page are made an
 import argparse
 import json
 import logging
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from ... import __version__
 from ...common import console, flops
 from ...common.errors import InputError, RunError
 from ...common.files import atomic_write, exclusive, output_folder, read_json
-from ...common.parallel import cpu_count, cpu_model
+from ...common.parallel import cpu_count, cpu_name
 from ...eval.report.page import page
 from ...symbol import get_symbol
 from ..config import (
@@ -236,8 +235,7 @@ def run(args: argparse.Namespace) -> dict:
         runner, configs = run_jobs(study, args.jobs or cpu_count(), args.arms)
         about = {name: describe(config) for name, config in configs.items()}
         result = results.gather(study, runner.records, about)
-        name, _ = cpu_model()
-        result['machine'] = f'{name or platform.machine()}, {cpu_count()} CPUs'
+        result['machine'] = f'{cpu_name()}, {cpu_count()} CPUs'
         result['version'] = __version__
         text = json.dumps(result, indent=1, allow_nan=False)
         atomic_write(out / RESULTS, text + '\n')
