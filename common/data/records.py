@@ -77,6 +77,10 @@ class FolderRecords:
     ----------
     folder : the folder
 
+    Attributes
+    ----------
+    labels : int64 (num_images,)
+
     Raises
     ------
     InputError if there are no pictures, or for an identity folder without any.
@@ -89,7 +93,7 @@ class FolderRecords:
             self.class_names = tuple(identity.name for identity in identities)
             self._paths = [path for identity in identities for path in identity.paths]
             counts = [len(identity.paths) for identity in identities]
-            self._labels = np.repeat(np.arange(len(identities)), counts)
+            self.labels = np.repeat(np.arange(len(identities)), counts)
         else:
             found = find_pictures(self.source)
             if not found.pictures:
@@ -100,7 +104,7 @@ class FolderRecords:
             warn_of_others(self.source, found.others)
             self.class_names = ()
             self._paths = found.pictures
-            self._labels = np.full(len(self._paths), UNLABELLED)
+            self.labels = np.full(len(self._paths), UNLABELLED)
         self.num_classes = len(self.class_names)
         self.num_images = len(self._paths)
 
@@ -112,7 +116,7 @@ class FolderRecords:
         if not 0 <= position < self.num_images:
             raise IndexError(f'image {position} of {self.num_images}')
         try:
-            return int(self._labels[position]), read_picture(self._paths[position])
+            return int(self.labels[position]), read_picture(self._paths[position])
         except InputError as error:
             raise InputError(f'{self.name(position)}: {error}') from None
         except OSError as error:
@@ -204,10 +208,12 @@ def open_records(data_dir: PathLike, size: int = IMAGE_SIZE) -> Records:
 
 
 def read_labels(records: Records, skip: bool = False) -> np.ndarray:
-    """int64 (pictures,): the class of every picture; reads all of them once.
+    """int64 (pictures,): the class of every picture; of a record file, reads all of them once.
 
     Raises InputError for a picture that cannot be read; with `skip` it has the label UNLABELLED.
     """
+    if isinstance(records, FolderRecords):  # whose folders tell
+        return records.labels
     labels = np.full(len(records), UNLABELLED, np.int64)
     for position in range(len(records)):
         try:
