@@ -144,22 +144,20 @@ def class_loss(
 
 
 def check_pairs(loss: ClassificationLoss, images: int, classes: int, shuffle: str) -> None:
-    """InputError where a loss that compares images would find less than one pair in a step.
+    """Warn where a loss that compares images finds few pairs of one person in a step.
 
-    Where pictures are drawn without regard to people, a step of B images of C people as frequent as
-    each other has B (B - 1) / 2C pairs of one person; a warning says so where they are few.
+    Where pictures are drawn without regard to people, a step of B images of C people has
+    B (B - 1) / 2C such pairs if people are equally frequent, and more if they are not.
     """
     if not loss.compares_images or shuffle == 'people':
         return
     pairs = images * (images - 1) / (2 * classes)
-    said = (
-        f'a step of {images} images of {classes} people has about {pairs:.2g} pairs of one person, '
-        f'and {type(loss).__name__.lower()} learns from those alone'
-    )
-    if pairs < 1:
-        raise InputError(f'{said}; --shuffle people puts pictures of a person beside each other')
     if pairs < images / 2:
-        log.warning('%s; --shuffle people makes more of them', said)
+        log.warning(
+            'a step of %d images of %d people has %.2g pairs of one person if all are equally '
+            'frequent, and %s learns from those alone; --shuffle people makes more of them',
+            *(images, classes, pairs, type(loss).__name__.lower()),
+        )
 
 
 def check_additions(loss: ClassificationLoss, smoothing: float, exclusive: float) -> None:
