@@ -30,6 +30,7 @@ from .decide import (
     choose_for_gallery,
     decide_for_gallery,
     embedder_from,
+    usual_rates,
 )
 from .decision_notes import note_identification
 from .embedder import FaceEmbedder
@@ -182,7 +183,7 @@ def _enrol(args: argparse.Namespace) -> dict:
 def _doubts(
     args: argparse.Namespace, embedder: FaceEmbedder, gallery: Gallery, faces: list[Face]
 ) -> list[str]:
-    decision = decide_for_gallery(embedder, len(gallery), DEFAULT_FPIR)
+    decision = decide_for_gallery(embedder, len(gallery), usual_rates(embedder).fpir)
     threshold = decision and decision.threshold
     return [
         f'{path}: {doubt}'

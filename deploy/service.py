@@ -12,7 +12,6 @@ import numpy as np
 
 from ..common.data.image import encode_jpeg
 from .decide import (
-    DEFAULT_FPIR,
     Decision,
     check_fpir,
     decide_for_gallery,
@@ -288,7 +287,7 @@ class Service:
 
     def _add(self, name: str, face: Face, force: bool) -> tuple[list[str], dict[str, int]]:
         """Enrol a face; (doubts, identities afterwards)."""
-        decision = self._decide(len(self._gallery), DEFAULT_FPIR)
+        decision = self._decide(len(self._gallery), self.fpir)
         doubts = enrolment_doubts(self._gallery, name, face, decision and decision.threshold)
         if doubts and not force:
             raise DoubtfulEnrolment(doubts)

@@ -280,6 +280,21 @@ def test_an_export_names_the_rates_that_are_usual_for_it(folder, run_command, tm
     assert code == 2 and 'is no record of an export' in errors
 
 
+def test_a_person_under_two_names_is_told_at_the_rate_of_the_export(folder, run_command, tmp_path):
+    model = export_folder(tmp_path, thresholds={'0.2': -0.99, '0.01': 0.9999})
+    place = ['--model', model, '--gallery', tmp_path / 'people']
+    first, other = folder / 'p0' / '0.png', folder / 'p1' / '1.png'
+    assert run_command('gallery', 'enrol', 'Ada', first, *place)[0] == 0
+    code, _, errors = run_command('gallery', 'enrol', 'Eve', other, *place)
+    assert code == 0, errors
+    assert run_command('gallery', 'remove', 'Eve', *place[2:])[0] == 0
+    record = json.loads((model / 'export.json').read_text())
+    record['usual_rates'] = {'fpir': 0.2}
+    (model / 'export.json').write_text(json.dumps(record))
+    code, _, errors = run_command('gallery', 'enrol', 'Eve', other, *place)
+    assert code == 2 and "looks like 'Ada'" in errors
+
+
 def test_a_list_with_a_byte_order_mark(folder, model, run_command, tmp_path):
     lines = f'{folder / "p0" / "0.png"}\n'
     (tmp_path / 'list.txt').write_bytes(b'\xef\xbb\xbf' + lines.encode())
