@@ -17,9 +17,10 @@ from ..common.files import input_file, sha256
 from ..common.run_files import read_state, state_path, symbol_path
 
 _OF_TRAINING = (
-    *('network', 'network_options', 'loss', 'loss_options', 'teacher', 'distill', 'alpha'),
+    *('network', 'network_options', 'pretrained', 'loss', 'loss_options'),
     *('data_dir', 'num_classes', 'num_images', 'total_steps', 'lr', 'seed', 'augment'),
 )
+_OF_DISTILLATION = ('teacher', 'distill', 'alpha')  # of a run with a teacher
 
 
 def is_model(text: str) -> bool:
@@ -78,7 +79,8 @@ def _checkpoint(model: str) -> dict[str, Any]:
     }
     if state_path(prefix, epoch).is_file():
         config, state = read_state(prefix, epoch)
-        known = {key: config[key] for key in _OF_TRAINING if config.get(key) not in (None, '', {})}
+        keys = (*_OF_TRAINING, *(_OF_DISTILLATION if config.get('teacher') else ()))
+        known = {key: config[key] for key in keys if config.get(key) not in (None, '', {})}
         described.update(training=known, step=state.get('step'))
     record = read_record(f'{prefix},{epoch}')
     return {**described, **_of_record(record, weights)} if record else described

@@ -69,6 +69,7 @@ def test_a_student_learns_from_a_smaller_teacher(options, run_command, tmp_path)
     distances = [row['distill_loss'] for row in read_history(tmp_path / 'run-gen1')]
     assert distances[-1] < 0.6 * distances[0]
     assert checkpoint.load_embedding(result['model']).embedding_size == 32
+    assert run_command('info', result['model'])[1]['training']['distill'] == 'angular'
     code, _, errors = run_command('distill', *options, *words, '--resume')
     assert code == 2 and 'another configuration: teacher_lift' in errors
     words += ['--teacher-lift', '--network-option', 'emb_size=24', '--name', 'other']

@@ -74,6 +74,9 @@ def test_learns_and_reports(options, run_command, tmp_path):
     )
     assert state.step == 32
     assert config.network_options == {'multiplier': 0.25, 'emb_size': 32, 'bn_mom': 0.5}
+    told = run_command('info', result['model'])[1]['training']
+    assert told['total_steps'] == 32
+    assert not {'teacher', 'distill', 'alpha'} & told.keys()  # nobody taught it
 
 
 def test_a_folder_of_people_trains_to_the_very_weights_of_its_record_file(
