@@ -18,7 +18,7 @@ from vargfacenet.common.data.people_sets import PeopleSet, write_people_set
 from vargfacenet.common.engine.params_file import read_arrays
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
-from vargfacenet.recognition.study.plan import Job
+from vargfacenet.recognition.study.plan import TEACH, Job, read_study
 from vargfacenet.recognition.study.runner import Records
 
 from tests.recognition.conftest import pattern
@@ -154,7 +154,11 @@ def test_the_results_of_the_project_draw_their_page(path, tmp_path, run_command)
     assert code == 0, errors
     page = (tmp_path / f'{path.stem}.html').read_text()
     stored = json.loads(path.read_text())
-    assert (ROOT / 'studies' / f'{path.stem}.toml').is_file()
+    study = read_study(ROOT / 'studies' / f'{path.stem}.toml')
+    trained = {name for name, arm in study.arms.items() if arm.kind != TEACH}
+    assert stored['arms'].keys() == trained
+    asked = [question['ask'] for question in study.questions]
+    assert [question['ask'] for question in stored['questions']] == asked
     assert stored['title'] in page and all(arm in page for arm in stored['arms'])
     claimed = [each for question in stored['questions'] for each in question['comparisons']]
     assert result['claims'] == [
