@@ -16,6 +16,7 @@ arguments=(--probes "$1" --distractors "$2" --probe-labels "$3"
 shift 3
 launcher=(vargfacenet)
 if [ "${PROCESSES:-1}" -gt 1 ]; then
-  launcher=(python -m vargfacenet.common.launch -np "$PROCESSES" -H "${HOSTS:-localhost:$PROCESSES}")
+  launcher=("$(dirname "${BASH_SOURCE[0]}")/../recognition/train_multi.sh"
+    -np "$PROCESSES" -H "${HOSTS:-localhost:$PROCESSES}")
 fi
 exec "${launcher[@]}" identify "${arguments[@]}" "$@"

@@ -4,13 +4,13 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
+from vargfacenet.common.child import module_words
 
 NETWORK = ROOT / 'tests' / 'data' / 'small_network.py'
-LAUNCHER = [sys.executable, '-m', 'vargfacenet.common.launch']
+LAUNCHER = module_words('vargfacenet.common.launch')
 needs_horovod = pytest.mark.skipif(
     importlib.util.find_spec('horovod') is None,
     reason='needs Horovod: VARGFACENET_EXTRAS=dist source common/setup_env.sh',

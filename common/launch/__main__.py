@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from .. import console
+from ..child import module_words
 from ..errors import InputError, RunError
 from ..extras import need
 from .local import End, LocalRanks, Stop
@@ -93,7 +94,7 @@ def watch(ranks: LocalRanks, others: Union[OtherHosts, FirstHost], stop: Stop) -
 def program(command: Sequence[str]) -> list[str]:
     """What a rank runs."""
     kvstore = ['--kvstore', 'horovod'] if command[0] in TRAINING else []
-    return [sys.executable, '-m', 'vargfacenet', *command, *kvstore]
+    return module_words('vargfacenet', *command, *kvstore)
 
 
 def coordinate(options: argparse.Namespace, command: Sequence[str]) -> int:
