@@ -15,6 +15,7 @@ from typing import Optional
 from ..common import console
 from ..common.data.left_out import LeftOut
 from ..common.errors import InputError
+from ..common.ranks import Ranks
 from .augmentations import (
     AUGMENTATIONS,
     COMBINATIONS,
@@ -22,9 +23,9 @@ from .augmentations import (
     parse_augmentation_options,
 )
 from .processes import connect, leaving_at_once
-from .teacher import open_teacher
-from .teacher_store import TeacherStore
-from .teaching import left_out_path, teach, teach_in_ranks
+from .teacher import Teacher, open_teacher
+from .teacher_store import Header, TeacherStore
+from .teaching import left_out_path, teach
 from .views import Views
 
 log = logging.getLogger(__name__)
@@ -99,26 +100,28 @@ def read_views(args: argparse.Namespace) -> Optional[Views]:
     return Views(augmentations, args.views, args.seed)
 
 
-def run(args: argparse.Namespace) -> Optional[dict]:
+def read_job(args: argparse.Namespace, ranks: Ranks) -> tuple[Teacher, Header, Optional[Views]]:
+    """The teacher, what its store is of, and the views that it is to hold."""
     if args.batch_size < 1 or args.skip_corrupt < 0:
         raise InputError(
             f'--batch-size {args.batch_size} --skip-corrupt {args.skip_corrupt}: must be at least '
             '1, and not negative'
         )
-    ranks = connect()
     if ranks.size > 1 and args.skip_corrupt:
         raise InputError('--skip-corrupt counts in one process; leave it out, or use one')
     views = read_views(args)
+    teacher = open_teacher(args.teacher, args.input)
+    return teacher, teacher.header(args.data_dir, views), views
+
+
+def run(args: argparse.Namespace) -> Optional[dict]:
+    ranks = connect()
     started = time.monotonic()
     with leaving_at_once('vargfacenet teach', ranks.size > 1):
         if ranks.rank:
             console.set_up_logging(logging.WARNING)  # a job is shown once
-        teacher = ranks.in_turn(lambda: open_teacher(args.teacher, args.input), 'teacher')
-        header = teacher.header(args.data_dir, views)
-        if ranks.size > 1:
-            store = teach_in_ranks(ranks, teacher, header, views, args.batch_size)
-        else:
-            store = teach(teacher, header, views, args.batch_size, args.skip_corrupt)
+        teacher, header, views = ranks.in_turn(lambda: read_job(args, ranks), 'job')
+        store = teach(teacher, header, views, args.batch_size, args.skip_corrupt, ranks)
     return report(args, store, time.monotonic() - started) if store else None
 
 

@@ -172,8 +172,7 @@ def _unit_rows(embeddings: np.ndarray, first: int, header: Header) -> np.ndarray
 def build(
     path: Path,
     header: Header,
-    blocks: Callable[[int], Iterator[np.ndarray]],
-    embed: Callable[[np.ndarray], np.ndarray],
+    embedded: Callable[[int], Iterator[np.ndarray]],
     bar: Callable[[int], contextlib.AbstractContextManager[ProgressBar]],
 ) -> None:
     """Make the store at `path`, or go on with the one that a killed process left.
@@ -182,9 +181,8 @@ def build(
     ----------
     path : where the finished store goes
     header : of the teacher and the data set; `done` is ignored
-    blocks : first record -> iterator of uint8 (n, rows, 112, 112, 3) RGB, all rows of the records
-        from there on
-    embed : uint8 (n, 112, 112, 3) -> float32 (n, D)
+    embedded : first record -> iterator of float32 (n, rows, D), all rows of the records from there
+        on
     bar : records done before -> progress bar
 
     Raises
@@ -203,18 +201,17 @@ def build(
                 header = replace(header, done=0, crc32=0)
                 _write_header(handle, header)
             row_bytes = 2 * header.rows * header.embedding_size
-            for images in blocks(done):
-                embeddings = embed(images.reshape(-1, *images.shape[2:]))
-                rows = _unit_rows(embeddings, done, header)
+            for embeddings in embedded(done):
+                rows = _unit_rows(embeddings.reshape(-1, header.embedding_size), done, header)
                 handle.seek(HEADER_BYTES + done * row_bytes)
                 handle.write(rows)
                 handle.flush()
                 os.fsync(handle.fileno())  # before the header says that they are there
-                done += len(images)
+                done += len(embeddings)
                 if header.crc32 != NO_CHECKSUM:
                     header = replace(header, crc32=zlib.crc32(rows, header.crc32))
                 _write_header(handle, replace(header, done=done))
-                progress.advance(len(images))
+                progress.advance(len(embeddings))
         if done != header.records:
             raise RunError(f'{part}: {done} of {header.records} images came')
         os.replace(part, path)

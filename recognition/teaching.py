@@ -5,7 +5,7 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Optional
@@ -21,7 +21,7 @@ from ..common.engine.network import Network
 from ..common.errors import InputError
 from ..common.files import exclusive
 from ..common.parallel import ordered_map
-from ..common.ranks import Ranks
+from ..common.ranks import Ranks, SingleRank
 from .augmentations import Augmentations
 from .teacher import Teacher
 from .teacher_store import Header, TeacherStore, build, read_header, store_path, stores_beside
@@ -77,14 +77,7 @@ def block_size(views: Optional[Views]) -> int:
 
 
 def _blocks(
-    records: Records, views: Optional[Views], left_out: LeftOut, first: int
-) -> Iterator[np.ndarray]:
-    """`_blocks_of` all records from `first` on."""
-    return _blocks_of(records, views, left_out, range(first, len(records)))
-
-
-def _blocks_of(
-    records: Records, views: Optional[Views], left_out: LeftOut, positions: Sequence[int]
+    records: Records, views: Optional[Views], left_out: LeftOut, positions: Iterable[int]
 ) -> Iterator[np.ndarray]:
     """`_pictures` of some records, some at a time, made ahead on all CPUs."""
     size = block_size(views)
@@ -97,7 +90,7 @@ def _blocks_of(
 
 def _embedded_by_all(
     ranks: Ranks,
-    blocks: Callable[[Sequence[int]], Iterator[np.ndarray]],
+    blocks: Callable[[Iterable[int]], Iterator[np.ndarray]],
     embed: Callable[[np.ndarray], np.ndarray],
     header: Header,
     size: int,
@@ -111,52 +104,14 @@ def _embedded_by_all(
     def mine(start: int) -> range:
         return range(min(start + offset, count), min(start + offset + size, count))
 
-    made = blocks([position for start in starts for position in mine(start)])
-    for start in starts:
-        given = np.zeros((size, header.rows, header.embedding_size), np.float32)
-        here = len(mine(start))
-        if here:
-            images = next(made)
-            given[:here] = embed(images.reshape(-1, *images.shape[2:])).reshape(given[:here].shape)
-        yield ranks.gather(given, 'teacher embeddings')[: count - start]
-
-
-def teach_in_ranks(
-    ranks: Ranks, teacher: Teacher, header: Header, views: Optional[Views], batch_size: int
-) -> Optional[TeacherStore]:
-    """`teach` by several ranks, each of which reads the data; the first one writes the store, goes
-    on with what a killed job has left, and is alone in having it in the end."""
-    with contextlib.closing(open_records(header.data)) as records:
-        path = store_path(header)
-        if ranks.told(path.is_file, 'store'):
-            log.info('%s is there already', path)
-            return None if ranks.rank else TeacherStore(path, header)
-        engine = _engine_of(teacher, batch_size)
-        blocks = functools.partial(_blocks_of, records, views, LeftOut(0))
-        from_all = functools.partial(
-            _embedded_by_all, ranks, blocks, engine.embed, header, block_size(views)
-        )
-        begun = []
-
-        def started(first: Optional[int]) -> Optional[int]:
-            begun.append(first)
-            return ranks.told(lambda: first, 'first record')
-
-        if ranks.rank:
-            first = started(None)
-            for _ in () if first is None else from_all(first):
-                pass
-            return None
-        build(
-            path,
-            replace(header, engine=engine.name),
-            lambda done: from_all(started(done)),
-            lambda embeddings: embeddings,
-            lambda done: console.progress(len(records), f'teaching {path.name}', start=done),
-        )
-        if not begun:  # another command has made it meanwhile
-            started(None)
-    return TeacherStore(path, header)
+    with contextlib.closing(blocks(at for start in starts for at in mine(start))) as made:
+        for start in starts:
+            given = np.zeros((size, header.rows, header.embedding_size), np.float32)
+            here = given[: len(mine(start))]
+            if len(here):
+                images = next(made)
+                here[:] = embed(images.reshape(-1, *images.shape[2:])).reshape(here.shape)
+            yield ranks.gather(given, 'teacher embeddings')[: count - start]
 
 
 def _engine_of(teacher: Teacher, batch_size: int):
@@ -177,7 +132,8 @@ def teach(
     views: Optional[Views] = None,
     batch_size: int = 32,
     skip_corrupt: int = 0,
-) -> TeacherStore:
+    ranks: Optional[Ranks] = None,
+) -> Optional[TeacherStore]:
     """Make the store of a teacher and a data set beside the latter, unless it is there.
 
     Parameters
@@ -186,29 +142,45 @@ def teach(
     views : that it is to hold beside the pictures and their mirror images
     skip_corrupt : records that cannot be read and are left out, at most, over all parts of a job
         that was killed; they have the embeddings of the next readable one, and are listed beside
-        the store
+        the store. In one rank alone.
+    ranks : that share the work and all read the data; the first one writes the store, and is alone
+        in having it in the end
 
     Raises
     ------
     InputError for a data set that cannot be read, and for a store there that is cut off.
     RunError for an image whose embedding has no direction.
     """
+    ranks = ranks or SingleRank()
     with contextlib.closing(open_records(header.data)) as records:
         path = store_path(header)
-        if path.is_file():
+        if ranks.told(path.is_file, 'store'):
             log.info('%s is there already', path)
-            return TeacherStore(path, header)
+            return None if ranks.rank else TeacherStore(path, header)
         engine = _engine_of(teacher, batch_size)
+        anew = not path.with_suffix('.part').is_file()
+        left_out = LeftOut(skip_corrupt, left_out_path(path), anew)
+        blocks = functools.partial(_blocks, records, views, left_out)
+        size = block_size(views)
+
+        def embedded(first: int) -> Iterator[np.ndarray]:
+            """Of all records from rank 0's `first` on."""
+            first = ranks.told(lambda: first, 'first record')
+            return _embedded_by_all(ranks, blocks, engine.embed, header, size, first)
+
+        if ranks.rank:
+            for _ in embedded(0):
+                pass
+            return None
         with exclusive(path.parent):
-            left_out = LeftOut(
-                skip_corrupt, left_out_path(path), anew=not path.with_suffix('.part').is_file()
-            )
+            if path.is_file():  # another command has made it meanwhile
+                embedded(header.records)
+                return TeacherStore(path, header)
             left_out.begin()
             build(
                 path,
                 replace(header, engine=engine.name),
-                functools.partial(_blocks, records, views, left_out),
-                engine.embed,
+                embedded,
                 lambda done: console.progress(len(records), f'teaching {path.name}', start=done),
             )
     return TeacherStore(path, header)

@@ -197,6 +197,26 @@ def test_teaches_the_same_store(begun, patterns, tmp_path, monkeypatch, run_comm
     )
 
 
+@pytest.mark.parametrize(
+    ('wrong', 'told'),
+    [
+        (('--skip-corrupt', 1), '--skip-corrupt counts in one process'),
+        (('--views', 2), '--views and --augment belong together'),
+        (('--teacher', 'nobody,1'), 'nobody-symbol.json does not exist'),
+    ],
+)
+def test_a_wrong_option_is_told_in_one_line(wrong, told, begun, patterns, tmp_path):
+    """Once, by the first rank. Modules of the working directory are not imported by ranks."""
+    for name in ('numpy', 'json', 'vargfacenet'):
+        (tmp_path / f'{name}.py').write_text('open("ran", "w")\n')
+    words = ['teach', '--data-dir', patterns, '--teacher', begun, *wrong]
+    code, _, errors = launch('-np', 3, *words, cwd=tmp_path)
+    assert code == 2
+    (line,) = errors.splitlines()
+    assert line.startswith('vargfacenet teach: ') and told in line
+    assert not (tmp_path / 'ran').exists()
+
+
 def stored_rows(path):
     """(records, rows, D) as stored."""
     return np.memmap(path, '<f2', 'r', HEADER_BYTES).reshape(48, 2, -1)

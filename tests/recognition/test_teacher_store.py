@@ -18,6 +18,7 @@ from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.mxnet import Embedder
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError, RunError
+from vargfacenet.common.ranks import SingleRank
 from vargfacenet.recognition import teacher_store, teaching
 from vargfacenet.recognition.augmentations import make_augmentations
 from vargfacenet.recognition.data import FaceRecordIter
@@ -99,16 +100,15 @@ def fake_embed(calls, stop_after=None):
     return embed
 
 
-def build(path, header, data, embed):
+def build(path, header, data, embed, views=None):
     with contextlib.closing(RecordFile(data / 'train.rec')) as records:
         no_bar = contextlib.nullcontext(type('Bar', (), {'advance': lambda *_: None})())
-        teacher_store.build(
-            path,
-            header,
-            functools.partial(teaching._blocks, records, None, LeftOut(0)),
-            embed,
-            lambda done: no_bar,
+        blocks = functools.partial(teaching._blocks, records, views, LeftOut(0))
+        size = teaching.block_size(views)
+        embedded = functools.partial(
+            teaching._embedded_by_all, SingleRank(), blocks, embed, header, size
         )
+        teacher_store.build(path, header, embedded, lambda done: no_bar)
 
 
 def test_a_stopped_store_is_gone_on_with(teachers, data, tmp_path, small_blocks):
@@ -395,17 +395,10 @@ def test_views_are_what_they_were(rng):
 def test_a_stopped_store_of_views_is_gone_on_with(teachers, data, tmp_path, small_blocks):
     views = Views(STRONG, 3)
     header, stores = header_of(teachers[0], data, views), []
-
-    def make(path, embed):
-        with contextlib.closing(RecordFile(data / 'train.rec')) as records:
-            no_bar = contextlib.nullcontext(type('Bar', (), {'advance': lambda *_: None})())
-            blocks = functools.partial(teaching._blocks, records, views, LeftOut(0))
-            teacher_store.build(path, header, blocks, embed, lambda done: no_bar)
-
-    make(tmp_path / 'whole.f16', fake_embed([]))
+    build(tmp_path / 'whole.f16', header, data, fake_embed([]), views)
     with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / 'store.f16', fake_embed([], stop_after=3))
-    make(tmp_path / 'store.f16', fake_embed(stores))
+        build(tmp_path / 'store.f16', header, data, fake_embed([], stop_after=3), views)
+    build(tmp_path / 'store.f16', header, data, fake_embed(stores), views)
     assert sum(stores) == 5 * (48 - 12)  # a block is four records of five rows
     assert (tmp_path / 'store.f16').read_bytes() == (tmp_path / 'whole.f16').read_bytes()
 
