@@ -111,9 +111,13 @@ def coordinate(options: argparse.Namespace, command: Sequence[str]) -> int:
         server = Server(address, options.port, places)
         stack.callback(server.close)
         server.put('plan', {'places': places, 'command': command})
+        shells = {}
         for name in names[1:]:
-            _invite(name, options.remote_shell, server, command, stack)
-        others = OtherHosts(names[1:], server)
+            shell = _invite(name, options.remote_shell, server, command)
+            if shell:
+                shells[name] = shell
+                stack.callback(shell.terminate)
+        others = OtherHosts(names[1:], server, shells)
         stack.callback(others.let_go)
         stop = Stop()
         stack.enter_context(stop.at_signals())
@@ -136,20 +140,19 @@ class _Failure(RunError):
 
 
 def _invite(
-    name: str, shell: str, server: Server, command: Sequence[str], stack: contextlib.ExitStack
-) -> None:
-    """Have a host join, by a shell there, or by a person who is told how."""
+    name: str, shell: str, server: Server, command: Sequence[str]
+) -> Optional[subprocess.Popen]:
+    """Have a host join, by a shell there, which is returned, or by a person who is told how."""
     join = ['--join', f'{server.address}:{server.port}', '--host', name]
     line = shlex.join([str(SCRIPT), *join, *command])
     if not shell:
         sys.stderr.write(f'{PROG}: start on {name}: {line}\n')
-        return
+        return None
     words = [*shlex.split(shell), name, f'cd {shlex.quote(os.getcwd())} && exec {line}']
     try:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     except OSError as error:
         raise InputError(f'--remote-shell {shell}: {error.strerror}') from None
-    stack.callback(process.terminate)
 
 
 def join(options: argparse.Namespace, command: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from ..extras import need
 from ..parallel import cpu_count
 
 HERE = 'localhost'
+MEETING = 600.0  # seconds in which all hosts must have come
 
 
 class Host(NamedTuple):
@@ -79,6 +80,8 @@ def environment(place: Place, address: str, port: int, interface: str) -> dict[s
         'HOROVOD_LOG_LEVEL': os.environ.get('HOROVOD_LOG_LEVEL', 'fatal'),
         'HOROVOD_CONTROLLER': 'gloo',
         'HOROVOD_CPU_OPERATIONS': 'gloo',
+        # of 30 s where nothing is said; a rank starts after its launcher, which gives up first
+        'HOROVOD_GLOO_TIMEOUT_SECONDS': f'{MEETING:.0f}',
         'HOROVOD_GLOO_IFACE': interface,
         'HOROVOD_GLOO_RENDEZVOUS_ADDR': address,
         'HOROVOD_GLOO_RENDEZVOUS_PORT': str(port),

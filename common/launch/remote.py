@@ -5,21 +5,22 @@ that the other hosts use, or on this machine alone.
 """
 
 import json
+import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
+from ..child import how_it_ended
 from ..errors import InputError, RunError
 from ..extras import need
 from .local import End
-from .places import Place
+from .places import MEETING, Place
 
 BEAT = 1.0  # seconds between two words of a host
 _SILENCE = 20.0  # seconds after which a host that says nothing is lost
-_MEETING = 600.0  # seconds in which all hosts must have come
 _SCOPE = 'launch'
 
 
@@ -85,10 +86,19 @@ class Client:
 
 
 class OtherHosts:
-    """The hosts beside the first one, as it sees them."""
+    """The hosts beside the first one, as it sees them.
 
-    def __init__(self, names: Sequence[str], server: Server):
-        self._names, self._server = list(names), server
+    Parameters
+    ----------
+    names : of all of them
+    server : where they leave their words
+    shells : those that were started to have a host join, by its name
+    """
+
+    def __init__(
+        self, names: Sequence[str], server: Server, shells: Mapping[str, subprocess.Popen]
+    ):
+        self._names, self._server, self._shells = list(names), server, shells
         self._started = time.monotonic()
         self._heard: dict[str, tuple[int, float]] = {}  # host -> (its newest word, when)
 
@@ -102,13 +112,24 @@ class OtherHosts:
             if self._server.get(f'done-{name}'):
                 continue
             word = self._server.get(f'beat-{name}')
-            if word is None and now - self._started > _MEETING:
-                raise RunError(f'host {name} has not come in {_MEETING:.0f} s')
+            if word is None:
+                self._check_coming(name, now)
             if word is not None and self._heard.get(name, (None,))[0] != word:
                 self._heard[name] = word, now
             elif word is not None and now - self._heard[name][1] > _SILENCE:
                 raise RunError(f'host {name} has not been heard of for {_SILENCE:.0f} s')
         return None
+
+    def _check_coming(self, name: str, now: float) -> None:
+        """RunError for a host that has not come in time, or whose shell has failed; one that has
+        ended well may have left the launcher there behind."""
+        shell = self._shells.get(name)
+        if shell and shell.poll():
+            raise RunError(
+                f'host {name} has not come: {shell.args[0]}: {how_it_ended(shell.returncode)}'
+            )
+        if now - self._started > MEETING:
+            raise RunError(f'host {name} has not come in {MEETING:.0f} s')
 
     def done(self) -> bool:
         return all(self._server.get(f'done-{name}') for name in self._names)

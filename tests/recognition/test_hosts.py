@@ -64,8 +64,9 @@ def options(patterns, tmp_path):
     return [*words, '--head', 'partial-fc', '--frequent', 1, '--verbose', 2, '--ckpt', 1]
 
 
-def on_both(words):
-    """Launchers on both hosts; the second one waits until the first one is there."""
+def on_both(words, late=0):
+    """Launchers on both hosts; the second one comes when the first one is there, `late` seconds
+    after it."""
     inside = {name: ['ip', 'netns', 'exec', name, *LAUNCHER] for name in (FIRST, SECOND)}
     here = ['-np', 2, '-H', 'first:1,second:1', '--address', ADDRESS, '--port', PORT]
     first = start(*here, '--remote-shell', '', *words, program=inside[FIRST])
@@ -73,6 +74,7 @@ def on_both(words):
     assert told.startswith('train_multi: start on second: ')
     assert f'--join {ADDRESS}:{PORT} --host second' in told
     join = ['--join', f'{ADDRESS}:{PORT}', '--host', 'second']
+    time.sleep(late)
     return first, start(*join, *words, program=inside[SECOND])
 
 
@@ -81,7 +83,8 @@ def losses(folder):
 
 
 def test_two_hosts_train_as_two_ranks_of_one(hosts, options, tmp_path):
-    first, second = on_both([*options, '--name', 'hosts', '--steps', 6])
+    """The second one later than Gloo waits by itself: a person may be typing."""
+    first, second = on_both([*options, '--name', 'hosts', '--steps', 6], late=35)
     assert finish(first)[0] == 0
     assert finish(second, result=False)[0] == 0
     code, _, errors = launch('-np', 2, *options, '--name', 'one', '--steps', 6)
@@ -105,6 +108,19 @@ def test_a_cut_cable_ends_both_within_a_minute(hosts, options, tmp_path):
     assert 'the first host has not been heard of' in errors or 'lost the other ranks' in errors
     assert time.monotonic() - cut < 60
     assert list((tmp_path / 'cut').glob('model-*.json'))  # what --resume goes on from
+
+
+def test_a_host_whose_shell_fails_is_named(hosts, options):
+    inside = ['ip', 'netns', 'exec', FIRST, *LAUNCHER]
+    here = ['-np', 2, '-H', 'first:1,second:1', '--address', ADDRESS, '--remote-shell', 'false']
+    begun = time.monotonic()
+    code, _, errors = launch(*here, *options, '--name', 'alone', program=inside)
+    assert code == 1
+    (line,) = errors.splitlines()
+    assert line == (
+        'train_multi: host second has not come: false: the process ended with exit code 1'
+    )
+    assert time.monotonic() - begun < 25
 
 
 def test_a_name_that_leads_nowhere_is_told(hosts, options):

@@ -1,0 +1,47 @@
+"""The launcher's own parts, without ranks."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from ranks_launched import needs_horovod
+from vargfacenet.common.errors import RunError
+from vargfacenet.common.launch import remote
+from vargfacenet.common.launch.places import MEETING, Host, environment, places_of
+
+PLACES = places_of([Host('a', 1), Host('b', 1)], 2)
+
+
+@pytest.fixture
+def others():
+    """Makes the other hosts of a job, of whose shells one is given."""
+    server = remote.Server('127.0.0.1', 0, PLACES)
+    yield lambda shells: remote.OtherHosts(['b'], server, shells), server
+    server.close()
+
+
+def ended(code):
+    process = subprocess.Popen([sys.executable, '-c', f'raise SystemExit({code})'])
+    process.wait()
+    return process
+
+
+@needs_horovod
+def test_a_host_that_does_not_come_is_named(others, monkeypatch):
+    make, server = others
+    with pytest.raises(RunError, match=r'^host b has not come: .*python.*exit code 255$'):
+        make({'b': ended(255)}).failed()
+    waiting = make({'b': ended(0)})  # it may have left the launcher there
+    assert waiting.failed() is None
+    now = time.monotonic()
+    monkeypatch.setattr(time, 'monotonic', lambda: now + MEETING + 1)
+    with pytest.raises(RunError, match='^host b has not come in 600 s$'):
+        waiting.failed()
+    server.put('beat-b', 1)
+    assert make({'b': ended(255)}).failed() is None  # its own word says that it is there
+
+
+def test_ranks_wait_for_each_other_as_long_as_the_launcher_does():
+    said = environment(PLACES[0], '127.0.0.1', 1, 'lo')
+    assert float(said['HOROVOD_GLOO_TIMEOUT_SECONDS']) == MEETING
