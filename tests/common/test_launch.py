@@ -36,7 +36,7 @@ def test_a_host_that_does_not_come_is_named(others, monkeypatch):
     assert waiting.failed() is None
     now = time.monotonic()
     monkeypatch.setattr(time, 'monotonic', lambda: now + MEETING + 1)
-    with pytest.raises(RunError, match='^host b has not come in 600 s$'):
+    with pytest.raises(RunError, match=r'^host b has not come in 600 s$'):
         waiting.failed()
     server.put('beat-b', 1)
     assert make({'b': ended(255)}).failed() is None  # its own word says that it is there
