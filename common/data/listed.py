@@ -123,7 +123,7 @@ def _people_of(folder: Path) -> _People:
 
 def _people_in(words: list[str]) -> list[str]:
     """The words that may name people: those that are no numbers, else by their place."""
-    names = [word for word in words if word and not word.isdigit()]
+    names = [word for word in words if word and not word.isdecimal()]
     return names or (words[::2] if len(words) == 4 else words[:1])  # NAME1 I NAME2 J, NAME I J
 
 
@@ -163,7 +163,7 @@ def _count_lines(lines: list[str]) -> set[int]:
     """Which lines may be counts, as they head LFW's lists and their folds: numbers alone at the
     head, and a number that as many lines follow. None where all are numbers."""
     numbers = [
-        place for place, line in enumerate(lines) if all(word.isdigit() for word in line.split())
+        place for place, line in enumerate(lines) if all(word.isdecimal() for word in line.split())
     ]
     if len(numbers) == len(lines):
         return set()
@@ -172,7 +172,7 @@ def _count_lines(lines: list[str]) -> set[int]:
     folds = {
         place
         for place in short
-        if lines[place].strip().isdigit() and place + int(lines[place]) + 1 in ends
+        if lines[place].strip().isdecimal() and place + int(lines[place]) + 1 in ends
     }
     return folds | ({0} & set(numbers))
 

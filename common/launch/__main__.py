@@ -158,7 +158,7 @@ def _invite(
 def join(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Run the ranks of this host of a job that another one coordinates."""
     address, _, port = options.join.rpartition(':')
-    if not address or not port.isdigit():
+    if not address or not port.isdecimal():
         raise InputError(f'--join {options.join}: expected ADDRESS:PORT, as the first host says it')
     client = Client(options.join)
     plan = client.get('plan')

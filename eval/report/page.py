@@ -262,13 +262,20 @@ def _origin(origin: Origin) -> str:
 
 
 def page(
-    title: str, origins: Sequence[Origin], sections: Sequence[Section], verdict: Sequence[str] = ()
+    title: str,
+    origins: Union[str, Sequence[Origin]],
+    sections: Sequence[Section],
+    verdict: Sequence[str] = (),
 ) -> str:
     """The whole page: one file that needs no other, no script and no network.
 
-    `origins` stand under the title, a line for each run; `verdict` are the sentences after them.
+    `origins` stand under the title: one line, or a line that unfolds for each run; `verdict` are
+    the sentences after them.
     """
-    made = ''.join(map(_origin, origins))
+    if isinstance(origins, str):
+        made = f'<p>{escape(origins)}</p>'
+    else:
+        made = ''.join(map(_origin, origins))
     lead = ''.join(f'<p class="verdict">{escape(sentence)}</p>' for sentence in verdict)
     links = ''.join(
         f'<a href="#s{number}">{escape(section.title)}</a>'

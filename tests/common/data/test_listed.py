@@ -57,6 +57,7 @@ def test_everybody_in_a_list_is_found(folder, text, names):
         ('Ann/1.jpg Nobody/1.jpg 0\n', '(Nobody/1.jpg)'),
         ('Ann,1,Nobody,2\n', '(Nobody)'),
         ('Ann\n124\n', '(124)'),  # as many lines do not follow it
+        ('Ann\n²\n', '(²)'),  # a digit that is no number
         ('1\nAnn\n124\nBob\n', '(124)'),
         ('0000045\n0000046\n', '(0000046)'),  # no count: everybody is a number
         ('# test people\nAnn\n', '(# test people)'),
