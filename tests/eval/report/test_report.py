@@ -8,6 +8,7 @@ import json
 import re
 import time
 
+import cv2
 import numpy as np
 import pytest
 from chromium import browsers
@@ -332,9 +333,36 @@ def test_by_keyboard_alone(shown):
     assert shown.run('return arguments[0].scrollLeft', wide) > 0
 
 
-def test_axe_finds_no_violation(shown):
+def grounds(shown):
+    """(lightness of the page, of each figure's ground, of its text), 0..1: the median and the
+    farthest from it, as the browser draws them."""
+    figures = shown.browser.find_elements('css selector', '.figures img')
+    drawn = [cv2.imdecode(np.frombuffer(one.screenshot_as_png, np.uint8), 0) for one in figures]
+    page = cv2.imdecode(np.frombuffer(shown.browser.get_screenshot_as_png(), np.uint8), 0)
+    middles = [np.median(picture) / 255 for picture in drawn]
+    ink = [
+        (picture.max() if middle < 0.5 else picture.min()) / 255
+        for picture, middle in zip(drawn, middles)
+    ]
+    return np.median(page) / 255, np.array(middles), np.array(ink)
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_figures_are_as_light_or_dark_as_the_page(scheme, shown):
+    shown.size(1280, 900, scheme=scheme)
+    page, middles, ink = grounds(shown)
+    assert len(middles) == 6 + 5 + 4
+    if scheme == 'dark':
+        assert page < 0.2 and (middles < 0.2).all() and (ink > 0.8).all()
+    else:
+        assert page > 0.8 and (middles > 0.8).all() and (ink < 0.3).all()
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+@pytest.mark.parametrize('width', [1280, 390])
+def test_axe_finds_no_violation(width, scheme, shown):
     package = pytest.importorskip('axe_core_python')
-    shown.size(1280, 900)
+    shown.size(width, 900, scheme=scheme)
     path = importlib.resources.files(package).joinpath('axe.min.js')
     shown.run(path.read_text(encoding='utf-8'))
     found = shown.browser.execute_async_script(
