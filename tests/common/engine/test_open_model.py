@@ -237,6 +237,28 @@ def test_a_file_whose_layers_have_no_bounds_is_refused(engine, nodes, told, tmp_
         open_model(str(tmp_path / 'model.onnx'), engine)
 
 
+@pytest.mark.parametrize('engine', ENGINES)
+def test_int8_weights_are_no_layer(engine, tmp_path):
+    """As numbers those of ResNet-18's last layer have 51 MB, which no layer gives for a picture."""
+    nodes = [
+        ('AveragePool', ['data'], 'small', {'kernel_shape': [14, 14], 'strides': [14, 14]}),
+        ('Reshape', ['small', 'flat'], 'x', {}),
+        ('DequantizeLinear', ['weight', 'scale'], 'wide', {}),
+        ('Gemm', ['x', 'wide'], 'y', {}),
+        ('Reshape', ['y', 'maps'], 'z', {}),
+    ]
+    values = {
+        'flat': np.array([-1, 192], np.int64),
+        'weight': np.ones((192, 3 * 64 * 512), np.int8),
+        'scale': np.array(0.5, np.float32),
+        'maps': np.array([-1, 3, 64, 512], np.int64),
+    }
+    small_file(tmp_path / 'model.onnx', nodes, 'z', **values)
+    white = np.full((1, 112, 112, 3), 255, np.uint8)  # 1, as such a file takes it
+    found = open_model(str(tmp_path / 'model.onnx'), engine).embed(white)
+    np.testing.assert_allclose(found, np.full((1, 8), 3 * 192 * 0.5), rtol=1e-6)
+
+
 def test_what_a_file_says_of_its_layers_is_not_believed(tmp_path):
     """24 GB that are announced as a picture."""
     path = tmp_path / 'model.onnx'
