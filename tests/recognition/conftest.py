@@ -1,12 +1,17 @@
 """A small data set of coloured patterns and the options of a run that takes a second or two."""
 
+import runpy
+
 import cv2
 import numpy as np
 import pytest
+from conftest import DATA
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.data.recordio import write_face_records
+from vargfacenet.symbol import NETWORKS
 
 IDENTITIES, IMAGES = 6, 8
+SMALL_NETWORK = DATA / 'small_network.py'  # for VARGFACENET_PLUGINS of other processes
 
 
 def pattern(identity: int, number: int) -> bytes:
@@ -49,3 +54,13 @@ def options(run_options):
     words = ('multiplier=0.25', 'emb_size=32', 'bn_mom=0.5')
     network = [text for word in words for text in ('--network-option', word)]
     return [*run_options, '--network', 'vargfacenet', *network]
+
+
+@pytest.fixture
+def small_options(run_options, monkeypatch):
+    """The same for a network of a few layers, where it is the run that is looked at: its files,
+    what it says, how it goes on."""
+    monkeypatch.setattr(NETWORKS, '_items', dict(NETWORKS._items))
+    monkeypatch.setattr(NETWORKS, '_files', dict(NETWORKS._files))
+    runpy.run_path(str(SMALL_NETWORK))
+    return [*run_options, '--network', 'small', '--network-option', 'emb_size=32']

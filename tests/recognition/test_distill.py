@@ -89,10 +89,10 @@ def test_equation_4_trains_as_well(options, teacher, run_command, tmp_path):
 
 
 def test_total_loss_is_classification_plus_alpha_times_distillation(
-    options, teacher, run_command, tmp_path
+    small_options, teacher, run_command, tmp_path
 ):
     code, _, _ = run_command(
-        'distill', *options, '--teacher', teacher, '--generations', 1, '--alpha', 3.5
+        'distill', *small_options, '--teacher', teacher, '--generations', 1, '--alpha', 3.5
     )
     assert code == 0
     for row in read_history(tmp_path / 'run-gen1'):
@@ -115,12 +115,12 @@ def test_the_teacher_stays_bit_identical(teacher):
             np.testing.assert_array_equal(held[name].asnumpy(), value.asnumpy(), err_msg=name)
 
 
-def test_a_complete_generation_is_not_trained_again(options, teacher, run_command, tmp_path):
+def test_a_complete_generation_is_not_trained_again(small_options, teacher, run_command, tmp_path):
     """Resuming with one generation complete leaves it alone and goes on with the next."""
-    run_command('distill', *options, '--teacher', teacher, '--generations', 1)
+    run_command('distill', *small_options, '--teacher', teacher, '--generations', 1)
     done = (tmp_path / 'run-gen1' / 'model-0001.params').stat().st_mtime_ns
     code, result, _ = run_command(
-        'distill', *options, '--teacher', teacher, '--generations', 2, '--resume'
+        'distill', *small_options, '--teacher', teacher, '--generations', 2, '--resume'
     )
     assert code == 0
     assert (tmp_path / 'run-gen1' / 'model-0001.params').stat().st_mtime_ns == done
@@ -151,7 +151,7 @@ def test_a_missing_teacher_is_named(options, run_command):
     assert 'nothing-symbol.json' in errors
 
 
-def test_teacher_and_data_are_read_once(options, teacher, run_command, monkeypatch):
+def test_teacher_and_data_are_read_once(small_options, teacher, run_command, monkeypatch):
     """Two generations from a store, the teacher's own row in the table, and all of it resumed."""
     counts = collections.Counter()
 
@@ -169,11 +169,10 @@ def test_teacher_and_data_are_read_once(options, teacher, run_command, monkeypat
     counting(teachers, 'teacher_hash')
     prefix, epoch = teacher.rsplit(',', 1)
     loads = 'load_params', str(checkpoint.params_path(prefix, int(epoch)))
+    words = ['--teacher', teacher, '--target', 'pairs', '--frequent', 1]
     for extra in ([], ['--resume']):
         counts.clear()
-        code, result, _ = run_command(
-            'distill', *options, '--teacher', teacher, '--target', 'pairs', '--frequent', 1, *extra
-        )
+        code, result, _ = run_command('distill', *small_options, *words, *extra)
         assert code == 0 and result['teacher_store']
         assert (counts[loads], counts['digest', ''], counts['teacher_hash', '']) == (1, 1, 1)
 
@@ -190,10 +189,10 @@ def crops(patterns, tmp_path):
 
 
 def test_pictures_without_labels_teach_as_those_with_labels(
-    options, teacher, crops, run_command, tmp_path
+    small_options, teacher, crops, run_command, tmp_path
 ):
     """L_s alone looks at no label: a folder of crops gives the run of the record file."""
-    words = [*options, '--teacher', teacher, '--generations', 1, '--no-classification']
+    words = [*small_options, '--teacher', teacher, '--generations', 1, '--no-classification']
     words += ['--frequent', 1, '--distill', 'angular']
     assert run_command('distill', *words, '--name', 'labelled')[0] == 0
     plain = [*words, '--data-dir', crops]
@@ -210,9 +209,10 @@ def test_pictures_without_labels_teach_as_those_with_labels(
 
 
 def test_class_centres_come_from_a_store_whatever_the_augmentation(
-    options, teacher, patterns, run_command, tmp_path
+    small_options, teacher, patterns, run_command, tmp_path
 ):
-    words = [*options, '--teacher', teacher, '--generations', 1, '--steps', 2, '--augment', 'mild']
+    words = [*small_options, '--teacher', teacher, '--generations', 1]
+    words += ['--steps', 2, '--augment', 'mild']
     data = shutil.copytree(patterns, tmp_path / 'data')
     words += ['--data-dir', data]
     code, _, errors = run_command(

@@ -65,9 +65,9 @@ def mine(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mine_options(options, mine):
+def mine_options(small_options, mine):
     named = ['--loss', 'scaled', '--loss-option', 's=12', '--augment', 'dark']
-    return [*options, '--config', mine, *named, '--lr-mode', 'halving', '--warmup-steps', 0]
+    return [*small_options, '--config', mine, *named, '--lr-mode', 'halving', '--warmup-steps', 0]
 
 
 def test_train_runs_what_a_file_registers(mine_options, run_command, tmp_path):

@@ -134,7 +134,7 @@ def curve(run_command, folder, *words):
 
 
 def test_file_and_live_engine_teach_alike(
-    options, patterns, onnx_file, rows, run_command, tmp_path
+    small_options, patterns, onnx_file, rows, run_command, tmp_path
 ):
     """No classification, a tiny learning rate: the first steps show what is taught."""
     path = save(
@@ -143,7 +143,7 @@ def test_file_and_live_engine_teach_alike(
         mirrored=rows[:, 1],
         records=np.arange(48),
     )
-    common = [*options, '--generations', 1, '--frequent', 1, '--steps', 4, '--lr', 1e-6]
+    common = [*small_options, '--generations', 1, '--frequent', 1, '--steps', 4, '--lr', 1e-6]
     common += ['--no-classification']
     file = curve(run_command, tmp_path / 'file', *common, '--teacher', path)
     live = ['--teacher', onnx_file, '--teacher-store', 'live']

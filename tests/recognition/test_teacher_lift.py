@@ -55,23 +55,23 @@ def test_embeddings_and_class_centres_are_the_teachers(rng):
     assert lifted(source, 10, 10) is source
 
 
-def test_a_student_learns_from_a_smaller_teacher(options, run_command, tmp_path):
+def test_a_student_learns_from_a_smaller_teacher(small_options, run_command, tmp_path):
     """Of 32 values from one of 24, by L_s alone; the student ends in the space of the map."""
     random = np.random.RandomState(0)
     directions = np.repeat(random.randn(6, 24), 8, axis=0) + 0.1 * random.randn(48, 24)
     np.savez(tmp_path / 'teacher.npz', embeddings=directions, records=np.arange(48))
     words = ['--teacher', tmp_path / 'teacher.npz', '--generations', 1, '--steps', 30]
     words += ['--lr', 0.1, '--no-classification']
-    code, _, errors = run_command('distill', *options, *words)
+    code, _, errors = run_command('distill', *small_options, *words)
     assert code == 2 and 'emb_size=24, or --teacher-lift' in errors
-    code, result, errors = run_command('distill', *options, *words, '--teacher-lift')
+    code, result, errors = run_command('distill', *small_options, *words, '--teacher-lift')
     assert code == 0, errors
     distances = [row['distill_loss'] for row in read_history(tmp_path / 'run-gen1')]
     assert distances[-1] < 0.6 * distances[0]
     assert checkpoint.load_embedding(result['model']).embedding_size == 32
     assert run_command('info', result['model'])[1]['training']['distill'] == 'angular'
-    code, _, errors = run_command('distill', *options, *words, '--resume')
+    code, _, errors = run_command('distill', *small_options, *words, '--resume')
     assert code == 2 and 'another configuration: teacher_lift' in errors
     words += ['--teacher-lift', '--network-option', 'emb_size=24', '--name', 'other']
-    code, _, errors = run_command('distill', *options, *words)
+    code, _, errors = run_command('distill', *small_options, *words)
     assert code == 2 and 'nothing to lift' in errors

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny_network import tiny_symbol
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.data.left_out import LeftOut
@@ -26,7 +27,6 @@ from vargfacenet.recognition.hooks import read_history
 from vargfacenet.recognition.run_state import load_state, remove_checkpoint
 from vargfacenet.recognition.teacher import FrozenTeacher, open_teacher
 from vargfacenet.recognition.views import Views, picture_of, row_of
-from vargfacenet.symbol import get_symbol
 
 SIZE = 32
 ORDER_OF_RECORD_9 = [1, 0, 5, 3, 2, 4]
@@ -34,8 +34,8 @@ DRAWS_OF_VIEW_5 = [0.16693269322718618, 0.28986894880305536]
 
 
 def make_teacher(folder, seed):
-    """'PREFIX,1' of a small ResNet-SE with random weights."""
-    symbol = get_symbol('r18_se', width=0.125, emb_size=SIZE)
+    """'PREFIX,1' of a network of a few layers with random weights."""
+    symbol = tiny_symbol(SIZE)
     module = mx.mod.Module(symbol, label_names=None)
     module.bind([('data', (1, 3, 112, 112))], for_training=False)
     mx.random.seed(seed)
@@ -212,8 +212,8 @@ def test_the_key_follows_teacher_data_and_preprocessing(teachers, data):
 
 
 @pytest.fixture
-def distill_options(options, data, teachers):
-    options = [data if str(option).endswith('patterns0') else option for option in options]
+def distill_options(small_options, data, teachers):
+    options = [data if str(option).endswith('patterns0') else option for option in small_options]
     assert data in options
     return [*options, '--teacher', teachers[0], '--generations', 1, '--frequent', 1]
 

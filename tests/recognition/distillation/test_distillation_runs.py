@@ -47,11 +47,20 @@ def teacher(patterns, tmp_path_factory):
 
 
 @pytest.fixture
-def distil(options, teacher, run_command):
+def distil(small_options, teacher, run_command):
     def run(loss, *words):
         numbers = [word for text in SMALL.get(loss, []) for word in ('--distill-option', text)]
         return run_command(
-            *('distill', *options, '--teacher', teacher, '--generations', 1, '--distill', loss),
+            *(
+                'distill',
+                *small_options,
+                '--teacher',
+                teacher,
+                '--generations',
+                1,
+                '--distill',
+                loss,
+            ),
             *('--frequent', 1, '--verbose', 10, '--ckpt', 2, *numbers, *words),
         )
 

@@ -33,11 +33,13 @@ def files(folder, number):
 
 
 @pytest.mark.parametrize('loss', RUNS)
-def test_it_learns_and_resumes_exactly_and_is_not_exported(loss, options, run_command, tmp_path):
+def test_it_learns_and_resumes_exactly_and_is_not_exported(
+    loss, small_options, run_command, tmp_path
+):
     own, numbers = RUNS[loss]
     words = [word for text in numbers for word in ('--loss-option', text)]
     words += [*ADDITIONS.get(loss, []), '--steps', 16, '--frequent', 1, '--verbose', 8]
-    words = ['train', *options, '--loss', loss, *words, '--ckpt', 2]
+    words = ['train', *small_options, '--loss', loss, *words, '--ckpt', 2]
     code, result, errors = run_command(*words)
     assert code == 0, errors
     folder = tmp_path / 'run'
@@ -71,7 +73,7 @@ def test_a_state_wants_one_device_and_process(loss, more):
 
 @pytest.mark.parametrize('loss', ['adaface', 'triplet'])
 def test_it_is_the_classification_loss_of_a_distillation(
-    loss, options, patterns, run_command, tmp_path
+    loss, small_options, patterns, run_command, tmp_path
 ):
     """Beside a distillation loss that carries a state too; both are saved."""
     teacher = tmp_path / 'teacher.npz'
@@ -79,7 +81,7 @@ def test_it_is_the_classification_loss_of_a_distillation(
     embeddings = {key: random.randn(48, 32).astype('f') for key in ('embeddings', 'mirrored')}
     np.savez(teacher, **embeddings, records=np.arange(48))
     words = ['--teacher', teacher, '--generations', 1, '--steps', 3, '--loss', loss]
-    code, _, errors = run_command('distill', *options, *words, '--distill', 'ekd')
+    code, _, errors = run_command('distill', *small_options, *words, '--distill', 'ekd')
     assert code == 0, errors
     rows = read_history(tmp_path / 'run-gen1')
     assert all(np.isfinite(row['class_loss']) and row['class_loss'] > 0 for row in rows)
@@ -89,9 +91,9 @@ def test_it_is_the_classification_loss_of_a_distillation(
     assert states == {'fc7_anchors', *own}
 
 
-def test_frozen_centres_may_be_those_of_another_loss(options, run_command, tmp_path):
+def test_frozen_centres_may_be_those_of_another_loss(small_options, run_command, tmp_path):
     """What AdaFace carries starts anew beside them; triplet has none to freeze."""
-    words = ['train', *options, '--steps', 1]
+    words = ['train', *small_options, '--steps', 1]
     _, first, _ = run_command(*words)
     words += ['--name', 'second', '--pretrained', first['model'], '--freeze', 'centres']
     code, _, errors = run_command(*words, '--loss', 'adaface')

@@ -18,8 +18,8 @@ def arrays_of(prefix, number):
 
 
 @pytest.fixture
-def short(options):
-    return [*options, '--target', '', '--steps', 4, '--frequent', 1, '--loss-option', 's=16']
+def short(small_options):
+    return [*small_options, '--target', '', '--steps', 4, '--frequent', 1, '--loss-option', 's=16']
 
 
 def test_all_classes_train_as_the_full_head(short, run_command, tmp_path):
