@@ -133,7 +133,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(run_options, tmp_path):
 
 def test_interrupt_saves_and_resume_goes_on(options, run_command, tmp_path):
     """Ctrl-C between two checkpoints, then the same command again: the weights of a whole run."""
-    options = [*options, '--steps', 24, '--frequent', 1]
+    options = [*options, '--steps', 12, '--frequent', 1]
     process = start(*options)
     wait_for(tmp_path / 'run' / 'history.jsonl', process)  # behind the first step
     os.killpg(process.pid, signal.SIGINT)
@@ -142,7 +142,7 @@ def test_interrupt_saves_and_resume_goes_on(options, run_command, tmp_path):
     assert 'go on with --resume' in errors
     assert 'Traceback' not in errors
     _, state = load_state(tmp_path / 'run' / 'model', 1)
-    assert 0 < state.step < 24
+    assert 0 < state.step < 12
     assert state.seconds > 0
     assert run_command('train', *options, '--resume')[0] == 0
     assert run_command('train', *options, '--name', 'whole')[0] == 0
