@@ -8,13 +8,12 @@ import numpy as np
 from ..common.data import detect
 from ..common.data.detect import CROP_FACE, MIN_FACE, FaceDetector, is_aligned_crop
 from ..common.data.detectors import DEFAULT, detector_kind
-from ..common.data.image import decode_rgb, read_picture
+from ..common.data.image import decode_rgb, has_crop_size, read_picture
 from ..common.data.warp import crop
 from ..common.engine.engines import AUTO
 from ..common.engine.open_model import OpenModel, open_model
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file
-from ..common.names import IMAGE_SIZE
 from ..common.registry import unknown_name
 from ..common.vectors import unit_rows
 
@@ -52,7 +51,7 @@ class FaceFinder:
 
         MTCNN tells, whatever finds faces in photographs: others see few that fill a picture.
         """
-        if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
+        if not has_crop_size(image):
             return False
         if self._crop_detector is None:
             self._crop_detector = FaceDetector(max(CROP_FACE, self._min_face), many=self._many)

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..common.console import Parser
 from ..common.data import detect
+from ..common.data.image import check_crop
 from ..common.data.warp import crop
 from ..common.errors import InputError
-from ..common.names import IMAGE_SIZE
 from .embedder import FaceEmbedder, read_photo, unit_length
 from .quality import Quality, assess, blur
 
@@ -101,8 +101,8 @@ def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: sli
     Otherwise as `find_face`. The box of an aligned crop is the whole picture.
     """
     height, width = image.shape[:2]
-    if faces == 'crop' and (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
-        raise InputError(f'{width}x{height} pixels; an aligned crop (--faces crop) has 112x112')
+    if faces == 'crop':
+        check_crop(image)
     if faces == 'crop' or (faces == 'auto' and embedder.finder.is_crop(image)):
         whole = np.array([[0, 0, width, height]], np.float64)
         only = [_judged(embedder, image, 1)] if range(1)[which] else []

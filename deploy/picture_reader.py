@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..common.data.image import check_crop
 from ..common.errors import InputError
 from ..common.names import IMAGE_SIZE
 from .embedder import FaceFinder, Photo, read_photo
@@ -48,9 +49,7 @@ class PictureReader:
     def _is_crop(self, name: str, image: np.ndarray) -> bool:
         if self._args.faces != 'crop':
             return self._args.faces == 'auto' and self._finder().is_crop(image)
-        if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-            height, width = image.shape[:2]
-            raise InputError(f'{name}: {width}x{height} pixels; an aligned crop has 112x112')
+        check_crop(image, name)
         return True
 
     def __call__(self, path: Path) -> Found:

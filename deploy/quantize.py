@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..common import console
-from ..common.data.image import centre_crop, decode_rgb, resize_short_side
+from ..common.data.image import decode_rgb, middle_crop
 from ..common.data.records import Records, open_records
 from ..common.engine.parity import cosines
 from ..common.errors import InputError
 from ..common.extras import need
 from ..common.files import PathLike, atomic_write
-from ..common.names import DATA, IMAGE_SIZE
+from ..common.names import DATA
 from ..eval.datasets import load_bin
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def _picture(records: Records, row: int) -> np.ndarray:
         image = decode_rgb(records.read(row)[1])
     except InputError as error:
         raise InputError(f'{records.name(row)}: {error}') from None
-    return centre_crop(resize_short_side(image, IMAGE_SIZE), IMAGE_SIZE)
+    return middle_crop(image)
 
 
 class Quantised(NamedTuple):

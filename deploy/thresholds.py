@@ -7,11 +7,10 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
-from ..common.data.image import decode_rgb, resize_short_side
+from ..common.data.image import decode_rgb, square_crop
 from ..common.data.records import open_records
 from ..common.errors import InputError
 from ..common.files import PathLike
-from ..common.names import IMAGE_SIZE
 from ..common.parallel import ordered_map
 from ..eval.cross_pairs import (
     CrossPairs,
@@ -160,18 +159,12 @@ def load_people(folder: PathLike, most: int = MOST_IMAGES) -> tuple[np.ndarray, 
 
 
 def _crop(records, position: int) -> np.ndarray:
+    name = records.name(position)
     try:
         image = decode_rgb(records.read(position)[1])
     except InputError as error:
-        raise InputError(f'{records.name(position)}: {error}') from None
-    if image.shape[1] != IMAGE_SIZE:
-        image = resize_short_side(image, IMAGE_SIZE)
-    if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
-        raise InputError(
-            f'{records.name(position)}: {image.shape[1]}x{image.shape[0]} pixels; expected an '
-            f'aligned crop (`vargfacenet align` makes them)'
-        )
-    return image
+        raise InputError(f'{name}: {error}') from None
+    return square_crop(image, name)
 
 
 def _spread(labels: np.ndarray, most: int) -> np.ndarray:

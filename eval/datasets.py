@@ -4,7 +4,7 @@ from typing import Optional
 
 import numpy as np
 
-from ..common.data.image import decode_rgb, resize_short_side
+from ..common.data.image import decode_rgb, square_crop
 from ..common.data.pair_sets import read_pairs
 from ..common.errors import InputError
 from ..common.files import PathLike
@@ -30,19 +30,12 @@ def load_bin(path: PathLike, threads: Optional[int] = None) -> tuple[np.ndarray,
     images = np.empty((len(encoded), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
     def decode(index: int) -> None:
+        name = f'{path} image {index}'
         try:
             image = decode_rgb(encoded[index])
         except InputError as error:
-            raise InputError(f'{path} image {index}: {error}') from None
-        if image.shape[1] != IMAGE_SIZE:
-            image = resize_short_side(image, IMAGE_SIZE)
-        if image.shape != images.shape[1:]:
-            height, width = image.shape[:2]
-            raise InputError(
-                f'{path} image {index}: {width}x{height} pixels after resizing; expected a square '
-                f'aligned crop'
-            )
-        images[index] = image
+            raise InputError(f'{name}: {error}') from None
+        images[index] = square_crop(image, name)
 
     for _ in ordered_map(decode, range(len(encoded)), threads):
         pass

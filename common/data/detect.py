@@ -13,9 +13,8 @@ import numpy as np
 from ..console import Parser, check_ranges
 from ..errors import InputError
 from ..files import PathLike
-from ..names import IMAGE_SIZE
 from .detectors import DEFAULT, DETECTORS, Faces, detector_kind
-from .image import centre_crop, decode_rgb, read_picture, resize_short_side
+from .image import decode_rgb, has_crop_size, middle_crop, read_picture
 from .warp import TEMPLATE
 
 log = logging.getLogger(__name__)
@@ -69,14 +68,20 @@ class FaceDetector:
 
     def detect(self, image: np.ndarray) -> Faces:
         """Find faces in a (H, W, 3) uint8 RGB picture, largest first."""
-        scale = min(1, self._side / max(image.shape[:2]))
-        if scale < 1:
-            size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        image, scale = within_side(image, self._side)
         boxes, scores, landmarks = self._detector.find(image)
         order = np.argsort(-boxes[:, 2:].prod(axis=1), kind='stable')
         order = order[scores[order] >= self._min_score]
         return Faces(boxes[order] / scale, scores[order], landmarks[order] / scale)
+
+
+def within_side(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
+    """A picture made smaller so that no side of it is longer than `side`, and by how much, 0..1."""
+    scale = min(1, side / max(image.shape[:2]))
+    if scale < 1:
+        size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return image, scale
 
 
 def add_detector_options(parser: Parser) -> None:
@@ -145,7 +150,7 @@ def is_aligned_crop(image: np.ndarray, detector: FaceDetector) -> bool:
     One in which no face is found is taken for one: crops with faces hard to see are common,
     photographs of this size are not.
     """
-    if image.shape[:2] != (IMAGE_SIZE, IMAGE_SIZE):
+    if not has_crop_size(image):
         return False
     distance = template_distance(image, detector)
     return distance is None or distance <= _OFF_TEMPLATE
@@ -160,7 +165,7 @@ def looks_aligned(encoded: bytes, detector: FaceDetector) -> Optional[bool]:
     Raises InputError as in `decode_rgb`.
     """
     image = decode_rgb(encoded)
-    crop = centre_crop(resize_short_side(image, IMAGE_SIZE), IMAGE_SIZE)
+    crop = middle_crop(image)
     distance = template_distance(crop, detector)
     if distance is None:
         return None if crop.shape == image.shape else False

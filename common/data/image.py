@@ -348,14 +348,35 @@ def resize_cubic(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return resized.astype(np.uint8).reshape(height, width, 3)
 
 
-def check_crop(image: np.ndarray, name: str) -> None:
-    """InputError naming a picture (H, W, 3) that is no aligned crop by its size."""
-    height, width = image.shape[:2]
-    if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
+def has_crop_size(image: np.ndarray) -> bool:
+    """Whether a picture (H, W, 3) may be an aligned crop by its size, 112x112."""
+    return image.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE)
+
+
+def check_crop(image: np.ndarray, name: str = '') -> None:
+    """InputError that begins with `name` for a picture that is no aligned crop by its size."""
+    if not has_crop_size(image):
+        height, width = image.shape[:2]
         raise InputError(
-            f'{name}: picture of {width}x{height}; expected {IMAGE_SIZE}x{IMAGE_SIZE}, an aligned '
-            f'crop (`vargfacenet align` makes them)'
+            f'{name}: ' * bool(name) + f'{width}x{height} pixels; an aligned crop has '
+            f'{IMAGE_SIZE}x{IMAGE_SIZE} (`vargfacenet align` makes them)'
         )
+
+
+def square_crop(image: np.ndarray, name: str) -> np.ndarray:
+    """A crop of another size as 112x112; as in InsightFace, one that is 112 wide stays as it is.
+
+    Raises InputError as `check_crop` for a picture that is not square.
+    """
+    fits = image.shape[1] == IMAGE_SIZE
+    square = image if fits else resize_short_side(image, IMAGE_SIZE)
+    check_crop(square if has_crop_size(square) else image, name)
+    return square
+
+
+def middle_crop(image: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
+    """Any picture as size x size: its short side resized to `size`, the middle of the long one."""
+    return centre_crop(resize_short_side(image, size), size)
 
 
 def resize_short_side(image: np.ndarray, size: int) -> np.ndarray:
@@ -396,7 +417,7 @@ def jpeg_crop(encoded: bytes, size: int = IMAGE_SIZE, quality: int = 95) -> tupl
     ):
         return encoded, True
     rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return encode_jpeg(centre_crop(resize_short_side(rgb, size), size), quality), False
+    return encode_jpeg(middle_crop(rgb, size), quality), False
 
 
 def _is_turned(encoded: bytes) -> bool:
