@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Optional
 
+from ..console import Parser
 from ..errors import InputError
 from ..files import PathLike, read_lines
 from .folders import identity_folders
@@ -175,6 +176,14 @@ def _count_lines(lines: list[str]) -> set[int]:
         if lines[place].strip().isdecimal() and place + int(lines[place]) + 1 in ends
     }
     return folds | ({0} & set(numbers))
+
+
+def add_people_options(parser: Parser, flag: str, what: str) -> None:
+    """Add `flag` FILE, which names people of the source, and --allow-unknown; see `read_people`."""
+    parser.add_argument(flag, metavar='FILE', help=what)
+    parser.add_argument(
+        '--allow-unknown', action='store_true', help=f'{flag} may name people who are not here'
+    )
 
 
 def read_people(

@@ -68,6 +68,18 @@ def listed(
     return comparisons, failed
 
 
+def _warn_of_few(out: Path, same: list[bool]) -> None:
+    """Say what a set is too small for, while it is being made."""
+    if all(same) or not any(same):
+        kind = 'same' if all(same) else 'different'
+        log.warning('%s: all pairs are %s pairs; `verify` and `train` need both kinds', out, kind)
+    elif len(same) < FOLDS:
+        log.warning(
+            '%s: %d pairs; `train` takes a set from %d on, `verify` with as many --folds or fewer',
+            *(out, len(same), FOLDS),
+        )
+
+
 def drawn(args: argparse.Namespace) -> tuple[PairList, list[Comparison]]:
     """Pairs drawn from the people of a folder or of a list with labels."""
     pair_list = draw_pairs(source_people(args), args.count, args.seed, args.folds)
@@ -164,11 +176,12 @@ def run(args: argparse.Namespace) -> dict:
         comparisons, failed = listed(args.source, pair_list, args.list, args.skip_missing)
     else:
         (pair_list, comparisons), failed = drawn(args), []
+    same = [comparison.same for comparison in comparisons]
+    _warn_of_few(args.out, same)
     output_folder(args.out.parent)
     pictures = load_pictures(comparisons)
     warn_if_unaligned(args.source, list(pictures))
     images = [pictures[path][0] for comparison in comparisons for path in comparison[:2]]
-    same = [comparison.same for comparison in comparisons]
     write_pairs(args.out, images, same)
     result = {
         'pairs': len(same),

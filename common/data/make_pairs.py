@@ -20,7 +20,7 @@ from .detect import warn_if_unaligned
 from .folders import Identity, choose_images, identity_folders
 from .image import jpeg_crop, read_picture
 from .label_lists import add_source_options, source_people
-from .listed import read_people
+from .listed import add_people_options, read_people
 from .people_sets import (
     SUFFIX,
     PeopleSet,
@@ -38,10 +38,7 @@ _MOST = 50_000_000  # impostor pairs that are compared without being asked
 def build_parser(parser: console.Parser) -> None:
     add_source_options(parser)
     parser.add_argument('out', type=Path, metavar='OUT.npz', help='the set to write')
-    parser.add_argument('--people', metavar='FILE', help='names of the people to take; else all')
-    parser.add_argument(
-        '--allow-unknown', action='store_true', help='--people may name people who are not here'
-    )
+    add_people_options(parser, '--people', 'names of the people to take; else all')
     parser.add_argument(
         '--max-images', type=int, default=0, help='take at most this many per person; 0: all'
     )

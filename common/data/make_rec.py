@@ -23,7 +23,7 @@ from .detect import warn_if_unaligned
 from .folders import Identity, choose_images
 from .image import jpeg_crop, read_picture
 from .label_lists import add_source_options, source_people
-from .listed import read_people
+from .listed import add_people_options, read_people
 from .recordio import CLASSES, write_face_records
 
 log = logging.getLogger(__name__)
@@ -80,10 +80,7 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--max-images', type=int, default=0, help='take at most this many per identity; 0: all'
     )
-    parser.add_argument('--exclude', metavar='FILE', help='names of identities to leave out')
-    parser.add_argument(
-        '--allow-unknown', action='store_true', help='--exclude may name people who are not here'
-    )
+    add_people_options(parser, '--exclude', 'names of identities to leave out')
     parser.add_argument('--seed', type=int, default=0, help='draws the pictures of --max-images')
     parser.add_argument(
         '--quality', type=int, default=95, help='JPEG quality of pictures that are no 112x112 JPEG'

@@ -20,7 +20,7 @@ from ..files import atomic_folder, output_folder
 from ..parallel import ordered_map
 from .folders import Identity, choose_images, find_identities, identity_folders
 from .image import check_crop, decode_rgb, encode_jpeg, read_picture
-from .listed import read_people
+from .listed import add_people_options, read_people
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def build_parser(parser: console.Parser) -> None:
         'source', type=Path, metavar='FOLDER', help='crops, FOLDER/<identity>/<picture>'
     )
     parser.add_argument('out', type=Path, metavar='OUT', help='OUT/<identity>/<video>/<frame>.jpg')
-    parser.add_argument('--exclude', metavar='FILE', help='names of people to leave out')
+    add_people_options(parser, '--exclude', 'names of people to leave out')
     parser.add_argument(
         '--min-images', type=int, default=10, help='people with fewer pictures are left out'
     )
@@ -95,8 +95,7 @@ def build_parser(parser: console.Parser) -> None:
 
 
 def _people(args: argparse.Namespace) -> list[Identity]:
-    left_out = read_people(args.exclude, '--exclude', args.source, True) if args.exclude else []
-    left_out = set(left_out)
+    left_out = set(read_people(args.exclude, '--exclude', args.source, args.allow_unknown))
     few = 0
     for folder in identity_folders(args.source):
         if folder not in left_out and sum(1 for _ in folder.iterdir()) < args.min_images:

@@ -79,6 +79,14 @@ def test_a_broken_picture_leaves_nothing_behind(crops, tmp_path, run_command):
     assert [path.name for path in tmp_path.iterdir()] == ['crops']
 
 
+def test_an_excluded_name_that_matches_nothing_stops(crops, tmp_path, run_command):
+    (tmp_path / 'test.txt').write_text('nobody')
+    words = ('make-videos', crops, tmp_path / 'out', *MAKE, '--exclude', tmp_path / 'test.txt')
+    code, _, errors = run_command(*words)
+    assert code == 2 and 'nobody' in errors and not (tmp_path / 'out').exists()
+    assert run_command(*words, '--allow-unknown')[0] == 0
+
+
 @needs_mxnet
 def test_heads_and_poolings_by_the_commands(crops, tmp_path, run_command):
     model = write_checkpoint(tmp_path)

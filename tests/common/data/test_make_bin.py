@@ -66,6 +66,20 @@ def test_a_missing_picture_names_line_and_path(folder, tmp_path, run_command):
     assert not (tmp_path / 'x.bin').exists()
 
 
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        ('2\n' + VIEW_1, '4 pairs; `train` takes a set from 10 on, `verify` with as many --folds'),
+        ('abe/abe_0001.jpg abe/abe_0002.jpg 1\n' * 12, 'all pairs are same pairs'),
+        ('abe/abe_0001.jpg abe/abe_0002.jpg 1\nabe/abe_0001.jpg cy/cy_0001.jpg 0\n' * 5, ''),
+    ],
+)
+def test_a_set_that_little_can_be_done_with_is_told(text, told, folder, tmp_path, run_command):
+    words = ('make-bin', folder, pair_list(tmp_path, text), tmp_path / 'x.bin')
+    code, _, err = run_command(*words)
+    assert code == 0 and told in err and ('verify' in err) is bool(told)
+
+
 def test_a_broken_picture_names_line_and_path(folder, tmp_path, run_command):
     (folder / 'bea' / 'bea_0002.jpg').write_bytes(b'oops')
     pairs = pair_list(tmp_path, '2\n' + VIEW_1)
