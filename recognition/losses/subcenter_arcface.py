@@ -2,6 +2,7 @@
 hard images gather around others than the main one."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 from ...common.backend import mx
 from ...common.options import REAL, integer, option, positive
@@ -28,6 +29,16 @@ class SubCenterArcFace(CosineLoss):
 
     def of_cosines(self, cosine: 'mx.sym.Symbol', head: Head) -> Logits:
         of_centres = mx.sym.reshape(cosine, shape=(-1, head.num_classes, self.k))
-        nearest = mx.sym.max(of_centres, axis=2)  # (N, C)
+        # (N, C); MXNet's max over so short an axis takes 2.5 times as long
+        nearest = reduce(
+            mx.sym.maximum,
+            (
+                mx.sym.reshape(
+                    mx.sym.slice_axis(of_centres, axis=2, begin=centre, end=centre + 1),
+                    shape=(-1, head.num_classes),
+                )
+                for centre in range(self.k)
+            ),
+        )
         target = margin_cosine(target_of(nearest, head), m2=self.m)
         return Logits(with_target(nearest, target, head))
