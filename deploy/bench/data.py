@@ -1,4 +1,4 @@
-"""Measure the data iterator against one thread with an NDArray per image, by threads; start-up.
+"""Measure the data iterator by threads against InsightFace's and MXNet's own; start-up.
 
 Without --data-dir it makes record files of its own from a few hundred drawn faces.
 """
@@ -20,18 +20,22 @@ from ...common.data.records import record_file
 from ...common.errors import InputError
 from ...common.files import input_file
 from ...common.names import IMAGE_SIZE
+from ...common.parallel import cpu_count
 from ...common.synth.face import jpeg_faces
 from ...recognition.data import FaceRecordIter
 from . import child, report
-from .iterators import BATCHES_A_CALL, taking
+from .iterators import BATCHES_A_CALL, taking, write_ungrouped
 from .measure import Timing, check_numbers, faster, in_turn, machine, slices_in_turn
 from .measured import measure_index
 from .steps import training_step
+from .stock import Variant, fastest
 
 log = logging.getLogger(__name__)
 
 PEOPLE, FACES, COPIES = 50, 8, 200  # of the record file made here: 80,000 records
 INSIGHTFACE_RECORDS = 5_800_000  # as many as MS1M has
+MXNET = 'ImageRecordIter'
+_MXNET_THREADS = 4  # unless it is told otherwise
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -51,23 +55,33 @@ def make_records(folder: Path) -> Path:
     return write_face_records(folder / 'train', (faces * COPIES for faces in people)).paths.rec
 
 
-def compare(rec: Path, args: argparse.Namespace, threads: list[int]) -> dict:
-    """Stock and ours by threads, everything in memory, a process each.
+def compare(paths: RecordPaths, args: argparse.Namespace, threads: list[int], folder: Path) -> dict:
+    """InsightFace's iterator, MXNet's with the threads that suit it best, and ours by threads;
+    everything in memory, a process each.
 
-    A turn is long beside the few batches that our iterator holds ready when it begins.
+    A turn is long beside the few batches that iterators hold ready when it begins.
     """
-    sides = {'stock': 0, **{f'threads {number}': number for number in threads}}
-    options = {'rec': str(rec), 'batch_size': args.batch_size}
+    options = {'rec': str(paths.rec), 'batch_size': args.batch_size}
+    ungrouped = write_ungrouped(paths, str(folder / 'ungrouped'), PEOPLE * FACES * COPIES)
+    copied = {**options, 'rec': str(ungrouped.rec), 'kind': 'mxnet'}
+    variants = {
+        f'{number} threads': Variant({}, {**copied, 'threads': number})
+        for number in (_MXNET_THREADS, cpu_count())
+    }
     with ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(child.Worker(taking, **options, threads=number))
-            for name, number in sides.items()
-        }
+        workers = {'stock': stack.enter_context(child.Worker(taking, **options, kind='stock'))}
+        setting, worker = fastest(taking, variants)
+        workers[MXNET] = stack.enter_context(worker)
+        for number in threads:
+            ours = child.Worker(taking, **options, kind='ours', threads=number)
+            workers[f'threads {number}'] = stack.enter_context(ours)
         times = slices_in_turn(workers, args.seconds, slice_seconds=min(3, args.seconds))
     images = BATCHES_A_CALL * args.batch_size
     rows = {name: timing.summary(images) for name, timing in times.items()}
     for name, timing in times.items():
         rows[name]['ratio'] = vars(faster(times['stock'], timing))
+        rows[name]['ratio_mxnet'] = vars(faster(times[MXNET], timing))
+    rows[MXNET]['setting'] = setting
     return rows
 
 
@@ -131,12 +145,13 @@ def measure_start(paths: RecordPaths, records: int, folder: Path) -> dict:
 def show(result: dict) -> None:
     console.table(
         'data iterator, everything in memory',
-        ['iterator', 'images/s', 'times stock', 'times the training step'],
+        ['iterator', 'images/s', 'times stock', f'times {MXNET}', 'times the training step'],
         [
             [
-                name,
+                f'{name}, {row["setting"]}' if 'setting' in row else name,
                 f'{row["per_second"]:,.0f}',
                 report.shown(row['ratio']),
+                report.shown(row['ratio_mxnet']),
                 f'{row["per_second"] / result["training_images_per_second"]:.0f}',
             ]
             for name, row in result['warm'].items()
@@ -165,10 +180,12 @@ def show(result: dict) -> None:
 
 def panels(result: dict) -> list:
     warm = result['warm']
-    threads = [int(name.split()[1]) for name in warm if name != 'stock']
-    rates = [row['per_second'] for name, row in warm.items() if name != 'stock']
-    stock = [warm['stock']['per_second']] * len(threads)
-    lines = {'ours': (threads, rates), 'stock (one thread)': (threads, stock)}
+    others = {'stock': 'stock (one thread)', MXNET: f'{MXNET} ({warm[MXNET]["setting"]})'}
+    ours = {int(name.split()[1]): row for name, row in warm.items() if name not in others}
+    threads = list(ours)
+    lines = {'ours': (threads, [row['per_second'] for row in ours.values()])}
+    for name, label in others.items():
+        lines[label] = threads, [warm[name]['per_second']] * len(threads)
     return [('iterator by threads', 'threads', 'images/s', lines)]
 
 
@@ -192,7 +209,7 @@ def run(args: argparse.Namespace) -> dict:
             'machine': machine(),
             'batch_size': args.batch_size,
             'training_images_per_second': 32 / training.median,
-            'warm': compare(rec, args, threads),
+            'warm': compare(paths, args, threads, Path(temporary)),
             'cold': cold_epochs(paths, args.batch_size),
         }
         folder = Path(temporary) / 'long'

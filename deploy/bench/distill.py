@@ -11,17 +11,20 @@ import sys
 import tempfile
 from contextlib import ExitStack
 
-import numpy as np
-
 from ...common import console
 from ...common.engine.engines import fastest
-from ...common.engine.mxnet import Embedder
-from ...common.engine.network import Network
 from ...common.errors import InputError
 from . import report
 from .child import Worker
-from .distilling import live_step, plain_step, random_teacher, stock_step, stored_step
-from .measure import Timing, faster, in_turn, machine, slices_in_turn
+from .distilling import (
+    live_step,
+    plain_step,
+    random_teacher,
+    stock_step,
+    stored_step,
+    teaching_step,
+)
+from .measure import Timing, faster, machine, slices_in_turn
 from .stock import Variant, environments
 from .stock import fastest as fastest_setting
 
@@ -36,20 +39,18 @@ def build_parser(parser: console.Parser) -> None:
     report.add_out(parser, 'all figures')
 
 
-def teaching_rates(teacher: Network, batch_size: int, seconds: float) -> dict:
+def teaching_rates(teacher: str, batch_size: int, seconds: float) -> dict:
     """Images a second of the teacher in MXNet and in the engine that fills the store."""
-    engine = fastest(teacher, batch_size=batch_size)
-    embedder = Embedder(teacher, batch_size=batch_size)
-    images = np.random.RandomState(0).randint(0, 256, (batch_size, 112, 112, 3)).astype(np.uint8)
-    times = in_turn(
-        {
-            'mxnet': lambda: embedder.embed(images),
-            'store': lambda: engine.embed(images),
-        },
-        seconds,
-    )
+    engine = fastest(random_teacher(teacher), batch_size=batch_size).name
+    options = {'teacher': teacher, 'batch_size': batch_size}
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(Worker(teaching_step, **options, live=name == 'mxnet'))
+            for name in ('mxnet', 'store')
+        }
+        times = slices_in_turn(workers, seconds)
     rates = {name: timing.summary(batch_size) for name, timing in times.items()}
-    return {**rates, 'engine': engine.name, 'ratio': vars(faster(times['mxnet'], times['store']))}
+    return {**rates, 'engine': engine, 'ratio': vars(faster(times['mxnet'], times['store']))}
 
 
 def cost(plain: Timing, other: Timing) -> dict:
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> dict:
         setting, worker = fastest_setting(stock_step, variants)
         with worker:
             by_stock = slices_in_turn({'stored': stored, 'stock': worker}, args.seconds, 2)
-    teach = teaching_rates(random_teacher(args.teacher), batch_size, args.seconds / 2)
+    teach = teaching_rates(args.teacher, batch_size, args.seconds / 2)
 
     def summaries(times: dict) -> dict:
         return {name: timing.summary(batch_size) for name, timing in times.items()}

@@ -11,10 +11,11 @@ import numpy as np
 from ...common import console
 from ...common.backend import mx
 from ...common.engine import ops
+from ...common.engine.engines import fastest
 from ...common.engine.mxnet import Embedder, flatten_before_dense
 from ...common.engine.network import Network
 from ...common.engine.parity import probe_images
-from ...common.names import DATA, IMAGE_SHAPE
+from ...common.names import DATA, IMAGE_SHAPE, IMAGE_SIZE
 from ...recognition.graph import embedding_size, training_module
 from ...recognition.teacher import StoredTeacher
 from ...recognition.teacher_store import Header, TeacherStore, build
@@ -92,6 +93,15 @@ def plain_step(student: str, batch_size: int) -> Step:
     """Training without a teacher."""
     module, batch = our_module(student, batch_size), random_batch(batch_size, CLASSES)
     return lambda: update(module, batch)
+
+
+def teaching_step(teacher: str, batch_size: int, live: bool) -> Step:
+    """A call by which the teacher embeds a batch of noise: as in a step, or as for the store."""
+    network = random_teacher(teacher)
+    embedder = Embedder(network, batch_size=batch_size) if live else fastest(network, batch_size)
+    shape = (batch_size, IMAGE_SIZE, IMAGE_SIZE, 3)
+    images = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
+    return lambda: embedder.embed(images)
 
 
 def stored_step(student: str, batch_size: int, folder: str) -> Step:

@@ -1,11 +1,12 @@
-"""Iterators over training records, to be measured: InsightFace's, rebuilt, and ours."""
+"""Iterators over training records, to be measured: InsightFace's, rebuilt, MXNet's, and ours."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 
 from ...common.backend import mx
-from ...common.data.recordio import RecordPaths, record_paths
+from ...common.data.recordio import RecordFile, RecordPaths, RecordWriter, record_paths
 from ...common.names import IMAGE_SHAPE
 from ...recognition.data import FaceRecordIter
 
@@ -34,6 +35,37 @@ def stock_batches(paths: RecordPaths, batch_size: int) -> Iterator['mx.nd.NDArra
             yield batch
 
 
+def write_ungrouped(paths: RecordPaths, prefix: str, most: int) -> RecordPaths:
+    """The first pictures of a record file, at most `most`, as im2rec would have written them:
+    InsightFace's identity records, which are no pictures, end MXNet's own iterator."""
+    copy = record_paths(prefix)
+    records = RecordFile(paths.rec)
+    with closing(records), RecordWriter(copy.rec, copy.idx) as writer:
+        for row in range(min(most, len(records))):
+            writer.write(row, *records.read(row))
+    return copy
+
+
+def image_record_batches(
+    paths: RecordPaths, batch_size: int, threads: int
+) -> Iterator['mx.nd.NDArray']:
+    """MXNet's ImageRecordIter, in C++: pictures shuffled and mirrored, decoded by threads."""
+    batches = mx.io.ImageRecordIter(
+        path_imgrec=str(paths.rec),
+        path_imgidx=str(paths.idx),
+        data_shape=IMAGE_SHAPE,
+        batch_size=batch_size,
+        shuffle=True,
+        rand_mirror=True,
+        preprocess_threads=threads,
+        verbose=False,
+    )
+    while True:
+        for batch in batches:
+            yield batch.data[0]
+        batches.reset()
+
+
 def our_batches(paths: RecordPaths, batch_size: int, **options) -> Iterator['mx.io.DataBatch']:
     """Batches of our iterator without end."""
     batches = FaceRecordIter(paths.rec, batch_size, **options)
@@ -44,16 +76,18 @@ def our_batches(paths: RecordPaths, batch_size: int, **options) -> Iterator['mx.
             batches.reset()
 
 
-def taking(rec: str, batch_size: int, threads: int = 0) -> Callable[[], None]:
+ITERATORS = {'stock': stock_batches, 'mxnet': image_record_batches, 'ours': our_batches}
+
+
+def taking(rec: str, batch_size: int, kind: str, **options) -> Callable[[], None]:
     """A call that takes some batches of a record file and waits until the last is whole.
 
-    `threads` are those of our iterator; 0 is the stock one.
+    Parameters
+    ----------
+    kind : of ITERATORS
+    options : what that one takes, such as `threads`
     """
-    paths = record_paths(rec)
-    if threads:
-        batches = our_batches(paths, batch_size, threads=threads)
-    else:
-        batches = stock_batches(paths, batch_size)
+    batches = ITERATORS[kind](record_paths(rec), batch_size, **options)
 
     def take() -> None:
         for _ in range(BATCHES_A_CALL):

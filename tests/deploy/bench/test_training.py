@@ -116,7 +116,8 @@ def test_data(run_command, tmp_path, monkeypatch):
     code, result, _ = run_command('bench', 'data', *options)
     assert code == 0
     check_files(result, out)
-    assert set(result['warm']) == {'stock', 'threads 1'}
+    assert set(result['warm']) == {'stock', data.MXNET, 'threads 1'}
+    assert result['warm'][data.MXNET]['setting'].endswith('threads')
     assert result['cold']['full']['per_second'] > 0 < result['cold']['ratio']['median']
     assert result['start']['images'] == 3000
 
@@ -166,7 +167,8 @@ def test_the_stock_head_has_our_numbers(rng):
         np.testing.assert_allclose(our, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
 
 
-def test_the_stock_iterator_delivers_the_pictures_of_the_file(tmp_path):
+@pytest.mark.parametrize('kind', ['stock', 'mxnet'])
+def test_the_other_iterators_deliver_the_pictures_of_the_file(kind, tmp_path):
     """Each image of a batch is a record's, mirrored or not."""
     from vargfacenet.common.data.image import decode_rgb
     from vargfacenet.common.data.recordio import RecordFile, write_face_records
@@ -175,7 +177,12 @@ def test_the_stock_iterator_delivers_the_pictures_of_the_file(tmp_path):
     write_face_records(tmp_path / 'train', (jpeg_faces(0, i, range(4), 112) for i in range(3)))
     records = RecordFile(tmp_path / 'train')
     pictures = [decode_rgb(records.read(i)[1]).transpose(2, 0, 1) for i in range(12)]
-    batch = next(iterators.stock_batches(record_paths(tmp_path / 'train'), 12)).asnumpy()
+    paths = record_paths(tmp_path / 'train')
+    if kind == 'mxnet':
+        paths = iterators.write_ungrouped(paths, str(tmp_path / 'plain'), 100)
+        batch = next(iterators.image_record_batches(paths, 12, 2)).asnumpy()
+    else:
+        batch = next(iterators.stock_batches(paths, 12)).asnumpy()
     left = list(range(12))
     for image in batch:
         found = [
