@@ -15,7 +15,12 @@ from ..common import console
 from ..common.data.video import Frame, FrameReader, Sampling, Video
 from ..common.errors import InputError
 from ..common.parallel import ordered_map
-from ..eval.frame_quality import FramePooling, add_pooling_options, pooling_from
+from ..eval.frame_quality import (
+    FramePooling,
+    add_pooling_options,
+    frame_embeddings,
+    pooling_from,
+)
 from .embedder import FaceEmbedder, unit_length
 from .picture_reader import NOTHING, Found, PictureReader, batches
 
@@ -221,9 +226,7 @@ def embed_videos(
         crops = np.concatenate([NOTHING, *(found.crops for _, found in batch if found)])
         if not len(crops):
             return batch, crops, crops
-        raw = embedder.raw(crops)
-        if args.flip:
-            raw = (raw + embedder.raw(np.ascontiguousarray(crops[:, :, ::-1]))) / 2
+        raw = frame_embeddings(embedder.raw, crops, args.flip)
         unit_length(raw, embedder.model)  # refuses rows without a direction
         return batch, raw, pooling.judge(crops, raw)
 

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Callable, NamedTuple, Protocol
 
 import numpy as np
 
@@ -149,6 +149,22 @@ def pooling_from(
     return FramePooling(args.pooling or judge.default_pooling, judge)
 
 
+def frame_embeddings(
+    embed: Callable[[np.ndarray], np.ndarray], crops: np.ndarray, flip: bool
+) -> np.ndarray:
+    """Raw (N, D) float32 of the crops of frames; with `flip` the mean of a crop's embedding and
+    its mirror image's.
+
+    Parameters
+    ----------
+    embed : (N, 112, 112, 3) uint8 RGB -> (N, D) float32
+    """
+    embeddings = embed(crops)
+    if not flip:
+        return embeddings
+    return (embeddings + embed(np.ascontiguousarray(crops[:, :, ::-1]))) / 2
+
+
 class JudgedFrames:
     """Embeds frames and judges them at once, for what calls a model's `embed`.
 
@@ -162,9 +178,6 @@ class JudgedFrames:
         self.embedding_size = model.embedding_size + len(judges)
 
     def embed(self, crops: np.ndarray) -> np.ndarray:
-        embeddings = self._model.embed(crops)
-        if self._flip:
-            mirrored = np.ascontiguousarray(crops[:, :, ::-1])
-            embeddings = (embeddings + self._model.embed(mirrored)) / 2
+        embeddings = frame_embeddings(self._model.embed, crops, self._flip)
         qualities = [judge(crops, embeddings) for judge in self._judges]
         return np.column_stack([embeddings, *qualities]).astype(np.float32)
