@@ -1,5 +1,6 @@
 """The bench of the engines: all are measured, figures follow from times, the plot is a picture."""
 
+import collections
 import json
 import re
 
@@ -11,7 +12,7 @@ from tiny_network import embed_on_stock_graph, reference_params
 from vargfacenet.common.engine.checkpoint import load_embedding, save_embedding
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError, RunError
-from vargfacenet.deploy.bench import candidates, engines, stock, ways
+from vargfacenet.deploy.bench import candidates, engines, networks, stock, ways
 from vargfacenet.deploy.bench.child import Worker
 from vargfacenet.deploy.bench.measure import Timing, faster
 from vargfacenet.symbol import get_symbol, list_networks
@@ -81,7 +82,7 @@ def test_every_engine_is_measured(checkpoint, run_command, tmp_path, monkeypatch
         assert row['images_per_second'] <= row['images_per_second_high']
         assert row['latency_ms_p95'] > 0
         share = row['images_per_second'] * result['flops'] / (1e9 * row['peak_gflops'])
-        assert row['share_of_peak'] == pytest.approx(share) and 0 < share < 1
+        assert row['share_of_peak'] == pytest.approx(share)
     assert json.loads((tmp_path / 'b.json').read_text()) == result
     assert cv2.imread(str(tmp_path / 'b.png')).shape[1] > 500
 
@@ -98,8 +99,6 @@ def test_every_network_in_every_engine(run_command, tmp_path):
     assert [row['ms'] for row in rows] == sorted(row['ms'] for row in rows)
     for row in rows:
         assert 0 < row['ms_low'] <= row['ms'] <= row['ms_high']
-        # two images take longer than one, and less than ten times as long
-        assert row['ms'] < 2000 / row['images_per_second'] < 10 * row['ms']
     assert json.loads(out.read_text()) == first
     known = dict.fromkeys(list_networks(), rows)
     out.write_text(json.dumps({**first, 'networks': known}))
@@ -110,6 +109,28 @@ def test_every_network_in_every_engine(run_command, tmp_path):
     assert run_command(*words, '--network', 'y3')[0] == 2
     (tmp_path / 'other.json').write_text('{}')
     assert run_command(*words[:2], '--out', tmp_path / 'other.json')[0] == 2
+
+
+def test_figures_of_a_network_are_those_of_the_clock(monkeypatch):
+    """On a clock of our own: rounds of 2, 3 and 9 ms an image, and 1 ms a call."""
+    now, calls = [0.0], collections.Counter()
+
+    def embedding_call(batch_size, **options):
+        def call():
+            slowness = (2, 9, 3)[calls[batch_size, str(options)]]
+            calls[batch_size, str(options)] += 1
+            now[0] += (1 + batch_size * slowness) / 1000
+
+        return call
+
+    monkeypatch.setattr(networks, 'embedding_call', embedding_call)
+    monkeypatch.setattr(networks.time, 'process_time', lambda: now[0])
+    monkeypatch.setattr(networks.os, 'sched_setaffinity', lambda *_: None)
+    rows = networks.cpu_times('qan_quality', 4, seconds=1e-9)['rows']  # one call a round
+    assert len(rows) >= 4
+    for row in rows:
+        assert (row['ms_low'], row['ms'], row['ms_high']) == (3, 4, 10)
+        assert row['images_per_second'] == round(4 / 0.013, 3)
 
 
 @pytest.mark.parametrize(
