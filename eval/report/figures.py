@@ -97,7 +97,9 @@ def drawn(figure: 'Figure', form: str) -> bytes:
     dates = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        with matplotlib.rc_context({'svg.hashsalt': 'report', 'svg.fonttype': 'none'}):
+        # fonts as TrueType: many publishers take no Type 3
+        settings = {'svg.hashsalt': 'report', 'svg.fonttype': 'none', 'pdf.fonttype': 42}
+        with matplotlib.rc_context(settings):
             background = 'none' if form == 'svg' else 'white'
             figure.savefig(
                 buffer, format=form, dpi=200, metadata=dates.get(form), facecolor=background

@@ -1,8 +1,11 @@
 """Names, groups, figures and files of a report, from arrays made here: no model is run."""
 
+import contextlib
 import csv
 import io
 import json
+import re
+import zlib
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from vargfacenet.eval.report.groups import (
 )
 from vargfacenet.eval.report.page import Cell, FigureItem, TableItem, csv_table, latex, write_files
 from vargfacenet.eval.report.statistics import exact_interval
+from vargfacenet.eval.report.verification import quantile_table
 from vargfacenet.eval.results import VERIFICATION, save_results
 from vargfacenet.eval.verification import evaluate
 
@@ -121,12 +125,64 @@ def test_every_cell_of_a_csv_is_one_value(wild):
                     float(cell)
 
 
-def test_latex_tables_compile_by_their_form():
+def test_every_row_of_a_latex_table_has_its_columns(wild):
+    report, _ = wild
+    for table in tables(report):
+        text = re.sub(r'\\[&%$#_{}]', '', latex(table))  # what is escaped is text
+        columns = re.search(r'begin\{tabular\}\{(\w+)\}', text)[1]
+        *lines, rest = text.split('\\toprule')[1].split('\\\\')
+        assert rest.split() == ['\\bottomrule', '\\end{tabular}']
+        assert len(lines) == 1 + len(table.rows) and len(columns) == len(table.columns)
+        assert all(line.count('&') == len(columns) - 1 for line in lines)
+
+
+def test_a_bracket_that_starts_a_row_is_no_option_to_latex():
     rows = [('a', Cell('1 [0, 2]', (1.0, 0.0, 2.0), ('', 'low', 'high'))), ('b', '[x')]
     text = latex(TableItem('t', 'title', ('run', 'rate'), rows))
     body = text.split('\\midrule')[1].split('\\bottomrule')[0].strip().splitlines()
     assert body == ['a & 1 [0, 2] \\\\', 'b & {[x} \\\\']
     assert '\\begin{tabular}{lr}' in text
+
+
+def test_quantiles_of_the_scores(target):
+    """Against their definition: what lies at a share of the way through the sorted cosines."""
+    columns, *rows = csv.reader(io.StringIO(csv_table(quantile_table('set', {'r': target}))))
+    assert [row[:2] for row in rows] == [['r', 'genuine'], ['r', 'impostor']]
+    for (_, kind, *numbers), wanted in zip(rows, (True, False)):
+        pairs = zip(target['distances'], target['issame'])
+        cosines = sorted(1 - distance / 2 for distance, same in pairs if same == wanted)
+        for name, number in zip(columns[2:], numbers):
+            ends = {'lowest': 0, 'highest': 1}
+            share = ends[name] if name in ends else float(name.split()[0]) / 100
+            place = share * (len(cosines) - 1)
+            below, part = cosines[int(place)], place % 1
+            above = cosines[min(int(place) + 1, len(cosines) - 1)]
+            assert float(number) == pytest.approx(below + part * (above - below)), (kind, name)
+
+
+def strings_in(pdf):
+    """The text that the page of a PDF draws, from its decompressed streams."""
+    streams = re.findall(rb'stream\r?\n(.*?)\r?\nendstream', pdf, re.DOTALL)
+    drawn = b''
+    for stream in streams:
+        with contextlib.suppress(zlib.error):
+            drawn += zlib.decompress(stream)
+    shown = re.findall(rb'\[(.*?)\]\s*TJ|(\(.*?\))\s*Tj', drawn, re.DOTALL)
+    texts = (b''.join(re.findall(rb'\((.*?)\)', b''.join(each))) for each in shown)
+    return [text.replace(b'\0', b'').decode('latin-1') for text in texts]  # 1 or 2 bytes a letter
+
+
+def test_pdf_figures_are_for_printing(target):
+    """Of the figure's size, with its words as text in a font that publishers take (no Type 3)."""
+    fpr = np.array([0, 0.001, 0.01, 0.1, 1])
+    figure = figures.roc_curve('ROC of a set', {'run': (fpr, fpr**0.2, None)})
+    pdf = figures.drawn(figure, 'pdf')
+    box = re.search(rb'/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]', pdf)
+    assert [float(side) for side in box.groups()] == pytest.approx(72 * figure.get_size_inches())
+    assert b'/FontFile2' in pdf and b'/Type3' not in pdf
+    words = strings_in(pdf)
+    (axes,) = figure.axes
+    assert {axes.get_title(loc='left'), axes.get_xlabel(), 'run'} <= set(words)
 
 
 def test_a_run_has_one_colour_in_every_figure(wild):

@@ -302,9 +302,15 @@ def test_nothing_is_cut_off(shown, width, media):
     assert hidden is (media == 'print')
 
 
-def test_prints(shown):
+def test_prints(shown, report):
+    """On white paper whatever the screen is, with every face."""
+    shown.size(718, 900, 'print', 'dark')
+    ground = shown.run('return getComputedStyle(document.body).backgroundColor')
+    assert ground == 'rgb(255, 255, 255)'
     content = base64.b64decode(shown.browser.execute_cdp_cmd('Page.printToPDF', {})['data'])
     assert content[:5] == b'%PDF-' and content.count(b'/Type /Page\n') >= 2
+    faces = set(re.findall('data:image/jpeg;base64,([^"]+)', report[0]))
+    assert content.count(b'/DCTDecode') == len(faces) > 12
 
 
 def test_by_keyboard_alone(shown):
