@@ -13,6 +13,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -33,7 +34,7 @@ from rich.text import Text
 from .errors import InputError, RunError
 from .files import device_of
 from .plugins import load_plugins
-from .registry import unknown_name
+from .registry import nearest, unknown_name
 
 log = logging.getLogger(__name__)
 
@@ -154,16 +155,19 @@ def progress(
         last_line = time.monotonic()
         left = duration(bar.seconds_left)
         log.info(
-            f'%s: %d/%d {unit}, %.1f {unit}/s, %s left %s',
-            *(description, bar.done, total, bar.rate, left, note),
+            f'%s: %d/%d {unit}, %.1f {unit}/s, %s left%s',
+            *(description, bar.done, total, bar.rate, left, f' {note}' if note else ''),
         )
 
     bar._update = line
     yield bar
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table on stderr; the first column is text, the others are right-aligned."""
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], prose: bool = False
+) -> None:
+    """Print a table on stderr; the first column is text, the others are numbers, right-aligned, or
+    with `prose` text as well."""
     # as Text: rich would take what stands in [brackets] in a name or path for its markup
     rows = [[str(cell) for cell in row] for row in rows]
     console = stderr_console()
@@ -171,7 +175,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     for headers in (columns, _narrow(columns, rows)):
         output = Table()
         for index, header in enumerate(headers):
-            justify = 'left' if index == 0 else 'right'
+            justify = 'left' if index == 0 or prose else 'right'
             output.add_column(Text(header), justify=justify, overflow='fold')
         for row in rows:
             output.add_row(*map(Text, row))
@@ -230,6 +234,7 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault('formatter_class', _Formatter)
         kwargs.setdefault('allow_abbrev', False)  # a cut-off flag should not mean another later
         super().__init__(*args, **kwargs)
+        self._words: list[str] = []
         self.add_argument(
             '--json',
             action='store_true',
@@ -237,8 +242,33 @@ class Parser(argparse.ArgumentParser):
             help='print the result as one line of JSON on a terminal too',
         )
 
+    def parse_known_args(self, args=None, namespace=None):
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str):
-        raise InputError(f'{message} (see {self.prog} --help)')
+        raise InputError(f'{message}{self._meant(message)} (see {self.prog} --help)')
+
+    def _meant(self, message: str) -> str:
+        """The option that was meant by a misspelt one, where such a one can be at fault."""
+        if not re.search('unrecognized|required', message):
+            return ''
+        known = list(_options_of(self))
+        for word in (word.split('=')[0] for word in self._words if word.startswith('--')):
+            near = '' if word in known else nearest(word, known, 0.6)
+            if near:
+                return f'; {word} is unknown, did you mean {near}?'
+        return ''
+
+
+def _options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The options of a parser and of its subcommands, of which argparse leaves unknown words to
+    the parser above."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for subcommand in action.choices.values():
+                yield from _options_of(subcommand)
 
 
 _command_line: contextvars.ContextVar[str] = contextvars.ContextVar('command line', default='')

@@ -13,11 +13,16 @@ from .errors import InputError
 T = TypeVar('T')
 
 
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str:
+    """The known name most like `name`; '' if none is as much like it as `cutoff`, 0..1."""
+    return next(iter(difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)), '')
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name nobody knows: lists the known ones and suggests the nearest."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-    hint = f' (did you mean {near[0]!r}?)' if near else ''
+    near = nearest(name, known)
+    hint = f' (did you mean {near!r}?)' if near else ''
     return InputError(f'unknown {kind} {name!r}; known: {", ".join(known)}{hint}')
 
 

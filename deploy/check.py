@@ -43,7 +43,8 @@ def _show(folder: Path, results: list[Checked]) -> None:
     damaged = sum(bool(checked.problems) for checked in results)
     state = f'{damaged} damaged' if damaged else 'all whole'
     title = f'{folder}: {len(results)} checked, {state}'
-    console.table(title, ('path', 'what', 'content', 'state'), map(_row, results))
+    columns = ('path', 'what', 'content', 'state')
+    console.table(title, columns, map(_row, results), prose=True)
     for checked in results:
         for text in _shown(checked.remarks):
             log.info('%s: %s', checked.path, text)

@@ -79,7 +79,9 @@ def add_threshold_options(
         type=float,
         help=f'false-accept rate of one comparison, {otherwise}',
     )
-    parser.add_argument('--pairs', metavar='BIN', help='verification .bin to measure it on')
+    parser.add_argument(
+        '--pairs', metavar='BIN', help='verification .bin to measure the threshold on'
+    )
     parser.add_argument('--threshold', type=float, help='cosine above which it is one person')
 
 

@@ -75,7 +75,7 @@ def show(described: Mapping[str, Any]) -> None:
         for key, value in facts.items()
         if key not in ('model', 'training', 'verification') and value not in ('', None)
     ]
-    console.table(str(described['model']), ('what', 'value'), rows)
+    console.table(str(described['model']), ('what', 'value'), rows, prose=True)
     measured = [
         (
             f'{row["file"]} in {row["engine"]}',

@@ -86,7 +86,7 @@ def _print_networks(networks: dict[str, dict[str, Any]]) -> None:
         (
             name,
             f'{network["params"]:,}',
-            f'{network["flops"]:,}',
+            f'{network["flops"] / 1e6:,.1f}',
             millions_cut_off(network['flops_all']),
             f'{network["megabytes"]:.1f}',
             network['embedding_size'],
@@ -96,7 +96,7 @@ def _print_networks(networks: dict[str, dict[str, Any]]) -> None:
     columns = (
         'network',
         'parameters',
-        f'FLOPs, {ORGANISERS}',
+        f'MFLOPs, {ORGANISERS}',
         f'MFLOPs, {AUTHORS}',
         'MB float32',
         'embedding',

@@ -78,6 +78,48 @@ def test_wrong_usage_is_one_line(argv, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ('words', 'meant'),
+    [
+        (
+            ['compare', 'a.jpg', 'b.jpg', '--modle', 'export'],
+            '--modle -> --model',
+        ),
+        (
+            ['compare', 'a.jpg', 'b.jpg', '--modle=export'],
+            '--modle -> --model',
+        ),
+        (['plan', '--clases', '10'], '--clases -> --classes'),
+        (['gallery', 'list', '--galery', 'p'], '--galery -> --gallery'),
+        (['gallery', 'list', '--gallery', 'p', '--jsno'], '--jsno -> --json'),
+        (['compare', 'a.jpg', 'b.jpg', '--qqqqqq'], ''),
+        (['compare', 'a.jpg'], ''),
+    ],
+)
+def test_a_misspelt_option_is_corrected(words, meant, capsys):
+    assert main(words) == 2
+    line = capsys.readouterr().err
+    meant = meant.replace('->', 'is unknown, did you mean')
+    assert meant in line and ('did you mean' in line) == bool(meant) and line.count('\n') == 1
+
+
+def test_a_table_of_prose_begins_at_the_left(capsys):
+    for prose, cell in ((False, '│     short │'), (True, '│ short     │')):
+        console.table('t', ['a', 'b'], [['1', 'short'], ['2', 'long text']], prose=prose)
+        assert cell in capsys.readouterr().err
+
+
+def test_lines_of_progress_end_where_their_words_end(monkeypatch, capsys):
+    monkeypatch.setattr(console, '_NON_TTY_LINE_SECONDS', 0)
+    console.set_up_logging()
+    with console.progress(2, 'test') as bar:
+        bar.advance()
+        bar.advance(note='loss 1')
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith('test: 1/2 images') and first.endswith(' left')
+    assert second.startswith('test: 2/2 images') and second.endswith(' left loss 1')
+
+
 def test_the_entry_point_lists_commands_and_corrects_names(capsys):
     for words, name in ((['--help'], 'distill'), (['bench', '-h'], 'engines')):
         assert main(words) == 0
