@@ -170,7 +170,7 @@ def _enrol(args: argparse.Namespace) -> dict:
             terms,
         )
         log.info(
-            '%s: %d faces enrolled as %s; %d in all', args.gallery, len(faces), name, len(gallery)
+            '%s: enrolled as %s: %d; faces in all: %d', args.gallery, name, len(faces), len(gallery)
         )
         return {
             'faces': len(gallery),
@@ -207,24 +207,38 @@ def _identify(args: argparse.Namespace) -> dict:
     words = {True: 'match', False: 'no match', None: ''}
     threshold = decision and decision.threshold
     same = [None if threshold is None else match.cosine > threshold for match in matches]
-    console.table(
-        f'{args.photograph} among {faces} faces{_said(decision)}',
-        ('name', 'cosine', '' if threshold is None else f'above {threshold:.4f}?'),
-        [
-            (match.identity, f'{match.cosine:.4f}', words[is_same])
-            for match, is_same in zip(matches, same)
-        ],
-    )
+    verdict = _verdict([match.identity for match in matches], same)
+    if matches:
+        console.table(
+            f'{args.photograph}: {verdict}; enrolled faces: {faces}{_said(decision)}',
+            ('name', 'cosine', '' if threshold is None else f'above {threshold:.4f}?'),
+            [
+                (match.identity, f'{match.cosine:.4f}', words[is_same])
+                for match, is_same in zip(matches, same)
+            ],
+        )
+    else:
+        log.warning('%s: %s; `vargfacenet gallery enrol` adds people', args.gallery, verdict)
     applied = decision.as_dict() if decision else {'threshold': None, 'fpir': None, 'far': None}
     return {
         'faces': faces,
         **applied,
+        'gallery_faces': faces,
         'picture': face.summary(),
         'matches': [
             {'name': match.identity, 'cosine': match.cosine, 'same': is_same}
             for match, is_same in zip(matches, same)
         ],
     }
+
+
+def _verdict(names: list[str], same: list[Optional[bool]]) -> str:
+    """Who it is, in words, of the nearest names and whether each is above the threshold."""
+    if not names:
+        return 'nobody is enrolled'
+    if same[0] is None:
+        return 'no decision, the model has no thresholds'
+    return names[0] if same[0] else 'nobody who is enrolled'
 
 
 def _said(decision: Optional[GalleryDecision]) -> str:
@@ -246,7 +260,7 @@ def _say_expired(gallery: Gallery) -> None:
 def _remove(args: argparse.Namespace) -> dict:
     with _opened(args) as gallery:
         removed = gallery.remove(args.name)
-        log.info('%s: %d faces removed; %d are left', args.gallery, removed, len(gallery))
+        log.info('%s: faces removed: %d; left: %d', args.gallery, removed, len(gallery))
         return {'faces': len(gallery), 'removed': removed}
 
 
@@ -268,7 +282,8 @@ def _show(args: argparse.Namespace) -> dict:
     person, faces = about['person'], about['faces']
     rows = [(key, person[key]) for key in ('basis', 'purpose', 'expires', 'recorded')]
     rows.append(('number in the log', person['number']))
-    console.table(person['name'], ('', ''), [(key, text or 'not known') for key, text in rows])
+    rows = [(key, text or 'not known') for key, text in rows]
+    console.table(person['name'], ('', ''), rows, prose=True)
     console.table(
         f'{len(faces)} faces',
         ('from', 'enrolled', 'picture'),

@@ -187,6 +187,23 @@ def test_doubtful_faces_are_enrolled_only_by_force(tmp_path, run_command):
     assert result['pictures'][1]['quality'] < ENROL
 
 
+def test_identify_says_first_who_it_is(tmp_path, run_command):
+    model = export_folder(tmp_path, thresholds={'0.01': 0.99999})
+    place = ['--gallery', tmp_path / 'people', '--model', model, '--faces', 'crop']
+    paths = [tmp_path / f'{person}.png' for person in (1, 2)]
+    for person, path in enumerate(paths, 1):
+        path.write_bytes(encoded(portrait(person), '.png'))
+    assert run_command('gallery', 'enrol', 'Ada', paths[0], *place)[0] == 0
+    for path, verdict in zip(paths, ('Ada', 'nobody who is enrolled')):
+        code, result, errors = run_command('gallery', 'identify', path, *place)
+        assert code == 0 and result['gallery_faces'] == 1
+        assert f'{path}: {verdict}; enrolled faces: 1; of strangers 1 %' in ' '.join(errors.split())
+    assert run_command('gallery', 'remove', 'Ada', *place[:2])[0] == 0
+    code, result, errors = run_command('gallery', 'identify', paths[0], *place)
+    assert code == 0 and (result['matches'], result['gallery_faces']) == ([], 0)
+    assert 'nobody is enrolled; `vargfacenet gallery enrol` adds people' in errors
+
+
 def test_a_gallery_decides_for_its_size(tmp_path, run_command):
     model = export_folder(tmp_path, thresholds={'0.1': 0.5, '0.001': 0.7, '0.0001': 0.8})
     place = ['--gallery', tmp_path / 'people', '--model', model, '--faces', 'crop']
