@@ -492,8 +492,8 @@ def _wants_onnx(args: argparse.Namespace) -> bool:
         need(absent[0], 'deploy')
     if absent:
         log.warning(
-            'no ONNX file is written: %s not installed; %s',
-            ' and '.join(absent),
+            'no ONNX file is written, which takes %s; %s',
+            ', '.join(absent),
             how_to_install('deploy'),
         )
     return not absent

@@ -256,6 +256,11 @@ def _too_large(size: str, max_pixels: int = MAX_PIXELS) -> InputError:
 
 
 def _no_picture(encoded: bytes) -> InputError:
+    if encoded[4:8] == b'ftyp' and encoded[8:12] in _HEIF_BRANDS and not _heif_is_read():
+        return InputError(
+            'HEIC is read where pillow-heif is installed (pip install pillow-heif); or save the '
+            'picture as JPEG'
+        )
     return InputError(f'{len(encoded)} bytes are no picture ({_KIND_WORDS})')
 
 

@@ -18,7 +18,7 @@ def introduction() -> str:
     """One line: what it is, how often it is right, what it is for."""
     accuracy = read_record(resolve(DEFAULT))['verification'][0]['accuracy']
     return (
-        f'the default model, for trying out: it has seen drawn faces alone and tells '
-        f'{100 * accuracy:.1f} % of the LFW DevTest pairs rightly, where y1, trained on '
-        f'photographs, tells 98.9; --model names another'
+        f'the default model is for trying out: it has seen drawn faces alone and decides '
+        f'{100 * accuracy:.1f} % of the LFW DevTest pairs rightly (MobileFaceNet y1, which has '
+        f'seen photographs: 98.9 %); --model names another'
     )

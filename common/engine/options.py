@@ -89,7 +89,7 @@ def open_from(
         log.info(default_model.introduction())
     if opened.contract:
         how = f'pixels as {opened.preprocessing}'
-        log.info('%s in %s, %s', opened.name, opened.engine_name, how)
+        log.info('model %s, engine %s, %s', opened.name, opened.engine_name, how)
     elif opened.engine_name != checkpoint_engine:
-        log.info('%s in %s', opened.name, opened.engine_name)
+        log.info('model %s, engine %s', opened.name, opened.engine_name)
     return opened

@@ -199,7 +199,10 @@ def make_dataset(folder: PathLike, options: SynthOptions = DEFAULTS) -> dict:
         images = [encoded for (encoded,) in _painted(testing, paint, workers, bar)]
         write_pairs(out / FILES[1], images, [pair.same for pair in pairs])
         rate = bar.rate
-    log.info('%s: %d pictures of %d people', folder, written.num_images, written.num_classes)
+    log.info(
+        '%s: %d pictures of %d people to train on, %d pairs of %d others to verify on',
+        *(folder, written.num_images, written.num_classes, len(pairs), options.test_identities),
+    )
     return {
         'identities': written.num_classes,
         'images': written.num_images,

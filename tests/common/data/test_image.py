@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import sys
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from pictures import decoded, encoded, jpeg, picture
 from PIL import ExifTags, Image
 from vargfacenet.common.backend import mx
+from vargfacenet.common.data import image as image_module
 from vargfacenet.common.data.image import (
     centre_crop,
     decode_bgr,
@@ -140,6 +142,16 @@ def test_an_orientation_is_applied_and_not_left_in_a_record(rng, kind):
         turned = decode_rgb(encoded_picture).astype(int)
         assert turned[90:].mean() > 240 and turned[:70].mean() < 15
     assert not jpeg_crop(content)[1]
+
+
+def test_heic_is_called_by_its_name(monkeypatch):
+    """What telephones make is told apart from what is no picture at all."""
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)  # what import does not find
+    image_module._heif_is_read.cache_clear()
+    for brand in (b'heic', b'mif1'):
+        with pytest.raises(InputError, match=r'HEIC .*pip install pillow-heif.* JPEG'):
+            decode_rgb(b'\0\0\0\x18ftyp' + brand + b'\0\0\0\0mif1heic')
+    image_module._heif_is_read.cache_clear()
 
 
 def test_text_is_no_picture():
