@@ -11,6 +11,7 @@ from typing import Callable, NamedTuple, Optional, TypeVar
 import numpy as np
 
 from ..common.data.image import encode_jpeg
+from ..common.engine.model_name import shown_name
 from .decide import (
     Decision,
     check_fpir,
@@ -118,7 +119,7 @@ class Service:
     async def info(self) -> dict:
         """What the page shows before anything is asked."""
         return {
-            'model': self._embedder.model,
+            'model': shown_name(self._embedder.model),
             'backend': self._embedder.backend,
             'embedding_size': self._embedder.embedding_size,
             'thresholds': self.thresholds,

@@ -1,5 +1,6 @@
 """A checkpoint's name, PREFIX,EPOCH, and the files that it stands for; needs no MXNet."""
 
+import os
 import re
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def _number(prefix: str, word: str) -> int:
         raise InputError(f'model {prefix},{word}: {prefix} is no training run with checkpoints')
     best = read_state(prefix, numbers[-1])[1].get('best_number')
     return best if word == 'best' and best in numbers else numbers[-1]
+
+
+def shown_name(model: PathLike) -> str:
+    """A model's name for people who need not know where it lies: 'run/model,9' of a checkpoint,
+    the last part of the path of an export or a file."""
+    path = Path(os.path.abspath(model))
+    named_by = 2 if ',' in path.name else 1
+    return '/'.join(path.parts[-named_by:])
 
 
 def params_path(prefix: PathLike, epoch: int) -> Path:

@@ -56,7 +56,7 @@ function catchDrops() {
 
 function begin(info) {
   limitTo(info.max_bytes);
-  byId('model').textContent = `${info.model} in ${info.backend}`;
+  byId('model').textContent = `Model ${info.model}, engine ${info.backend}`;
   byId('kept').textContent = info.crops_kept
     ? 'Photographs are not kept; enrolling keeps the aligned face and its embedding on the server.'
     : 'Photographs are not kept; enrolling keeps the embedding of the face on the server.';

@@ -23,10 +23,12 @@ export class Choice {
     const faces = found.map(({ box: [left, top, wide, high], index }) => {
       const button = this.button(index, `${index + 1}`);
       if (visible) {
-        button.style.left = `${100 * left / width}%`;
-        button.style.top = `${100 * top / height}%`;
+        // by the middle, since a small face's button is larger than the face
+        button.style.left = `${100 * (left + wide / 2) / width}%`;
+        button.style.top = `${100 * (top + high / 2) / height}%`;
         button.style.width = `${100 * wide / width}%`;
         button.style.height = `${100 * high / height}%`;
+        button.classList.toggle('low', top + high / 2 > height / 2);
       }
       return button;
     });
@@ -41,7 +43,7 @@ export class Choice {
   }
 
   button(which, text) {
-    const button = element('button', { type: 'button', className: 'quiet', textContent: text });
+    const button = element('button', { type: 'button', className: 'quiet' }, named(text));
     button.addEventListener('click', () => this.choose(which));
     this.buttons.set(which, button);
     return button;
@@ -61,7 +63,7 @@ export class Choice {
     if (name) {
       const shown = named(name);
       button.replaceChildren(shown);
-      if (shown.scrollWidth > shown.clientWidth) button.replaceChildren(`${index + 1}`);
+      if (shown.scrollWidth > shown.clientWidth) button.replaceChildren(named(`${index + 1}`));
     }
     const count = this.buttons.size - this.buttons.has(ALL);
     const said = `Face ${index + 1} of ${count}`;

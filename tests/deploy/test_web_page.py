@@ -1,6 +1,7 @@
 """The page in a real browser, on pictures that we draw; by mouse, and by keyboard alone."""
 
 import importlib.resources
+import json
 import os
 import re
 import sqlite3
@@ -351,6 +352,12 @@ def names_in(client, photograph):
     return [row['verdict']['name'] or 'Nobody who is enrolled' for row in answers]
 
 
+def embedding_in(client, photograph, which):
+    """(1, D) float32 of one face of a photograph."""
+    (face,) = client.post('/api/embed', photograph=photograph, face=str(which)).json['faces']
+    return np.array([face['embedding']], np.float32)
+
+
 def test_faces_of_a_picture_that_is_not_shown(page, people, client, group):
     page.open(client).tab('people')
     page.enrol('Ada', people['ada'])
@@ -392,6 +399,105 @@ def test_compare_a_face_of_a_group(page, people, client, group):
     page.wait_for('#compare-result', 'Same person')
     assert page.text('#first-choice') == '' and page.all('#first .boxes button') == []
     assert page.errors() == []
+
+
+def test_faces_are_chosen_by_keyboard(page, people, client, group):
+    """In compare and in identify: from the field through the boxes, which keep the focus."""
+    from selenium.webdriver.common.keys import Keys
+
+    path, content = group
+    crop = Path(people['ada']).read_bytes()
+    client.gallery.enrol(['Ada'], embedding_in(client, content, 1), ['test'])
+    page.open(client)
+    page.choose('first', path)
+    page.choose('second', people['ada'])
+    page.until(lambda: len(page.all('#first .boxes button')) == 3, 'boxes')
+    page.run('document.querySelector("#first-file").focus()')
+    for which, key in ((0, Keys.ENTER), (1, Keys.SPACE), (2, Keys.ENTER)):
+        page.keys(Keys.TAB)
+        assert page.focus == f'Face {which + 1} of 3'
+        page.keys(key)
+        cosine = client.post('/api/compare', first=content, second=crop, first_face=str(which))
+        page.wait_for('#compare-result', f'cosine {cosine.json["cosine"]:.3f}')
+        focused = page.browser.switch_to.active_element
+        assert focused.get_attribute('aria-pressed') == 'true'
+    page.keys(Keys.TAB)
+    assert page.focus == 'Use the camera: First photograph'
+
+    page.tab('identify')
+    page.choose('probe', path)
+    page.until(lambda: len(page.all('#probe .boxes button')) == 3, 'boxes')
+    names = names_in(client, content)
+    assert names[1] == 'Ada'
+    page.run('document.querySelector("#probe-file").focus()')
+    page.keys(Keys.TAB, Keys.TAB, Keys.SPACE)
+    page.until(lambda: page.focus == 'Face 2 of 3: Ada', 'its name is read out')
+    page.wait_for('#identify-result .decision', 'Ada')
+    page.keys(Keys.TAB, Keys.TAB)
+    assert page.focus == 'Use the camera: Who is it?'
+    page.keys(Keys.TAB)
+    assert page.focus == 'Everybody'
+    page.keys(Keys.ENTER)
+    page.until(lambda: len(page.all('#identify-result li')) == 3, 'a line for each face')
+    assert page.focus == 'Everybody' and page.errors() == []
+
+
+def crowd():
+    """18 people in three rows, at the edges too; the detector sees some more."""
+    faces = [with_border(render(person(0, who), Variation(), 80))[0] for who in range(18)]
+    return np.vstack([np.hstack(faces[row : row + 6]) for row in (0, 6, 12)])
+
+
+def test_numbers_do_not_hide_the_faces_of_a_crowd(page, client):
+    content = encoded(crowd(), '.png')
+    name = 'A name that is longer than the face is wide'
+    client.gallery.enrol([name], embedding_in(client, content, 0), ['test'])
+    found = client.post('/api/embed', photograph=content).json['found']
+    assert len(found) >= 18
+    page.open(client).tab('identify')
+    page.choose('probe', page.file('crowd.png', content))
+    page.wait_for('#identify-choice', f'{len(found)} faces')
+    page.get('#identify-choice button').click()
+    page.wait_for('#identify-result', f'{len(found) - 16} smaller faces not looked at')
+    first = page.all('#probe .boxes button')[0]
+    assert first.accessible_name == f'Face 1 of {len(found)}: {name}' and first.text == '1'
+    page.shoot('crowd')
+    for width, small in ((390, True), (1280, True), (4000, False)):
+        sizes = {'width': width, 'height': 900, 'deviceScaleFactor': 1, 'mobile': False}
+        page.browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', sizes)
+        if width == 4000:  # faces as large as a photograph of few people has them
+            page.run('document.querySelector("main").style.maxWidth = "none"')
+        outside = page.run(
+            'const zone = document.querySelector("#probe").getBoundingClientRect();'
+            'return [...document.querySelectorAll("#probe .boxes button")].map((button) => {'
+            '  const box = button.getBoundingClientRect();'
+            '  const at = button.firstElementChild.getBoundingClientRect();'
+            '  const seen = at.height > 0 && at.top >= zone.top && at.bottom <= zone.bottom;'
+            '  return [seen, at.top >= box.bottom || at.bottom <= box.top] })'
+        )
+        assert outside == [[True, small]] * len(found), width
+    page.browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+    assert page.errors() == []
+
+
+def test_fifteen_portraits_in_a_field(page, people, client):
+    page.open(client).tab('people')
+    for count, more in ((14, ''), (15, '+ 1'), (30, '+ 16')):
+        page.choose('portrait', *[people['ada']] * count)
+        page.until(lambda: len(page.all('#portrait img')) == 14, 'pictures')
+        assert page.text('#portrait .stage > span') == more
+        assert page.get('#portrait-file').accessible_name.count('ada.png') == count
+        zone = page.get('#portrait').rect
+        for node in page.all('#portrait .stage > *'):
+            box = node.rect
+            assert zone['y'] <= box['y'] and box['y'] + box['height'] <= zone['y'] + zone['height']
+    page.shoot('fifteen')
+
+
+def test_the_page_tells_no_path_of_the_server(page, client, web_pool):
+    page.open(client)
+    assert page.text('#model') == f'Model {Path(web_pool.model).name}, engine openvino'
+    assert str(Path(web_pool.model).parent) not in json.dumps(client.get('/api/info').json)
 
 
 def test_a_stranger_gets_no_name(page, people, start_service, web_pool):
