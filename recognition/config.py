@@ -42,7 +42,7 @@ from .augmentations import (
 from .distillation import DISTILLATION_LOSSES, DistillationLoss, make_distillation_loss
 from .distillation.angular import FORMS
 from .losses import LOSSES, ClassificationLoss, check_additions, make_loss
-from .partial_fc import DTYPES, UPDATES, check_loss
+from .partial_fc import DENSE, DTYPES, UPDATES, check_loss, check_room
 from .processes import HOROVOD, KVSTORES
 from .schedules import SCHEDULES
 
@@ -104,8 +104,9 @@ def _options_of(registry: Registry) -> str:
 
 
 # Metadata of a field beside help and rule: `group` and `flag` on the command line (no group: it is
-# not there), `choices` for a word, `free` where it may
-# differ on resume, since the weights do not depend on it.
+# not there), `choices` for a word, `free` where it may differ on resume, since the weights do not
+# depend on it, `shares` where it says how the images of a step fall to processes, and may differ
+# where they are as many as before.
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that determines a run. Steps and epochs count from 0; batch sizes are images."""
@@ -150,9 +151,12 @@ class TrainConfig:
         'local, device, dist_sync (dist_train.sh) or horovod (train_multi.sh)',
         group=RUN,
         choices=KVSTORES,
+        shares=True,
     )
-    num_workers: int = option('processes of the run')
-    per_batch_size: int = option('images a step and device', group=RUN, rule=integer(1))
+    num_workers: int = option('processes of the run', shares=True)
+    per_batch_size: int = option(
+        'images a step and device', group=RUN, rule=integer(1), shares=True
+    )
     total_steps: int = option('of the run')
     lr: float = option('learning rate after warm-up', group=RUN, rule=positive())
     lr_mode: str = option(
@@ -393,12 +397,16 @@ class TrainConfig:
         return from_values(cls, values, 'saved configuration')
 
     def differences(self, other: 'TrainConfig') -> list[str]:
-        """'field: ours, not theirs' for every field that decides the weights."""
+        """'field: ours, not theirs' for every field that decides the weights; of those that say
+        how the images of a step fall to processes, only where they are not as many."""
         ours, theirs = asdict(self), asdict(other)
+        free = {'free'}
+        if self.global_batch_size == other.global_batch_size:
+            free.add('shares')
         return [
             f'{field.name} {ours[field.name]!r}, saved {theirs[field.name]!r}'
             for field in fields(self)
-            if ours[field.name] != theirs[field.name] and not field.metadata.get('free')
+            if ours[field.name] != theirs[field.name] and not free & field.metadata.keys()
         ]
 
 
@@ -415,11 +423,23 @@ class Request:
         group=RUN,
         metavar='FILE',
     )
-    resume: bool = option('go on with the newest checkpoint', False, group=RUN)
+    resume: bool = option(
+        'go on with the newest checkpoint, in as many processes as you like', False, group=RUN
+    )
+    batch_may_change: bool = option(
+        'with --resume: go on although the images a step are not as many as before',
+        False,
+        group=RUN,
+    )
     overwrite: bool = option('replace a finished or started run', False, group=RUN)
     epochs: int = option('passes over the data', 0, group=RUN, rule=integer(1))
     steps: int = option('steps in all, instead of epochs', 0, group=RUN, rule=integer(1))
-    global_batch_size: int = option('images a step, over all devices', 0, rule=integer(1))
+    global_batch_size: int = option(
+        'images a step of all devices and processes, instead of --per-batch-size',
+        0,
+        group=RUN,
+        rule=integer(1),
+    )
     generations: int = option('how often to distil', 2, group=DISTILL, rule=integer(1))
     form: str = option(
         'short for --distill-option form=...: l2 is Eq. 5, cosine is Eq. 4',
@@ -441,6 +461,12 @@ class Request:
 
 # what a row of a table, or the command line, may set
 SETTINGS = {field.name: field for table in (TrainConfig, Request) for field in fields(table)}
+# of which a command line may give one
+_EITHER = (
+    ('resume', 'overwrite'),
+    ('epochs', 'steps'),
+    ('per_batch_size', 'global_batch_size'),
+)
 # fields that the command line gives as KEY=VALUE words
 OPTION_WORDS = ('network_options', 'loss_options', 'distill_options', 'augment_options')
 
@@ -681,9 +707,11 @@ def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
     InputError as `resolve`, but for what only the data set can tell.
     """
     given = {name: value for name, value in vars(args).items() if value is not None}
-    for one, other in (('resume', 'overwrite'), ('epochs', 'steps')):
+    for one, other in _EITHER:
         if given.get(one) and given.get(other):
             raise InputError(f'{flag_of(one)} and {flag_of(other)}: give one of the two')
+    if given.get('batch_may_change') and not given.get('resume'):
+        raise InputError('--batch-may-change belongs to --resume')
     tables = presets.load_tables(given.get('config', ''))
     try:
         values = {**_merge(tables, given), **extra}
@@ -745,16 +773,9 @@ def _check_sample(values: dict[str, Any], num_classes: int, num_workers: int) ->
             '--head partial-fc takes one device a process, and several processes by '
             'recognition/train_multi.sh alone'
         )
-    rate, images = values.get('sample_rate', 1.0), values['per_batch_size'] * num_workers
-    rows = -(-num_classes // num_workers)  # of a rank, all of which a step's images may be of
-    needed = min(images, rows)
-    if int(rate * rows) < needed and values.get('partial_fc_update') != 'dense':
-        raise InputError(
-            f'--sample-rate {rate:g}: {int(rate * rows)} of {rows} classes'
-            f'{" of a rank" if num_workers > 1 else ""} have no '
-            f'room for those of a step of {images} images; raise it to {needed / rows:.2g} '
-            'or more, or give --partial-fc-update dense, which takes as many as there are'
-        )
+    dense = values.get('partial_fc_update') == DENSE
+    images = values['per_batch_size'] * num_workers
+    check_room(values.get('sample_rate', 1.0), num_classes, num_workers, images, dense)
 
 
 def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
@@ -765,7 +786,7 @@ def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
     passes = devices * values.get('accumulate', 1)
     if 'global_batch_size' in values:
         values['per_batch_size'], rest = divmod(values['global_batch_size'], passes)
-        if rest or not values['per_batch_size']:
+        if (rest and not values.get('batch_may_change')) or not values['per_batch_size']:
             raise InputError(
                 f'{values["global_batch_size"]} images a step do not fall into {passes} equal '
                 f'parts (devices x workers x --accumulate); give a --per-batch-size'

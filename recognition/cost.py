@@ -10,6 +10,10 @@ from typing import NamedTuple, Optional
 
 GATHER, REDUCE = 'gather', 'all-reduce'
 _FLOAT, _LABEL = 4, 8  # bytes
+# (N, m k) arrays at the peak of a step with PartialFC: the cosines become probabilities and
+# gradients in place, but where the loss moves all of them its graph and the way there hold copies:
+# curricularface 14, arcnegface 13, subcenter_arcface 9
+_COSINES, _COSINES_MOVED = 1, 14
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Job:
     dense: bool = False  # --partial-fc-update
     partial_fc: bool = True  # otherwise the full head, in every rank
     centre_bytes: int = 4  # of a stored value
+    moves_others: bool = False  # whether the loss moves other classes' cosines too
 
     @property
     def images(self) -> int:
@@ -84,9 +89,7 @@ def exchanges(job: Job) -> list[Exchange]:
 def memory(job: Job, activations: int) -> dict[str, int]:
     """Bytes of a rank by part; `activations` are those of one image, forwards.
 
-    The backward pass holds as much again at most. Of cosines there is one array of (N, m k), which
-    becomes probabilities and gradients in place; a loss that moves other classes' cosines needs
-    three more.
+    The backward pass holds as much again at most.
     """
     centre = job.centres_per_class * job.embedding_size
     held = {
@@ -97,7 +100,11 @@ def memory(job: Job, activations: int) -> dict[str, int]:
         return {
             **held,
             'centres and momenta': 2 * job.centre_bytes * job.rows * centre,
-            'cosines': _FLOAT * job.images * job.sampled * job.centres_per_class,
+            'cosines': _FLOAT
+            * (_COSINES_MOVED if job.moves_others else _COSINES)
+            * job.images
+            * job.sampled
+            * job.centres_per_class,
             'embeddings and their gradients': 4 * _FLOAT * job.images * job.embedding_size,
         }
     return {

@@ -29,7 +29,7 @@ from .teacher import EmbeddingSource, StoredTeacher, Teacher, check_sizes, open_
 from .teacher_file import SUFFIX, TeacherFile
 from .teacher_lift import lifted
 from .teaching import choose_store, choose_views, store_of_centres
-from .trainer import TrainResult, first_state, train, views_of
+from .trainer import TrainResult, first_state, start_of, train, views_of
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def run(args: argparse.Namespace) -> Optional[dict]:
         for number in range(1, wanted.generations + 1):
             log.info('generation %d of %d', number, wanted.generations)
             current = generation_config(config, number, before)
-            result: TrainResult = train(current, args.resume, args.overwrite, processes, source)
+            result: TrainResult = train(current, start_of(args), processes, source)
             rows[f'generation {number}'] = result.targets
             before = ranks.told(lambda model=result.model: model, 'model')
             models[f'generation {number}'] = before
@@ -196,7 +196,7 @@ def open_all(
     teacher = teacher_of(config)
     config = with_views(config, wanted, teacher)
     # what is wrong with the run's folder should not show after hours of teaching
-    first_state(generation_config(config, 1, config.pretrained), args.resume, args.overwrite)
+    first_state(generation_config(config, 1, config.pretrained), start_of(args))
     config, source = open_source(config, wanted, teacher)
     rows = {}
     if teacher:

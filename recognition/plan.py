@@ -18,8 +18,8 @@ from ..common.names import DATA, IMAGE_SHAPE
 from ..symbol import get_symbol, parse_options
 from . import cost, presets
 from .graph import embedding_size
-from .losses import make_loss
-from .partial_fc import DTYPES, UPDATES
+from .losses import ClassificationLoss, make_loss
+from .partial_fc import DENSE, DTYPES, UPDATES, check_loss, check_room
 
 _SIDE = 1024  # of the matrices that are multiplied, or so
 _COPIED = 1 << 26  # bytes
@@ -32,7 +32,7 @@ def build_parser(parser: console.Parser) -> None:
     job.add_argument('--ranks', type=float, required=True, metavar='R', help='processes in all')
     job.add_argument('--batch', type=float, required=True, metavar='B', help='images a rank')
     job.add_argument('--head', default='partial-fc', choices=('full', 'partial-fc'))
-    job.add_argument('--sample-rate', type=float, default=0.1, metavar='SHARE')
+    job.add_argument('--sample-rate', type=float, default=1.0, metavar='SHARE')
     job.add_argument('--partial-fc-update', default=UPDATES[0], choices=UPDATES)
     job.add_argument('--centres-dtype', default=DTYPES[0], choices=DTYPES)
     job.add_argument('--loss', default='arcface', help='whose centres a class has')
@@ -55,16 +55,19 @@ def whole(name: str, value: float) -> int:
     return int(value)
 
 
-def centres_per_class(loss: str) -> int:
-    """Of a loss, or of a row of the loss table."""
-    row = presets.loss.get(loss)
-    return make_loss(*((row.loss, row.loss_options) if row else (loss, {}))).centres_per_class
+def loss_of(name: str) -> ClassificationLoss:
+    """A loss, or a row of the loss table."""
+    row = presets.loss.get(name)
+    return make_loss(*((row.loss, row.loss_options) if row else (name, {})))
 
 
 def read_job(args: argparse.Namespace) -> tuple[cost.Job, int]:
     """The job, and the bytes of all layers' outputs for one image."""
     if not 0 < args.sample_rate <= 1:
         raise InputError(f'--sample-rate {args.sample_rate:g}: must be above 0 and at most 1')
+    loss = loss_of(args.loss)
+    if not loss.centres_per_class:
+        raise InputError(f'--loss {args.loss} has no class centres; choose another one')
     options = parse_options(args.network, args.network_option)
     symbol = get_symbol(args.network, **options)
     job = cost.Job(
@@ -73,18 +76,16 @@ def read_job(args: argparse.Namespace) -> tuple[cost.Job, int]:
         batch=whole('batch', args.batch),
         params=count(symbol).params,
         embedding_size=embedding_size(symbol),
-        centres_per_class=centres_per_class(args.loss),
+        centres_per_class=loss.centres_per_class,
         sample_rate=args.sample_rate,
-        dense=args.partial_fc_update == 'dense',
+        dense=args.partial_fc_update == DENSE,
         partial_fc=args.head == 'partial-fc',
         centre_bytes=np.dtype(args.centres_dtype).itemsize,
+        moves_others=not getattr(loss, 'margin_on_target_alone', True),
     )
-    if not job.centres_per_class:
-        raise InputError(f'--loss {args.loss} has no class centres; choose another one')
-    if not job.sampled:
-        raise InputError(
-            f'--sample-rate {args.sample_rate:g} of {job.rows} classes of a rank is less than one'
-        )
+    if job.partial_fc:
+        check_loss(loss, args.loss)
+        check_room(args.sample_rate, job.classes, job.ranks, job.images, job.dense)
     _, shapes, _ = symbol.get_internals().infer_shape(**{DATA: (1, *IMAGE_SHAPE)})
     outputs = symbol.get_internals().list_outputs()
     layers = sum(

@@ -16,7 +16,7 @@ step is all there is to remember of them.
 
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Optional
 
@@ -41,6 +41,9 @@ from .partial_fc.centres_file import centres_path, check_centres
 from .schedules import learning_rate
 
 log = logging.getLogger(__name__)
+
+# fields that say how the images of a step fall to processes
+_SHARES = [field.name for field in fields(TrainConfig) if field.metadata.get('shares')]
 
 
 @dataclass
@@ -95,12 +98,15 @@ def learning_rate_of(config: TrainConfig) -> LRSequential:
     )
 
 
-def newest_state(config: TrainConfig) -> Optional[TrainState]:
-    """State to resume `config` from, or None where nothing was saved yet.
+def newest_state(
+    config: TrainConfig, batch_may_change: bool = False
+) -> Optional[tuple[TrainConfig, TrainState]]:
+    """Configuration and state to go on with, or None where nothing was saved yet.
 
-    It is that of the newest checkpoint whose files are whole; damaged ones after it are named in
-    the log, and written anew by the run. A run may be made
-    longer: from the checkpoint on, the learning rate is that of the longer one.
+    It is the state of the newest checkpoint whose files are whole; damaged ones after it are named
+    in the log, and written anew by the run. A run may be made longer: from the checkpoint on, the
+    learning rate is that of the longer one. It may go on in another number of processes, with as
+    many images a step, or, if `batch_may_change`, with others, but the steps it was to take.
 
     Raises
     ------
@@ -110,7 +116,12 @@ def newest_state(config: TrainConfig) -> Optional[TrainState]:
     if not numbers:
         return None
     number, saved, state = _last_whole(config.prefix, numbers)
+    if config.global_batch_size != saved.global_batch_size and batch_may_change:
+        config = replace(config, total_steps=saved.total_steps, warmup_steps=saved.warmup_steps)
+    _tell_shares(config, saved)
     before = saved
+    if batch_may_change:
+        saved = replace(saved, **{name: getattr(config, name) for name in _SHARES})
     if config.total_steps > saved.total_steps:
         longer = {'total_steps': config.total_steps}
         if state.step >= max(config.warmup_steps, saved.warmup_steps):
@@ -131,7 +142,26 @@ def newest_state(config: TrainConfig) -> Optional[TrainState]:
             *(config.name, before.total_steps, config.total_steps, state.step + 1),
             *rates,
         )
-    return state
+    return config, state
+
+
+def _tell_shares(config: TrainConfig, saved: TrainConfig) -> None:
+    """Say what a run in another number of processes has in common with the one before."""
+    ours, theirs = (
+        f'{each.num_workers} x {each.per_batch_size * each.num_devices} images'
+        for each in (config, saved)
+    )
+    if ours == theirs:
+        return
+    log.info(
+        "%s goes on in processes of %s, not %s. Of a process are BatchNorm's statistics, dropout, "
+        "PartialFC's samples and losses that compare the images of a step%s",
+        *(config.name, ours, theirs),
+        ''
+        if config.global_batch_size == saved.global_batch_size
+        else f'. Steps and learning rate stay, with {config.global_batch_size} images a step, not '
+        f'{saved.global_batch_size}',
+    )
 
 
 def _last_whole(prefix: PathLike, numbers: list[int]) -> tuple[int, TrainConfig, TrainState]:

@@ -14,7 +14,7 @@ from .config import TrainConfig, add_arguments, configure, settings
 from .processes import connect, join, leaving_at_once
 from .results import print_results
 from .synthetic import make_if_missing
-from .trainer import TrainResult, train
+from .trainer import TrainResult, start_of, train
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> Optional[dict]:
         if processes.rank:
             console.set_up_logging(logging.WARNING)
         config = ranks.in_turn(lambda: configure(values, processes.size), 'configuration')
-        result = train(config, args.resume, args.overwrite, processes)
+        result = train(config, start_of(args), processes)
         return report(config, result) if processes.is_first else None
 
 

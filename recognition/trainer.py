@@ -1,12 +1,13 @@
 """The training loop: one configuration in, one trained checkpoint out."""
 
+import argparse
 import contextlib
 import logging
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from gluoncv.utils.lr_scheduler import LRSequential
 
@@ -21,6 +22,7 @@ from ..common.engine.optimizer_states import read_states
 from ..common.errors import InputError
 from ..common.files import atomic_write, exclusive, output_folder
 from ..common.names import CLASSIFIER_PREFIX, TEACHER, TEACHER_CENTRES
+from ..common.ranks import Ranks
 from ..eval.verification import VerificationResult
 from ..symbol import get_symbol
 from .augmentations import make_augmentations
@@ -212,18 +214,35 @@ def _batches(data: FaceRecordIter, teacher: Optional[EmbeddingSource]) -> Iterat
         yield batch
 
 
-def first_state(config: TrainConfig, resume: bool, overwrite: bool) -> TrainState:
-    """Where to start; InputError where checkpoints lie in the way and nothing was said of them."""
+class Start(NamedTuple):
+    """What to do with the checkpoints that are there; False for all: there must be none."""
+
+    resume: bool = False  # go on with the newest one
+    overwrite: bool = False  # delete them
+    batch_may_change: bool = False  # go on although the images a step are not as many
+
+
+ANEW = Start()
+
+
+def start_of(args: argparse.Namespace) -> Start:
+    """As a command line says it."""
+    return Start(args.resume, args.overwrite, args.batch_may_change)
+
+
+def first_state(config: TrainConfig, start: Start) -> tuple[TrainConfig, TrainState]:
+    """What to run, and from where; InputError where checkpoints lie in the way and nothing was
+    said of them."""
     output_folder(config.run_folder)
     numbers = checkpoint_numbers(config.prefix)
-    if overwrite:
-        return TrainState()
-    if numbers and not resume:
+    if start.overwrite:
+        return config, TrainState()
+    if numbers and not start.resume:
         raise InputError(
             f'{config.run_folder} already holds checkpoint {numbers[-1]}; give --resume to go on '
             'with it, --overwrite to start anew, or another --name'
         )
-    return newest_state(config) or TrainState()
+    return newest_state(config, start.batch_may_change) or (config, TrainState())
 
 
 def _clear(config: TrainConfig, overwrite: bool) -> None:
@@ -412,8 +431,7 @@ def _steps(
 
 def train(
     config: TrainConfig,
-    resume: bool = False,
-    overwrite: bool = False,
+    start: Start = ANEW,
     processes: Optional[Processes] = None,
     teacher: Optional[EmbeddingSource] = None,
 ) -> TrainResult:
@@ -422,8 +440,7 @@ def train(
     Parameters
     ----------
     config : the resolved configuration
-    resume : go on with the newest checkpoint of `config.run_folder`, if there is one
-    overwrite : delete the checkpoints that lie there
+    start : what to do with the checkpoints of `config.run_folder`
     processes : that take part, this one among them; by default as this one was started
     teacher : an open source of the embeddings to distil from; by default opened as `config` says
 
@@ -436,27 +453,42 @@ def train(
     processes = processes or join(config.kvstore, connect())
     folder = output_folder(config.run_folder)
     with exclusive(folder) if processes.is_first else contextlib.nullcontext():
-        return _train(config, resume, overwrite, processes, teacher)
+        return _train(config, start, processes, teacher)
 
 
-def _train(config, resume: bool, overwrite: bool, processes: Processes, teacher) -> TrainResult:
+def _first_state_of_all(
+    config: TrainConfig, start: Start, ranks: Ranks
+) -> tuple[TrainConfig, TrainState]:
+    """`first_state` of the first rank, which alone reads checkpoints."""
+
+    def read() -> tuple[str, dict]:
+        found, state = first_state(config, start)
+        return found.to_json(), asdict(state)
+
+    text, state = ranks.told(read, 'state')
+    # of the other ranks a part may be their own: where they are, how many threads they take
+    steps = TrainConfig.from_json(text)
+    found = replace(config, total_steps=steps.total_steps, warmup_steps=steps.warmup_steps)
+    return found, TrainState(**state)
+
+
+def _train(config, start: Start, processes: Processes, teacher) -> TrainResult:
     ranks = processes.ranks
-    found = ranks.told(lambda: asdict(first_state(config, resume, overwrite)), 'state')
-    state = TrainState(**found)
-    run = ranks.in_turn(lambda: _prepare(config, resume, state, processes, teacher), 'start')
+    config, state = _first_state_of_all(config, start, ranks)
+    run = ranks.in_turn(lambda: _prepare(config, start.resume, state, processes, teacher), 'start')
     _share(run)
-    history, verify_hook, save_hook = _watchers(run, overwrite)
+    history, verify_hook, save_hook = _watchers(run, start.overwrite)
     progress = console.progress(
         config.total_steps, f'training {config.name}', 'steps', start=state.step
     )
     try:
         with stop_signals() as stop, progress as bar:
-            watch, start = Stopwatch(), state.step
+            watch, first_step = Stopwatch(), state.step
             log_hook = LogHook(config, run.lr_at, watch, history, bar, ranks)
 
             def save() -> str:
                 """Which checkpoint holds all that was done."""
-                if state.step > start:
+                if state.step > first_step:
                     state.seconds += watch.lap()  # of the steps since the last log line
                     save_hook.save(state)
                 return last_checkpoint(config, state)

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional, Union
@@ -22,6 +23,7 @@ from ..extras import need
 from .local import End, LocalRanks, Stop
 from .places import (
     HERE,
+    Host,
     Place,
     check_own_name,
     interface_of,
@@ -29,7 +31,7 @@ from .places import (
     parse_hosts,
     places_of,
 )
-from .remote import Client, FirstHost, OtherHosts, Server
+from .remote import Client, FirstHost, HostLost, OtherHosts, Server
 
 PROG = 'train_multi'
 COMMANDS = ('train', 'distill', 'teach', 'identify')
@@ -37,6 +39,7 @@ TRAINING = ('train', 'distill')
 SCRIPT = Path(__file__).resolve().parents[2] / 'recognition' / 'train_multi.sh'
 
 _LOOK = 0.1  # seconds between two looks at the ranks
+_ALONE = ('-h', '--help', '--json', '--elastic')  # options without a value
 
 
 def build_parser() -> console.Parser:
@@ -44,6 +47,7 @@ def build_parser() -> console.Parser:
     add = parser.add_argument
     add('-np', dest='size', type=int, default=0, metavar='N', help='number of ranks')
     add('-H', dest='hosts', default='', metavar='HOST:SLOTS,...', help='hosts; the first is this')
+    add('--elastic', action='store_true', help='go on without a rank that was killed')
     add('--address', default='', help='of this host, for the others (default: found by -H)')
     add('--port', type=int, default=0, help='of the rendezvous (default: a free one)')
     add('--remote-shell', default='ssh', help='how others are reached; "": a person starts them')
@@ -60,7 +64,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     own = {word for action in build_parser()._actions for word in action.option_strings}
     place = 0
     while place < len(words) and words[place].partition('=')[0] in own:
-        alone = '=' in words[place] or words[place] in ('-h', '--help', '--json')
+        alone = '=' in words[place] or words[place] in _ALONE
         place += 1 if alone else 2
     command = words[place:]
     if not command or command[0] not in COMMANDS:
@@ -98,9 +102,55 @@ def program(command: Sequence[str]) -> list[str]:
 
 
 def coordinate(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Run a job whose rank 0 is here."""
+    """Run a job whose rank 0 is here; with --elastic again, without what was lost."""
     hosts = parse_hosts(options.hosts or f'{HERE}:{options.size}')
     places = places_of(hosts, options.size)
+    if options.elastic and '--overwrite' in command:
+        raise InputError(
+            '--elastic goes on by --resume, which --overwrite contradicts; give another --name'
+        )
+    stop, attempt = Stop(), 0
+    with stop.at_signals():
+        while True:
+            try:
+                return _attempt(options, command, places, stop, attempt)
+            except (_Failure, HostLost) as error:
+                if not options.elastic or stop.number:
+                    raise
+                places = _places_left(error, places)
+                loss = error if isinstance(error, HostLost) else error.end
+                words = ['--resume', '--batch-may-change'] if command[0] in TRAINING else []
+                command = [*command, *(word for word in words if word not in command)]
+                left = f'{len(places)} of {options.size} ranks'
+                sys.stderr.write(f'{PROG}: {loss}; starting again with {left}\n')
+            attempt += 1
+
+
+def _places_left(error: Union['_Failure', HostLost], places: Sequence[Place]) -> list[Place]:
+    """The places without that of the rank that was killed, or without those of the host that is
+    silent; `error` where it is no such loss, or nobody is left on the first host."""
+    counts = Counter(place.hostname for place in places)
+    if isinstance(error, HostLost):
+        counts[error.name] = 0
+    elif error.end.killed:
+        counts[error.end.host] -= 1
+    else:
+        raise error
+    if not counts[places[0].hostname]:
+        raise error
+    return places_of(
+        [Host(name, count) for name, count in counts.items() if count], sum(counts.values())
+    )
+
+
+def _attempt(
+    options: argparse.Namespace,
+    command: Sequence[str],
+    places: Sequence[Place],
+    stop: Stop,
+    attempt: int,
+) -> int:
+    """Run the job once."""
     names = list(dict.fromkeys(place.hostname for place in places))
     mine = [place for place in places if place.hostname == names[0]]
     address = options.address or (own_address(names[1]) if names[1:] else '127.0.0.1')
@@ -110,17 +160,15 @@ def coordinate(options: argparse.Namespace, command: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         server = Server(address, options.port, places)
         stack.callback(server.close)
-        server.put('plan', {'places': places, 'command': command})
+        server.put('plan', {'places': places, 'command': command, 'attempt': attempt})
         shells = {}
         for name in names[1:]:
             shell = _invite(name, options.remote_shell, server, command)
             if shell:
                 shells[name] = shell
                 stack.callback(shell.terminate)
-        others = OtherHosts(names[1:], server, shells)
+        others = OtherHosts(names[1:], server, shells, attempt)
         stack.callback(others.let_go)
-        stop = Stop()
-        stack.enter_context(stop.at_signals())
         ranks = LocalRanks(mine, program(command), address, server.port, interface)
         stack.callback(ranks.kill)
         end = watch(ranks, others, stop)
@@ -136,7 +184,7 @@ class _Failure(RunError):
         rest = '; the others were stopped' if size > 1 else ''
         on = '; --resume goes on from the newest checkpoint' * (command[0] in TRAINING)
         super().__init__(f'{end}{rest}{on}')
-        self.exit_code = end.exit_code
+        self.end, self.exit_code = end, end.exit_code
 
 
 def _invite(
@@ -172,7 +220,7 @@ def join(options: argparse.Namespace, command: Sequence[str]) -> int:
         raise InputError(f'--host {options.host}: no rank of that job is for a host of this name')
     here = own_address(address)
     check_own_name(here)
-    first = FirstHost(client, options.host)
+    first = FirstHost(client, options.host, plan['attempt'])
     stop, end = Stop(), None
     with stop.at_signals():
         interface = interface_of(here)

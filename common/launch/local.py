@@ -25,6 +25,12 @@ class End:
 
     who: str  # 'rank 1 on b'
     code: int  # as of a process: negative for a signal
+    host: str = ''  # 'b', where one of its ranks ended
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it that nobody here has sent: what another try may be spared."""
+        return self.code < 0 and bool(self.host)
 
     @property
     def stopped(self) -> bool:
@@ -104,7 +110,8 @@ class LocalRanks:
         """A rank that has not ended well, if there is one."""
         for place, process in zip(self._places, self._processes):
             if process.poll():
-                return End(f'rank {place.rank} on {place.hostname}', process.returncode)
+                who = f'rank {place.rank} on {place.hostname}'
+                return End(who, process.returncode, place.hostname)
         return None
 
     def done(self) -> bool:

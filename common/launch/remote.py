@@ -24,6 +24,20 @@ _SILENCE = 20.0  # seconds after which a host that says nothing is lost
 _SCOPE = 'launch'
 
 
+class HostLost(RunError):
+    """A host that was there is silent."""
+
+    def __init__(self, name: str):
+        super().__init__(f'host {name} has not been heard of for {_SILENCE:.0f} s')
+        self.name = name
+
+
+def _word(kind: str, host: str, attempt: int) -> str:
+    """The key of a host's word: a launcher that is late with those of an attempt that is over does
+    not disturb the next one."""
+    return f'{kind}-{host}-{attempt}'
+
+
 class Server:
     """The rendezvous server, which also keeps words of the hosts under keys."""
 
@@ -93,31 +107,40 @@ class OtherHosts:
     names : of all of them
     server : where they leave their words
     shells : those that were started to have a host join, by its name
+    attempt : how often the job was started before
     """
 
     def __init__(
-        self, names: Sequence[str], server: Server, shells: Mapping[str, subprocess.Popen]
+        self,
+        names: Sequence[str],
+        server: Server,
+        shells: Mapping[str, subprocess.Popen],
+        attempt: int = 0,
     ):
         self._names, self._server, self._shells = list(names), server, shells
+        self._attempt = attempt
         self._started = time.monotonic()
         self._heard: dict[str, tuple[int, float]] = {}  # host -> (its newest word, when)
+
+    def _get(self, kind: str, name: str) -> Any:
+        return self._server.get(_word(kind, name, self._attempt))
 
     def failed(self) -> Optional[End]:
         """A rank there that has not ended well, or a host that is silent: RunError."""
         now = time.monotonic()
         for name in self._names:
-            told = self._server.get(f'end-{name}')
+            told = self._get('end', name)
             if told:
                 return End(**told)
-            if self._server.get(f'done-{name}'):
+            if self._get('done', name):
                 continue
-            word = self._server.get(f'beat-{name}')
+            word = self._get('beat', name)
             if word is None:
                 self._check_coming(name, now)
             if word is not None and self._heard.get(name, (None,))[0] != word:
                 self._heard[name] = word, now
             elif word is not None and now - self._heard[name][1] > _SILENCE:
-                raise RunError(f'host {name} has not been heard of for {_SILENCE:.0f} s')
+                raise HostLost(name)
         return None
 
     def _check_coming(self, name: str, now: float) -> None:
@@ -132,7 +155,7 @@ class OtherHosts:
             raise RunError(f'host {name} has not come in {MEETING:.0f} s')
 
     def done(self) -> bool:
-        return all(self._server.get(f'done-{name}') for name in self._names)
+        return all(self._get('done', name) for name in self._names)
 
     def let_go(self) -> None:
         """Tell them that it is over, and give them the time to hear it."""
@@ -145,15 +168,18 @@ class OtherHosts:
 class FirstHost:
     """The first host, as another one sees it."""
 
-    def __init__(self, client: Client, name: str):
-        self._client, self._name = client, name
+    def __init__(self, client: Client, name: str, attempt: int):
+        self._client, self._name, self._attempt = client, name, attempt
         self._words, self._told = 0, 0.0
+
+    def _put(self, kind: str, value: Any) -> None:
+        self._client.put(_word(kind, self._name, self._attempt), value)
 
     def failed(self) -> Optional[End]:
         """Say that this host lives; RunError where the first one is silent or has ended the job."""
         if time.monotonic() - self._told > BEAT:
             self._told, self._words = time.monotonic(), self._words + 1
-            self._client.put(f'beat-{self._name}', self._words)
+            self._put('beat', self._words)
             if self._client.get('stop'):
                 raise RunError('the first host has ended the job')
         if self._client.lost:
@@ -166,5 +192,5 @@ class FirstHost:
     def tell(self, end: Optional[End]) -> None:
         """Say how the ranks of this host ended."""
         if end:
-            self._client.put(f'end-{self._name}', vars(end))
-        self._client.put(f'done-{self._name}', True)
+            self._put('end', vars(end))
+        self._put('done', True)

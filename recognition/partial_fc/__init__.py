@@ -5,10 +5,12 @@ arXiv:2010.05222.
 """
 
 from .centres import DTYPES, Centres
-from .head import UPDATES, PartialFC, Settings, Step
+from .head import DENSE, UPDATES, PartialFC, Settings, Step
 from .margins import check_loss
+from .sampling import check_room
 
 __all__ = [
+    'DENSE',
     'DTYPES',
     'UPDATES',
     'Centres',
@@ -16,4 +18,5 @@ __all__ = [
     'Settings',
     'Step',
     'check_loss',
+    'check_room',
 ]

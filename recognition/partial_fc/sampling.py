@@ -4,6 +4,8 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
+from ...common.errors import InputError
+
 
 class Shard(NamedTuple):
     """The classes of one rank: start, start + 1, ..., start + rows - 1."""
@@ -26,6 +28,20 @@ def shard_of(num_classes: int, rank: int, size: int, padded: bool) -> Shard:
         return Shard(rank * rows, rows)
     rows, more = divmod(num_classes, size)
     return Shard(rank * rows + min(rank, more), rows + (rank < more))
+
+
+def check_room(rate: float, num_classes: int, ranks: int, images: int, dense: bool) -> None:
+    """InputError where the sample of a rank has no room for the classes of a step of `images`, all
+    of which may be its own, unless the update is `dense`, which takes as many as there are."""
+    rows = -(-num_classes // ranks)
+    needed = min(images, rows)
+    if int(rate * rows) < needed and not dense:
+        raise InputError(
+            f'--sample-rate {rate:g}: {int(rate * rows)} of {rows} classes'
+            f'{" of a rank" if ranks > 1 else ""} have no '
+            f'room for those of a step of {images} images; raise it to {needed / rows:.2g} '
+            'or more, or give --partial-fc-update dense, which takes as many as there are'
+        )
 
 
 def sample_rows(

@@ -7,7 +7,9 @@ import time
 import pytest
 from ranks_launched import needs_horovod
 from vargfacenet.common.errors import RunError
+from vargfacenet.common.launch import __main__ as launcher
 from vargfacenet.common.launch import remote
+from vargfacenet.common.launch.local import End
 from vargfacenet.common.launch.places import MEETING, Host, environment, places_of
 
 PLACES = places_of([Host('a', 1), Host('b', 1)], 2)
@@ -38,10 +40,26 @@ def test_a_host_that_does_not_come_is_named(others, monkeypatch):
     monkeypatch.setattr(time, 'monotonic', lambda: now + MEETING + 1)
     with pytest.raises(RunError, match=r'^host b has not come in 600 s$'):
         waiting.failed()
-    server.put('beat-b', 1)
+    server.put('beat-b-0', 1)
     assert make({'b': ended(255)}).failed() is None  # its own word says that it is there
 
 
 def test_ranks_wait_for_each_other_as_long_as_the_launcher_does():
     said = environment(PLACES[0], '127.0.0.1', 1, 'lo')
     assert float(said['HOROVOD_GLOO_TIMEOUT_SECONDS']) == MEETING
+
+
+def test_what_is_left_of_a_job():
+    """Four ranks on a, three on b: one is killed, then b is silent, then a rank ends by itself."""
+    places = places_of([Host('a', 4), Host('b', 5)], 7)
+    killed = launcher._Failure(End('rank 5 on b', -9, 'b'), ['train'], 7)
+    left = launcher._places_left(killed, places)
+    assert left == places_of([Host('a', 4), Host('b', 2)], 6)
+    alone = launcher._places_left(remote.HostLost('b'), left)
+    assert alone == places_of([Host('a', 4)], 4)
+    wrong = launcher._Failure(End('rank 5 on b', 2, 'b'), ['train'], 7)
+    with pytest.raises(launcher._Failure, match='exit code 2'):
+        launcher._places_left(wrong, places)
+    last = launcher._Failure(End('rank 0 on a', -9, 'a'), ['train'], 2)
+    with pytest.raises(launcher._Failure, match='SIGKILL'):  # nobody is left on the first host
+        launcher._places_left(last, places_of([Host('a', 1), Host('b', 1)], 2))

@@ -1,13 +1,18 @@
 """What a step costs: against numbers worked out by hand, and what a network counted."""
 
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
+import sys
 
+import numpy as np
 import pytest
 from ranks_launched import LAUNCHER, environment, needs_horovod
 from vargfacenet.recognition import cost
+from vargfacenet.recognition.config import TrainConfig
+from vargfacenet.recognition.losses import make_loss
 
 MANY = cost.Job(classes=10**8, ranks=64, batch=128, params=5_000_000, sample_rate=0.1)
 
@@ -74,8 +79,79 @@ def test_dense_keeps_the_classes_of_the_images():
     assert cost.Job(1000, 4, 64, 1, sample_rate=0.01).sampled == 2
 
 
+def test_defaults_are_those_of_training(run_command):
+    given = ['--ranks', 1, '--batch', 8, '--gflops', 1, '--gbytes', 1]
+    _, result, _ = run_command('plan', '--classes', 100, *given)
+    fields = {each.name: each.default for each in dataclasses.fields(TrainConfig)}
+    assert result['job']['sample_rate'] == fields['sample_rate']
+    assert result['job']['dense'] == (fields['partial_fc_update'] == 'dense')
+    assert result['job']['centre_bytes'] == np.dtype(fields['centres_dtype']).itemsize
+
+
+# the most that a process held in two steps of a head, beyond what it had before them; pages of
+# the centres are touched before
+STEPS_OF_A_HEAD = """
+import sys
+import numpy as np
+from vargfacenet.recognition.losses import make_loss
+from vargfacenet.recognition.partial_fc import Centres, PartialFC, Settings
+
+def held(key):
+    (line,) = (line for line in open('/proc/self/status') if line.startswith(key))
+    return 1024 * int(line.split()[1])
+
+loss, dtype, classes, images, size = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+loss = make_loss(loss, {})
+centres = Centres(classes, loss.centres_per_class * size, dtype)
+centres.start(0, 0)
+centres.momenta[:] = 0
+head = PartialFC(loss, Settings(classes, size), centres)
+random = np.random.default_rng(0)
+before = held('VmRSS:')
+for step in range(2):
+    label = random.integers(0, classes, images)
+    head.step(random.standard_normal((images, size), np.float32), label, 0.1, step)
+print(held('VmHWM:') - before, centres.weights.nbytes + centres.momenta.nbytes)
+"""
+
+
+@pytest.mark.parametrize(
+    ('loss', 'dtype', 'least'),
+    [
+        ('margin', 'float16', 0.75),
+        ('curricularface', 'float32', 0.75),
+        ('subcenter_arcface', 'float32', 0.5),
+    ],
+)
+def test_memory_is_what_a_head_takes(loss, dtype, least):
+    """Centres and momenta to the byte; cosines within a fifth more and, of losses that move all of
+    them, what is said to be the most."""
+    classes, images, size = 40_000, 64, 8
+    words = [STEPS_OF_A_HEAD, loss, dtype, classes, images, size]
+    done = subprocess.run(
+        [sys.executable, '-c', *map(str, words)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    peak, stored = map(int, done.stdout.split())
+    job = cost.Job(
+        classes,
+        1,
+        images,
+        0,
+        size,
+        make_loss(loss, {}).centres_per_class,
+        centre_bytes=np.dtype(dtype).itemsize,
+        moves_others=not make_loss(loss, {}).margin_on_target_alone,
+    )
+    told = cost.memory(job, 0)
+    assert told['centres and momenta'] == stored
+    spare = 6 << 20  # the interpreter's and MXNet's own
+    assert least * told['cosines'] < peak < 1.2 * told['cosines'] + spare
+
+
 def test_command(run_command):
     words = ['--classes', '1e8', '--ranks', 64, '--batch', 128, '--gflops', 100, '--gbytes', 10]
+    words += ['--sample-rate', 0.1]
     code, result, messages = run_command('plan', *words)
     assert code == 0
     assert result['slowest'] == 'head: matrix products'
@@ -96,7 +172,8 @@ def test_command(run_command):
         (['--ranks', 0], '--ranks 0: expected a whole number'),
         (['--gbit', -1], '--gbit -1: must be a positive number'),
         (['--loss', 'triplet'], 'has no class centres'),
-        (['--sample-rate', '1e-9'], 'is less than one'),
+        (['--loss', 'softmax'], 'softmax is no function of cosines'),
+        (['--sample-rate', '0.016'], 'have no room for those of a step of 16 images'),
     ],
 )
 def test_refuses(words, message, run_command):

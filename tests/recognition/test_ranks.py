@@ -156,6 +156,25 @@ def test_centres_of_two_ranks_resume_exactly(begun, together):
             assert (whole / name).read_bytes() == (parts / name).read_bytes()
 
 
+def test_goes_on_in_another_number_of_ranks(begun, alone, together):
+    """Six steps, the last three of them in one rank after two, or in two after one: as one rank
+    does them all, centres and momenta included."""
+    head = ['--head', 'partial-fc', '--partial-fc-update', 'dense', '--loss', 'curricularface']
+    words = [*FROZEN, begun, *head, '--global-batch-size', 8, '--steps', 6, '--verbose', 3]
+    words += ['--ckpt', 2]
+    one = alone('left-alone', *words)
+    for name, before, after in (('fewer', together, alone), ('more', alone, together)):
+        folder = before(name, *words)
+        for path in folder.glob('model-0002.*'):
+            path.unlink()
+        after(name, *words, '--resume')
+        np.testing.assert_allclose(column(folder, 'loss'), column(one, 'loss'), rtol=2e-4)
+        file = 'model-0002.centres'
+        with np.load(one / file) as wanted, np.load(folder / file) as found:
+            for key in wanted.files:
+                np.testing.assert_allclose(found[key], wanted[key], rtol=1e-3, atol=1e-5)
+
+
 def test_distils_in_two_ranks(begun, alone, together):
     """The first rank makes the store of the teacher's embeddings, the other one reads it."""
     words = [*FROZEN, begun, '--teacher', begun, '--generations', 1, '--alpha', 10]
@@ -260,6 +279,30 @@ def test_a_killed_rank_ends_all_and_resumes_to_the_bit(place, two, begun):
     code, _, errors = launch('-np', 2, *words, '--resume')
     assert code == 0, errors
     assert_same_weights(newest(folder / 'killed'), newest(two[0]))
+
+
+def test_an_elastic_run_goes_on_without_a_killed_rank(place, two, begun):
+    """With as many images a step, all of the one that is left, it ends as the whole run does."""
+    folder, options = place
+    words = [*options, '--name', 'elastic', '--global-batch-size', 16, *FROZEN, begun]
+    launcher = start('-np', 2, '--elastic', *words, '--verbose', 2, '--ckpt', 1)
+    wait_for(folder / 'elastic' / 'model-0001.json')
+    os.kill(rank_of(launcher, 1), signal.SIGKILL)
+    code, result, errors = finish(launcher)
+    assert code == 0, errors
+    assert [line for line in errors.splitlines() if line.startswith('train_multi')] == [
+        'train_multi: rank 1 on localhost was killed by SIGKILL; starting again with 1 of 2 ranks'
+    ]
+    assert 'goes on in processes of 1 x 16 images, not 2 x 8 images' in errors
+    assert result['steps'] == STEPS
+    np.testing.assert_allclose(
+        column(folder / 'elastic', 'loss'), column(two[0], 'loss'), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_elastic_does_not_overwrite(place):
+    code, _, errors = launch('-np', 2, '--elastic', *place[1], '--overwrite')
+    assert code == 2 and '--elastic goes on by --resume' in errors
 
 
 def test_a_stop_is_saved_in_the_same_step_of_all(place, begun, default_signals):

@@ -38,16 +38,16 @@ def flip(path, position):
 def test_a_damaged_checkpoint_is_named_and_the_last_whole_one_taken(saved, suffix, monkeypatch):
     warned = []
     monkeypatch.setattr(run_state.log, 'warning', lambda form, *args: warned.append(form % args))
-    assert newest_state(saved).number == 3 and not warned
+    assert newest_state(saved)[1].number == 3 and not warned
     path = saved.run_folder / f'model-0003.{suffix}'
     content = path.read_bytes()
     for position in range(0, len(content), max(len(content) // 200, 1)):
         path.write_bytes(content)
         flip(path, position)
-        assert newest_state(saved).number == 2
+        assert newest_state(saved)[1].number == 2
         assert str(path) in warned.pop() and not warned
     path.write_bytes(content)
-    assert newest_state(saved).number == 3
+    assert newest_state(saved)[1].number == 3
 
 
 def test_none_is_whole(saved):
@@ -55,6 +55,20 @@ def test_none_is_whole(saved):
         path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=r'model-0003\.states'):
         newest_state(saved)
+
+
+def test_processes_may_be_others_where_the_images_a_step_are_as_many(saved):
+    """8 images of one process as 2 of 4; 2 of 8 only if that is asked for, with the same steps."""
+    half = replace(saved, num_workers=2, per_batch_size=4, kvstore='horovod', total_steps=99)
+    found, state = newest_state(half)
+    assert (found, state.number) == (half, 3)
+    double = replace(half, per_batch_size=8)
+    with pytest.raises(InputError, match='num_workers 2, saved 1; per_batch_size 8'):
+        newest_state(double)
+    found, _ = newest_state(double, batch_may_change=True)
+    assert found == replace(double, total_steps=saved.total_steps, warmup_steps=saved.warmup_steps)
+    with pytest.raises(InputError, match='seed 5, saved'):
+        newest_state(replace(double, seed=5), batch_may_change=True)
 
 
 def test_states_without_a_checksum_are_read(saved):
