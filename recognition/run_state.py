@@ -133,6 +133,7 @@ def newest_state(
             f'{state_path(config.prefix, number)} was saved by another configuration: '
             + '; '.join(differences)
             + ' (give the same options, another --name, or --overwrite)'
+            + _about_images(config, saved)
         )
     if config.total_steps > before.total_steps:
         rates = (learning_rate_of(each)(state.step + 1) for each in (before, config))
@@ -143,6 +144,17 @@ def newest_state(
             *rates,
         )
     return config, state
+
+
+def _about_images(config: TrainConfig, saved: TrainConfig) -> str:
+    """What to do where the images a step are not as many as before; '' where they are."""
+    ours, theirs = config.global_batch_size, saved.global_batch_size
+    if ours == theirs:
+        return ''
+    return (
+        f'. A step would have {ours} images, not {theirs}: --global-batch-size {theirs} keeps them '
+        'in any number of processes, --batch-may-change takes others'
+    )
 
 
 def _tell_shares(config: TrainConfig, saved: TrainConfig) -> None:

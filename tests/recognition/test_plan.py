@@ -116,17 +116,17 @@ print(held('VmHWM:') - before, centres.weights.nbytes + centres.momenta.nbytes)
 
 
 @pytest.mark.parametrize(
-    ('loss', 'dtype', 'least'),
+    ('loss', 'dtype', 'classes', 'least'),
     [
-        ('margin', 'float16', 0.75),
-        ('curricularface', 'float32', 0.75),
-        ('subcenter_arcface', 'float32', 0.5),
+        ('margin', 'float16', 200_000, 0.9),
+        ('curricularface', 'float32', 40_000, 0.75),
+        ('subcenter_arcface', 'float32', 40_000, 0.5),
     ],
 )
-def test_memory_is_what_a_head_takes(loss, dtype, least):
-    """Centres and momenta to the byte; cosines within a fifth more and, of losses that move all of
-    them, what is said to be the most."""
-    classes, images, size = 40_000, 64, 8
+def test_memory_is_what_a_head_takes(loss, dtype, classes, least):
+    """Centres and momenta to the byte; cosines, but of losses that move all of them what is said
+    is the most that one takes."""
+    images, size = 64, 8
     words = [STEPS_OF_A_HEAD, loss, dtype, classes, images, size]
     done = subprocess.run(
         [sys.executable, '-c', *map(str, words)], capture_output=True, text=True, timeout=300
@@ -145,8 +145,8 @@ def test_memory_is_what_a_head_takes(loss, dtype, least):
     )
     told = cost.memory(job, 0)
     assert told['centres and momenta'] == stored
-    spare = 6 << 20  # the interpreter's and MXNet's own
-    assert least * told['cosines'] < peak < 1.2 * told['cosines'] + spare
+    spare = 16 << 20  # MXNet's and BLAS's own, a block of centres
+    assert least * told['cosines'] < peak < told['cosines'] + spare
 
 
 def test_command(run_command):

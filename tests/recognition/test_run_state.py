@@ -63,7 +63,7 @@ def test_processes_may_be_others_where_the_images_a_step_are_as_many(saved):
     found, state = newest_state(half)
     assert (found, state.number) == (half, 3)
     double = replace(half, per_batch_size=8)
-    with pytest.raises(InputError, match='num_workers 2, saved 1; per_batch_size 8'):
+    with pytest.raises(InputError, match='would have 16 images, not 8: --global'):
         newest_state(double)
     found, _ = newest_state(double, batch_may_change=True)
     assert found == replace(double, total_steps=saved.total_steps, warmup_steps=saved.warmup_steps)
