@@ -137,10 +137,12 @@ def _page(args: argparse.Namespace, people, other: Optional[People], found, rows
         chosen = [(f, row) for f, row in zip(found, rows) if f.kind == kind]
         pairs = [np.stack([people.crop(f.first), second.crop(f.second)]) for f, _ in chosen]
         captions = [_caption(row) for _, row in chosen]
-        items = [PairsItem(f'{len(pairs)} pairs', np.stack(pairs), captions)] if pairs else []
+        items = [PairsItem(f'Pairs: {len(pairs)}', np.stack(pairs), captions)] if pairs else []
         sections.append(Section(title, _TEXTS[kind] if pairs else 'None was found.', items))
     sources = ' and '.join(part for part in (args.folder, args.other) if part)
-    return page('What to look at', f'{sources}, seen by {args.model}', sections)
+    return page(
+        'What to look at', f'{sources}, by the model {args.model}', sections, command='clean'
+    )
 
 
 def _csv(rows: list[dict]) -> str:

@@ -6,7 +6,8 @@ A name may come from anywhere: HTML, Markdown, LaTeX and CSV each get it as text
 import base64
 import csv
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -190,8 +191,9 @@ def shown(cell: object) -> str:
     return f'{cell:,}' if type(cell) is int else str(cell)
 
 
-def _table(item: TableItem) -> str:
-    """The roles say what a narrow screen's layout takes from the elements: that it is a table."""
+def _table(item: TableItem, label: str) -> str:
+    """The roles say what a narrow screen's layout takes from the elements: that it is a table;
+    `label` what its region is called."""
     head = ''.join(
         f'<th role="columnheader" scope="col">{escape(str(column))}</th>' for column in item.columns
     )
@@ -205,10 +207,10 @@ def _table(item: TableItem) -> str:
         for row in item.rows
     )
     note = f'<p class="note">{escape(item.note)}</p>' if item.note else ''
-    title, wraps = escape(item.title), ' wraps' if item.wraps else ''
+    wraps = ' wraps' if item.wraps else ''
     return (
-        f'<h3>{title}</h3>'
-        f'<div class="table{wraps}" role="region" aria-label="{title}" tabindex="0">'
+        f'<h3>{escape(item.title)}</h3>'
+        f'<div class="table{wraps}" role="region" aria-label="{escape(label)}" tabindex="0">'
         f'<table role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
         f'<tbody role="rowgroup">{rows}</tbody></table></div>{note}'
     )
@@ -237,8 +239,9 @@ def _pairs(item: PairsItem) -> str:
     return f'<h3>{escape(item.title)}</h3><div class="pairs">{"".join(parts)}</div>'
 
 
-def _items(items: Sequence[Item]) -> str:
-    """Items in order; figures that follow each other share a grid."""
+def _items(items: Sequence[Item], labels: Mapping[str, str]) -> str:
+    """Items in order; figures that follow each other share a grid. `labels` are those of tables, by
+    their titles."""
     parts, figures = [], []
     for item in (*items, None):
         if isinstance(item, FigureItem):
@@ -248,8 +251,19 @@ def _items(items: Sequence[Item]) -> str:
             parts.append(f'<div class="figures">{"".join(figures)}</div>')
             figures = []
         if item is not None:
-            parts.append(_table(item) if isinstance(item, TableItem) else _pairs(item))
+            is_table = isinstance(item, TableItem)
+            parts.append(_table(item, labels[item.title]) if is_table else _pairs(item))
     return '\n'.join(parts)
+
+
+def _labels(sections: Sequence[Section]) -> list[dict[str, str]]:
+    """For each section: title of a table -> what no other region of the page is called."""
+    tables = [[i.title for i in s.items if isinstance(i, TableItem)] for s in sections]
+    often = Counter(title for titles in tables for title in titles)
+    return [
+        {title: title if often[title] == 1 else f'{section.title}: {title}' for title in titles}
+        for section, titles in zip(sections, tables)
+    ]
 
 
 def _origin(origin: Origin) -> str:
@@ -266,11 +280,12 @@ def page(
     origins: Union[str, Sequence[Origin]],
     sections: Sequence[Section],
     verdict: Sequence[str] = (),
+    command: str = 'report',
 ) -> str:
     """The whole page: one file that needs no other, no script and no network.
 
     `origins` stand under the title: one line, or a line that unfolds for each run; `verdict` are
-    the sentences after them.
+    the sentences after them; `command` made the page.
     """
     if isinstance(origins, str):
         made = f'<p>{escape(origins)}</p>'
@@ -284,8 +299,8 @@ def page(
     body = '\n'.join(
         f'<section id="s{number}" tabindex="-1"><h2>{escape(section.title)}</h2>'
         + (f'<p>{escape(section.text)}</p>' if section.text else '')
-        + f'{_items(section.items)}</section>'
-        for number, section in enumerate(sections)
+        + f'{_items(section.items, labels)}</section>'
+        for number, (section, labels) in enumerate(zip(sections, _labels(sections)))
     )
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -303,7 +318,7 @@ def page(
 <main>
 {body}
 </main>
-<footer>Made by vargfacenet report.</footer>
+<footer>Made by vargfacenet {command}.</footer>
 </body>
 </html>
 """

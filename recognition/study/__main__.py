@@ -32,7 +32,7 @@ from ..config import (
     settings,
 )
 from . import plan, results
-from .page import claims, sections, show
+from .page import all_claims, lead, sections, show
 from .plan import Arm, Job, Study, data_jobs, make_jobs, read_study
 from .runner import Child, Runner, run_in_turn
 
@@ -200,11 +200,12 @@ def write_page(result: dict[str, Any], path: Path) -> dict[str, Any]:
     found = sections(result)
     show(result, found)
     subtitle = f'{len(result["arms"])} arms · {result["machine"]} · vargfacenet {result["version"]}'
-    atomic_write(path, page(result['title'], subtitle, found))
+    said = all_claims(result)
+    atomic_write(path, page(result['title'], subtitle, found, lead(said), 'study'))
     log.info('page: %s', path)
     return {
         'page': str(path),
-        'claims': [claim for question in result['questions'] for claim in claims(result, question)],
+        'claims': said,
         'missing': result['missing'],
     }
 

@@ -10,6 +10,8 @@ from ...eval.report.page import FigureItem, Section, TableItem
 
 log = logging.getLogger(__name__)
 
+_NOTHING_YET = 'None of these runs is there yet.'
+_FIRST = 5  # claims under the title
 _BY_CHANCE = 20  # one in so many 95 % intervals excludes zero where there is no difference
 
 
@@ -128,6 +130,19 @@ def claims(result: Mapping[str, Any], question: Mapping[str, Any]) -> list[str]:
     return [each['sentence'] for each in question['comparisons'] if each['measure'] == measure]
 
 
+def all_claims(result: Mapping[str, Any]) -> list[str]:
+    """The sentences of all questions, each once: two questions may ask for one comparison."""
+    return list(
+        dict.fromkeys(text for each in result['questions'] for text in claims(result, each))
+    )
+
+
+def lead(said: Sequence[str]) -> list[str]:
+    """The first of all claims, for the first screen."""
+    more = [f'Further comparisons below: {len(said) - _FIRST}.'] if len(said) > _FIRST else []
+    return [*said[:_FIRST], *more]
+
+
 def _forest(question: Mapping[str, Any], measure: str, number: int) -> Optional[FigureItem]:
     """Differences with intervals, a line each."""
     shown = [each for each in question['comparisons'] if each['measure'] == measure]
@@ -148,7 +163,7 @@ def _what_was_left(result: Mapping[str, Any]) -> str:
 
 
 def _by_chance(result: Mapping[str, Any]) -> str:
-    count = sum(len(claims(result, question)) for question in result['questions'])
+    count = len(all_claims(result))
     if not count:
         return ''
     return (
@@ -166,7 +181,7 @@ def sections(result: Mapping[str, Any]) -> list[Section]:
         first.items.append(published)
     found, measures = [first], measures_of(result)
     for number, question in enumerate(result['questions'], 1):
-        said = claims(result, question) or ['None of these runs is there yet.']
+        said = claims(result, question) or [_NOTHING_YET]
         text = ' '.join([*([question['note']] if 'note' in question else []), *said])
         section = Section(question['ask'], text)
         figure = _forest(question, measures[0], number) if measures else None
@@ -185,7 +200,8 @@ def show(result: Mapping[str, Any], tables: Sequence[Section]) -> None:
                 console.table(f'{section.title}: {item.title}', item.columns, item.rows)
     lines = []
     for question in result['questions']:
-        lines += [question['ask'], *(f'  {text}' for text in claims(result, question))]
+        said = claims(result, question) or [_NOTHING_YET]
+        lines += [question['ask'], *(f'  {text}' for text in said)]
     lines += filter(None, [(_by_chance(result) + _what_was_left(result)).strip()])
     for line in lines:
         log.info('%s', line)

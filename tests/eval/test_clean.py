@@ -121,6 +121,7 @@ def test_a_copy_under_another_name(faces, tmp_path, run_command):
     )
     page = (tmp_path / 'out' / 'index.html').read_text()
     assert page.count('class="pair"') == len(rows) and 'p1 / p4' in page
+    assert 'Made by vargfacenet clean.' in page
     assert sorted(path.read_bytes() for path in folder.rglob('*.*')) == before  # nothing deleted
 
 

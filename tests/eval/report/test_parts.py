@@ -21,7 +21,16 @@ from vargfacenet.eval.report.groups import (
     read_labels,
     worst_ratio,
 )
-from vargfacenet.eval.report.page import Cell, FigureItem, TableItem, csv_table, latex, write_files
+from vargfacenet.eval.report.page import (
+    Cell,
+    FigureItem,
+    Section,
+    TableItem,
+    csv_table,
+    latex,
+    page,
+    write_files,
+)
 from vargfacenet.eval.report.statistics import exact_interval
 from vargfacenet.eval.report.verification import quantile_table
 from vargfacenet.eval.results import VERIFICATION, save_results
@@ -134,6 +143,15 @@ def test_every_row_of_a_latex_table_has_its_columns(wild):
         assert rest.split() == ['\\bottomrule', '\\end{tabular}']
         assert len(lines) == 1 + len(table.rows) and len(columns) == len(table.columns)
         assert all(line.count('&') == len(columns) - 1 for line in lines)
+
+
+def test_no_two_regions_of_a_page_have_one_name():
+    """Whoever hears the page goes from region to region by these."""
+    table = TableItem('t', 'Differences', ('run', 'rate'), [('a', 1)])
+    other = TableItem('o', 'Once', ('run', 'rate'), [('a', 1)])
+    text = page('T', 'line', [Section('One', items=[table]), Section('Two', items=[table, other])])
+    found = re.findall('role="region" aria-label="(.*?)"', text)
+    assert found == ['One: Differences', 'Two: Differences', 'Once']
 
 
 def test_a_bracket_that_starts_a_row_is_no_option_to_latex():

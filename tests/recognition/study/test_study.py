@@ -1,8 +1,10 @@
 """The command: runs what is missing, goes on after a kill, and says what the runs' tests said."""
 
 import fcntl
+import html
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -161,9 +163,15 @@ def test_the_results_of_the_project_draw_their_page(path, tmp_path, run_command)
     assert [question['ask'] for question in stored['questions']] == asked
     assert stored['title'] in page and all(arm in page for arm in stored['arms'])
     claimed = [each for question in stored['questions'] for each in question['comparisons']]
-    assert result['claims'] == [
-        each['sentence'] for each in claimed if each['measure'] == stored['measure']
-    ]
+    sentences = [each['sentence'] for each in claimed if each['measure'] == stored['measure']]
+    assert result['claims'] == list(dict.fromkeys(sentences))  # each once
+    assert f'{len(result["claims"])} comparisons, each' in page
+    first = re.findall('<p class="verdict">(.*?)</p>', page.split('<section')[0])
+    assert [html.unescape(text) for text in first[:5]] == result['claims'][:5]
+    assert len(first) == min(6, len(result['claims']))
+    assert page.count('Made by vargfacenet study.') == 1
+    open_questions = sum(not question['comparisons'] for question in stored['questions'])
+    assert errors.count('None of these runs is there yet.') == open_questions
 
 
 @pytest.mark.parametrize('words', [('--arms', 'scratch'), ('--jobs', 2), ('--dry-run',)])
