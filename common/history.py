@@ -5,12 +5,12 @@ Each line ends with a checksum of its other values, `crc32`, which readers see n
 
 import json
 import logging
-import math
 import zlib
 from pathlib import Path
 from typing import Optional
 
 from .files import PathLike, read_lines
+from .typed import is_number
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def _row(line: str) -> Optional[dict]:
     try:
         row = json.loads(line)
         whole = type(row['step']) is int and 0 <= row['step'] <= _LAST_STEP
-        numbers = all(type(v) in (int, float) and math.isfinite(v) for v in row.values())
+        numbers = all(map(is_number, row.values()))
         numbers &= all(name.isprintable() for name in row)
         whole &= row.pop(_CHECKSUM, _checksum(row)) == _checksum(row)  # older runs have none
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):

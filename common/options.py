@@ -12,6 +12,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from .errors import InputError
 from .registry import unknown_name
+from .typed import is_number
 
 
 class Rule(NamedTuple):
@@ -19,11 +20,6 @@ class Rule(NamedTuple):
 
     test: Callable[[Any], bool]
     expected: str  # ends the sentence 'it must be ...'
-
-
-def _is_real(value: Any) -> bool:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
 
 
 def integer(low: int, high: Optional[int] = None) -> Rule:
@@ -41,7 +37,7 @@ def integer(low: int, high: Optional[int] = None) -> Rule:
 def positive(high: float = math.inf) -> Rule:
     """A number above 0, at most `high`."""
     limit = '' if math.isinf(high) else f', at most {high:g}'
-    return Rule(lambda value: _is_real(value) and 0 < value <= high, f'a number above 0{limit}')
+    return Rule(lambda value: is_number(value) and 0 < value <= high, f'a number above 0{limit}')
 
 
 def one_of(choices: Iterable[str]) -> Rule:
@@ -50,10 +46,10 @@ def one_of(choices: Iterable[str]) -> Rule:
     return Rule(lambda value: value in choices, f'one of {", ".join(choices)}')
 
 
-REAL = Rule(_is_real, 'a finite number')
-NOT_NEGATIVE = Rule(lambda value: _is_real(value) and value >= 0, 'a finite number, not negative')
+REAL = Rule(is_number, 'a finite number')
+NOT_NEGATIVE = Rule(lambda value: is_number(value) and value >= 0, 'a finite number, not negative')
 SHARE = Rule(
-    lambda value: _is_real(value) and 0 <= value < 1, 'a number from 0 up to, not including, 1'
+    lambda value: is_number(value) and 0 <= value < 1, 'a number from 0 up to, not including, 1'
 )
 FLAG = Rule(lambda value: isinstance(value, bool), 'true or false')
 

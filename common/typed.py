@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import typing
 from typing import Any, TypeVar
 
@@ -13,6 +14,18 @@ T = TypeVar('T')
 _SHOWN = 40  # characters of a value in a message
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value out of JSON or TOML is a number that a float can hold: no NaN, no infinity,
+    no truth value, and no whole number of hundreds of digits, on which math.isfinite itself fails.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _fits(value: Any, kind: Any) -> bool:
     kind, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
     if kind is tuple and isinstance(value, tuple):
@@ -20,7 +33,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is dict and isinstance(value, dict):
         return inner[1] is Any or all(_fits(item, inner[1]) for item in value.values())
     if kind is float:
-        return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
+        return is_number(value) and abs(value) < 1e300
     if kind is int:
         return type(value) is int and abs(value) < 1 << 62
     return isinstance(value, kind)

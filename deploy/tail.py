@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from ..common.errors import InputError
+from ..common.typed import is_number
 from ..eval.cross_pairs import CrossPairs
 
 _SHARE = 0.005  # of the impostor pairs that are the tail
@@ -61,11 +62,11 @@ class Tail(NamedTuple):
         if stored is None:
             return None
         try:
-            tail = cls(**{name: float(stored[name]) for name in cls._fields})
-        except (TypeError, KeyError, ValueError):
+            tail = cls(*(stored[name] for name in cls._fields))
+        except (TypeError, KeyError):
             tail = None
         if tail is None or not (
-            all(map(math.isfinite, tail)) and tail.scale > 0 and 0 < tail.share < 1
+            all(map(is_number, tail)) and tail.scale > 0 and 0 < tail.share < 1
         ):
             raise InputError('export.json is damaged: its `tail` is none; export the model anew')
         return tail

@@ -24,6 +24,7 @@ from typing import Callable, NamedTuple, Optional, Union
 
 import numpy as np
 
+from ..checksums import warn_if_changed
 from ..errors import InputError
 from ..files import PathLike, is_file, read_lines
 from ..registry import Registry
@@ -92,12 +93,13 @@ def _parse_path_line(path: PathLike, line: int, text: str) -> Pair:
 
 
 def _is_number(word: str) -> bool:
-    return word.isascii() and word.isdigit() and int(word) > 0
+    return re.fullmatch('[0-9]{1,9}', word) is not None and int(word) > 0
 
 
 def read_pair_list(path: PathLike) -> PairList:
     """Parse a pair list; see the module. Raises InputError naming file and line."""
     lines = read_lines(path, 'pair list')
+    warn_if_changed(path)
     for read in PAIR_FORMATS.newest_first():
         pair_list = read(path, lines)
         if pair_list is not None:

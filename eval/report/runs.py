@@ -9,6 +9,7 @@ from typing import Optional
 from ...common.errors import InputError
 from ...common.history import HISTORY, read_history
 from ...common.run_files import checkpoint_numbers, read_state, state_path
+from ...common.typed import is_number
 from ..results import IDENTIFICATION, Results, load_results
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def _training_state(folder: Path) -> dict:
     if not numbers:
         return {}
     config, state = read_state(folder / 'model', numbers[-1])
-    if type(state.get('seconds', 0)) not in (int, float):
+    if not is_number(state.get('seconds', 0)):
         path = state_path(folder / 'model', numbers[-1])
         raise InputError(f'{path} is no state of a training run; remove it')
     return {'config': config, 'state': state}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from ...common.errors import InputError
+from ...common.typed import is_number
 from ...eval.all_pairs import FARS, AllPairs, measure
 from ...eval.cross_pairs import RatesByPeople, draw_people, thresholds_at
 from ...eval.report.statistics import (
@@ -99,7 +100,7 @@ def _picked(result: Any, keys: Sequence[str], name: str) -> float:
         if not isinstance(result, dict) or str(key) not in result:
             raise InputError(f'[[test.measure]] {name}: the result has no {key!r} of {keys}')
         result = result[str(key)]
-    if type(result) not in (int, float) or not math.isfinite(result):
+    if not is_number(result):
         raise InputError(f'[[test.measure]] {name}: {keys} is {result!r}, no number')
     return float(result)
 

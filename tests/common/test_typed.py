@@ -1,11 +1,13 @@
 """Dataclasses from JSON: every field there, of its type."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from vargfacenet.common.errors import InputError
-from vargfacenet.common.typed import from_values
+from vargfacenet.common.typed import from_values, is_number
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,13 @@ GOOD = {
     **{'count': 3, 'rate': 1, 'name': 'a', 'steps': [1, 2]},
     **{'options': {'b': [None]}, 'weights': {'c': 0.5}},
 }
+
+
+def test_a_number_is_what_a_float_can_hold():
+    for value in (0, -3, 1.5, 10**300, np.float32(2)):
+        assert is_number(value)
+    for value in (10**400, -(10**400), math.inf, math.nan, True, None, '1', [1]):
+        assert not is_number(value)
 
 
 def test_the_fields_come_back():

@@ -14,6 +14,7 @@ import pytest
 from deploy_models import export_folder, portrait, portraits, write_checkpoint
 from PIL import Image, ImageOps
 from tiny_network import embed_on_stock_graph
+from vargfacenet.common.checked_json import write_checked
 from vargfacenet.common.data.detect import FaceDetector, Faces
 from vargfacenet.common.data.detectors import DETECTORS
 from vargfacenet.common.data.image import decode_rgb
@@ -320,6 +321,12 @@ def test_the_record_tells_of_its_own_files_only(models, tmp_path):
         lambda record: record.update(
             verification=[{'file': 'x', 'engine': 'y', 'thresholds': 'z'}]
         ),
+        *(
+            lambda record, rates=rates: record.update(
+                verification=[{'file': 'x', 'engine': 'y', 'thresholds': rates}]
+            )
+            for rates in ({'nan': 0.3}, {'0': 0.3}, {'low': 0.3}, {'0.1': 10**400}, {'2': 0.3})
+        ),
         lambda record: record.update(verification=[{'thresholds': {}}]),
     ],
 )
@@ -327,7 +334,7 @@ def test_a_damaged_record_is_said(change, tmp_path):
     out = export_folder(tmp_path)
     record = json.loads((out / 'export.json').read_text())
     change(record)
-    (out / 'export.json').write_text(json.dumps(record))
+    write_checked(out / 'export.json', record)
     with pytest.raises(InputError, match='no record of an export'):
         FaceEmbedder(out)
 
