@@ -5,13 +5,17 @@ it, or it was copied without that list.
 """
 
 import contextlib
+import functools
 import json
+import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .errors import InputError
 from .files import PathLike, atomic_write, read_json
+
+log = logging.getLogger(__name__)
 
 CHECKSUMS = 'checksums.json'
 _BLOCK = 1 << 20
@@ -31,6 +35,12 @@ def listed(folder: PathLike) -> dict[str, int]:
     path = Path(folder) / CHECKSUMS
     if not path.is_file():
         return {}
+    about = path.stat()
+    return _entries(path, (about.st_ino, about.st_size, about.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=1)  # a folder of many files is read one after the other
+def _entries(path: Path, _stamp: tuple[int, ...]) -> dict[str, int]:
     content = read_json(path, 'list of checksums')
     if not isinstance(content, dict) or any(type(value) is not int for value in content.values()):
         raise InputError(f'{path} is no list of checksums; remove it, and nothing is compared')
@@ -51,6 +61,12 @@ def check(path: PathLike) -> None:
             f'{path} was changed or damaged after it was written: its checksum in {CHECKSUMS} does '
             f'not agree; make it again, or remove {CHECKSUMS} if it was changed on purpose'
         )
+
+
+def warn_if_changed(path: PathLike) -> None:
+    """A warning unless a file `agrees`: of one that people edit and other tools write anew."""
+    if not agrees(path):
+        log.warning('%s was changed or damaged after it was written (%s)', path, CHECKSUMS)
 
 
 @contextlib.contextmanager
@@ -75,6 +91,28 @@ def noted(*paths: PathLike) -> Iterator[None]:
     _write(folder, {**_known(folder), **{name: crc32(folder / name) for name in there}})
 
 
+@contextlib.contextmanager
+def noted_in_folders(paths: Iterable[PathLike]) -> Iterator[None]:
+    """Enter files of many folders that are written inside, each into the list of its folder.
+
+    The old entries go first. After an error or a kill nothing is known of any of them, since some
+    are new.
+    """
+    by_folder: dict[Path, list[str]] = {}
+    for path in map(Path, paths):
+        by_folder.setdefault(path.parent, []).append(path.name)
+    for folder, names in by_folder.items():
+        known = _known(folder)
+        rest = {name: value for name, value in known.items() if name not in set(names)}
+        if rest != known:
+            _write(folder, rest)
+    yield
+    for folder, names in by_folder.items():
+        there = {name: crc32(folder / name) for name in names if (folder / name).is_file()}
+        if there:
+            _write(folder, {**_known(folder), **there})
+
+
 def forget(path: PathLike) -> None:
     """Let a file be written by somebody who notes it elsewhere."""
     path = Path(path)
@@ -85,7 +123,7 @@ def forget(path: PathLike) -> None:
 
 def _known(folder: Path) -> dict[str, int]:
     try:
-        return listed(folder)
+        return dict(listed(folder))
     except InputError:  # a damaged list is written anew
         return {}
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from ..common import console
 from ..common.arrays import map_npy, read_npz
-from ..common.checksums import CHECKSUMS
+from ..common.checked_json import read_checked
+from ..common.checksums import CHECKSUMS, listed
 from ..common.checksums import check as check_listed
 from ..common.data.folders import is_hidden, is_picture
 from ..common.data.image import decode_rgb
@@ -54,6 +55,8 @@ _CHECKPOINT_FILE = re.compile(r'(.+)-(\d{4,})\.(json|params|states|raw)')
 _PICKLE_STARTS = (b'\x80', b'(')
 _BLOCK = 1 << 24  # bytes of a store that are looked at together
 _UNIT_TOLERANCE = 1e-2  # of float16 rows
+_END = 64  # bytes in which the checksum of a JSON file stands
+_ENDS_WITH_CHECKSUM = re.compile(rb'"crc32": [0-9]+\s*}\s*$')
 _NAMED = 20  # duplicates that are named
 _NO_CHECKSUM = 'it has no checksum: others or an older version wrote it'
 
@@ -118,8 +121,45 @@ def find(folder: Path) -> tuple[list[Item], list[Path]]:
             folders[:] = [name for name in folders if name not in identities]
             if not identities:  # all below is one set without labels
                 folders[:] = []
+        for kind, look, path in _with_a_checksum(place, rest):
+            items.append(Item(kind, path, look))
+            rest.discard(path.name)
         others += [place / name for name in sorted(rest)]
     return items, others
+
+
+def _with_a_checksum(place: Path, names: set[str]) -> Iterator[tuple[str, Callable, Path]]:
+    """(kind, look, path) of what is of no known form, but was written with a checksum."""
+    try:
+        noted = listed(place)
+    except InputError:
+        yield 'list of checksums', _look_at_checksums, place / CHECKSUMS
+        noted = {}
+    for name in sorted(names):
+        path = place / name
+        if name in noted:
+            yield 'file', _look_at_listed, path
+        elif path.suffix == '.json' and _ENDS_WITH_CHECKSUM.search(_end_of(path)):
+            yield 'JSON', _look_at_json, path
+
+
+def _end_of(path: Path) -> bytes:
+    with open(path, 'rb') as handle:
+        handle.seek(max(path.stat().st_size - _END, 0))
+        return handle.read()
+
+
+def _look_at_checksums(path: Path, _checked: Checked) -> None:
+    listed(path.parent)
+
+
+def _look_at_listed(path: Path, checked: Checked) -> None:
+    check_listed(path)
+    checked.content = f'{path.stat().st_size} bytes'
+
+
+def _look_at_json(path: Path, checked: Checked) -> None:
+    checked.content = f'{len(read_checked(path, "JSON file"))} entries'
 
 
 def _is_picture(path: Path) -> bool:

@@ -25,6 +25,7 @@ import numpy as np
 
 from .. import __version__
 from ..common import console, flops
+from ..common.checked_json import write_checked
 from ..common.data.records import open_records
 from ..common.engine import checkpoint, parity
 from ..common.engine.contract import OUTPUT, Contract
@@ -586,7 +587,7 @@ def run(args: argparse.Namespace) -> dict:
         )
         atomic_write(folder / CARD, card)
         export.add(CARD)
-        atomic_write(folder / RECORD, json.dumps(record, indent=1) + '\n')
+        write_checked(folder / RECORD, record)
     _show(args, record)
     if with_onnx and not args.calibrate:
         log.info('model.int8.onnx is written with --calibrate FACES (a .bin or a training set)')

@@ -15,6 +15,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
+from ..common.checksums import noted_in_folders
 from ..common.data.listed import listed_path, read_list
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import HELP, add_options, open_from
@@ -71,11 +72,12 @@ def write_embeddings(
     the missing images, which get no file, as the devkit expects.
     """
     names = image_names(paths, kind)
-    for folder in sorted({feature_path(out, kind, name, algo).parent for name in names}):
+    targets = [feature_path(out, kind, name, algo) for name in names]
+    for folder in sorted({target.parent for target in targets}):
         folder.mkdir(parents=True, exist_ok=True)
     missing: list[str] = []
     items = [listed_path(root, path) for path in paths]
-    with console.progress(len(names), kind) as bar:
+    with noted_in_folders(targets), console.progress(len(names), kind) as bar:
         for blocks in zip(*(embed_images(embedder, items) for embedder in embedders)):
             rows = np.hstack([add_flips(block.plain, block.flipped)[0] for block in blocks])
             rows /= np.sqrt(len(embedders))  # each part is of unit length
@@ -84,7 +86,7 @@ def write_embeddings(
                 if blocks[0].missing[index]:
                     missing.append(name)
                 else:
-                    write_megaface(feature_path(out, kind, name, algo), row)
+                    write_megaface(targets[blocks[0].start + index], row)
             bar.advance(len(rows))
     return missing
 
@@ -150,7 +152,10 @@ def clean(
     groups: dict[str, list[str]] = {}
     for name in lists[FACESCRUB]:
         groups.setdefault(name.split('/')[0], []).append(name)
-    with console.progress(sum(map(len, lists.values())), 'clean') as bar:
+    targets = [
+        feature_path(out, kind, name, algo) for kind, names in lists.items() for name in names
+    ]
+    with noted_in_folders(targets), console.progress(len(targets), 'clean') as bar:
         for names in groups.values():  # a person at a time
             rows = np.stack(
                 [read_megaface(feature_path(source, FACESCRUB, n, algo)) for n in names]

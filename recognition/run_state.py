@@ -22,15 +22,15 @@ from typing import Optional
 
 from gluoncv.utils.lr_scheduler import LRSequential
 
+from ..common.checked_json import write_checked
 from ..common.engine.model_name import params_path
 from ..common.engine.optimizer_states import read_states, write_states
 from ..common.engine.params_file import read_arrays
 from ..common.errors import InputError
-from ..common.files import PathLike, atomic_write
+from ..common.files import PathLike
 from ..common.run_files import (
     SYMBOL_CHECKSUM,
     checkpoint_numbers,
-    checksum,
     read_state,
     state_path,
     symbol_checksum,
@@ -71,8 +71,7 @@ def save_state(prefix: PathLike, config: TrainConfig, state: TrainState, momenta
     write_states(optimizer_path(prefix, state.number), momenta)
     content = {'config': json.loads(config.to_json()), 'state': asdict(state)}
     content[SYMBOL_CHECKSUM] = symbol_checksum(prefix)
-    content['crc32'] = checksum(content)
-    atomic_write(state_path(prefix, state.number), json.dumps(content, indent=1, sort_keys=True))
+    write_checked(state_path(prefix, state.number), content)
 
 
 def load_state(prefix: PathLike, number: int) -> tuple[TrainConfig, TrainState]:

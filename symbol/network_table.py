@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..common import console
+from ..common.checked_json import read_checked
 from ..common.errors import InputError
-from ..common.files import read_json
+from ..common.typed import is_number
 from . import list_networks
 from .published import PUBLISHED
 
@@ -37,7 +38,7 @@ class Speeds(NamedTuple):
 
 def read_speeds(path: str) -> Speeds:
     """What `bench networks --out PATH` wrote; InputError for a file of another kind."""
-    result = read_json(path, 'results file')
+    result = read_checked(path, 'results file')
     try:
         fastest = {}
         for name, rows in result['networks'].items():
@@ -45,13 +46,19 @@ def read_speeds(path: str) -> Speeds:
             many = max(rows, key=lambda row: row['images_per_second'])
             fastest[name] = {
                 'engine': one['engine'],
-                'ms': float(one['ms']),
+                'ms': _number(one['ms']),
                 'batch_engine': many['engine'],
-                'images_per_second': float(many['images_per_second']),
+                'images_per_second': _number(many['images_per_second']),
             }
-        return Speeds(str(result['cpu']), int(result['batch_size']), fastest)
+        return Speeds(str(result['cpu']), int(_number(result['batch_size'])), fastest)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f'{path} is no result of `bench networks --out`') from None
+
+
+def _number(value: Any) -> float:
+    if not is_number(value):
+        raise ValueError(f'{value!r} is no number')
+    return float(value)
 
 
 class Trained(NamedTuple):
@@ -67,7 +74,7 @@ class Trained(NamedTuple):
 def read_trained(path: str) -> list[Trained]:
     """The arms in a study's results.json, those without a result left out; InputError for a file of
     another kind."""
-    result = read_json(path, "study's results file")
+    result = read_checked(path, "study's results file")
     try:
         return [
             Trained(

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from vargfacenet.common.checked_json import write_checked
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.engine.export_record import RECORD
 from vargfacenet.common.synth.face import jpeg_faces
@@ -66,7 +67,7 @@ def export_folder(folder, *flags, thresholds=None):
         record['verification'] = [
             {'file': 'model.onnx', 'engine': 'openvino', 'thresholds': thresholds}
         ]
-        (out / RECORD).write_text(json.dumps(record))
+        write_checked(out / RECORD, record)
     return out
 
 

@@ -1,14 +1,14 @@
 """Records of a training set that cannot be read, and are left out where somebody allowed it."""
 
-import json
 import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
+from ..checked_json import CRC32, is_whole, write_checked
 from ..errors import InputError
-from ..files import atomic_write, read_json
+from ..files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class LeftOut:
 
     def _write(self) -> None:
         try:
-            atomic_write(self._path, json.dumps(self.reasons, indent=1) + '\n')
+            write_checked(self._path, self.reasons)
         except OSError as error:  # of a full disk: the job goes on, and may count anew
             log.warning('%s: cannot be written (%s)', self._path, error.strerror)
 
@@ -69,6 +69,9 @@ class LeftOut:
 def _read(path: Path) -> dict[int, str]:
     content = read_json(path, 'list of records that were left out')
     try:
+        if not is_whole(content):  # a line may have been taken out, to try that record again
+            log.warning('%s was changed or damaged after it was written', path)
+        content.pop(CRC32, None)
         return {int(position): str(reason) for position, reason in content.items()}
     except (AttributeError, ValueError):
         raise InputError(f'{path} is no list of records that were left out; remove it') from None

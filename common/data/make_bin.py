@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import console
+from ..checksums import noted
 from ..errors import InputError
 from ..files import atomic_write, free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
-from .failed_pairs import FailedPair, failed_path, write_failed
+from .failed_pairs import FailedPair, remove_failed, write_failed
 from .image import jpeg_crop, read_picture
 from .label_lists import add_source_options, source_people
 from .pair_lists import (
@@ -193,14 +194,15 @@ def run(args: argparse.Namespace) -> dict:
         'reencoded': sum(not kept for _, kept in pictures.values()),
         'bin': str(args.out),
     }
-    failed_path(args.out).unlink(missing_ok=True)  # of the set that was there before
+    remove_failed(args.out)  # of the set that was there before
     if failed:
         result['failed'] = len(failed)
         log.warning('%d pairs are left out: %s', len(failed), write_failed(args.out, failed))
     if not args.list:
         folder = args.source if args.source.is_dir() else Path(args.root or args.source.parent)
         text = args.out.with_suffix('.pairs.txt')
-        atomic_write(text, pairs_text(comparisons, folder))
+        with noted(text):
+            atomic_write(text, pairs_text(comparisons, folder))
         result['list'] = str(text)
     log.info('%s: %d pairs of %d pictures', args.out, len(same), len(pictures))
     return result

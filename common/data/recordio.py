@@ -37,7 +37,7 @@ from typing import NamedTuple, Union
 
 import numpy as np
 
-from ..checksums import CHECKSUMS, agrees, noted
+from ..checksums import noted, warn_if_changed
 from ..errors import InputError, RunError
 from ..files import PathLike, atomic_path, input_file, read_lines
 from ..names import IMAGE_SIZE
@@ -330,10 +330,7 @@ class RecordFile:
         input_file(self.paths.rec, 'record file')
         self.source = self.paths.rec
         for beside in (self.paths.idx, self.paths.property, self.source.with_name(CLASSES)):
-            if not agrees(beside):  # people edit these, and other tools write them anew
-                log.warning(
-                    '%s was changed or damaged after it was written (%s)', beside, CHECKSUMS
-                )
+            warn_if_changed(beside)
         self.num_classes = read_property(self.paths.property, size)
         self.class_names = read_class_names(self.source.with_name(CLASSES), self.num_classes)
         if self.paths.idx.exists():

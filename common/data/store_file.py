@@ -12,9 +12,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+from ..checked_json import checksum
 from ..errors import InputError
 from ..files import PathLike, input_file
-from ..run_files import checksum
 from ..typed import from_values
 
 HEADER_BYTES = 4096

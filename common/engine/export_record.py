@@ -1,11 +1,12 @@
 """export.json: what the folder of an export says of its files."""
 
-import math
 from pathlib import Path
 from typing import Any
 
+from ..checked_json import read_checked
 from ..errors import InputError
-from ..files import read_json, sha256
+from ..files import sha256
+from ..typed import is_number
 from .model_name import params_path, parse_model
 
 RECORD = 'export.json'
@@ -28,7 +29,7 @@ def read_record(model: str) -> dict:
     path = folder / RECORD
     if not path.is_file():
         return {}
-    record = read_json(path, 'record of an export')
+    record = read_checked(path, 'record of an export')
     # a checkpoint or a foreign .onnx may lie beside an export
     if folder != Path(model) and weights_name(model) not in _dict(_dict(record).get('files')):
         return {}
@@ -61,11 +62,19 @@ def _is_whole(record: Any) -> bool:
             for key, kind in (('file', str), ('engine', str), ('thresholds', dict))
         )
         and all(
-            type(value) in (int, float) and math.isfinite(value)
+            _is_rate(rate) and is_number(cosine)
             for row in rows
-            for value in row['thresholds'].values()
+            for rate, cosine in row['thresholds'].items()
         )
     )
+
+
+def _is_rate(text: str) -> bool:
+    """Whether a key of `thresholds` is a false-accept rate: with NaN or 0 nothing is decided."""
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
 
 
 def source_digest(record: dict, weights: Path) -> str:

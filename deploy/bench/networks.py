@@ -8,7 +8,6 @@ after every network, and a run goes on with those that it does not hold.
 """
 
 import argparse
-import json
 import logging
 import os
 import tempfile
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ...common import console
+from ...common.checked_json import read_checked, write_checked
 from ...common.errors import InputError
-from ...common.files import atomic_write, read_json
 from ...symbol import list_networks, network_options
 from . import child, report
 from .candidates import ORIGINAL, candidates, untrained
@@ -75,7 +74,7 @@ def _measured_before(out: str, here: dict[str, Any]) -> dict[str, list[dict[str,
     """The networks in an earlier result; InputError where it was another machine or batch."""
     if not out or not Path(out).is_file():
         return {}
-    before = read_json(out, 'results file')
+    before = read_checked(out, 'results file')
     if not isinstance(before, dict) or not {'networks', *here} <= before.keys():
         raise InputError(f'{out} is no result of `bench networks`; choose another file')
     for key, value in here.items():
@@ -133,7 +132,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         networks[name] = child.run(cpu_times, _ONE_THREAD, **options)['rows']
         networks = dict(sorted(networks.items()))
         if args.out:
-            atomic_write(args.out, json.dumps({**here, 'networks': networks}, indent=1) + '\n')
+            write_checked(args.out, {**here, 'networks': networks})
     show(networks, args.batch_size)
     return {**here, 'networks': networks}
 

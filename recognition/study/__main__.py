@@ -7,7 +7,6 @@ results.json of a study in place of its file, the table and the page are made an
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 from ... import __version__
 from ...common import console, flops
+from ...common.checked_json import read_checked, write_checked
 from ...common.errors import InputError, RunError
-from ...common.files import atomic_write, exclusive, output_folder, read_json
+from ...common.files import atomic_write, exclusive, output_folder
 from ...common.parallel import cpu_count, cpu_name
 from ...eval.report.page import page
 from ...symbol import get_symbol
@@ -189,7 +189,7 @@ def dry_run(study: Study, arms: str) -> dict[str, Any]:
 
 def read_results(path: Path) -> dict[str, Any]:
     """A study's results.json; InputError for any other file."""
-    result = read_json(path, 'results of a study')
+    result = read_checked(path, 'results of a study')
     if not isinstance(result, dict) or not result.keys() >= _PARTS:
         raise InputError(f'{path} is no results.json of a study')
     return result
@@ -226,7 +226,11 @@ def run(args: argparse.Namespace) -> dict:
         result = read_results(args.study)
         # results of several studies may lie in one folder
         name = PAGE if args.study.name == RESULTS else f'{args.study.stem}.html'
-        return write_page(result, output_folder(args.out or args.study.parent) / name)
+        page_path = output_folder(args.out or args.study.parent) / name
+        try:
+            return write_page(result, page_path)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise InputError(f'{args.study} is no results.json of a study ({error!r})') from None
     study = read_study(args.study)
     output_folder(study.runs)
     if args.dry_run:
@@ -238,8 +242,7 @@ def run(args: argparse.Namespace) -> dict:
         result = results.gather(study, runner.records, about)
         result['machine'] = f'{cpu_name()}, {cpu_count()} CPUs'
         result['version'] = __version__
-        text = json.dumps(result, indent=1, allow_nan=False)
-        atomic_write(out / RESULTS, text + '\n')
+        write_checked(out / RESULTS, result)
         summary = {**write_page(result, out / PAGE), 'results': str(out / RESULTS)}
     if runner.failed:
         reasons = '; '.join(f'{name}: {why}' for name, why in runner.failed.items())

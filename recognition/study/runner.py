@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from ...common import console
+from ...common.checked_json import read_checked, write_checked
 from ...common.child import module_words
 from ...common.errors import InputError, RunError
-from ...common.files import atomic_write, exclusive, output_folder, read_json
+from ...common.files import exclusive, output_folder
 from ...common.history import HISTORY
-from ...common.run_files import checksum
+from ...common.typed import is_number
 from .plan import DATA, DISTILL, TEACH, TRAIN, Job
 
 log = logging.getLogger(__name__)
@@ -103,21 +104,15 @@ class Records:
             'result': dict(result),
             'seconds': round(seconds, 1),
         }
-        content['crc32'] = checksum(content)
         self._known[job.name] = content
-        atomic_write(self._folder / f'{job.name}.json', json.dumps(content, indent=1) + '\n')
+        write_checked(self._folder / f'{job.name}.json', content)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
     """What is known of a finished job; InputError for a file that is damaged, or no record."""
-    content = read_json(path, 'record of a study')
+    content = read_checked(path, 'record of a study')
     if not isinstance(content, dict) or not _is_record(content):
         raise InputError(f'{path} is no record of a study; remove it')
-    if content.get('crc32', checksum(content)) != checksum(content):  # older ones have none
-        raise InputError(
-            f'{path} was changed or damaged after it was written: its checksum does not agree; '
-            f'remove it, and the job runs again'
-        )
     return content
 
 
@@ -129,7 +124,7 @@ def _is_record(content: Mapping[str, Any]) -> bool:
         and isinstance(after, dict)
         and all(type(stamp) is int for stamp in after.values())
         and isinstance(content.get('result'), dict)
-        and type(content.get('seconds')) in (int, float)
+        and is_number(content.get('seconds'))
     )
 
 

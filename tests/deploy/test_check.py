@@ -10,10 +10,14 @@ from deploy_models import portrait, write_checkpoint
 from pair_sets import pair_images, write_bin
 from pictures import encoded, write_folder
 from vargfacenet.__main__ import main
+from vargfacenet.common.checked_json import write_checked
+from vargfacenet.common.checksums import noted_in_folders
+from vargfacenet.common.data.failed_pairs import FailedPair, write_failed
+from vargfacenet.common.data.left_out import LeftOut
 from vargfacenet.common.data.recordio import write_face_records
 from vargfacenet.deploy.export import main as export
 from vargfacenet.deploy.gallery import Gallery
-from vargfacenet.eval.matrix_file import new_matrix
+from vargfacenet.eval.matrix_file import new_matrix, write_megaface
 
 
 @pytest.fixture(scope='module')
@@ -21,11 +25,17 @@ def everything(tmp_path_factory):
     """A folder with one of each kind that commands write."""
     folder = tmp_path_factory.mktemp('everything')
     data = folder / 'data'
-    data.mkdir()
+    for place in (data, folder / 'lists', folder / 'rows'):
+        place.mkdir()
     faces = [[encoded(portrait(i, k)) for k in range(4)] for i in range(4)]
     write_face_records(data / 'train', faces)
     random = np.random.RandomState(2)
     write_bin(data / 'pairs.bin', *pair_images(random))
+    write_failed(data / 'pairs.bin', [FailedPair(3, 'a/1.jpg', 'a/2.jpg', True)])
+    LeftOut(1, folder / 'lists' / 'left-out-0.json').add({4: 'record 5 is cut off'})
+    write_checked(folder / 'lists' / 'results.json', {'arms': {'a': 1.5}, 'title': 'Two losses'})
+    with noted_in_folders([folder / 'rows' / '1.jpg_m.bin']):
+        write_megaface(folder / 'rows' / '1.jpg_m.bin', np.ones(8, np.float32))
     write_folder(folder / 'people', random, {'Ada': 3, 'Bob': 2})
     made = folder / 'made'
     made.mkdir()
@@ -40,7 +50,6 @@ def everything(tmp_path_factory):
     gallery = Gallery(folder / 'gallery', 8, 'model')
     gallery.enrol(['Ada', 'Ada', 'Bob'], rows)
     gallery.close()
-    (folder / 'rows').mkdir()
     with new_matrix(folder / 'rows' / 'features.bin', 3, 8) as matrix:
         matrix[:] = rows
     np.savez(folder / 'rows' / 'features.npz', embeddings=rows, labels=np.array(['a', 'b', 'c']))
@@ -77,6 +86,10 @@ def test_what_commands_write_is_known_and_whole(everything, capsys):
         'export': ('export', '6 files'),
         'rows/features.npz': ('arrays', 'float32 (3, 8)'),
         'rows/features.bin': ('features', 'float32 (3, 8)'),
+        'rows/1.jpg_m.bin': ('features', 'float32 (8, 1)'),
+        'data/pairs.failed.txt': ('file', '20 bytes'),
+        'lists/left-out-0.json': ('JSON', '1 entries'),
+        'lists/results.json': ('JSON', '2 entries'),
         'gallery': ('gallery', '3 faces of 2 identities'),
         'made/model': ('checkpoint', '1 checkpoints'),
         'people': ('pictures', '5 images of 2 classes'),
@@ -86,11 +99,16 @@ def test_what_commands_write_is_known_and_whole(everything, capsys):
 
 
 FLIPPED = [
+    'data/pairs.failed.txt',
+    'rows/1.jpg_m.bin',
+    'lists/left-out-0.json',
+    'lists/results.json',
     'run/model-0001.params',
     'run/model-0002.states',
     'run/model-0001.json',
     'run/model-symbol.json',
     'run/history.jsonl',
+    'export/export.json',
     'export/model-0000.params',
     'export/model-symbol.json',
     'data/train.teacher-*.f16',
@@ -112,6 +130,8 @@ def test_every_flipped_bit_is_noticed(copy, name, capsys, rng):
     if path.suffix == '.npz':
         first = whole.index(b'\x93NUMPY')
         last = whole.index(b'PK\3\4', 4)
+    if path.suffix == '.json' and b'"crc32"' in whole:
+        last = whole.index(b'"crc32"')
     if path.name == 'history.jsonl':
         last = whole.index(b'\n')  # a last line that is broken was cut off by a kill
     alone = copy.parent / 'alone'

@@ -11,6 +11,7 @@ import pytest
 from conftest import needs_mxnet
 from deploy_models import export_folder, portrait, portraits
 from pictures import encoded, scene
+from vargfacenet.common.checked_json import write_checked
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.engine.open_model import open_model
@@ -265,7 +266,7 @@ def test_an_export_names_the_rates_that_are_usual_for_it(folder, run_command, tm
     model = export_folder(tmp_path, thresholds={'0.2': 0.3, '0.1': 0.5, '0.001': 0.9})
     record = json.loads((model / 'export.json').read_text())
     record['usual_rates'] = {'far': 0.1, 'fpir': 0.2}
-    (model / 'export.json').write_text(json.dumps(record))
+    write_checked(model / 'export.json', record)
     picture, place = folder / 'p0' / '0.png', ['--model', model]
     _, result, _ = run_command('compare', picture, picture, *place)
     assert (result['far'], result['threshold']) == (0.1, 0.5)
@@ -275,7 +276,7 @@ def test_an_export_names_the_rates_that_are_usual_for_it(folder, run_command, tm
     # of one face FPIR and FAR are the same
     assert (result['fpir'], round(result['threshold'], 9)) == (0.2, 0.3)
     record['usual_rates'] = {'far': 2.0}
-    (model / 'export.json').write_text(json.dumps(record))
+    write_checked(model / 'export.json', record)
     code, _, errors = run_command('compare', picture, picture, *place[:2])
     assert code == 2 and 'is no record of an export' in errors
 
@@ -290,7 +291,7 @@ def test_a_person_under_two_names_is_told_at_the_rate_of_the_export(folder, run_
     assert run_command('gallery', 'remove', 'Eve', *place[2:])[0] == 0
     record = json.loads((model / 'export.json').read_text())
     record['usual_rates'] = {'fpir': 0.2}
-    (model / 'export.json').write_text(json.dumps(record))
+    write_checked(model / 'export.json', record)
     code, _, errors = run_command('gallery', 'enrol', 'Eve', other, *place)
     assert code == 2 and "looks like 'Ada'" in errors
 
@@ -325,7 +326,7 @@ def test_every_file_has_its_own_thresholds(tmp_path):
     for name in ('model.int8.onnx', 'model.fp16.onnx'):  # the content does not matter here
         shutil.copy(out / 'model.onnx', out / name)
         record['files'][name] = record['files']['model.onnx']
-    (out / 'export.json').write_text(json.dumps(record))
+    write_checked(out / 'export.json', record)
     for name, backend, wanted in (
         ('', 'openvino', 0.0),
         ('', 'onnxruntime', 0.1),

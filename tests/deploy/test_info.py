@@ -5,6 +5,7 @@ import json
 
 import pytest
 from deploy_models import EMBEDDING_SIZE, export_folder
+from vargfacenet.common.checked_json import write_checked
 from vargfacenet.common.engine.export_record import RECORD
 
 # the network of `tiny_network`: 28x28 of 3x3 on 3 channels without bias, 7x7 of 3x3 on 8 channels
@@ -22,7 +23,7 @@ PARAMS = (
 def export(tmp_path_factory):
     out = export_folder(tmp_path_factory.mktemp('info'), thresholds={'0.001': 0.25})
     record = json.loads((out / RECORD).read_text())
-    (out / RECORD).write_text(json.dumps({**record, 'trained_on': 'drawn people'}))
+    write_checked(out / RECORD, {**record, 'trained_on': 'drawn people'})
     return out
 
 

@@ -495,7 +495,7 @@ def test_a_resumed_job_counts_on(patterns, tmp_path):
     with pytest.raises(InputError, match=r'record 40\b.*after 3 others'):
         read_through(LeftOut(3, kept))
     read_through(LeftOut(4, kept))
-    assert list(json.loads(kept.read_text())) == ['10', '11', '29', '39']
+    assert list(json.loads(kept.read_text())) == ['10', '11', '29', '39', 'crc32']
     fresh = LeftOut(4, kept, anew=True)
     assert not fresh.reasons and kept.exists()  # not before it is sure that the job goes on
     fresh.begin()

@@ -15,6 +15,7 @@ import pytest
 from pictures import corrupted
 from saved_weights import assert_same_weights, weights
 from vargfacenet.common.backend import mx
+from vargfacenet.common.checked_json import write_checked
 from vargfacenet.common.checksums import CHECKSUMS
 from vargfacenet.common.console import Parser
 from vargfacenet.common.data.pair_sets import read_pairs, write_pairs
@@ -24,7 +25,6 @@ from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.model_name import parse_model
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
-from vargfacenet.common.run_files import checksum
 from vargfacenet.recognition.config import add_arguments, resolve
 from vargfacenet.recognition.data import FaceRecordIter, epoch_order
 from vargfacenet.recognition.graph import training_module
@@ -443,8 +443,7 @@ def test_latest_and_best_name_checkpoints(small_options, run_command, tmp_path):
     assert parse_model(f'{prefix},latest') == (prefix, 2)
     content = json.loads(path.read_text())
     content['state']['best_number'] = 1
-    content['crc32'] = checksum(content)
-    path.write_text(json.dumps(content))
+    write_checked(path, content)
     assert parse_model(f'{prefix},best') == (prefix, 1)
     (tmp_path / 'run' / 'model-0001.json').unlink()
     assert parse_model(f'{prefix},best') == (prefix, 2)  # the better one is gone
