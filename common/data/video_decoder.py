@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..limits import VIDEO_PIXELS, within
 from ..parallel import cpu_count
 from .video import Sampling, sampled, spread
+from .video_form import check_form, code_of
 
 MEMORY = 2 << 30  # bytes: each of FFmpeg's threads holds pictures, those of 8K have 53 MB
 FRAME_SECONDS = 60  # for one picture; the largest take less than one
@@ -69,10 +70,12 @@ def messages(
     alarm : called with the seconds that the next step may take, 0 for any number; as it is, the
         process ends where a step takes longer
 
-    Raises InputError for what is no video, and for a picture that cannot be decoded.
+    Raises InputError for what is no video, for a picture that cannot be decoded, and for pictures
+    of several sizes.
     """
     alarm(FRAME_SECONDS)
     capture = _open(path)
+    check_form(path, code_of(capture), lambda: alarm(FRAME_SECONDS))
     step = sampling.step(capture.get(cv2.CAP_PROP_FPS), 'it')
     chosen = None if sampling.most is None else _chosen(path, step, sampling.most, alarm)
     # above that it is no count: streams without one give -9e18 or so

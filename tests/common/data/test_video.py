@@ -10,6 +10,7 @@ from vargfacenet.common.child import read_frame
 from vargfacenet.common.data import video as video_module
 from vargfacenet.common.data.video import FrameReader, Sampling, Video, find_videos, sampled, spread
 from vargfacenet.common.data.video_decoder import messages
+from vargfacenet.common.data.video_form import code_of, headers_of
 from vargfacenet.common.errors import InputError
 
 FRAMES = 23
@@ -103,6 +104,54 @@ def test_pictures_that_are_too_large_are_refused(tmp_path):
     (tmp_path / 'a.avi').write_bytes(content)
     with pytest.raises(InputError, match=r'a.avi: .*8000x8000 pixels.* at most 40000000'):
         list(FrameReader(Video(tmp_path / 'a.avi'), Sampling()))
+
+
+def grown(frames):
+    """The same, twice as large."""
+    return frames.repeat(2, axis=1).repeat(2, axis=2)
+
+
+@pytest.mark.parametrize('kind', ['mpg2', 'mp4v'])
+@pytest.mark.parametrize('grows', [True, False])
+def test_a_size_that_changes_in_the_middle_is_refused(kind, grows, tmp_path):
+    """OpenCV gives the last picture of the old size again, or mixes the two."""
+    small, large = (
+        write_video(tmp_path / f'{name}.ts', frames, kind=kind).read_bytes()
+        for name, frames in (('small', numbered(3)), ('large', grown(numbered(3))))
+    )
+    path = tmp_path / 'a.ts'
+    path.write_bytes(small + large if grows else large + small)
+    with pytest.raises(InputError, match=r'a.ts: .*changes at picture 3'):
+        list(FrameReader(Video(path), Sampling()))
+    path.write_bytes(small + small)
+    assert len(list(FrameReader(Video(path), Sampling()))) >= 5
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'kind'),
+    [('mkv', 'MJPG'), ('avi', 'PNG '), ('webm', 'VP80'), ('webm', 'VP90'), ('avi', 'XVID')],
+)
+def test_a_packet_tells_the_size_of_its_pictures(suffix, kind, tmp_path):
+    def headers(frames):
+        path = str(write_video(tmp_path / f'a.{suffix}', frames, kind=kind))
+        codec = code_of(cv2.VideoCapture(path, cv2.CAP_FFMPEG))
+        packets = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+        assert packets.grab()
+        return headers_of(codec, packets.retrieve()[1].tobytes())
+
+    assert headers(numbered(2)) == headers(numbered(5)[2:]) != []
+    assert headers(numbered(2)) != headers(grown(numbered(2)))
+
+
+def test_parameter_sets_of_codecs_that_cannot_be_written_here():
+    """H.264, H.265 and AV1, whose packets are laid out by their standards' byte streams."""
+    first, other = b'\x64\x00\x0a\xac\x72', b'\x64\x00\x0a\xac\x73'
+    unit = b'\0\0\0\1\x09\xf0\0\0\0\1\x67%b\0\0\0\1\x68\xee\0\0\1\x65\x88'
+    assert headers_of('h264', unit % first) == [first] != headers_of('h264', unit % other)
+    assert headers_of('h264', b'\0\0\0\1\x41\x9a\x24') == []  # of a picture alone
+    assert headers_of('hevc', b'\0\0\1\x42\1%b\0\0\1\x44\1' % first) == [b'\1' + first]
+    assert headers_of('av01', b'\x12\0\x0a\x0b' + bytes(range(11)) + b'\x32') != []
+    assert headers_of('ffv1', unit % first) == []
 
 
 @pytest.mark.parametrize('count', range(1, 40))
