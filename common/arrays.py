@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Optional
+from typing import BinaryIO, Callable, NamedTuple, Optional
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,7 +27,7 @@ _HEADER_BYTES = 1 << 16
 _ENTRIES = 1 << 12
 _BLOCK = 1 << 20
 _KINDS = 'biufcU'  # of plain arrays; no objects, records or dates
-_BROKEN = (
+BROKEN = (  # what a damaged archive or array fails with
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
@@ -45,7 +45,7 @@ _BROKEN = (
 )
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
     """Of one array; `offset` is the number of bytes before its elements."""
 
     dtype: np.dtype
@@ -58,7 +58,8 @@ class _Header(NamedTuple):
         return self.offset + self.dtype.itemsize * math.prod(self.shape)
 
 
-def _read_header(handle: BinaryIO) -> _Header:
+def read_header(handle: BinaryIO) -> Header:
+    """What stands in front of an array's elements; an error of `BROKEN` for a damaged one."""
     start = handle.read(8)
     if start[:6] != _MAGIC or len(start) < 8 or start[6] not in _LENGTHS:
         raise InputError('it is no array of NumPy')
@@ -79,7 +80,7 @@ def _read_header(handle: BinaryIO) -> _Header:
     if len(shape) > limits.NUM_AXES or not all(type(axis) is int and axis >= 0 for axis in shape):
         raise InputError(f'its shape {str(shape)[:40]} is impossible')
     offset = 8 + struct.calcsize(form) + length
-    return _Header(dtype, shape, 'F' if fortran else 'C', offset)
+    return Header(dtype, shape, 'F' if fortran else 'C', offset)
 
 
 def _refused(path: PathLike, what: str, error: Exception) -> InputError:
@@ -105,13 +106,13 @@ def map_npy(path: PathLike) -> np.ndarray:
     try:
         with open(path, 'rb') as handle:
             return _mapped(path, handle, 0, Path(path).stat().st_size)
-    except (InputError, *_BROKEN) as error:
+    except (InputError, *BROKEN) as error:
         raise _refused(path, '.npy of a plain array', error) from None
 
 
 def _mapped(path: PathLike, handle: BinaryIO, start: int, size: int) -> np.ndarray:
     handle.seek(start)
-    header = _read_header(handle)
+    header = read_header(handle)
     if header.size > size:
         raise InputError(f'its header announces {header.size} bytes, it has {size}')
     if not math.prod(header.shape):
@@ -120,7 +121,9 @@ def _mapped(path: PathLike, handle: BinaryIO, start: int, size: int) -> np.ndarr
     return np.memmap(path, header.dtype, 'r', offset, header.shape, header.order)
 
 
-def read_npz(path: PathLike, mapped: Optional[str] = None) -> dict[str, np.ndarray]:
+def read_npz(
+    path: PathLike, mapped: Optional[str] = None, wanted: Optional[Callable[[str], bool]] = None
+) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` by name.
 
     Parameters
@@ -128,6 +131,7 @@ def read_npz(path: PathLike, mapped: Optional[str] = None) -> dict[str, np.ndarr
     path : a file
     mapped : name of an array that becomes a memory map where it is stored as it is, which NumPy
         itself reads whole
+    wanted : tells by its name whether an array is read; None reads all
 
     Raises
     ------
@@ -144,12 +148,14 @@ def read_npz(path: PathLike, mapped: Optional[str] = None) -> dict[str, np.ndarr
             arrays = {}
             for member in members:
                 name = member.filename.removesuffix('.npy')
+                if wanted is not None and not wanted(name):
+                    continue
                 if name == mapped and member.compress_type == zipfile.ZIP_STORED:
                     arrays[name] = _mapped(path, handle, *_extent(path, handle, member))
                 else:
                     arrays[name] = _unpacked(path, archive, member)
             return arrays
-    except (InputError, *_BROKEN) as error:
+    except (InputError, *BROKEN) as error:
         raise _refused(path, '.npz of plain arrays', error) from None
 
 
@@ -170,7 +176,7 @@ def _unpacked(path: PathLike, archive: zipfile.ZipFile, member: zipfile.ZipInfo)
     ):
         raise InputError(f'{member.filename} is cut off')
     with archive.open(member) as handle:
-        header = _read_header(handle)
+        header = read_header(handle)
         if header.size != member.file_size:
             raise InputError(
                 f'{member.filename} announces {header.size} bytes, it has {member.file_size}'

@@ -48,14 +48,20 @@ def _add_results(run: Run, path: Path) -> None:
     if results.kind == IDENTIFICATION:
         run.identification = results
         return
-    run.all_pairs.update(results.about.get('all_pairs', {}))
-    for name in results.about['targets']:
+    targets, all_pairs = (results.about.get(key, {}) for key in ('targets', 'all_pairs'))
+    if not isinstance(targets, dict) or not isinstance(all_pairs, dict):
+        raise InputError(f'{path} is damaged: it does not say what was verified')
+    run.all_pairs.update(all_pairs)
+    for name in targets:
         prefix = f'{name}/'
-        run.targets[name] = {
+        arrays = {
             key[len(prefix) :]: array
             for key, array in results.arrays.items()
             if key.startswith(prefix)
         }
+        if 'issame' not in arrays:
+            raise InputError(f'{path} is damaged: it has no pairs of {name[:40]}')
+        run.targets[name] = arrays
 
 
 def read_run(text: str) -> Run:

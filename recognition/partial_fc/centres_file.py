@@ -12,12 +12,13 @@ archive's CRC-32 tells damage.
 
 import contextlib
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from ...common.arrays import BROKEN, Header, read_header, read_npz
 from ...common.errors import InputError
 from ...common.files import PathLike, atomic_path
 from .centres import BLOCK
@@ -57,10 +58,23 @@ def write_centres(
 def _damage_of(path: PathLike) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError) as error:
-        raise InputError(f'{path}: not a whole file of class centres ({error})') from None
     except FileNotFoundError:
         raise InputError(f'{path} is missing; the checkpoint needs its class centres') from None
+    except (InputError, *BROKEN) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f'{path}: not a whole file of class centres ({reason})') from None
+
+
+@contextlib.contextmanager
+def _opened(path: PathLike, name: str) -> Iterator[tuple[BinaryIO, Header]]:
+    """(an array's elements, its header) of one of (rows, width) whose bytes are all there."""
+    with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as entry:
+        member, header = archive.getinfo(f'{name}.npy'), read_header(entry)
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != header.size:
+            raise InputError(f'{name} has another size than it says')
+        if header.dtype.kind != 'f' or header.order != 'C' or len(header.shape) != 2:
+            raise InputError('its arrays are not what this program writes')
+        yield entry, header
 
 
 def check_centres(path: PathLike) -> None:
@@ -72,41 +86,32 @@ def check_centres(path: PathLike) -> None:
                     pass
 
 
-def _header(entry) -> tuple[tuple, np.dtype]:
-    version = np.lib.format.read_magic(entry)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, fortran, dtype = read(entry)
-    if fortran or dtype.kind != 'f':
-        raise ValueError('its arrays are not what this program writes')
-    return shape, dtype
-
-
 def shape_of(path: PathLike, padding: bool = False) -> tuple[int, int]:
     """(classes, width) of the centres in a file; with `padding` (rows, width)."""
-    with _damage_of(path), zipfile.ZipFile(path) as archive:
-        with archive.open(f'{CENTRES}.npy') as entry:
-            rows, width = _header(entry)[0]
-        if padding or f'{CLASSES}.npy' not in archive.namelist():  # older files have none
+    with _damage_of(path):
+        with _opened(path, CENTRES) as (_, header):
+            rows, width = header.shape
+        told = {} if padding else read_npz(path, wanted=CLASSES.__eq__)
+        if not told:  # older files have none
             return rows, width
-        with archive.open(f'{CLASSES}.npy') as entry:
-            return int(np.lib.format.read_array(entry, allow_pickle=False)), width
+        classes = told[CLASSES]
+        if classes.shape or classes.dtype.kind not in 'iu' or not 0 <= classes <= rows:
+            raise InputError(f'{rows} rows cannot be of {classes} classes')
+        return int(classes), width
 
 
 def read_blocks(path: PathLike, name: str) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, rows as they are stored) of an array of (rows, width), block by block."""
-    with _damage_of(path), zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as entry:
-        (rows, width), dtype = _header(entry)
+    with _damage_of(path), _opened(path, name) as (entry, header):
+        rows, width = header.shape
         for start in range(0, rows, BLOCK):
             count = min(BLOCK, rows - start)
-            content = entry.read(count * width * dtype.itemsize)
-            yield start, np.frombuffer(content, dtype).reshape(count, width)
+            content = entry.read(count * width * header.dtype.itemsize)
+            yield start, np.frombuffer(content, header.dtype).reshape(count, width)
 
 
 def read_states(path: PathLike) -> dict[str, np.ndarray]:
     """The arrays that the loss carries along."""
-    with _damage_of(path), np.load(path, allow_pickle=False) as archive:
-        names = [name for name in archive.files if name.startswith(_STATE)]
-        return {name[len(_STATE) :]: archive[name] for name in names}
+    with _damage_of(path):
+        found = read_npz(path, wanted=lambda name: name.startswith(_STATE))
+        return {name[len(_STATE) :]: array for name, array in found.items()}
