@@ -25,7 +25,7 @@ from fuzz.readers import READERS
 
 ROOM = 2 << 30  # bytes that one file may take beyond what the process has
 SECONDS = 5.0  # of the CPU, which a busy machine does not stretch
-PATIENCE = 60.0  # seconds of the clock, for what waits
+PATIENCE = 60.0  # seconds of waiting for anything but a CPU, as of a sleep or a lock
 
 
 def _limit_memory():
@@ -42,10 +42,30 @@ def _too_slow(*_):
     raise Slow
 
 
+def _waited():
+    """Seconds of the clock without those in which this thread was ready and no CPU was free."""
+    with contextlib.suppress(OSError):
+        return time.monotonic() - int(Path('/proc/self/schedstat').read_text().split()[1]) / 1e9
+    return time.monotonic()
+
+
+def _patience(until):
+    """A signal handler: `Slow` unless the machine was busy, in which case it rings again."""
+
+    def ring(*_):
+        left = until - _waited()
+        if left <= 0:
+            raise Slow
+        signal.setitimer(signal.ITIMER_REAL, max(left, 0.01))
+
+    return ring
+
+
 def outcome(read, path, refused):
     """'' for a result or one clear line, otherwise what happened."""
     started = time.process_time()
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.signal(signal.SIGALRM, _patience(_waited() + PATIENCE))
     signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -53,7 +73,7 @@ def outcome(read, path, refused):
     except refused:
         return ''
     except Slow:
-        return f'slow: more than {SECONDS} s of the CPU, or {PATIENCE} s'
+        return f'slow: more than {SECONDS} s of the CPU, or {PATIENCE} s of waiting'
     except MemoryError:
         return 'memory: ' + traceback.format_exc(limit=-2)
     except Exception:
@@ -106,8 +126,7 @@ def run(order, reader, path, seeds):
 def main(orders):
     ready = [(order, *prepared(order)) for order in orders]
     _limit_memory()
-    for number in (signal.SIGALRM, signal.SIGPROF):
-        signal.signal(number, _too_slow)
+    signal.signal(signal.SIGPROF, _too_slow)
     for parts in ready:
         print(json.dumps(run(*parts)), flush=True)
 

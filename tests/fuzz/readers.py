@@ -202,8 +202,14 @@ def _(_folder):
 @reader('export_json', 'export.json')
 def _(path):
     from vargfacenet.common.engine.export_record import read_record
+    from vargfacenet.deploy.decide import default_far
+    from vargfacenet.deploy.tail import Tail, gallery_decision
 
-    read_record(str(path.parent))
+    record = read_record(str(path.parent))
+    for row in record.get('verification', ()):
+        if row['thresholds']:
+            default_far(row['thresholds'])
+            gallery_decision(row['thresholds'], Tail.of(row.get('tail')), 1000, 0.01)
 
 
 @seeds_of('export_json')
@@ -212,8 +218,13 @@ def _(_folder):
         'files': {'model.onnx': {'sha256': 'a' * 64}, 'model-0000.params': {'sha256': 'b' * 64}},
         'source_sha256': {'model-0001.params': 'c' * 64},
         'verification': [
-            {'file': 'model.onnx', 'engine': 'openvino', 'thresholds': {'1e-3': 0.3, '1e-4': 0.4}}
+            {
+                **{'file': 'model.onnx', 'engine': 'openvino'},
+                'thresholds': {'0.001': 0.3, '0.0001': 0.4},
+                'tail': {'start': 0.3, 'share': 0.005, 'shape': -0.1, 'scale': 0.05},
+            }
         ],
+        'usual_rates': {'far': 0.001},
     }
     return [json.dumps(record, indent=1).encode()]
 
@@ -320,6 +331,33 @@ def _record_set(folder):
     return folder
 
 
+@reader('centres', 'model-0001.centres')
+def _(path):
+    from vargfacenet.recognition.partial_fc import centres_file
+
+    centres_file.check_centres(path)
+    for padding in (False, True):
+        centres_file.shape_of(path, padding)
+    for name in (centres_file.CENTRES, centres_file.MOMENTA):
+        for _ in centres_file.read_blocks(path, name):
+            pass
+    centres_file.read_states(path)
+
+
+@seeds_of('centres')
+def _(folder):
+    from vargfacenet.recognition.partial_fc.centres_file import CENTRES, MOMENTA, write_centres
+
+    rows = _rows()
+    blocks = {CENTRES: [rows[:4], rows[4:]], MOMENTA: [rows]}
+    states = {'mean': np.ones(2, np.float32)}
+
+    def write(path):
+        write_centres(path, blocks, rows.shape, 'float32', 5, states)
+
+    return [_written(folder, '.centres', write)]
+
+
 def _records(name):
     def read(path):
         from vargfacenet.common.data.recordio import RecordFile
@@ -340,7 +378,15 @@ def _records(name):
 
 
 def _part(name):
-    return lambda folder: [(_record_set(folder) / name).read_bytes()]
+    def seeds(folder):
+        content = (_record_set(folder) / name).read_bytes()
+        # as others write them: without the mark a record is not compared with its checksum
+        return [content, content.replace(_MARK, bytes(4))] if name == 'train.rec' else [content]
+
+    return seeds
+
+
+_MARK = (0x56474352).to_bytes(4, 'little')  # of a record's id2
 
 
 for _name, _file in (
@@ -480,6 +526,26 @@ def _(folder):
     target = ['--target', str(folder / 'pairs.bin'), '--folds', '5']
     assert verify.main([*model, *target, '--save', str(folder / 'v.npz')]) == 0
     return [(folder / 'v.npz').read_bytes()]
+
+
+@reader('results_about', 'about.json')
+def _(path):
+    """What is in the archive beside the arrays, with a checksum that agrees."""
+    from vargfacenet.common.arrays import read_npz, write_npz
+    from vargfacenet.eval.report.__main__ import build_sections, read_run
+
+    arrays = read_npz(path.parent.parent / 'made' / 'v.npz')
+    about = np.array(path.read_bytes().decode('utf-8', 'replace').replace('\0', ''))
+    write_npz(path.with_name('v.npz'), {**arrays, '__about__': about})
+    build_sections([read_run(str(path.with_name('v.npz')))])
+
+
+@seeds_of('results_about')
+def _(folder):
+    from vargfacenet.common.arrays import read_npz
+
+    READERS['results_npz'].seeds(folder)
+    return [str(read_npz(folder / 'v.npz')['__about__']).encode()]
 
 
 @reader('teacher_file', 'teacher.npz')
@@ -850,6 +916,41 @@ def _(_folder):
     result = {'model': 'runs/two/models/arcface-s0/model,2', 'steps': 10}
     record = {'words': ['train', '--lr', '0.1'], 'after': {}, 'result': result, 'seconds': 3.5}
     return [json.dumps(record).encode()]
+
+
+@reader('study_results', 'results.json')
+def _(path):
+    import logging
+
+    from vargfacenet.recognition.study.__main__ import main
+
+    logging.disable()
+    if main([str(path)]) not in (0, 2):
+        raise RuntimeError('neither a page nor one line')
+
+
+@seeds_of('study_results')
+def _(_folder):
+    """The result of a study as small as one can be, with every part that the page shows."""
+    value = {'value': 0.7, 'low': 0.6, 'high': 0.8, 'seeds': 1, 'of_people': 0.1, 'of_seeds': None}
+    arm = {
+        **{'network': 'vargfacenet', 'network_options': {}, 'params': 5e6, 'flops': 1e9},
+        **{'steps': 10, 'images_a_step': 8, 'command': 'train', 'published': {'tpr': 0.71}},
+        'runs': {'0': {'seconds': 3.5}},
+        'measures': {'tpr': value},
+    }
+    compared = {
+        **{'arm': 'a', 'against': 'b', 'measure': 'tpr', 'difference': value, 'told': True},
+        'by_seed': {'0': 0.1},
+        'mcnemar': {'only_arm': 3, 'only_against': 2, 'p_values': [0.5]},
+        'sentence': 'a is as good as b',
+    }
+    result = {
+        **{'title': 'Two', 'note': '', 'measure': 'tpr', 'study': 'two.toml', 'missing': []},
+        **{'machine': 'A', 'version': '1', 'arms': {'a': arm, 'b': arm}},
+        'questions': [{'ask': 'Is it?', 'note': 'So.', 'comparisons': [compared]}],
+    }
+    return [json.dumps(result).encode()]
 
 
 @reader('decision_log', 'decisions.jsonl')
