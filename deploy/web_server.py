@@ -43,6 +43,7 @@ MAX_HEADERS = 16 << 10  # bytes
 RETRY_SECONDS = (1, 3)  # for whoever gets a 503; if all had the same, all would come at once
 SMALL = 1 << 20  # bytes of a body that is parsed at once, and not in another thread
 _NO_LIMIT = 1 << 62
+_DIGITS = 18  # of a length; more are too many, and int() fails on thousands
 _HEADERS = {
     'Content-Security-Policy': "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -182,7 +183,7 @@ class _Api(_Guarded):
         connection, headers = self.request.connection, self.request.headers
         connection.set_max_body_size(_NO_LIMIT)  # of its own limit Tornado says nothing in JSON
         told = headers.get('Content-Length', '')
-        length = int(told) if told.isdecimal() else MAX_REQUEST
+        length = int(told[:_DIGITS]) if told.isdecimal() else MAX_REQUEST
         connection.set_body_timeout(BODY_SECONDS + min(length, MAX_REQUEST) / BODY_RATE)
         try:
             self.guard()
@@ -248,7 +249,10 @@ class _Api(_Guarded):
     get = post = delete = _reply
 
     async def _read_form(self) -> Form:
-        query = {name: values[-1].decode() for name, values in self.request.arguments.items()}
+        try:
+            query = {name: values[-1].decode() for name, values in self.request.arguments.items()}
+        except UnicodeDecodeError as error:
+            raise RequestError(f'the address is no UTF-8: {error}') from None
         chunks, self._chunks = self._chunks, []
         kind = self.request.headers.get('Content-Type', '')
         if self._size < SMALL:
@@ -314,6 +318,12 @@ class _Static(_Guarded, web.StaticFileHandler):
     def initialize(self, front: 'Front', **settings):
         _Guarded.initialize(self, front)
         web.StaticFileHandler.initialize(self, **settings)
+
+    def validate_absolute_path(self, root: str, absolute_path: str) -> Optional[str]:
+        try:
+            return super().validate_absolute_path(root, absolute_path)
+        except (OSError, ValueError):  # a name that no file can have
+            raise web.HTTPError(404) from None
 
 
 class _Plain(_Guarded):
