@@ -32,7 +32,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import InputError, RunError
-from .files import device_of
+from .files import error_of_disk
 from .plugins import load_plugins
 from .registry import nearest, unknown_name
 
@@ -381,9 +381,11 @@ def report_error(prog: str, error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         message, code = 'interrupted', 128 + getattr(error, 'number', signal.SIGINT)
     elif isinstance(error, OSError):
-        where = f'{error.filename}: ' if error.filename else ''
-        device = device_of(error.filename) if error.filename and error.errno in _OF_A_DISK else ''
-        message, code = f'{where}{error.strerror or error}{device and f" ({device})"}', 1
+        message, code = str(error.strerror or error), 1
+        if error.filename and error.errno in _OF_A_DISK:
+            message = error_of_disk(error.filename, message)
+        elif error.filename:
+            message = f'{error.filename}: {message}'
     else:
         message, code = ' '.join(str(error).split()), 2 if isinstance(error, InputError) else 1
     if len(message) > _LINE:  # what is named may come from a file

@@ -109,6 +109,12 @@ def device_of(path: PathLike) -> str:
     return found
 
 
+def error_of_disk(path: PathLike, reason: str) -> str:
+    """What is said of a disk's error: the file and its device, where room has to be made."""
+    device = device_of(path)
+    return f'{path}: {reason}{device and f" ({device})"}'
+
+
 def _locked_temporary(path: Path) -> tuple[int, Path]:
     """(descriptor, name) of a new file beside `path`, locked as long as it is being written."""
     while True:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from ..common.errors import InputError, RunError
-from ..common.files import PathLike, device_of, sync_folder
+from ..common.files import PathLike, error_of_disk, sync_folder
 from . import decision_log, gallery_tables
 from .gallery_file import (
     DATABASE,
@@ -476,7 +476,7 @@ class Gallery:
                     ) from None
                 if 'locked' in str(error):  # the error's code is new in Python 3.11
                     raise GalleryBusy(f'another process is writing to {path}; try again') from None
-                raise RunError(_told(path, str(error))) from None
+                raise RunError(error_of_disk(path, str(error))) from None
             except sqlite3.DatabaseError as error:
                 if type(error) is not sqlite3.DatabaseError:  # others are our fault
                     raise
@@ -485,7 +485,7 @@ class Gallery:
                 raise InputError(f'{path} is damaged: {error}') from None
             except OSError as error:
                 where = error.filename or self.folder / MATRIX
-                raise RunError(_told(where, error.strerror)) from None
+                raise RunError(error_of_disk(where, error.strerror)) from None
 
     @contextlib.contextmanager
     def _transaction(self, kind: str = 'IMMEDIATE') -> Iterator[None]:
@@ -622,12 +622,6 @@ def check_exists(folder: PathLike) -> None:
     """Raise InputError unless a folder holds a gallery."""
     if not (Path(folder) / DATABASE).is_file():
         raise InputError(f'{folder} holds no gallery; `vargfacenet gallery enrol` makes one')
-
-
-def _told(path: PathLike, reason: str) -> str:
-    """An error of a disk, which device it is as well: on a full one room has to be made."""
-    device = device_of(path)
-    return f'{path}: {reason}{device and f" ({device})"}'
 
 
 def _as_text(person: int) -> str:

@@ -33,7 +33,6 @@ FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 POOLED_FARS = (1e-2, 1e-1)
 FPIRS = (1e-2, 1e-1)
 RANKS = (1, 5, 10)
-_TEXT = 'utf-8-sig'  # with a byte-order mark or without
 _PAIRS_PER_BLOCK = 1 << 16
 _PROBES_PER_BLOCK = 1024
 GALLERIES = {'ijbb': ('S1', 'S2'), 'ijbc': ('G1', 'G2')}
@@ -119,7 +118,8 @@ def read_pairs(folder: PathLike, name: str) -> np.ndarray:
     path = Path(folder) / f'{name}_template_pair_label.txt'
     input_file(path, 'IJB pair list')
     try:
-        pairs = np.loadtxt(path, np.int64, ndmin=2, encoding=_TEXT)
+        # read as it is parsed: the 15.7 million lines of IJB-C would take a gigabyte as texts
+        pairs = np.loadtxt(path, np.int64, ndmin=2, encoding='utf-8-sig')
     except (ValueError, OverflowError) as error:
         raise InputError(f'{path}: {error}') from None
     if pairs.shape[1] != 3 or not np.isin(pairs[:, 2], (0, 1)).all():
@@ -131,11 +131,9 @@ def read_pairs(folder: PathLike, name: str) -> np.ndarray:
 
 def read_subjects(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     """(templates, subjects) int64 of a gallery or probe .csv: ascending templates, once each."""
-    path = input_file(path, 'IJB list')
+    lines = read_lines(path, 'IJB list')
     try:
-        rows = np.loadtxt(
-            path, np.int64, delimiter=',', skiprows=1, usecols=(0, 1), ndmin=2, encoding=_TEXT
-        )
+        rows = np.loadtxt(lines, np.int64, delimiter=',', skiprows=1, usecols=(0, 1), ndmin=2)
     except (ValueError, OverflowError) as error:
         raise InputError(f'{path}: {error}') from None
     templates, first = np.unique(rows[:, 0], return_index=True)
