@@ -15,7 +15,8 @@ Result = TypeVar('Result')
 
 
 class Ranks:
-    """Base of the ways to reach the other ranks. `name` says what is sent, as in `docs/scale.md`.
+    """Base of the ways to reach the other ranks. `name` says what is sent, as in `docs/scale.md`;
+    what follows a colon tells apart what may be under way at the same time.
 
     Attributes
     ----------

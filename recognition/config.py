@@ -369,6 +369,12 @@ class TrainConfig:
         flag='--distill-option',
     )
     classification: bool = option('False: the distillation loss alone', True)
+    sync_bn: bool = option(
+        "BatchNorm takes the statistics of all processes' images, not those of its own: as one "
+        'process with the whole batch, at the price of four messages a layer and step',
+        False,
+        group=RUN,
+    )
 
     @property
     def run_folder(self) -> Path:
@@ -677,6 +683,11 @@ def _check(values: dict[str, Any]) -> None:
             f'--freeze {values["freeze"]} is for runs with a classification loss, whose centres '
             'are what it keeps or leaves to learn'
         )
+    if values.get('sync_bn') and values.get('freeze', '') in ('backbone', STATISTICS):
+        raise InputError(
+            f'--sync-bn: with --freeze {values["freeze"]} no BatchNorm takes the statistics of a '
+            'batch; leave it out'
+        )
     if values.get('lr_steps') and values['lr_mode'] != 'step':
         raise InputError(f'--lr-steps needs --lr-mode step (it is {values["lr_mode"]!r})')
     if values['lr_mode'] == 'step' and not values.get('lr_steps'):
@@ -778,6 +789,17 @@ def _check_sample(values: dict[str, Any], num_classes: int, num_workers: int) ->
     check_room(values.get('sample_rate', 1.0), num_classes, num_workers, images, dense)
 
 
+def _check_sync(values: dict[str, Any], num_workers: int) -> None:
+    """InputError where BatchNorms of one run have no way to each other."""
+    if not values.get('sync_bn'):
+        return
+    if values['num_devices'] > 1 or (num_workers > 1 and values['kvstore'] != HOROVOD):
+        raise InputError(
+            '--sync-bn takes one device a process, and several processes by '
+            'recognition/train_multi.sh alone'
+        )
+
+
 def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
     """Settings and their data set -> one frozen configuration; see `resolve`."""
     values = dict(values)
@@ -798,6 +820,7 @@ def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
             f'{step_images}; choose a smaller --per-batch-size'
         )
     _check_sample(values, num_classes, num_workers)
+    _check_sync(values, num_workers)
     total = values.get('steps') or values['epochs'] * (num_images // step_images)
     if values.get('table_warmup'):
         longest = int(LONGEST_WARMUP_SHARE * total)

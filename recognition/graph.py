@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Optional
 
 from ..common.backend import mx
 from ..common.engine import ops
+from ..common.engine.rank_norm import synchronised
 from ..common.errors import InputError
 from ..common.names import CLASSIFIER_PREFIX, DATA, IMAGE_SHAPE, LABEL, TEACHER, TEACHER_CENTRES
+from ..common.ranks import Ranks
 from .config import FULL, STATISTICS, TrainConfig
 from .distillation import Pair, make_distillation_loss
 from .losses import Head, check_pairs, class_loss, make_loss
@@ -146,16 +149,22 @@ def current_params(module: 'mx.mod.Module') -> tuple[dict, dict]:
 
 
 def training_module(
-    embedding: 'mx.sym.Symbol', config: TrainConfig, devices: Sequence['mx.Context']
+    embedding: 'mx.sym.Symbol',
+    config: TrainConfig,
+    devices: Sequence['mx.Context'],
+    ranks: Optional[Ranks] = None,
 ) -> 'mx.mod.Module':
-    """A bound Module of the training graph, without parameters yet.
+    """A bound Module of the training graph, without parameters yet; `ranks` are all of the run.
 
     On the CPU the project's operators stand in for MXNet's; parameter names are the same. The
     teacher's class centres and the losses' states are fixed: they have no gradient, and
     so neither momentum nor decay.
     """
     on_cpu = all(device.device_type == 'cpu' for device in devices)
-    symbol = training_symbol(embedding, config, compiled=on_cpu and ops.available())
+    inner = embedding
+    if config.sync_bn and ranks and ranks.size > 1:  # of one rank they are its own
+        inner = synchronised(embedding, ranks)
+    symbol = training_symbol(inner, config, compiled=on_cpu and ops.available())
     batch = config.per_batch_size * len(devices)  # Module cuts it into one part a device
     data_shapes = {DATA: (batch, *IMAGE_SHAPE)}
     inputs = symbol.list_arguments()

@@ -322,7 +322,7 @@ def _prepare(
     targets = load_targets(config) if rank == 0 else {}
     batch_size = config.per_batch_size * len(devices)
     teacher = teacher or _open_source(config, embedding_size(embedding), devices)
-    module = training_module(embedding, config, devices)
+    module = training_module(embedding, config, devices, processes.ranks)
     # a process counts what it reads itself, and a resumed one goes on counting
     path = config.run_folder / f'left-out-{rank}.json'
     left_out = LeftOut(config.skip_corrupt, path, anew=not resume)

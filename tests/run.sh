@@ -3,7 +3,7 @@
 #   tests/run.sh [--all] [pytest options]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-VARGFACENET_EXTRAS=dev source common/setup_env.sh
+VARGFACENET_EXTRAS="dev ${VARGFACENET_EXTRAS:-}" source common/setup_env.sh
 select=(-m "not slow")
 if [ "${1:-}" = --all ]; then
   select=()

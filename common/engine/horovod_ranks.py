@@ -1,6 +1,7 @@
 """Ranks that talk through Horovod: Gloo, or what else it was built with."""
 
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,8 @@ class HorovodRanks(Ranks):
     """The ranks of a job that `common/launch.py` or horovodrun has started.
 
     Each call waits for its result: with one array under way at a time, sums are added up in the
-    same order in every run, and a resumed run goes on bit for bit.
+    same order in every run, and a resumed run goes on bit for bit. Only what operators of a graph
+    sum may come from several threads.
     """
 
     def __init__(self):
@@ -41,6 +43,7 @@ class HorovodRanks(Ranks):
             horovod.init()
         self.rank, self.size = horovod.rank(), horovod.size()
         self.sent: Counter = Counter()
+        self._counting = threading.Lock()
 
     def sum(self, array: np.ndarray, name: str) -> np.ndarray:
         return self._all_reduce(array, name, horovod.Sum)
@@ -77,7 +80,8 @@ class HorovodRanks(Ranks):
                 flat.wait_to_read()
 
     def _all_reduce(self, array: np.ndarray, name: str, operation) -> np.ndarray:
-        self.sent[name] += array.nbytes
+        with self._counting:
+            self.sent[name.partition(':')[0]] += array.nbytes
         with _reaching(self.rank):
             found = horovod.allreduce(_given(array), op=operation, name=name)
             return found.asnumpy().reshape(array.shape)

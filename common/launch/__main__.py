@@ -20,7 +20,7 @@ from .. import console
 from ..child import module_words
 from ..errors import InputError, RunError
 from ..extras import need
-from .local import End, LocalRanks, Stop
+from .local import FAREWELL, End, LocalRanks, Stop
 from .places import (
     HERE,
     Host,
@@ -91,6 +91,9 @@ def watch(ranks: LocalRanks, others: Union[OtherHosts, FirstHost], stop: Stop) -
             stop.ask(failed.code - 128)
             told = stop.number  # the rank has told the others
         if stop.overdue:
+            if stop.asked < 2:
+                late = ', '.join(ranks.running() or ['a rank of another host'])
+                sys.stderr.write(f'{PROG}: {late} had not stopped after {FAREWELL:.0f} s\n')
             return failed or End('the job', 128 + stop.number)
         time.sleep(_LOOK)
 

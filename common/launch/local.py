@@ -14,7 +14,7 @@ from typing import Optional
 
 from .places import Place, environment
 
-_FAREWELL = 60.0  # seconds that ranks have to end after a signal
+FAREWELL = 60.0  # seconds that ranks have to end after a signal
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PARENT_DEATH_SIGNAL = 1  # of prctl
 
@@ -66,6 +66,10 @@ def _pass_on(pipe, rank: int) -> None:
             sys.stderr.flush()
 
 
+def _name(place: Place) -> str:
+    return f'rank {place.rank} on {place.hostname}'
+
+
 class LocalRanks:
     """Processes in sessions of their own, so that Ctrl-C reaches the launcher alone.
 
@@ -110,9 +114,13 @@ class LocalRanks:
         """A rank that has not ended well, if there is one."""
         for place, process in zip(self._places, self._processes):
             if process.poll():
-                who = f'rank {place.rank} on {place.hostname}'
-                return End(who, process.returncode, place.hostname)
+                return End(_name(place), process.returncode, place.hostname)
         return None
+
+    def running(self) -> list[str]:
+        """The names of those that have not ended."""
+        pairs = zip(self._places, self._processes)
+        return [_name(place) for place, process in pairs if process.poll() is None]
 
     def done(self) -> bool:
         """Whether all have ended, well or not."""
@@ -162,4 +170,4 @@ class Stop:
     @property
     def overdue(self) -> bool:
         """Whether the ranks are not to be waited for any more."""
-        return self.asked > 1 or bool(self.number and time.monotonic() - self.since > _FAREWELL)
+        return self.asked > 1 or bool(self.number and time.monotonic() - self.since > FAREWELL)

@@ -1,5 +1,6 @@
 """The launcher's own parts, without ranks."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -8,8 +9,8 @@ import pytest
 from ranks_launched import needs_horovod
 from vargfacenet.common.errors import RunError
 from vargfacenet.common.launch import __main__ as launcher
-from vargfacenet.common.launch import remote
-from vargfacenet.common.launch.local import End
+from vargfacenet.common.launch import local, remote
+from vargfacenet.common.launch.local import End, LocalRanks, Stop
 from vargfacenet.common.launch.places import MEETING, Host, environment, places_of
 
 PLACES = places_of([Host('a', 1), Host('b', 1)], 2)
@@ -63,3 +64,31 @@ def test_what_is_left_of_a_job():
     last = launcher._Failure(End('rank 0 on a', -9, 'a'), ['train'], 2)
     with pytest.raises(launcher._Failure, match='SIGKILL'):  # nobody is left on the first host
         launcher._places_left(last, places_of([Host('a', 1), Host('b', 1)], 2))
+
+
+DEAF = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+if os.environ['HOROVOD_RANK'] == '1':
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(sys.argv[1] + os.environ['HOROVOD_RANK'], 'w').close()
+time.sleep(60)
+"""
+
+
+def test_a_rank_that_does_not_stop_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(local, 'FAREWELL', 1.0)
+    command = [sys.executable, '-c', DEAF, str(tmp_path / 'up-')]
+    places = places_of([Host('here', 2)], 2)
+    ranks = LocalRanks(places, command, '127.0.0.1', 1, 'lo')
+    try:
+        while len(list(tmp_path.glob('up-*'))) < 2:
+            time.sleep(0.01)
+        stop = Stop()
+        stop.ask(signal.SIGTERM)
+        end = launcher.watch(ranks, remote.OtherHosts([], None, {}), stop)
+    finally:
+        ranks.kill()
+    assert end.exit_code == 128 + signal.SIGTERM
+    told = capsys.readouterr().err
+    assert told.startswith('train_multi: rank 1 on here had not stopped after')

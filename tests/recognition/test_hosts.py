@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ranks_launched import LAUNCHER, finish, launch, needs_horovod, start
+from vargfacenet.common.data.store_file import HEADER_BYTES
 from vargfacenet.common.history import read_history
+from vargfacenet.eval.matrix_file import write_matrix
 
 FIRST, SECOND = 'vgf-first', 'vgf-second'
 ADDRESS, PORT = '10.77.16.1', 29516
@@ -90,6 +92,47 @@ def test_two_hosts_train_as_two_ranks_of_one(hosts, options, tmp_path):
     code, _, errors = launch('-np', 2, *options, '--name', 'one', '--steps', 6)
     assert code == 0, errors
     np.testing.assert_array_equal(losses(tmp_path / 'hosts'), losses(tmp_path / 'one'))
+
+
+def test_two_hosts_teach_and_identify_as_one_process(
+    hosts, options, patterns, tmp_path, run_command
+):
+    """The same store to the byte, and the same rates."""
+    code, model, errors = launch('-np', 1, *options, '--name', 'teacher', '--steps', 2)
+    assert code == 0, errors
+    words = ['teach', '--teacher', model['model'], '--batch-size', 8, '--data-dir']
+    contents = []
+    for name in ('alone', 'hosts'):
+        data = tmp_path / name
+        shutil.copytree(patterns, data)
+        if name == 'hosts':
+            first, second = on_both([*words, data])
+            code, result, errors = finish(first)
+            assert finish(second, result=False)[0] == 0
+        else:
+            code, result, errors = launch('-np', 1, *words, data)
+        assert code == 0, errors
+        contents.append(Path(result['store']).read_bytes()[HEADER_BYTES:])
+    assert contents[0] == contents[1] and any(contents[0])
+
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 20, 100)
+    probes = random.standard_normal((20, 16))[labels] + random.standard_normal((100, 16))
+    probes, others = (
+        (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        for rows in (probes, random.standard_normal((700, 16)))
+    )
+    np.savez(tmp_path / 'probes.npz', embeddings=probes, labels=labels)
+    write_matrix(tmp_path / 'distractors.bin', others)
+    words = ['identify', '--probes', tmp_path / 'probes.npz']
+    words += ['--distractors', tmp_path / 'distractors.bin']
+    first, second = on_both(words)
+    code, result, errors = finish(first)
+    assert code == 0, errors
+    assert finish(second, result=False)[0] == 0
+    code, alone, errors = run_command(*words)
+    assert code == 0, errors
+    assert result['pairs'] == alone['pairs'] and 0 < result['pairs']['tpr']['0.001'] < 1
 
 
 def test_a_cut_cable_ends_both_within_a_minute(hosts, options, tmp_path):

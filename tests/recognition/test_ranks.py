@@ -1,6 +1,7 @@
 """Several ranks train as one process does, and end together."""
 
 import fcntl
+import json
 import os
 import signal
 import time
@@ -109,6 +110,27 @@ def test_two_ranks_of_8_train_as_one_of_16(two, begun, alone):
     found = newest(two[0])
     for name, array in newest(one).items():
         np.testing.assert_allclose(found[name], array, rtol=1e-2, atol=2e-4, err_msg=name)
+
+
+def test_synchronised_norms_are_those_of_the_whole_batch(begun, alone, together, place):
+    """Losses, weights and running statistics of 2 x 8 images as of 16; without it they part."""
+    folder, options = place
+    words = ['--pretrained', begun, '--steps', 6]
+    one = alone('norms-one', '--per-batch-size', 16, *words)
+    apart = together('norms-apart', '--per-batch-size', 8, *words)
+    words = [*options, '--name', 'norms-two', '--per-batch-size', 8, *words, '--sync-bn']
+    code, result, errors = launch('-np', 2, *words)
+    assert code == 0, errors
+    both = folder / 'norms-two'
+    np.testing.assert_allclose(column(both, 'loss'), column(one, 'loss'), rtol=1e-4)
+    assert abs(column(apart, 'loss') / column(one, 'loss') - 1).max() > 0.01
+    wanted, found = newest(one), newest(both)
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
+    # mean and variance, there and back, of every channel
+    channels = sum(array.size for name, array in wanted.items() if 'moving_mean' in name)
+    assert result['sent_bytes']['BatchNorm'] == 6 * 4 * 4 * channels
 
 
 def test_a_step_says_what_it_has_sent(two, begun):
@@ -254,7 +276,7 @@ def rank_of(launcher, rank):
     raise AssertionError(f'no rank {rank}')
 
 
-def wait_for(path, seconds=120):
+def wait_for(path, seconds=300):
     until = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < until, path
@@ -313,7 +335,12 @@ def test_a_stop_is_saved_in_the_same_step_of_all(place, begun, default_signals):
     launcher.send_signal(signal.SIGTERM)
     code, _, errors = finish(launcher)
     assert code == 128 + signal.SIGTERM
+    # the launcher ends ranks that hang, and says so
     assert 'stopped at step' in errors and 'train_multi' not in errors
+    (line,) = (line for line in errors.splitlines() if 'stopped at step' in line)
+    told = int(line.split('stopped at step ')[1].split()[0])
+    (path,) = (folder / 'stopped').glob('model-*.json')
+    assert json.loads(path.read_text())['state']['step'] == told
 
 
 def test_a_rank_that_cannot_read_ends_all(place, patterns, tmp_path):
