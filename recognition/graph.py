@@ -6,7 +6,6 @@ from typing import Optional
 
 from ..common.backend import mx
 from ..common.engine import ops
-from ..common.engine.rank_norm import synchronised
 from ..common.errors import InputError
 from ..common.names import CLASSIFIER_PREFIX, DATA, IMAGE_SHAPE, LABEL, TEACHER, TEACHER_CENTRES
 from ..common.ranks import Ranks
@@ -14,6 +13,7 @@ from .config import FULL, STATISTICS, TrainConfig
 from .distillation import Pair, make_distillation_loss
 from .losses import Head, check_pairs, class_loss, make_loss
 from .processes import HOROVOD
+from .rank_norm import synchronised
 
 # Outputs of the training graph, each (N,) float32
 TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)

@@ -7,9 +7,9 @@ gradients; the rest are stock operators with MXNet's own gradients.
 
 import json
 
-from ..backend import mx
-from ..ranks import Ranks
-from .graph import Node, assemble, flag, parse
+from ..common.backend import mx
+from ..common.engine.graph import Node, assemble, flag, parse
+from ..common.ranks import Ranks
 
 _MEAN, _VARIANCE = 'vg_rank_mean', 'vg_rank_variance'
 _EPS, _MOMENTUM = '0.001', '0.9'  # of MXNet's BatchNorm where nothing is said
