@@ -20,6 +20,7 @@ from .. import console
 from ..child import module_words
 from ..errors import InputError, RunError
 from ..extras import need
+from ..parallel import cpu_count
 from .local import FAREWELL, End, LocalRanks, Stop
 from .places import (
     HERE,
@@ -45,7 +46,13 @@ _ALONE = ('-h', '--help', '--json', '--elastic')  # options without a value
 def build_parser() -> console.Parser:
     parser = console.Parser(prog=PROG, description=(__doc__ or '').strip())
     add = parser.add_argument
-    add('-np', dest='size', type=int, default=0, metavar='N', help='number of ranks')
+    add(
+        *('-np', '--processes'),
+        dest='size',
+        default='',
+        metavar='N',
+        help='number of ranks; auto: one a CPU of this machine',
+    )
     add('-H', dest='hosts', default='', metavar='HOST:SLOTS,...', help='hosts; the first is this')
     add('--elastic', action='store_true', help='go on without a rank that was killed')
     add('--address', default='', help='of this host, for the others (default: found by -H)')
@@ -56,6 +63,19 @@ def build_parser() -> console.Parser:
     parser.usage = '%(prog)s -np N [options] [COMMAND] [options of the command]'
     parser.epilog = f'COMMAND: {", ".join(COMMANDS)}'
     return parser
+
+
+def size_of(text: str, hosts: str) -> int:
+    """The number of ranks that -np asks for; InputError for what is none."""
+    if text == 'auto' and hosts:
+        raise InputError('-np auto is for this machine alone; with -H give the number of ranks')
+    try:
+        size = cpu_count() if text == 'auto' else int(text)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise InputError(f'-np {text}: give the number of ranks, or auto')
+    return size
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -242,8 +262,7 @@ def run(argv: Optional[Sequence[str]] = None) -> int:
     need('horovod', 'dist')
     if options.join:
         return join(options, command)
-    if options.size < 1:
-        raise InputError(f'-np {options.size}: give the number of ranks')
+    options.size = size_of(options.size, options.hosts)
     return coordinate(options, command)
 
 

@@ -7,11 +7,12 @@ import time
 
 import pytest
 from ranks_launched import needs_horovod
-from vargfacenet.common.errors import RunError
+from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.common.launch import __main__ as launcher
 from vargfacenet.common.launch import local, remote
 from vargfacenet.common.launch.local import End, LocalRanks, Stop
 from vargfacenet.common.launch.places import MEETING, Host, environment, places_of
+from vargfacenet.common.parallel import cpu_count
 
 PLACES = places_of([Host('a', 1), Host('b', 1)], 2)
 
@@ -48,6 +49,14 @@ def test_a_host_that_does_not_come_is_named(others, monkeypatch):
 def test_ranks_wait_for_each_other_as_long_as_the_launcher_does():
     said = environment(PLACES[0], '127.0.0.1', 1, 'lo')
     assert float(said['HOROVOD_GLOO_TIMEOUT_SECONDS']) == MEETING
+
+
+def test_number_of_ranks():
+    assert launcher.size_of('auto', '') == cpu_count()
+    assert launcher.size_of('3', 'a:2,b:1') == 3
+    for wrong, hosts in (('auto', 'a:2'), ('0', ''), ('', ''), ('two', '')):
+        with pytest.raises(InputError, match='-np'):
+            launcher.size_of(wrong, hosts)
 
 
 def test_what_is_left_of_a_job():
