@@ -339,7 +339,7 @@ def test_a_stop_is_saved_in_the_same_step_of_all(place, begun, default_signals):
     assert 'stopped at step' in errors and 'train_multi' not in errors
     (line,) = (line for line in errors.splitlines() if 'stopped at step' in line)
     told = int(line.split('stopped at step ')[1].split()[0])
-    (path,) = (folder / 'stopped').glob('model-*.json')
+    (path,) = (folder / 'stopped').glob('model-0*.json')
     assert json.loads(path.read_text())['state']['step'] == told
 
 
