@@ -531,6 +531,11 @@ def _watchers(run: _Run, overwrite: bool) -> tuple[NoHistory, VerifyHook, HelpSa
         found = sorted(path.stem for path in Path(config.data_dir).glob('*.bin'))
         beside = f', though {config.data_dir} holds {", ".join(found)}' if found else ''
         log.info('nothing is verified: no --target was given%s', beside)
+    log.info(
+        'training %s: %s on %s, step %d to %d of %d images, in %s',
+        *(config.name, config.network, config.data_dir, run.state.step, config.total_steps),
+        *(config.global_batch_size, config.run_folder),
+    )
     _clear(config, overwrite)
     _name_classes(config, run.data.class_names)
     history = History(config.run_folder, run.state)

@@ -276,7 +276,12 @@ def test_wrong_input_is_one_line_before_training(case, options, run_command, tmp
 
 
 def test_a_started_run_is_not_overwritten_or_mixed(small_options, run_command):
-    assert run_command('train', *small_options)[0] == 0
+    code, result, errors = run_command('train', *small_options)
+    assert code == 0
+    # what is done, and where, before the first step has ended
+    first = next(line for line in errors.splitlines() if line.startswith('training '))
+    assert f', step 0 to {result["steps"]} of ' in first
+    assert first.endswith(f', in {Path(result["model"]).parent}')
     code, _, errors = run_command('train', *small_options)
     assert code == 2 and '--resume' in errors and '--overwrite' in errors
     code, _, errors = run_command('train', *small_options, '--resume', '--lr', 0.2)
