@@ -454,6 +454,9 @@ _BY_SUFFIX: dict[str, tuple[str, Callable[[Path, Checked], None]]] = {
 
 
 def counted(paths: list[Path]) -> str:
-    """'3 .onnx, 1 .txt': how many files there are of which suffix."""
-    suffixes = Counter(path.suffix or path.name for path in paths)
+    """'3 .onnx, 1 .txt': how many files there are of which suffix; those of TensorBoard's logs end
+    with the machine's name."""
+    suffixes = Counter(
+        '.tfevents' if '.tfevents.' in path.name else path.suffix or path.name for path in paths
+    )
     return ', '.join(f'{count} {suffix}' for suffix, count in suffixes.most_common())

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 PROTOCOLS = ('lfr', 'megaface', 'open-set')
 FPRS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+_COARSE_FPRS = (1e-2, 1e-1)  # where there are fewer than a thousand negatives
 FPIRS = (1e-2, 1e-1)
 _DEFAULT_SCORES = 1 << 20  # default FPRs need no more highest scores than this
 _MEGAFACE_FPR = 1e-6
@@ -144,14 +145,15 @@ def _warn_duplicates(parts: dict[str, Part]) -> int:
 
 
 def default_fprs(negatives: int) -> tuple[float, ...]:
-    """Those of FPRS that can be measured without keeping many scores."""
+    """Those of FPRS that can be measured without keeping many scores; of few negatives what can."""
     counts = {fpr: allowed(fpr, negatives) for fpr in FPRS}
     fprs = [
         f
         for f, count in counts.items()
         if count and (count <= _DEFAULT_SCORES or negatives <= MAX_SCORES)
     ]
-    return tuple(fprs) or (1.0,)
+    coarse = tuple(fpr for fpr in _COARSE_FPRS if allowed(fpr, negatives))
+    return tuple(fprs) or coarse or (1.0,)
 
 
 def _rows(part: Optional[Part]) -> tuple[Optional[np.ndarray], Optional[np.ndarray]]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from vargfacenet.common.checksums import noted_in_folders
 from vargfacenet.common.data.failed_pairs import FailedPair, write_failed
 from vargfacenet.common.data.left_out import LeftOut
 from vargfacenet.common.data.recordio import write_face_records
+from vargfacenet.deploy.checks import counted
 from vargfacenet.deploy.export import main as export
 from vargfacenet.deploy.gallery import Gallery
 from vargfacenet.eval.matrix_file import new_matrix, write_megaface
@@ -203,3 +205,9 @@ def test_missing_files_and_folders(copy, capsys, tmp_path):
     (tmp_path / 'empty').mkdir()
     assert main(['check', str(tmp_path / 'empty')]) == 2
     assert main(['check', str(tmp_path / 'nowhere')]) == 2
+
+
+def test_logs_of_tensorboard_are_called_so():
+    """Their names end with the machine's, which looks like a suffix."""
+    names = ('events.out.tfevents.17.box', 'events.out.tfevents.18.other', 'a.txt', 'README')
+    assert counted([Path(name) for name in names]) == '2 .tfevents, 1 .txt, 1 README'

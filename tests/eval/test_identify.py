@@ -15,6 +15,7 @@ from vargfacenet.common.engine.checkpoint import save_embedding
 from vargfacenet.common.engine.network import Network
 from vargfacenet.eval.embeddings import load_embeddings
 from vargfacenet.eval.identification import tpr_at_fpr
+from vargfacenet.eval.identify import FPRS, default_fprs
 from vargfacenet.eval.matrix_file import read_matrix, write_matrix
 from vargfacenet.eval.ranking import open_set, rank_rates
 from vargfacenet.eval.results import load_results
@@ -59,6 +60,14 @@ def test_lfr(folder, data, run_command):
     saved = load_results(save)
     assert (saved.kind, saved.about['pairs']['negatives']) == ('identification', 120 * 900)
     assert (saved.arrays['curve_tpr'] == expected.curve()['tpr']).all()
+
+
+@pytest.mark.parametrize(
+    ('negatives', 'fprs'),
+    [(9, (1.0,)), (10, (0.1,)), (270, (0.01, 0.1)), (1000, (1e-3,)), (2 * 10**9, FPRS[:-1])],
+)
+def test_fprs_are_those_that_can_be_measured(negatives, fprs):
+    assert default_fprs(negatives) == fprs  # 1e-3 of 2e9 would be two million scores
 
 
 def test_megaface(folder, data, run_command):
