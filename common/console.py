@@ -247,17 +247,17 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
-        raise InputError(f'{message}{self._meant(message)} (see {self.prog} --help)')
+        raise InputError(f'{message}{self._hint(message)} (see {self.prog} --help)')
 
-    def _meant(self, message: str) -> str:
-        """The option that was meant by a misspelt one, where such a one can be at fault."""
+    def _hint(self, message: str) -> str:
+        """Which option was meant by a misspelt one, where such a one can be at fault."""
         if not re.search('unrecognized|required', message):
             return ''
         known = list(_options_of(self))
         for word in (word.split('=')[0] for word in self._words if word.startswith('--')):
             near = '' if word in known else nearest(word, known, 0.6)
             if near:
-                return f'; {word} is unknown, did you mean {near}?'
+                return f'; did you mean {near} by {word}?'
         return ''
 
 

@@ -83,15 +83,15 @@ def test_wrong_usage_is_one_line(argv, capsys):
     [
         (
             ['compare', 'a.jpg', 'b.jpg', '--modle', 'export'],
-            '--modle -> --model',
+            'did you mean --model by --modle?',
         ),
         (
             ['compare', 'a.jpg', 'b.jpg', '--modle=export'],
-            '--modle -> --model',
+            'did you mean --model by --modle?',
         ),
-        (['plan', '--clases', '10'], '--clases -> --classes'),
-        (['gallery', 'list', '--galery', 'p'], '--galery -> --gallery'),
-        (['gallery', 'list', '--gallery', 'p', '--jsno'], '--jsno -> --json'),
+        (['plan', '--clases', '10'], 'did you mean --classes by --clases?'),
+        (['gallery', 'list', '--galery', 'p'], 'did you mean --gallery by --galery?'),
+        (['gallery', 'list', '--gallery', 'p', '--jsno'], 'did you mean --json by --jsno?'),
         (['compare', 'a.jpg', 'b.jpg', '--qqqqqq'], ''),
         (['compare', 'a.jpg'], ''),
     ],
@@ -99,7 +99,6 @@ def test_wrong_usage_is_one_line(argv, capsys):
 def test_a_misspelt_option_is_corrected(words, meant, capsys):
     assert main(words) == 2
     line = capsys.readouterr().err
-    meant = meant.replace('->', 'is unknown, did you mean')
     assert meant in line and ('did you mean' in line) == bool(meant) and line.count('\n') == 1
 
 
