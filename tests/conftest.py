@@ -11,6 +11,29 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / 'tests' / 'data'
+# What takes longest, in this order. Workers that take whole files begin with these, or one of them
+# would be alone with such a file in the end.
+LONGEST = (
+    'recognition/test_train.py',
+    'deploy/bench/test_training.py',
+    'recognition/test_teacher_store.py',
+    'deploy/test_export.py',
+    'test_kills.py',
+    'recognition/test_distill.py',
+    'deploy/bench/test_engines.py',
+    'eval/report/test_parts.py',
+    'recognition/test_updates.py',
+    'fuzz/test_fuzz.py',
+    'recognition/study/test_study.py',
+    'common/engine/test_open_model.py',
+    'eval/report/test_report.py',
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {ROOT / 'tests' / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
 
 if importlib.util.find_spec('vargfacenet') is None:
     spec = importlib.util.spec_from_file_location(

@@ -5,7 +5,9 @@ that a whole run takes, and started again. What comes out must be what the whole
 bit, with nothing left over. A line a kill, and one JSON line with the counts.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import random
@@ -25,6 +27,7 @@ import numpy as np
 from conftest import ROOT
 from deploy_models import portrait, write_checkpoint
 from pictures import encoded
+from vargfacenet.__main__ import main
 from vargfacenet.common.data.recordio import write_face_records
 from vargfacenet.common.engine.params_file import read_arrays
 
@@ -73,10 +76,18 @@ def result(_folder, shown):
     return {key: found[key] for key in ('negatives', 'tpr', 'threshold', 'accepted')}
 
 
+def here(*words):
+    """Standard output of a command in this process, which must succeed."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        code = main([str(word) for word in words])
+    assert code == 0, shown.getvalue()
+    return shown.getvalue()
+
+
 def enrolled(folder, _shown):
-    listed = [*PROGRAM, 'gallery', 'list', '--gallery', 'gallery', '--json']
-    done = subprocess.run(listed, cwd=folder, capture_output=True, text=True, check=True)
-    return sorted(json.loads(done.stdout.splitlines()[-1])['identities'])
+    shown = here('gallery', 'list', '--gallery', folder / 'gallery', '--json')
+    return sorted(json.loads(shown.splitlines()[-1])['identities'])
 
 
 def jobs():
@@ -158,8 +169,7 @@ def kill_once(job, inputs, moment):
         outcome = job.outcome(folder, shown)
         assert outcome == job.expected, 'another outcome than that of a whole run'
         assert leftovers(folder) == [], leftovers(folder)
-        check = subprocess.run([*PROGRAM, 'check', '.'], cwd=folder, capture_output=True, text=True)
-        assert check.returncode == 0, check.stdout + check.stderr
+        here('check', folder)
     return alive
 
 

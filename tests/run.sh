@@ -9,6 +9,10 @@ if [ "${1:-}" = --all ]; then
   select=()
   shift
 fi
+# workers share the cores: a thread that waits gives its own away at once, and what processes are
+# started imports compiled modules
+export GOMP_SPINCOUNT=0 PYTHONDONTWRITEBYTECODE=
 # a file of tests a process; most tests keep one core busy
 cores=$(nproc)
-exec python -m pytest -n $((cores < 4 ? cores : 4)) --dist loadfile "${select[@]}" "$@"
+exec python -m pytest -n $((cores < 4 ? cores : 4)) --dist loadfile --no-loadscope-reorder \
+  "${select[@]}" "$@"
