@@ -37,3 +37,7 @@ def test_compare_loads_what_it_uses(tmp_path):
     names = loaded(code, *photos, '--model', export_folder(tmp_path), '--engine', 'openvino')
     assert {'cv2', 'openvino'} <= names
     assert not names & set(SLOW)
+    pytest.importorskip('onnxruntime')
+    names = loaded(code, *photos, '--model', tmp_path / 'export')  # the engine that starts sooner
+    assert 'onnxruntime' in names
+    assert not names & ({*SLOW, 'openvino'} - {'onnxruntime'})
