@@ -21,7 +21,7 @@ from .frame_quality import FramePooling, Judge, Norms, judge_from
 from .pooling import MEAN, POOLINGS
 from .quality_head import QualityHead
 from .report.statistics import REPLICATES, Interval, RateAtFar, bootstrap
-from .video_sets import VideoSet, embed_video_set
+from .video_sets import VideoSet, check_video_set, embed_video_set
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> dict:
         ('--batch-size', args.batch_size, 1, 4096),
     ]
     console.check_ranges(ranges)
+    check_video_set(args.videos)
     model = open_from(args, args.batch_size)
     judges = [Norms()]
     judges += [judge_from(args, quality, model, args.batch_size) for quality in args.quality]

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..common import console
-from ..common.data.folders import identity_folders
 from ..common.data.video import find_videos
 from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
@@ -31,13 +30,19 @@ class VideoSet(NamedTuple):
         return np.searchsorted(self.owner, np.arange(len(self.people) + 1))
 
 
+def check_video_set(folder: Path) -> None:
+    """Raise InputError, before a model is loaded, if there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(f'{folder} is no folder; expected FOLDER/<person>/<video>/<frame>')
+
+
 def embed_video_set(model: OpenModel, folder: Path, *judges: Judge) -> VideoSet:
     """Embed and judge all frames, aligned crops of 112x112.
 
     Raises InputError if no person has two videos, or there is one person; frames that are no
     pictures are left out and counted.
     """
-    identity_folders(folder)
+    check_video_set(folder)
     videos = [video for video in find_videos(folder) if video.path.parent.parent == folder]
     owners = [video.path.parent.name for video in videos]
     names, people = np.unique(np.array(owners, str), return_inverse=True)

@@ -18,7 +18,7 @@ from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
 from ..common.files import output_folder
 from ..eval.quality_head import SUFFIX, QualityHead, features
-from ..eval.video_sets import VideoSet, embed_video_set
+from ..eval.video_sets import VideoSet, check_video_set, embed_video_set
 from .set_loss import MOST_SCALE, FrameSets, set_loss
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> dict:
     console.check_ranges(ranges)
     if args.out.suffix != SUFFIX:
         raise InputError(f'--out {args.out}: expected a name that ends in {SUFFIX}')
+    check_video_set(args.videos)
     output_folder(args.out.parent)
     model = open_from(args, args.batch_size)
     videos = embed_video_set(model, args.videos)

@@ -96,11 +96,16 @@ def build_parser(parser: console.Parser) -> None:
 
 def _people(args: argparse.Namespace) -> list[Identity]:
     left_out = set(read_people(args.exclude, '--exclude', args.source, args.allow_unknown))
-    few = 0
-    for folder in identity_folders(args.source):
+    folders, few = identity_folders(args.source), 0
+    for folder in folders:
         if folder not in left_out and sum(1 for _ in folder.iterdir()) < args.min_images:
             left_out.add(folder)
             few += 1
+    if few and left_out.issuperset(folders):
+        raise InputError(
+            f'{args.source}: none of {few} people has {args.min_images} pictures; choose a smaller '
+            f'--min-images'
+        )
     log.info('%d people with fewer than %d pictures are left out', few, args.min_images)
     people = choose_images(find_identities(args.source, sorted(left_out)), args.min_images, 0, 0)
     if len(people) < max(2, args.most_people):

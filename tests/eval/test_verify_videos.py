@@ -79,6 +79,23 @@ def test_a_broken_picture_leaves_nothing_behind(crops, tmp_path, run_command):
     assert [path.name for path in tmp_path.iterdir()] == ['crops']
 
 
+def test_people_with_too_few_pictures_are_counted(crops, tmp_path, run_command):
+    words = ('make-videos', crops, tmp_path / 'out', *MAKE, '--min-images', PICTURES + 1)
+    code, _, errors = run_command(*words)
+    count = sum(1 for _ in crops.iterdir())
+    assert code == 2 and f'none of {count} people has {PICTURES + 1} pictures' in errors
+    assert errors.count('\n') == 1 and not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('command', ['quality', 'verify-videos'])
+def test_a_folder_of_videos_that_is_missing(command, tmp_path, run_command):
+    """Told before a model is loaded."""
+    out = ['--out', tmp_path / 'head.npz'] if command == 'quality' else []
+    code, _, errors = run_command(command, tmp_path / 'no', '--model', 'default', *out)
+    assert code == 2 and 'no is no folder; expected FOLDER/<person>/<video>/<frame>' in errors
+    assert errors.count('\n') == 1
+
+
 def test_an_excluded_name_that_matches_nothing_stops(crops, tmp_path, run_command):
     (tmp_path / 'test.txt').write_text('nobody')
     words = ('make-videos', crops, tmp_path / 'out', *MAKE, '--exclude', tmp_path / 'test.txt')
