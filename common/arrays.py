@@ -8,6 +8,7 @@ there, and no pickled object is read.
 import ast
 import math
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -118,7 +119,17 @@ def _mapped(path: PathLike, handle: BinaryIO, start: int, size: int) -> np.ndarr
     if not math.prod(header.shape):
         return np.empty(header.shape, header.dtype)
     offset = start + header.offset
-    return np.memmap(path, header.dtype, 'r', offset, header.shape, header.order)
+    return _text(np.memmap(path, header.dtype, 'r', offset, header.shape, header.order))
+
+
+def _text(array: np.ndarray) -> np.ndarray:
+    """The array itself; InputError for texts with numbers that are no characters, on which Python
+    fails wherever one is looked at."""
+    if array.dtype.kind == 'U' and array.dtype.itemsize:
+        number = np.dtype(np.uint32).newbyteorder(array.dtype.byteorder)
+        if array.ravel('K').view(number).max() > sys.maxunicode:
+            raise InputError('its texts are damaged')
+    return array
 
 
 def read_npz(
@@ -191,4 +202,4 @@ def _unpacked(path: PathLike, archive: zipfile.ZipFile, member: zipfile.ZipInfo)
             position += len(block)
         if position != len(content):
             raise InputError(f'{member.filename} is cut off')
-        return array
+        return _text(array)

@@ -102,6 +102,20 @@ def test_headers_that_lie(tmp_path, header):
             read_npz(tmp_path / 'a.npz', mapped)
 
 
+@pytest.mark.parametrize('order', '<>')
+def test_texts_that_hold_no_characters_are_refused(order, tmp_path):
+    """Python fails with a SystemError as soon as it looks at one."""
+    numbers = np.array([[ord('a'), 0x10FFFF], [ord('b'), 0]], f'{order}u4')
+    for last, is_text in ((0x10FFFF, True), (0x110000, False)):
+        numbers[0, 1] = last
+        np.savez(tmp_path / 'a.npz', names=numbers.view(f'{order}U2'))
+        if is_text:
+            assert read_npz(tmp_path / 'a.npz')['names'].ravel().tolist() == ['a\U0010ffff', 'b']
+        else:
+            with pytest.raises(InputError, match='its texts are damaged'):
+                read_npz(tmp_path / 'a.npz')
+
+
 def test_pickled_arrays_are_refused(tmp_path):
     np.save(tmp_path / 'a.npy', np.array([{'a': 1}], object))
     with pytest.raises(InputError, match='no plain numbers'):
