@@ -378,7 +378,7 @@ def with_record_3(folder, contents, content):
         (lambda content: b'', 'holds no picture'),
         (
             lambda content: encoded(picture(np.random.RandomState(0), 96, 112)),
-            'picture of 112x96; expected 112x112',
+            '112x96 pixels; an aligned crop has 112x112',
         ),
     ],
     ids=['cut off', 'html', 'empty', 'wrong size'],
