@@ -148,7 +148,7 @@ PLAIN = st.recursive(
 )
 JSON_READERS = (
     *('symbol', 'export_json', 'run_json', 'report_run', 'cmc', 'history'),
-    *('study_record', 'bench_results', 'study_results', 'results_about', 'left_out', 'checksums'),
+    *('study_record', 'bench_results', 'study_results', 'left_out', 'checksums'),
 )
 
 
