@@ -105,7 +105,8 @@ def newest_state(
     It is the state of the newest checkpoint whose files are whole; damaged ones after it are named
     in the log, and written anew by the run. A run may be made longer: from the checkpoint on, the
     learning rate is that of the longer one. It may go on in another number of processes, with as
-    many images a step, or, if `batch_may_change`, with others, but the steps it was to take.
+    many images a step. If `batch_may_change`, these may be others, and the run ends after the steps
+    that it was to take before, however often it is resumed.
 
     Raises
     ------
@@ -115,8 +116,9 @@ def newest_state(
     if not numbers:
         return None
     number, saved, state = _last_whole(config.prefix, numbers)
-    if config.global_batch_size != saved.global_batch_size and batch_may_change:
-        config = replace(config, total_steps=saved.total_steps, warmup_steps=saved.warmup_steps)
+    if batch_may_change:
+        # also where the batch is the saved one: it may have become so in an earlier resumption
+        config = _with_steps_of(saved, config)
     _tell_shares(config, saved)
     before = saved
     if batch_may_change:
@@ -143,6 +145,16 @@ def newest_state(
             *rates,
         )
     return config, state
+
+
+def _with_steps_of(saved: TrainConfig, config: TrainConfig) -> TrainConfig:
+    """`config` with the saved steps and warm-up."""
+    if config.total_steps != saved.total_steps:
+        log.info(
+            '%s keeps its %d steps, for --batch-may-change; these options would give %d',
+            *(config.name, saved.total_steps, config.total_steps),
+        )
+    return replace(config, total_steps=saved.total_steps, warmup_steps=saved.warmup_steps)
 
 
 def _about_images(config: TrainConfig, saved: TrainConfig) -> str:

@@ -67,6 +67,13 @@ def test_processes_may_be_others_where_the_images_a_step_are_as_many(saved):
         newest_state(double)
     found, _ = newest_state(double, batch_may_change=True)
     assert found == replace(double, total_steps=saved.total_steps, warmup_steps=saved.warmup_steps)
+    # resumed and saved once with that batch, and resumed by the same command again
+    for number in (4, 5):
+        write_arrays(f'{found.prefix}-{number:04d}.params', {'arg:a': np.zeros(5, np.float32)})
+        state = TrainState(step=10 * number, number=number)
+        save_state(found.prefix, found, state, {0: np.zeros(5, np.float32)})
+        again, state = newest_state(double, batch_may_change=True)
+        assert (again, state.number) == (found, number)
     with pytest.raises(InputError, match='seed 5, saved'):
         newest_state(replace(double, seed=5), batch_may_change=True)
 
