@@ -70,6 +70,14 @@ def _name(place: Place) -> str:
     return f'rank {place.rank} on {place.hostname}'
 
 
+def _after_others(end: End) -> int:
+    """Sorts ranks that are found ended in one look: what nobody does to himself is no consequence
+    of another's end, as an error, or an abort, at the broken connection may be."""
+    if end.code == -signal.SIGABRT:
+        return 2
+    return int(end.code >= 0)
+
+
 class LocalRanks:
     """Processes in sessions of their own, so that Ctrl-C reaches the launcher alone.
 
@@ -111,11 +119,13 @@ class LocalRanks:
                 self._threads.append(thread)
 
     def failed(self) -> Optional[End]:
-        """A rank that has not ended well, if there is one."""
-        for place, process in zip(self._places, self._processes):
-            if process.poll():
-                return End(_name(place), process.returncode, place.hostname)
-        return None
+        """A rank that has not ended well, if there is one; of several the likeliest cause."""
+        ends = [
+            End(_name(place), process.returncode, place.hostname)
+            for place, process in zip(self._places, self._processes)
+            if process.poll()
+        ]
+        return min(ends, key=_after_others, default=None)
 
     def running(self) -> list[str]:
         """The names of those that have not ended."""

@@ -101,3 +101,31 @@ def test_a_rank_that_does_not_stop_is_named(tmp_path, monkeypatch, capsys):
     assert end.exit_code == 128 + signal.SIGTERM
     told = capsys.readouterr().err
     assert told.startswith('train_multi: rank 1 on here had not stopped after')
+
+
+@pytest.mark.parametrize(
+    ('ends', 'first'),
+    [
+        ((1, -signal.SIGKILL), 1),  # told by rank 0, at the broken connection
+        ((-signal.SIGABRT, -signal.SIGKILL), 1),
+        ((-signal.SIGABRT, 2), 1),
+        ((2, -signal.SIGABRT), 0),
+        ((-signal.SIGKILL, -signal.SIGKILL), 0),
+        ((0, 3), 1),
+    ],
+)
+def test_of_ranks_that_ended_the_cause_is_named(ends, first):
+    """All have ended before the launcher looks."""
+    code = (
+        'import os, signal, sys\n'
+        'end = int(sys.argv[1:][int(os.environ["HOROVOD_RANK"])])\n'
+        'os.kill(os.getpid(), -end) if end < 0 else sys.exit(end)\n'
+    )
+    command = [sys.executable, '-c', code, *(str(int(end)) for end in ends)]
+    ranks = LocalRanks(places_of([Host('here', 2)], 2), command, '127.0.0.1', 1, 'lo')
+    try:
+        while not ranks.done():
+            time.sleep(0.01)
+        assert ranks.failed() == End(f'rank {first} on here', ends[first], 'here')
+    finally:
+        ranks.kill()
