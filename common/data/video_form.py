@@ -38,13 +38,17 @@ def code_of(capture: cv2.VideoCapture) -> str:
 
 
 def headers_of(codec: str, packet: bytes) -> list[bytes]:
-    """What a packet says of the size of its pictures, [] where it says nothing, or the codec is
-    none of those that are known here."""
+    """What a packet says of the size of its pictures, each once, [] where it says nothing, or the
+    codec is none of those that are known here.
+
+    One says the same several times: of both fields of an interlaced picture, or to whoever starts
+    to read there.
+    """
     pattern = _PATTERNS.get(codec)
     found = pattern.findall(packet[:_LOOKED_AT]) if pattern else []
     if codec == 'vp90':  # the size ends in the middle of a byte
         found = [each[:-1] + bytes([each[-1] & 0xF0]) for each in found]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def check_form(path: str, codec: str, alarm: Callable[[], object]) -> None:

@@ -143,11 +143,25 @@ def test_a_packet_tells_the_size_of_its_pictures(suffix, kind, tmp_path):
     assert headers(numbered(2)) != headers(grown(numbered(2)))
 
 
+def test_two_fields_of_one_size_are_one_header(rng):
+    """Interlaced MJPEG; the second of large fields lies behind what is looked at of a packet."""
+    smooth = cv2.imencode('.jpg', np.zeros((240, 640, 3), np.uint8))[1].tobytes()
+    noise = rng.randint(0, 256, (240, 640, 3)).astype(np.uint8)
+    rough = cv2.imencode('.jpg', noise)[1].tobytes()
+    other = cv2.imencode('.jpg', np.zeros((240, 320, 3), np.uint8))[1].tobytes()
+    assert 2 * len(smooth) < 1 << 16 < len(rough)
+    (header,) = headers_of('mjpg', smooth)
+    assert headers_of('mjpg', smooth + smooth) == headers_of('mjpg', rough + rough) == [header]
+    assert headers_of('mjpg', smooth + other) == [header, *headers_of('mjpg', other)]
+
+
 def test_parameter_sets_of_codecs_that_cannot_be_written_here():
     """H.264, H.265 and AV1, whose packets are laid out by their standards' byte streams."""
     first, other = b'\x64\x00\x0a\xac\x72', b'\x64\x00\x0a\xac\x73'
     unit = b'\0\0\0\1\x09\xf0\0\0\0\1\x67%b\0\0\0\1\x68\xee\0\0\1\x65\x88'
     assert headers_of('h264', unit % first) == [first] != headers_of('h264', unit % other)
+    assert headers_of('h264', unit % first + unit % first) == [first]
+    assert headers_of('h264', unit % first + unit % other) == [first, other]
     assert headers_of('h264', b'\0\0\0\1\x41\x9a\x24') == []  # of a picture alone
     assert headers_of('hevc', b'\0\0\1\x42\1%b\0\0\1\x44\1' % first) == [b'\1' + first]
     assert headers_of('av01', b'\x12\0\x0a\x0b' + bytes(range(11)) + b'\x32') != []
