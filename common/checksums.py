@@ -64,8 +64,16 @@ def check(path: PathLike) -> None:
 
 
 def warn_if_changed(path: PathLike) -> None:
-    """A warning unless a file `agrees`: of one that people edit and other tools write anew."""
-    if not agrees(path):
+    """A warning unless a file `agrees`: of one that people edit and other tools write anew.
+
+    Another tool's list of that name, or a damaged one, is a warning as well.
+    """
+    try:
+        agreed = agrees(path)
+    except InputError as error:
+        log.warning('%s is not compared: %s', path, error)
+        return
+    if not agreed:
         log.warning('%s was changed or damaged after it was written (%s)', path, CHECKSUMS)
 
 

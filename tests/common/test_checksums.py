@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from vargfacenet.common import checksums
 from vargfacenet.common.checksums import CHECKSUMS, check, forget, noted
+from vargfacenet.common.data.pair_lists import read_pair_list
 from vargfacenet.common.data.recordio import RecordFile, write_face_records
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy.checks import find
@@ -55,6 +56,14 @@ def test_a_damaged_list_is_one_line_and_written_anew(content, tmp_path):
     with noted(tmp_path / 'a'):
         (tmp_path / 'a').write_bytes(b'one')
     check(tmp_path / 'a')
+
+
+def test_another_tools_list_of_that_name_is_no_reason_to_refuse(tmp_path, caplog):
+    (tmp_path / CHECKSUMS).write_text('{"a.jpg": "d41d8cd9"}')
+    (tmp_path / 'pairs.txt').write_text('a/1.jpg a/2.jpg 1\na/1.jpg b/1.jpg 0\n')
+    assert len(read_pair_list(tmp_path / 'pairs.txt').pairs) == 2
+    assert 'pairs.txt is not compared: ' in caplog.text
+    assert f'{CHECKSUMS} is no list of checksums' in caplog.text
 
 
 @pytest.mark.parametrize('name', ['train.idx', 'property'])
