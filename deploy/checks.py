@@ -139,14 +139,18 @@ def _with_a_checksum(place: Path, names: set[str]) -> Iterator[tuple[str, Callab
         path = place / name
         if name in noted:
             yield 'file', _look_at_listed, path
-        elif path.suffix == '.json' and _ENDS_WITH_CHECKSUM.search(_end_of(path)):
+        elif path.suffix == '.json' and path.is_file() and _may_have_checksum(path):
             yield 'JSON', _look_at_json, path
 
 
-def _end_of(path: Path) -> bytes:
-    with open(path, 'rb') as handle:
-        handle.seek(max(path.stat().st_size - _END, 0))
-        return handle.read()
+def _may_have_checksum(path: Path) -> bool:
+    """Whether a JSON file ends with one, or cannot be read: what looks at it says why."""
+    try:
+        with open(path, 'rb') as handle:
+            handle.seek(max(path.stat().st_size - _END, 0))
+            return _ENDS_WITH_CHECKSUM.search(handle.read(_END)) is not None
+    except OSError:
+        return True
 
 
 def _look_at_checksums(path: Path, _checked: Checked) -> None:
@@ -163,7 +167,10 @@ def _look_at_json(path: Path, checked: Checked) -> None:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.is_file() and is_picture(path)
+    try:
+        return path.is_file() and is_picture(path)
+    except OSError:  # whose first bytes cannot be read
+        return False
 
 
 def _is_identity(folder: Path) -> bool:

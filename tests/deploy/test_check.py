@@ -1,6 +1,7 @@
 """`check` finds every flipped bit in what carries a checksum, and leaves what is whole alone."""
 
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -16,7 +17,7 @@ from vargfacenet.common.checksums import noted_in_folders
 from vargfacenet.common.data.failed_pairs import FailedPair, write_failed
 from vargfacenet.common.data.left_out import LeftOut
 from vargfacenet.common.data.recordio import write_face_records
-from vargfacenet.deploy.checks import counted
+from vargfacenet.deploy.checks import counted, find
 from vargfacenet.deploy.export import main as export
 from vargfacenet.deploy.gallery import Gallery
 from vargfacenet.eval.matrix_file import new_matrix, write_megaface
@@ -205,6 +206,19 @@ def test_missing_files_and_folders(copy, capsys, tmp_path):
     (tmp_path / 'empty').mkdir()
     assert main(['check', str(tmp_path / 'empty')]) == 2
     assert main(['check', str(tmp_path / 'nowhere')]) == 2
+
+
+def test_json_that_cannot_be_read_stops_nothing(tmp_path, capsys):
+    """A link to nothing and a pipe are of other kinds; a file that fails is a problem."""
+    write_checked(tmp_path / 'whole.json', {'a': 1})
+    (tmp_path / 'dangling.json').symlink_to(tmp_path / 'nowhere')
+    os.mkfifo(tmp_path / 'pipe.json')  # opening it would wait for who writes
+    assert [path.name for path in find(tmp_path)[1]] == ['dangling.json', 'pipe.json']
+    assert check(tmp_path, capsys)[0] == 0
+    (tmp_path / 'failing.json').symlink_to('/proc/self/mem')  # a file whose first byte is an error
+    code, items = check(tmp_path, capsys)
+    assert code == 1 and not items['whole.json']['problems']
+    assert 'failing.json: Input/output error' in items['failing.json']['problems'][0]
 
 
 def test_logs_of_tensorboard_are_called_so():
