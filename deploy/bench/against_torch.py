@@ -6,11 +6,9 @@ its loss must be ours.
 """
 
 import dataclasses
-import json
 import logging
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Callable, NamedTuple
@@ -28,7 +26,7 @@ from ...recognition.graph import TOTAL_LOSS, training_module
 from ...symbol import get_symbol
 from ...symbol.options import NETWORKS
 from ...symbol.torch_layout import TorchLayout
-from . import child, report, stock
+from . import child, foreign, report, stock
 from .measure import Timing, faster, machine, slices_in_turn
 from .steps import ARCFACE, OPTIMIZER, config_of, start, update
 
@@ -58,9 +56,7 @@ class Torch(NamedTuple):
     options: dict
 
     def words(self, what: str, **more) -> list[str]:
-        # isolated: the variables and the folder of our own Python are none of its
-        words = [self.python, '-I', str(_PROGRAM), what]
-        return [*words, json.dumps({**self.options, **more})]
+        return foreign.words(self.python, _PROGRAM, what, {**self.options, **more})
 
     def worker(self, form: str, batch_size: int) -> child.Program:
         """A process that makes training steps."""
@@ -72,15 +68,7 @@ def check_python(network: str, options: dict, python: str) -> str:
     """The program behind --torch-python; InputError for none, and for another network."""
     if network != NETWORK or options.get('act_type', 'prelu') != 'prelu':
         raise InputError(f'--against torch measures {NETWORK} with PReLU; leave --network out')
-    found = shutil.which(python) if python else None
-    # a program that is no Python would end without a word
-    if not found or subprocess.run([found, '-c', ''], capture_output=True).returncode:
-        raise InputError(
-            f'--torch-python {python!r}: expected a Python with PyTorch, which is no dependency: '
-            f'python3 -m venv torchenv && torchenv/bin/pip install torch==2.13.0 numpy, then '
-            f'--torch-python torchenv/bin/python'
-        )
-    return found
+    return foreign.check_python('--torch-python', python, 'PyTorch', 'torch==2.13.0 numpy')
 
 
 def write_start(path: str, network: str, options: dict, classes: int) -> dict:

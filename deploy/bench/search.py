@@ -2,12 +2,16 @@
 
 All look at all pairs of two sets of embeddings, in turn. The kernels compare every product with a
 threshold, the others only multiply: all at once, and in blocks whose products need no new memory.
+With --faiss-python, faiss and usearch search as well, in processes of their own.
 OPENBLAS_CORETYPE=SkylakeX in the environment makes NumPy's product use AVX-512.
 """
 
 import argparse
 import logging
 import sys
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Callable
 
 import numpy as np
@@ -20,8 +24,8 @@ from ...common.extras import missing
 from ...common.parallel import cpu_count
 from ...common.vectors import unit_rows
 from ...eval.search.screen import KERNELS, Searcher, choose_kernel, pack
-from . import report
-from .measure import faster, in_turn, machine
+from . import against_faiss, report
+from .measure import Timing, faster, machine, repeated, slices_in_turn
 
 log = logging.getLogger(__name__)
 
@@ -115,18 +119,41 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--columns', type=int, default=16384, help='M; N x M float32 must fit')
     parser.add_argument('--size', type=int, default=512, help='embedding size')
     parser.add_argument('--seconds', type=float, default=60, help='to measure in all')
+    parser.add_argument(
+        against_faiss.OPTION,
+        metavar='PYTHON',
+        default='',
+        help='a Python of an environment of its own with faiss and usearch, which then search too',
+    )
+
+
+def measure(
+    a: np.ndarray, b: np.ndarray, seconds: float, python: str
+) -> tuple[dict[str, Timing], dict]:
+    """All candidates in turn; what `against_faiss.check` found, empty without faiss."""
+    calls, programs, checked = candidates(a, b), {}, {}
+    with ExitStack() as stack:
+        if python:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            faiss = against_faiss.write_sides(python, folder, a, b)
+            checked = against_faiss.check(faiss, a, b)
+            programs = faiss.start(stack, list(checked['differences']), _THRESHOLD)
+        for call in calls.values():
+            call()
+        slices = {name: repeated(call) for name, call in calls.items()}
+        return slices_in_turn({**slices, **programs}, seconds), checked
 
 
 def run(arguments: argparse.Namespace) -> dict:
     for option in ('rows', 'columns', 'size', 'seconds'):
         if getattr(arguments, option) <= 0:
             raise InputError(f'--{option} {getattr(arguments, option)}: must be positive')
+    python = arguments.faiss_python and against_faiss.check_python(arguments.faiss_python)
     random = np.random.RandomState(0)
     a = _unit(random, arguments.rows, arguments.size)
     b = _unit(random, arguments.columns, arguments.size)
-    calls = candidates(a, b)
     operations, threads = 2 * arguments.rows * arguments.columns * arguments.size, cpu_count()
-    timings = in_turn(calls, arguments.seconds)
+    timings, checked = measure(a, b, arguments.seconds, python)
     best = min((name for name in PRODUCTS if name in timings), key=lambda n: timings[n].median)
     rows = {
         name: {
@@ -150,10 +177,11 @@ def run(arguments: argparse.Namespace) -> dict:
             for name, row in rows.items()
         ],
     )
-    peak = ops.peak_gflops(threads, seconds=2)
+    peak = ops.peak_gflops(threads, seconds=min(2, arguments.seconds))
     if peak:
         log.info('float32 multiply-adds in registers: %.0f GFLOPS', peak)
-    return {'machine': machine(), 'best_product': best, 'kernels': rows, 'peak_gflops': peak}
+    result = {'machine': machine(), 'best_product': best, 'kernels': rows, 'peak_gflops': peak}
+    return {**result, 'faiss': checked} if checked else result
 
 
 main = console.command('bench search', build_parser, run)

@@ -1,7 +1,8 @@
 """VarGFaceNet, its ArcFace head and a training step in PyTorch, for `bench train --against torch`.
 
-Run as a program by a Python that has PyTorch, which ours need not have; so it imports nothing of
-ours. Layers have the names that they have in our symbol, as `symbol/vargfacenet.py` gives them.
+Run as a program by a Python that has PyTorch, which ours need not have; so of ours it imports
+`answers.py` alone. Layers have the names that they have in our symbol, as `symbol/vargfacenet.py`
+gives them.
 
     PYTHON -I torch_step.py check OPTIONS    embeddings and loss of given images, as JSON
     PYTHON -I torch_step.py steps OPTIONS    a step again and again, as `child.Program` says
@@ -14,7 +15,6 @@ import contextlib
 import json
 import os
 import sys
-import time
 from collections import OrderedDict
 
 try:
@@ -27,6 +27,9 @@ except ImportError as error:
         raise
     sys.stderr.write(f'{sys.executable}: {error}; {sys.executable} -m pip install torch numpy\n')
     raise SystemExit(2) from None
+
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # which -I leaves out
+from answers import answer_with_times, open_answers
 
 HEAD_CHANNELS = 32
 STAGES = ((64, 3), (128, 7), (256, 4))  # channels, units
@@ -249,26 +252,8 @@ def make_step(options):
     return step
 
 
-def answer_with_times(step, answers):
-    """The other side of `child.Program`: a line of seconds in, the seconds of each call out."""
-    step()
-    answers.write('[]\n')
-    answers.flush()
-    for line in sys.stdin:
-        seconds, spent = [], 0.0
-        while not seconds or spent < float(line):
-            started = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - started)
-            spent += seconds[-1]
-        answers.write(json.dumps(seconds) + '\n')
-        answers.flush()
-
-
 def main(what, options):
-    # whatever libraries print must not get between the answers
-    answers = os.fdopen(os.dup(1), 'w')
-    os.dup2(2, 1)
+    answers = open_answers()
     torch.manual_seed(0)
     torch.set_num_threads(options['threads'])
     if what == 'check':

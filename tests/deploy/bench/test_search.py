@@ -1,9 +1,21 @@
 """The benchmark of identification's kernels: runs, small, and its figures hold together."""
 
+import importlib.util
+import os
+import sys
+
+import numpy as np
 import pytest
-from vargfacenet.common.errors import InputError
+from vargfacenet.common.errors import InputError, RunError
+from vargfacenet.deploy.bench import against_faiss
 from vargfacenet.deploy.bench.search import PRODUCTS
 from vargfacenet.eval.search.screen import choose_kernel
+
+PYTHON = os.environ.get('FAISS_PYTHON') or (
+    sys.executable if importlib.util.find_spec('faiss') else ''
+)
+needs_faiss = pytest.mark.skipif(not PYTHON, reason='needs faiss; FAISS_PYTHON may name one')
+SMALL = ('--rows', 500, '--columns', 700, '--size', 64, '--seconds', 0.1)
 
 
 def runs_here(kernel):
@@ -14,9 +26,7 @@ def runs_here(kernel):
 
 
 def test_every_kernel_beside_every_product(run_command):
-    code, result, errors = run_command(
-        'bench', 'search', '--rows', 500, '--columns', 700, '--size', 64, '--seconds', 0.1
-    )
+    code, result, errors = run_command('bench', 'search', *SMALL)
     assert code == 0, errors
     rows = result['kernels']
     kernels = {f'screen {name}' for name in ('bf16', 'int8', 'float32') if runs_here(name)}
@@ -30,3 +40,30 @@ def test_every_kernel_beside_every_product(run_command):
 def test_wrong_sizes(run_command):
     code, _, errors = run_command('bench', 'search', '--rows', 0)
     assert code == 2 and '--rows 0: must be positive' in errors
+
+
+@needs_faiss
+def test_faiss_and_usearch_beside_them(run_command):
+    code, result, errors = run_command('bench', 'search', *SMALL, '--faiss-python', PYTHON)
+    assert code == 0, errors
+    names = result['faiss']['differences']
+    assert len(names) == 3 and names.keys() < result['kernels'].keys()
+    assert max(names.values()) <= against_faiss.MAX_DIFFERENCE
+    assert all(result['kernels'][name]['ratio']['median'] > 0 for name in names)
+    assert set(result['faiss']['versions']) == {'faiss', 'usearch'}
+
+
+@needs_faiss
+def test_other_scores_are_noticed(tmp_path, rng):
+    a, b = (rng.randn(count, 16).astype(np.float32) for count in (70, 90))
+    faiss = against_faiss.write_sides(PYTHON, tmp_path, a, b)
+    with pytest.raises(RunError, match='best scores differ'):
+        against_faiss.check(faiss, a, 1.001 * b)
+
+
+def test_a_python_without_faiss(run_command):
+    code, _, errors = run_command('bench', 'search', *SMALL, '--faiss-python', 'no/python')
+    assert code == 2 and "--faiss-python 'no/python': expected a Python with faiss" in errors
+    if sys.executable != PYTHON:
+        code, _, errors = run_command('bench', 'search', *SMALL, '--faiss-python', sys.executable)
+        assert code == 2 and 'pip install faiss-cpu usearch' in errors
