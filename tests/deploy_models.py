@@ -1,9 +1,11 @@
 """Small exported models and faces for the tests of deploy/."""
 
+import functools
 import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -48,20 +50,33 @@ def write_checkpoint(folder):
     return f'{prefix},3'
 
 
+def _exported(folder, *flags):
+    from vargfacenet.deploy.export import main
+
+    out = folder / 'export'
+    assert main(['--model', write_checkpoint(folder), '--out', str(out), *map(str, flags)]) == 0
+    return out
+
+
+@functools.cache
+def _plain_export():
+    """(export without flags, what keeps its folder), made once a process: it takes seconds."""
+    keeper = tempfile.TemporaryDirectory()
+    return _exported(Path(keeper.name)), keeper
+
+
 def export_folder(folder, *flags, thresholds=None):
     """Folder of an export of such a checkpoint; `thresholds` are put into its export.json.
 
     Without MXNet it is a copy of what this file, run as a script, exported with MXNet.
     """
-    out = folder / 'export'
     made_before = os.environ.get('VARGFACENET_TEST_EXPORT')
-    if made_before and not flags:
-        shutil.copytree(made_before, out)
+    if flags:
+        out = _exported(folder, *flags)
     else:
-        model = write_checkpoint(folder)
-        from vargfacenet.deploy.export import main
-
-        assert main(['--model', model, '--out', str(out), *map(str, flags)]) == 0
+        if not made_before:
+            write_checkpoint(folder)
+        out = Path(shutil.copytree(made_before or _plain_export()[0], folder / 'export'))
     if thresholds:
         record = json.loads((out / RECORD).read_text())
         record['verification'] = [
@@ -72,4 +87,4 @@ def export_folder(folder, *flags, thresholds=None):
 
 
 if __name__ == '__main__':
-    export_folder(Path(sys.argv[1]))
+    _exported(Path(sys.argv[1]))

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import DATA, ROOT
-from deploy_models import EMBEDDING_SIZE, export_folder, portraits, write_checkpoint
+from deploy_models import EMBEDDING_SIZE, portraits, write_checkpoint
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.image import encode_jpeg
@@ -518,9 +518,10 @@ def test_int8_of_a_published_network(tmp_path):
         assert cosines(run(images), expected).mean() >= 0.995
 
 
-def test_what_a_killed_export_left_is_removed(tmp_path):
+def test_what_a_killed_export_left_is_removed(trained, run_command, tmp_path):
     left = tmp_path / 'export' / '.export.abcd1234'
     left.mkdir(parents=True)
     (left / 'model.onnx').write_bytes(b'half')
-    out = export_folder(tmp_path)
+    out = tmp_path / 'export'
+    assert run_command('export', '--model', trained, '--out', out)[0] == 0
     assert (out / 'export.json').is_file() and not left.exists()
