@@ -41,6 +41,20 @@ def _training_state(folder: Path) -> dict:
     return {'config': config, 'state': state}
 
 
+def _within(arrays: dict) -> bool:
+    """Whether the numbers of pairs and people in a target's arrays are of those that it has."""
+    counts = {'hardest_accepts': 'issame', 'hardest_rejects': 'issame', 'identities': 'names'}
+    for numbers, counted in counts.items():
+        if numbers in arrays and counted in arrays:
+            places = arrays[numbers]
+            if (
+                places.dtype.kind not in 'iu'
+                or not ((places >= 0) & (places < arrays[counted].size)).all()
+            ):
+                return False
+    return True
+
+
 def _add_results(run: Run, path: Path) -> None:
     results = load_results(path)
     keys = ('model', 'sha256', 'engine', 'date', 'version', 'command')
@@ -59,8 +73,8 @@ def _add_results(run: Run, path: Path) -> None:
             for key, array in results.arrays.items()
             if key.startswith(prefix)
         }
-        if 'issame' not in arrays:
-            raise InputError(f'{path} is damaged: it has no pairs of {name[:40]}')
+        if 'issame' not in arrays or not _within(arrays):
+            raise InputError(f'{path} is damaged: the pairs of {name[:40]}')
         run.targets[name] = arrays
 
 
