@@ -7,7 +7,7 @@ import base64
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -239,9 +239,9 @@ def _pairs(item: PairsItem) -> str:
     return f'<h3>{escape(item.title)}</h3><div class="pairs">{"".join(parts)}</div>'
 
 
-def _items(items: Sequence[Item], labels: Mapping[str, str]) -> str:
-    """Items in order; figures that follow each other share a grid. `labels` are those of tables, by
-    their titles."""
+def _items(items: Sequence[Item], labels: Iterator[str]) -> str:
+    """Items in order; figures that follow each other share a grid. `labels` are those of tables, in
+    their order on the page."""
     parts, figures = [], []
     for item in (*items, None):
         if isinstance(item, FigureItem):
@@ -252,18 +252,25 @@ def _items(items: Sequence[Item], labels: Mapping[str, str]) -> str:
             figures = []
         if item is not None:
             is_table = isinstance(item, TableItem)
-            parts.append(_table(item, labels[item.title]) if is_table else _pairs(item))
+            parts.append(_table(item, next(labels)) if is_table else _pairs(item))
     return '\n'.join(parts)
 
 
-def _labels(sections: Sequence[Section]) -> list[dict[str, str]]:
-    """For each section: title of a table -> what no other region of the page is called."""
-    tables = [[i.title for i in s.items if isinstance(i, TableItem)] for s in sections]
-    often = Counter(title for titles in tables for title in titles)
-    return [
-        {title: title if often[title] == 1 else f'{section.title}: {title}' for title in titles}
-        for section, titles in zip(sections, tables)
-    ]
+def _labels(sections: Sequence[Section]) -> Iterator[str]:
+    """For each table of the page, in order, what no other region is called: its title, with its
+    section's if there are more, and with a number if that is not enough."""
+    tables = [(s.title, i.title) for s in sections for i in s.items if isinstance(i, TableItem)]
+    often = Counter(title for _, title in tables)
+    taken = {title for title in often if often[title] == 1}
+    for section, title in tables:
+        if often[title] == 1:
+            yield title
+            continue
+        label, number = f'{section}: {title}', 2
+        while label in taken:
+            label, number = f'{section}: {title} ({number})', number + 1
+        taken.add(label)
+        yield label
 
 
 def _origin(origin: Origin) -> str:
@@ -296,11 +303,12 @@ def page(
         f'<a href="#s{number}">{escape(section.title)}</a>'
         for number, section in enumerate(sections)
     )
+    labels = _labels(sections)
     body = '\n'.join(
         f'<section id="s{number}" tabindex="-1"><h2>{escape(section.title)}</h2>'
         + (f'<p>{escape(section.text)}</p>' if section.text else '')
         + f'{_items(section.items, labels)}</section>'
-        for number, (section, labels) in enumerate(zip(sections, _labels(sections)))
+        for number, section in enumerate(sections)
     )
     return f"""<!DOCTYPE html>
 <html lang="en">

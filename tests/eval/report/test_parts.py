@@ -152,6 +152,10 @@ def test_no_two_regions_of_a_page_have_one_name():
     text = page('T', 'line', [Section('One', items=[table]), Section('Two', items=[table, other])])
     found = re.findall('role="region" aria-label="(.*?)"', text)
     assert found == ['One: Differences', 'Two: Differences', 'Once']
+    two = [Section(title, items=[table, table, other]) for title in ('One', 'One', 'Two')]
+    found = re.findall('role="region" aria-label="(.*?)"', page('T', 'line', two))
+    assert found[:2] == ['One: Differences', 'One: Differences (2)']
+    assert len(found) == len(set(found)) == 9
 
 
 def test_a_bracket_that_starts_a_row_is_no_option_to_latex():
