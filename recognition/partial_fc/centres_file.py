@@ -91,7 +91,7 @@ def shape_of(path: PathLike, padding: bool = False) -> tuple[int, int]:
     with _damage_of(path):
         with _opened(path, CENTRES) as (_, header):
             rows, width = header.shape
-        told = {} if padding else read_npz(path, wanted=CLASSES.__eq__)
+        told = {} if padding else read_npz(path, wanted=lambda name: name == CLASSES)
         if not told:  # older files have none
             return rows, width
         classes = told[CLASSES]

@@ -148,10 +148,12 @@ def test_heic_is_called_by_its_name(monkeypatch):
     """What telephones make is told apart from what is no picture at all."""
     monkeypatch.setitem(sys.modules, 'pillow_heif', None)  # what import does not find
     image_module._heif_is_read.cache_clear()
-    for brand in (b'heic', b'mif1'):
-        with pytest.raises(InputError, match=r'HEIC .*pip install pillow-heif.* JPEG'):
-            decode_rgb(b'\0\0\0\x18ftyp' + brand + b'\0\0\0\0mif1heic')
-    image_module._heif_is_read.cache_clear()
+    try:
+        for brand in (b'heic', b'mif1'):
+            with pytest.raises(InputError, match=r'HEIC .*pip install pillow-heif.* JPEG'):
+                decode_rgb(b'\0\0\0\x18ftyp' + brand + b'\0\0\0\0mif1heic')
+    finally:  # the other tests ask anew
+        image_module._heif_is_read.cache_clear()
 
 
 def test_text_is_no_picture():
