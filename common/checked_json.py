@@ -33,10 +33,10 @@ def write_checked(path: PathLike, content: Mapping[str, Any]) -> None:
     atomic_write(path, json.dumps({**plain, CRC32: checksum(plain)}, indent=1) + '\n')
 
 
-def read_checked(path: PathLike, what: str) -> Any:
+def read_checked(path: PathLike, what: str, advice: str = 'make it again') -> Any:
     """What `write_checked` wrote, without the checksum, or another JSON file.
 
-    InputError as `read_json`, and where the checksum is another.
+    InputError as `read_json`, and where the checksum is another: `advice` says what helps then.
     """
     content = read_json(path, what)
     if not isinstance(content, dict):
@@ -44,7 +44,7 @@ def read_checked(path: PathLike, what: str) -> Any:
     if not is_whole(content):
         raise InputError(
             f'{what} {path} was changed or damaged after it was written: its checksum does not '
-            f'agree; make it again, or take out its line "{CRC32}" if it was changed on purpose'
+            f'agree; {advice}, or take out its line "{CRC32}" if it was changed on purpose'
         )
     content.pop(CRC32, None)
     return content

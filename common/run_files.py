@@ -42,7 +42,7 @@ def read_state(prefix: PathLike, number: int) -> tuple[dict, dict]:
 
 def _content(prefix: PathLike, number: int) -> dict:
     path = state_path(prefix, number)
-    content = read_checked(path, 'state of a training run')
+    content = read_checked(path, 'state of a training run', 'remove it')
     parts = [content.get(key) for key in ('config', 'state')] if isinstance(content, dict) else []
     known = bool(parts) and content.keys() <= {'config', 'state', SYMBOL_CHECKSUM}
     if not known or not all(isinstance(part, dict) for part in parts):

@@ -110,7 +110,7 @@ class Records:
 
 def _read_record(path: Path) -> dict[str, Any]:
     """What is known of a finished job; InputError for a file that is damaged, or no record."""
-    content = read_checked(path, 'record of a study')
+    content = read_checked(path, 'record of a study', 'remove it, and the job runs again')
     if not isinstance(content, dict) or not _is_record(content):
         raise InputError(f'{path} is no record of a study; remove it')
     return content

@@ -78,6 +78,14 @@ def test_processes_may_be_others_where_the_images_a_step_are_as_many(saved):
         newest_state(replace(double, seed=5), batch_may_change=True)
 
 
+def test_a_changed_state_is_to_be_removed(saved):
+    """It cannot be made again as a result can."""
+    path = run_state.state_path(saved.prefix, 1)
+    path.write_text(path.read_text().replace('"step": 10', '"step": 11'))
+    with pytest.raises(InputError, match=r'does not agree; remove it, or take out its line'):
+        load_state(saved.prefix, 1)
+
+
 def test_states_without_a_checksum_are_read(saved):
     path = run_state.state_path(saved.prefix, 1)
     content = json.loads(path.read_text())
