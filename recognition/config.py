@@ -7,6 +7,7 @@ and what may change on resume come from the fields.
 import argparse
 import contextlib
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -45,6 +46,8 @@ from .losses import LOSSES, ClassificationLoss, check_additions, make_loss
 from .partial_fc import DENSE, DTYPES, UPDATES, check_loss, check_room
 from .processes import HOROVOD, KVSTORES
 from .schedules import SCHEDULES
+
+log = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.05  # of all steps, when nothing is asked for
 STATISTICS = 'statistics'
@@ -812,6 +815,11 @@ def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
             raise InputError(
                 f'{values["global_batch_size"]} images a step do not fall into {passes} equal '
                 f'parts (devices x workers x --accumulate); give a --per-batch-size'
+            )
+        if rest:  # no warning, which every rank would show
+            log.info(
+                '%d images a step do not fall into %d equal parts: a step has %d',
+                *(values['global_batch_size'], passes, passes * values['per_batch_size']),
             )
     step_images = values['per_batch_size'] * passes
     if num_images < step_images:

@@ -7,6 +7,7 @@ import json
 import pytest
 from vargfacenet.common.console import Parser
 from vargfacenet.common.errors import InputError
+from vargfacenet.recognition import config as config_module
 from vargfacenet.recognition import presets
 from vargfacenet.recognition.config import (
     SETTINGS,
@@ -104,6 +105,19 @@ def test_epochs_become_steps(patterns):
         parse('--data-dir', patterns, '--per-batch-size', 10, '--epochs', 3), num_workers=2
     )
     assert (shared.global_batch_size, shared.total_steps) == (20, 6)
+
+
+def test_images_that_do_not_divide_are_told(patterns, monkeypatch):
+    """16 of three workers: refused, or with --batch-may-change 15, before any checkpoint too."""
+    told = []
+    monkeypatch.setattr(config_module.log, 'info', lambda form, *args: told.append(form % args))
+    words = ['--data-dir', patterns, '--global-batch-size', 16]
+    with pytest.raises(InputError, match='16 images a step do not fall into 3 equal parts'):
+        resolve(parse(*words), num_workers=3)
+    words += ['--resume', '--batch-may-change']
+    assert resolve(parse(*words), num_workers=2).global_batch_size == 16 and not told
+    assert resolve(parse(*words), num_workers=3).global_batch_size == 15
+    assert told == ['16 images a step do not fall into 3 equal parts: a step has 15']
 
 
 def test_presets_are_not_changed_by_resolving(patterns):
