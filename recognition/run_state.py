@@ -177,9 +177,10 @@ def _tell_shares(config: TrainConfig, saved: TrainConfig) -> None:
     if ours == theirs:
         return
     log.info(
-        "%s goes on in processes of %s, not %s. Of a process are BatchNorm's statistics, dropout, "
-        "PartialFC's samples and losses that compare the images of a step%s",
+        '%s goes on in processes of %s, not %s. What each process does by itself differs from now '
+        "on: %sdropout, PartialFC's samples, losses that compare the images of a step%s",
         *(config.name, ours, theirs),
+        '' if config.sync_bn else "BatchNorm's statistics, ",
         ''
         if config.global_batch_size == saved.global_batch_size
         else f'. Steps and learning rate stay, with {config.global_batch_size} images a step, not '
