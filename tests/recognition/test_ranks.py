@@ -283,13 +283,40 @@ def wait_for(path, seconds=300):
         time.sleep(0.02)
 
 
-def test_a_killed_rank_ends_all_and_resumes_to_the_bit(place, two, begun):
+HELD = """
+import time
+from pathlib import Path
+from vargfacenet.recognition import hooks
+
+written = hooks.save_state
+
+def save_state(prefix, config, state, momenta):
+    written(prefix, config, state, momenta)
+    while state.number == 1 and not Path({go!r}).exists():
+        time.sleep(0.01)
+
+hooks.save_state = save_state
+"""
+
+
+@pytest.fixture
+def go(tmp_path, monkeypatch):
+    """File without which runs do not go on from their first checkpoint, so that none ends before
+    the test has killed a rank."""
+    path, plugin = tmp_path / 'go', tmp_path / 'held.py'
+    plugin.write_text(NETWORK.read_text() + HELD.format(go=str(path)))
+    monkeypatch.setattr(ranks_launched, 'NETWORK', plugin)
+    return path
+
+
+def test_a_killed_rank_ends_all_and_resumes_to_the_bit(place, two, begun, go):
     folder, options = place
     words = [*options, '--name', 'killed', '--per-batch-size', 8, *FROZEN, begun]
     words += ['--verbose', 2, '--ckpt', 1]
     launcher = start('-np', 2, *words)
     wait_for(folder / 'killed' / 'model-0001.json')
     os.kill(rank_of(launcher, 1), signal.SIGKILL)
+    go.touch()
     killed = time.monotonic()
     code, _, errors = finish(launcher)
     assert time.monotonic() - killed < 60
@@ -303,13 +330,14 @@ def test_a_killed_rank_ends_all_and_resumes_to_the_bit(place, two, begun):
     assert_same_weights(newest(folder / 'killed'), newest(two[0]))
 
 
-def test_an_elastic_run_goes_on_without_a_killed_rank(place, two, begun):
+def test_an_elastic_run_goes_on_without_a_killed_rank(place, two, begun, go):
     """With as many images a step, all of the one that is left, it ends as the whole run does."""
     folder, options = place
     words = [*options, '--name', 'elastic', '--global-batch-size', 16, *FROZEN, begun]
     launcher = start('-np', 2, '--elastic', *words, '--verbose', 2, '--ckpt', 1)
     wait_for(folder / 'elastic' / 'model-0001.json')
     os.kill(rank_of(launcher, 1), signal.SIGKILL)
+    go.touch()
     code, result, errors = finish(launcher)
     assert code == 0, errors
     assert [line for line in errors.splitlines() if line.startswith('train_multi')] == [
