@@ -13,6 +13,8 @@ import numpy as np
 
 from ..common import console
 from ..common.engine.engines import AUTO, ENGINES, PRECISIONS
+from ..common.engine.export_record import read_record, weights_name
+from ..common.engine.model_name import resolve
 from ..common.engine.options import add_options_or_default
 from ..common.files import input_file
 from .decide import Decision, add_threshold_options, choose_threshold, embedder_from
@@ -38,7 +40,21 @@ def _engine(args: argparse.Namespace) -> str:
     """What 'auto' is for two pictures, which start-up takes longer than."""
     plain = (args.engine, args.precision, args.device) == (AUTO, PRECISIONS[0], 'cpu')
     few = plain and not args.pairs
-    return _SOON if few and ENGINES.get(_SOON).available() else args.engine
+    if few and ENGINES.get(_SOON).available() and not _measured_elsewhere(args.model):
+        return _SOON
+    return args.engine
+
+
+def _measured_elsewhere(model: str) -> bool:
+    """Whether the thresholds of this very file were measured in other engines alone.
+
+    Those of model.onnx do not count: engines agree in float32 to rounding, in int8 they do not.
+    """
+    path = resolve(model)
+    name = weights_name(path)
+    rows = read_record(path).get('verification', ())
+    engines = {row['engine'] for row in rows if row['file'] == name != 'model.onnx'}
+    return bool(engines) and _SOON not in engines
 
 
 def run(args: argparse.Namespace) -> dict:

