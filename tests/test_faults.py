@@ -20,6 +20,7 @@ from pair_sets import pair_images, write_bin
 from pictures import corrupted, encoded, write_folder
 from vargfacenet.__main__ import main
 from vargfacenet.common import files
+from vargfacenet.common.checked_json import read_checked
 from vargfacenet.common.data.recordio import write_face_records
 from vargfacenet.common.data.store_file import HEADER_BYTES
 from vargfacenet.common.errors import RunError
@@ -283,7 +284,7 @@ def test_teach_leaves_out_what_cannot_be_read(inputs, tmp_path, capsys):
     result = json.loads(shown.out.splitlines()[-1])
     assert result['left_out'] == 2 and 'left out, 2 of at most 2' in shown.err
     store = Path(result['store'])
-    listed = json.loads(store.with_suffix('.left-out.json').read_text())
+    listed = read_checked(store.with_suffix('.left-out.json'), 'left-out list')
     assert list(listed) == ['5', '10'] and 'record 11' in listed['10']
     rows = np.fromfile(store, '<f2', offset=HEADER_BYTES).reshape(16, 2, -1)
     np.testing.assert_array_equal(rows[[5, 10]], rows[[6, 11]])

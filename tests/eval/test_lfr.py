@@ -205,7 +205,7 @@ def test_missing_images_are_zero_and_counted(folder, run_command):
         (lambda folder: (folder / 'images.txt').write_text('x.jpg\ny.jpg'), 'none of the 2'),
         (
             lambda folder: cv2.imwrite(str(folder / 'images/v0/0.jpg'), np.zeros((90, 112, 3))),
-            'picture of 112x90',
+            '112x90 pixels; an aligned crop has 112x112',
         ),
     ],
 )

@@ -94,11 +94,11 @@ def prepared(order):
     work.mkdir(parents=True, exist_ok=True)
     made.mkdir(exist_ok=True)
     path = work / reader.name
-    with contextlib.redirect_stdout(io.StringIO()):  # of commands that make a seed
+    with contextlib.redirect_stdout(io.StringIO()):  # of commands that make a seed, or read it
         seeds = reader.seeds(made)
-    for seed in seeds:
-        path.write_bytes(seed)
-        reader.read(path)
+        for seed in seeds:
+            path.write_bytes(seed)
+            reader.read(path)
     return reader, path, seeds
 
 

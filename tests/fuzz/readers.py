@@ -6,6 +6,7 @@ lies beside it is its own business. Made files are small, so that mutations hit 
 
 import io
 import json
+import logging
 import pickle
 import shutil
 from dataclasses import dataclass, replace
@@ -920,12 +921,15 @@ def _(_folder):
 
 @reader('study_results', 'results.json')
 def _(path):
-    import logging
-
     from vargfacenet.recognition.study.__main__ import main
 
+    before = logging.root.manager.disable
     logging.disable()
-    if main([str(path)]) not in (0, 2):
+    try:
+        code = main([str(path)])
+    finally:
+        logging.disable(before)  # tests that come after look at logs
+    if code not in (0, 2):
         raise RuntimeError('neither a page nor one line')
 
 

@@ -450,7 +450,7 @@ def test_distilling_finds_the_views_and_draws_them(
         remove_checkpoint(prefix, number)
     assert load_state(prefix, 1)[1].step == 5
     code, _, errors = run_command('distill', *part, '--resume')
-    assert code == 0 and 'step 5 ' not in errors
+    assert code == 0 and 'step 5  saved' not in errors
     np.testing.assert_array_equal(curve('parts'), curve('whole'))
     code, _, errors = run_command('distill', *part, '--resume', '--views', 2)
     assert code == 2 and 'views 2, saved 3' in errors

@@ -145,16 +145,20 @@ def test_every_parameter_gets_a_finite_gradient(name, rng):
     executor = symbol.simple_bind(mx.cpu(), grad_req='write', data=(batch, *IMAGE_SHAPE))
     fill(executor)
     images = mx.nd.array(reference_images(1, batch))
-    embedding = executor.forward(is_train=True, data=images)[0]
-    executor.backward(mx.nd.array(rng.randn(*embedding.shape)))
-    assert np.isfinite(embedding.asnumpy()).all()
-    gradients = {key: value.asnumpy() for key, value in executor.grad_dict.items()}
-    assert [key for key, value in gradients.items() if not np.isfinite(value).all()] == []
+    idle = set(executor.grad_dict)
+    # a pass of stochastic depth leaves out layers by MXNet's own random numbers
+    for _ in range(8 if name in NO_IMAGE_GRADIENT else 1):
+        embedding = executor.forward(is_train=True, data=images)[0]
+        executor.backward(mx.nd.array(rng.randn(*embedding.shape)))
+        assert np.isfinite(embedding.asnumpy()).all()
+        gradients = {key: value.asnumpy() for key, value in executor.grad_dict.items()}
+        assert [key for key, value in gradients.items() if not np.isfinite(value).all()] == []
+        idle -= {key for key, value in gradients.items() if value.any()}
     # a bias in front of a batch norm cannot change its output, and a fixed gamma does not learn
     without = {'pre_fc1_bias', 'fc1_gamma'}
     if name in NO_IMAGE_GRADIENT:
         without.add('data')
-    assert {key for key, value in gradients.items() if not value.any()} <= without
+    assert idle <= without
 
 
 @pytest.mark.parametrize(
