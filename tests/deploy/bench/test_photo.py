@@ -20,7 +20,8 @@ def test_every_stage_of_every_detector(tmp_path, capsys):
     }
     for name in (photo.PACKAGE, 'MTCNN'):
         parts = sum(rows[name, stage]['cpu_ms'] for stage in photo.STAGES[:-1])
-        assert 0.4 < rows[name, 'whole']['cpu_ms'] / parts < 2.5
+        # no upper bound: threads of onnxruntime that wait on a busy machine take CPU time as well
+        assert rows[name, 'whole']['cpu_ms'] > 0.4 * parts
         assert all(row['ms_p95'] >= row['ms_median'] > 0 for row in result['rows'])
     assert rows[photo.PACKAGE, 'detect']['times_package']['median'] == 1
 
