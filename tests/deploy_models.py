@@ -51,10 +51,11 @@ def write_checkpoint(folder):
 
 
 def _exported(folder, *flags):
+    model = write_checkpoint(folder)  # skips the test where MXNet is not installed
     from vargfacenet.deploy.export import main
 
     out = folder / 'export'
-    assert main(['--model', write_checkpoint(folder), '--out', str(out), *map(str, flags)]) == 0
+    assert main(['--model', model, '--out', str(out), *map(str, flags)]) == 0
     return out
 
 

@@ -89,7 +89,7 @@ def test_wrong_usage_is_one_line(argv, capsys):
             ['compare', 'a.jpg', 'b.jpg', '--modle=export'],
             'did you mean --model by --modle?',
         ),
-        (['plan', '--clases', '10'], 'did you mean --classes by --clases?'),
+        (['synth', 'out', '--identites', '9'], 'did you mean --identities by --identites?'),
         (['gallery', 'list', '--galery', 'p'], 'did you mean --gallery by --galery?'),
         (['gallery', 'list', '--gallery', 'p', '--jsno'], 'did you mean --json by --jsno?'),
         (['compare', 'a.jpg', 'b.jpg', '--qqqqqq'], ''),
