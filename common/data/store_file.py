@@ -10,9 +10,9 @@ The header has the CRC-32 of the rows, and one of itself.
 
 import hashlib
 import json
+import zlib
 from dataclasses import asdict, dataclass
 
-from ..checked_json import checksum
 from ..errors import InputError
 from ..files import PathLike, input_file
 from ..typed import from_values
@@ -66,10 +66,15 @@ def _digest(*texts: str) -> str:
 _OWN = 'header_crc32'
 
 
+def _own_checksum(values: dict) -> int:
+    # not checked_json's, which leaves out the key crc32: here it is the rows' and belongs to it
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
 def header_bytes(header: Header) -> bytes:
     """HEADER_BYTES as they stand in the file; InputError where the paths in it are too long."""
     values = asdict(header)
-    text = json.dumps({**values, _OWN: checksum(values)}).encode()
+    text = json.dumps({**values, _OWN: _own_checksum(values)}).encode()
     if len(text) > HEADER_BYTES:
         raise InputError(f"{header.data}, {header.teacher}: paths too long for a store's header")
     return text.ljust(HEADER_BYTES)
@@ -93,6 +98,6 @@ def read_header(path: PathLike) -> Header:
     )
     if not header or header.kind != KIND or min(size) < 0 or header.file_bytes > 1 << 62:
         raise InputError(f'{path} is no teacher store; make one with `vargfacenet teach`')
-    if own is not None and own != checksum(values):  # older stores have none
+    if own is not None and own != _own_checksum(values):  # older stores have none
         raise InputError(f'{path} was damaged after it was written: its header; delete it')
     return header
