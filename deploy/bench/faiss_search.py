@@ -38,35 +38,30 @@ def flat(columns):
 
 def all_above(columns, _threads):
     """Every pair above the threshold, as our kernels find them."""
-    index = flat(columns)
+    return flat(columns).range_search
 
-    def search(rows, threshold):
-        limits, scores, _ = index.range_search(rows, threshold)
-        return np.array([scores[a:b].max(initial=-1) for a, b in zip(limits[:-1], limits[1:])])
 
-    return search
+def best_above(found):
+    limits, scores, _ = found
+    return np.array([scores[a:b].max(initial=-1) for a, b in zip(limits[:-1], limits[1:])])
 
 
 def best_of_each(columns, _threads):
     """The best column of each row."""
     index = flat(columns)
-    return lambda rows, _: index.search(rows, 1)[0][:, 0]
+    return lambda rows, _: index.search(rows, 1)
 
 
 def best_by_usearch(columns, threads):
-    kind = usearch.index.MetricKind.IP
-
-    def search(rows, _):
-        found = usearch.index.search(columns, rows, 1, kind, exact=True, threads=threads)
-        return 1 - found.distances.reshape(-1)
-
-    return search
+    options = {'metric': usearch.index.MetricKind.IP, 'exact': True, 'threads': threads}
+    return lambda rows, _: usearch.index.search(columns, rows, 1, **options)
 
 
+# name -> (what makes a search, which alone is timed; the best score of each row in what it gives)
 SEARCHES = {
-    'faiss IndexFlatIP range_search': all_above,
-    'faiss IndexFlatIP search, best': best_of_each,
-    'usearch exact, best': best_by_usearch,
+    'faiss IndexFlatIP range_search': (all_above, best_above),
+    'faiss IndexFlatIP search, best': (best_of_each, lambda found: found[0][:, 0]),
+    'usearch exact, best': (best_by_usearch, lambda found: 1 - found.distances.reshape(-1)),
 }
 
 
@@ -77,12 +72,15 @@ def main(what, options):
     rows, columns = (np.load(options[side]) for side in ('rows', 'columns'))
     if what == 'check':
         some = rows[: options['count']]
-        best = {n: make(columns, threads)(some, -2.0).tolist() for n, make in SEARCHES.items()}
+        best = {
+            name: best_in(make(columns, threads)(some, -2.0)).tolist()
+            for name, (make, best_in) in SEARCHES.items()
+        }
         versions = {'faiss': faiss.__version__, 'usearch': usearch.__version__}
         answers.write(json.dumps({'versions': versions, 'best': best}) + '\n')
         answers.close()
     else:
-        search = SEARCHES[options['name']](columns, threads)
+        search = SEARCHES[options['name']][0](columns, threads)
         answer_with_times(lambda: search(rows, options['threshold']), answers)
 
 
