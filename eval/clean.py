@@ -36,7 +36,7 @@ from .cleaning import (
     same_people,
     same_person_score,
 )
-from .report.page import PairsItem, Section, page
+from .report.page import PairsItem, Section, csv_text, page
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,10 @@ def _csv(rows: list[dict]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator='\n')
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        # names of folders and files are anybody's
+        names = {key: csv_text(cell) for key, cell in row.items() if isinstance(cell, str)}
+        writer.writerow({**row, **names})
     return text.getvalue()
 
 

@@ -125,6 +125,18 @@ def test_a_copy_under_another_name(faces, tmp_path, run_command):
     assert sorted(path.read_bytes() for path in folder.rglob('*.*')) == before  # nothing deleted
 
 
+def test_no_name_of_a_folder_becomes_a_formula(faces, tmp_path, run_command):
+    people, model = faces
+    folder = shutil.copytree(people, tmp_path / 'people')
+    (folder / 'p4').rename(folder / '=1+1')
+    shutil.copy(folder / 'p1' / '2.jpg', folder / '=1+1' / 'copy.jpg')
+    options = ['--model', model, '--out', tmp_path / 'out', '--duplicate', 0.99999]
+    assert run_command('clean', folder, *options)[0] == 0
+    rows = csv.reader((tmp_path / 'out' / 'clean.csv').open())
+    cells = {cell for row in rows for cell in row}
+    assert "'=1+1" in cells and not [cell for cell in cells if cell[:1] == '=']
+
+
 def test_what_two_sets_share_and_a_bad_picture(faces, tmp_path, run_command):
     people, model = faces
     other = tmp_path / 'other'
