@@ -23,13 +23,14 @@ def checksum(content: Mapping[str, Any]) -> int:
 
 def is_whole(content: Mapping[str, Any]) -> bool:
     """Whether an object has its checksum or none, as those of others and of older versions."""
-    return content.get(CRC32, checksum(content)) == checksum(content)
+    return CRC32 not in content or content[CRC32] == checksum(content)
 
 
-def write_checked(path: PathLike, content: Mapping[str, Any]) -> None:
-    """Write an object of plain numbers and texts with its checksum, whole or not at all."""
+def write_checked(path: PathLike, content: Mapping[str, Any], allow_nan: bool = True) -> None:
+    """Write an object of plain numbers and texts with its checksum, whole or not at all;
+    ValueError for NaN and infinity, which are no JSON, unless `allow_nan`."""
     # as it will be read: a key that is a number becomes a text
-    plain = json.loads(json.dumps(content))
+    plain = json.loads(json.dumps(content, allow_nan=allow_nan))
     atomic_write(path, json.dumps({**plain, CRC32: checksum(plain)}, indent=1) + '\n')
 
 

@@ -73,5 +73,5 @@ def _read(path: Path) -> dict[int, str]:
             log.warning('%s was changed or damaged after it was written', path)
         content.pop(CRC32, None)
         return {int(position): str(reason) for position, reason in content.items()}
-    except (AttributeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         raise InputError(f'{path} is no list of records that were left out; remove it') from None

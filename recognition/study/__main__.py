@@ -18,7 +18,7 @@ from ...common.checked_json import read_checked, write_checked
 from ...common.errors import InputError, RunError
 from ...common.files import atomic_write, exclusive, output_folder
 from ...common.parallel import cpu_count, cpu_name
-from ...eval.report.page import page
+from ...eval.report.page import Section, page
 from ...symbol import get_symbol
 from ..config import (
     DATA,
@@ -195,19 +195,20 @@ def read_results(path: Path) -> dict[str, Any]:
     return result
 
 
-def write_page(result: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Show a result and write the page; returns the command's result."""
+def draw(result: dict[str, Any]) -> tuple[list[Section], str]:
+    """The sections and the page of a result."""
     found = sections(result)
-    show(result, found)
     subtitle = f'{len(result["arms"])} arms · {result["machine"]} · vargfacenet {result["version"]}'
-    said = all_claims(result)
-    atomic_write(path, page(result['title'], subtitle, found, lead(said), 'study'))
+    return found, page(result['title'], subtitle, found, lead(all_claims(result)), 'study')
+
+
+def write_page(result: dict[str, Any], drawn: tuple[list[Section], str], path: Path) -> dict:
+    """Show a result and write its page; returns the command's result."""
+    found, html = drawn
+    show(result, found)
+    atomic_write(path, html)
     log.info('page: %s', path)
-    return {
-        'page': str(path),
-        'claims': said,
-        'missing': result['missing'],
-    }
+    return {'page': str(path), 'claims': all_claims(result), 'missing': result['missing']}
 
 
 def _check_runs_nothing(args: argparse.Namespace) -> None:
@@ -228,9 +229,10 @@ def run(args: argparse.Namespace) -> dict:
         name = PAGE if args.study.name == RESULTS else f'{args.study.stem}.html'
         page_path = output_folder(args.out or args.study.parent) / name
         try:
-            return write_page(result, page_path)
+            drawn = draw(result)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise InputError(f'{args.study} is no results.json of a study ({error!r})') from None
+            raise InputError(f'{args.study} is no results.json of a study ({error!r})') from error
+        return write_page(result, drawn, page_path)
     study = read_study(args.study)
     output_folder(study.runs)
     if args.dry_run:
@@ -242,8 +244,8 @@ def run(args: argparse.Namespace) -> dict:
         result = results.gather(study, runner.records, about)
         result['machine'] = f'{cpu_name()}, {cpu_count()} CPUs'
         result['version'] = __version__
-        write_checked(out / RESULTS, result)
-        summary = {**write_page(result, out / PAGE), 'results': str(out / RESULTS)}
+        write_checked(out / RESULTS, result, allow_nan=False)
+        summary = {**write_page(result, draw(result), out / PAGE), 'results': str(out / RESULTS)}
     if runner.failed:
         reasons = '; '.join(f'{name}: {why}' for name, why in runner.failed.items())
         raise RunError(f'{len(runner.failed)} jobs failed ({reasons}); the same command goes on')
