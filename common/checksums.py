@@ -111,7 +111,7 @@ def noted_in_folders(paths: Iterable[PathLike]) -> Iterator[None]:
         by_folder.setdefault(path.parent, []).append(path.name)
     for folder, names in by_folder.items():
         known = _known(folder)
-        rest = {name: value for name, value in known.items() if name not in set(names)}
+        rest = {name: known[name] for name in known.keys() - set(names)}
         if rest != known:
             _write(folder, rest)
     yield

@@ -63,65 +63,70 @@ def _replace(norm: Node) -> None:
     norm.become('broadcast_add', [scaled, shift])
 
 
+class _OfRanks(mx.operator.CustomOp):
+    def __init__(self, ranks: Ranks, layer: str, momentum: float):
+        super().__init__()
+        self._ranks, self._layer, self._momentum = ranks, layer, momentum
+
+    def _mean(self, array, what: str):
+        total = self._ranks.sum(array.asnumpy(), f'BatchNorm: {self._layer} {what}')
+        return mx.nd.array(total / self._ranks.size)
+
+
+class _Mean(_OfRanks):
+    def forward(self, is_train, req, in_data, out_data, aux):
+        self.assign(out_data[0], req[0], self._mean(in_data[0], 'mean'))
+
+    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+        self.assign(in_grad[0], req[0], self._mean(out_grad[0], 'mean gradient'))
+
+
+class _Variance(_OfRanks):
+    def forward(self, is_train, req, in_data, out_data, aux):
+        variance = self._mean(in_data[1], 'variance')
+        self.assign(out_data[0], req[0], variance)
+        for running, new in zip(aux, (in_data[0], variance)):
+            share = 1 - self._momentum
+            running[:] = self._momentum * running + share * new.reshape(running.shape)
+
+    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+        self.assign(in_grad[0], req[0], mx.nd.zeros_like(in_grad[0]))
+        self.assign(in_grad[1], req[1], self._mean(out_grad[0], 'variance gradient'))
+
+
+class _MeanProp(mx.operator.CustomOpProp):
+    ranks: Ranks  # of the subclass that is registered
+    operator = _Mean
+
+    def __init__(self, layer: str, momentum: str = '0'):
+        super().__init__(need_top_grad=True)
+        self._layer, self._momentum = layer, float(momentum)
+
+    def list_arguments(self):
+        return ['data']
+
+    def infer_shape(self, in_shape):
+        return in_shape, [in_shape[0]], []
+
+    def create_operator(self, ctx, shapes, dtypes):
+        return self.operator(self.ranks, self._layer, self._momentum)
+
+
+class _VarianceProp(_MeanProp):
+    operator = _Variance
+
+    def list_arguments(self):
+        return ['mean', 'variance']
+
+    def list_auxiliary_states(self):
+        return ['moving_mean', 'moving_var']
+
+    def infer_shape(self, in_shape):
+        channels = [in_shape[0][1]]
+        return in_shape, [in_shape[0]], [channels, channels]
+
+
 def _register(ranks: Ranks) -> None:
     """Make the two operators known to MXNet, which bind to these ranks."""
-
-    class _OfRanks(mx.operator.CustomOp):
-        def __init__(self, layer: str, momentum: float):
-            super().__init__()
-            self._layer, self._momentum = layer, momentum
-
-        def _mean(self, array, what: str):
-            total = ranks.sum(array.asnumpy(), f'BatchNorm: {self._layer} {what}')
-            return mx.nd.array(total / ranks.size)
-
-    class _Mean(_OfRanks):
-        def forward(self, is_train, req, in_data, out_data, aux):
-            self.assign(out_data[0], req[0], self._mean(in_data[0], 'mean'))
-
-        def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
-            self.assign(in_grad[0], req[0], self._mean(out_grad[0], 'mean gradient'))
-
-    class _Variance(_OfRanks):
-        def forward(self, is_train, req, in_data, out_data, aux):
-            variance = self._mean(in_data[1], 'variance')
-            self.assign(out_data[0], req[0], variance)
-            for running, new in zip(aux, (in_data[0], variance)):
-                share = 1 - self._momentum
-                running[:] = self._momentum * running + share * new.reshape(running.shape)
-
-        def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
-            self.assign(in_grad[0], req[0], mx.nd.zeros_like(in_grad[0]))
-            self.assign(in_grad[1], req[1], self._mean(out_grad[0], 'variance gradient'))
-
-    class _Prop(mx.operator.CustomOpProp):
-        operator = _Mean
-
-        def __init__(self, layer: str, momentum: str = '0'):
-            super().__init__(need_top_grad=True)
-            self._layer, self._momentum = layer, float(momentum)
-
-        def list_arguments(self):
-            return ['data']
-
-        def infer_shape(self, in_shape):
-            return in_shape, [in_shape[0]], []
-
-        def create_operator(self, ctx, shapes, dtypes):
-            return self.operator(self._layer, self._momentum)
-
-    class _VarianceProp(_Prop):
-        operator = _Variance
-
-        def list_arguments(self):
-            return ['mean', 'variance']
-
-        def list_auxiliary_states(self):
-            return ['moving_mean', 'moving_var']
-
-        def infer_shape(self, in_shape):
-            channels = [in_shape[0][1]]
-            return in_shape, [in_shape[0]], [channels, channels]
-
-    mx.operator.register(_MEAN)(_Prop)
-    mx.operator.register(_VARIANCE)(_VarianceProp)
+    for name, kind in ((_MEAN, _MeanProp), (_VARIANCE, _VarianceProp)):
+        mx.operator.register(name)(type(kind.__name__, (kind,), {'ranks': ranks}))

@@ -461,15 +461,14 @@ def _first_state_of_all(
 ) -> tuple[TrainConfig, TrainState]:
     """`first_state` of the first rank, which alone reads checkpoints."""
 
-    def read() -> tuple[str, dict]:
+    def read() -> tuple[dict, dict]:
         found, state = first_state(config, start)
-        return found.to_json(), asdict(state)
+        # the rest may be a rank's own: where it is, how many threads it takes
+        steps = {'total_steps': found.total_steps, 'warmup_steps': found.warmup_steps}
+        return steps, asdict(state)
 
-    text, state = ranks.told(read, 'state')
-    # of the other ranks a part may be their own: where they are, how many threads they take
-    steps = TrainConfig.from_json(text)
-    found = replace(config, total_steps=steps.total_steps, warmup_steps=steps.warmup_steps)
-    return found, TrainState(**state)
+    steps, state = ranks.told(read, 'state')
+    return replace(config, **steps), TrainState(**state)
 
 
 def _train(config, start: Start, processes: Processes, teacher) -> TrainResult:

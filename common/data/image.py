@@ -375,7 +375,8 @@ def square_crop(image: np.ndarray, name: str) -> np.ndarray:
     """
     fits = image.shape[1] == IMAGE_SIZE
     square = image if fits else resize_short_side(image, IMAGE_SIZE)
-    check_crop(square if has_crop_size(square) else image, name)
+    if not has_crop_size(square):
+        check_crop(image, name)
     return square
 
 

@@ -43,9 +43,9 @@ def _number(prefix: str, word: str) -> int:
 
 def shown_name(model: PathLike) -> str:
     """A model's name for people who need not know where it lies: 'run/model,9' of a checkpoint,
-    the last part of the path of an export or a file."""
+    'export/model.onnx' of a file, the last part of the path of an export."""
     path = Path(os.path.abspath(model))
-    named_by = 2 if ',' in path.name else 1
+    named_by = 2 if ',' in path.name or path.suffix else 1
     return '/'.join(path.parts[-named_by:])
 
 

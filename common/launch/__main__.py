@@ -40,7 +40,6 @@ TRAINING = ('train', 'distill')
 SCRIPT = Path(__file__).resolve().parents[2] / 'recognition' / 'train_multi.sh'
 
 _LOOK = 0.1  # seconds between two looks at the ranks
-_ALONE = ('-h', '--help', '--json', '--elastic')  # options without a value
 
 
 def build_parser() -> console.Parser:
@@ -81,10 +80,12 @@ def size_of(text: str, hosts: str) -> int:
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """(the launcher's words, those of the command): the latter begin at the first other one."""
     words = list(words)
-    own = {word for action in build_parser()._actions for word in action.option_strings}
+    actions = build_parser()._actions
+    # option -> whether it stands alone, without a value
+    own = {word: action.nargs == 0 for action in actions for word in action.option_strings}
     place = 0
     while place < len(words) and words[place].partition('=')[0] in own:
-        alone = '=' in words[place] or words[place] in _ALONE
+        alone = '=' in words[place] or own[words[place]]
         place += 1 if alone else 2
     command = words[place:]
     if not command or command[0] not in COMMANDS:

@@ -1,9 +1,9 @@
 """What stands first: the verdict in sentences, the thresholds, and what was measured by what."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Optional, Union
 
+from ...common.engine.model_name import shown_name
 from .cells import DASH
 from .identification import identification_sentence
 from .page import Cell, Origin, Section, TableItem
@@ -111,7 +111,7 @@ def origins(runs: Sequence[Run], report: Mapping[str, str]) -> list[Origin]:
     Without a training's seed it is the bootstrap's, by which alone an evaluation draws.
     """
     short = {
-        'model': lambda text: '/'.join(PurePath(text).parts[-2:]),
+        'model': shown_name,
         'sha256': lambda text: f'SHA-256 {text[:_FIRST_DIGITS]}…',
         'date': lambda text: text[:10],
         'version': lambda text: f'vargfacenet {text}',
