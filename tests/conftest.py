@@ -32,6 +32,7 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items):
     order = {ROOT / 'tests' / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in order), 'LONGEST names a file that is gone'
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 

@@ -25,6 +25,13 @@ def others():
     server.close()
 
 
+def until(done, seconds=300):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def ended(code):
     process = subprocess.Popen([sys.executable, '-c', f'raise SystemExit({code})'])
     process.wait()
@@ -86,15 +93,16 @@ time.sleep(60)
 
 
 def test_a_rank_that_does_not_stop_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(local, 'FAREWELL', 1.0)
     command = [sys.executable, '-c', DEAF, str(tmp_path / 'up-')]
     places = places_of([Host('here', 2)], 2)
     ranks = LocalRanks(places, command, '127.0.0.1', 1, 'lo')
     try:
-        while len(list(tmp_path.glob('up-*'))) < 2:
-            time.sleep(0.01)
+        until(lambda: len(list(tmp_path.glob('up-*'))) == 2)
         stop = Stop()
         stop.ask(signal.SIGTERM)
+        ranks.tell_first(signal.SIGTERM)
+        until(lambda: ranks.running() == ['rank 1 on here'])
+        monkeypatch.setattr(local, 'FAREWELL', 0.0)
         end = launcher.watch(ranks, remote.OtherHosts([], None, {}), stop)
     finally:
         ranks.kill()
@@ -124,8 +132,7 @@ def test_of_ranks_that_ended_the_cause_is_named(ends, first):
     command = [sys.executable, '-c', code, *(str(int(end)) for end in ends)]
     ranks = LocalRanks(places_of([Host('here', 2)], 2), command, '127.0.0.1', 1, 'lo')
     try:
-        while not ranks.done():
-            time.sleep(0.01)
+        until(ranks.done)
         assert ranks.failed() == End(f'rank {first} on here', ends[first], 'here')
     finally:
         ranks.kill()

@@ -688,11 +688,13 @@ def violations(page):
     )
 
 
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
-def test_axe_finds_no_violation(scheme, page, people, client, group):
+@pytest.mark.parametrize(('scheme', 'width'), [('light', 1280), ('dark', 1280), ('dark', 390)])
+def test_axe_finds_no_violation(scheme, width, page, people, client, group):
     package = pytest.importorskip('axe_core_python')
     feature = {'name': 'prefers-color-scheme', 'value': scheme}
     page.browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': [feature]})
+    sizes = {'width': width, 'height': 844, 'deviceScaleFactor': 1, 'mobile': False}
+    page.browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', sizes)
     page.open(client)
     script = importlib.resources.files(package).joinpath('axe.min.js').read_text(encoding='utf-8')
     page.run(script)
@@ -714,3 +716,4 @@ def test_axe_finds_no_violation(scheme, page, people, client, group):
     page.choose('probe', group[0])
     page.until(lambda: page.text('#identify-result') not in ('', 'Looking …'), 'an answer')
     assert violations(page) == []
+    page.browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
