@@ -124,12 +124,13 @@ _vgf_setup() { # extras...
   # A compiled library of another source or machine is never loaded, so this only saves the
   # second that asking MXNet takes.
   # (By find: a pattern without a file would end a script that has set -e and pipefail.)
-  key=$({ find "$_vgf_root"/{common,eval} -name '*.cc' -o -name '*.h' | sort | xargs cat
+  key=$({ find "$_vgf_root"/{common,eval,recognition} -name '*.cc' -o -name '*.h' | sort | xargs cat
     cat /proc/cpuinfo 2>/dev/null || true; } | grep -v MHz | sha256sum)
   stamp="$_vgf_venv/.compiled"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$key $_vgf_root" ]; then
     (cd / && "$_vgf_venv/bin/python" -m vargfacenet.common.engine.ops.build >&2 &&
-      "$_vgf_venv/bin/python" -m vargfacenet.eval.search.screen >&2) || return 2
+      "$_vgf_venv/bin/python" -m vargfacenet.eval.search.screen >&2 &&
+      "$_vgf_venv/bin/python" -m vargfacenet.recognition.kernels.sample >&2) || return 2
     echo "$key $_vgf_root" >"$stamp"
   fi
 }

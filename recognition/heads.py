@@ -82,9 +82,10 @@ class PartialFCHead(GraphHead):
         self._newest: list = []
         self._filtered = self._cosines = 0  # since the last checkpoint
         log.info(
-            'PartialFC: %d of %d classes a step%s, centres and momenta take %.3g GB',
+            'PartialFC: %d of %d classes a step%s, centres and momenta take %.3g GB%s',
             *(self._head.count, rows, f' on each of {ranks.size} ranks' * (ranks.size > 1)),
             2e-9 * self._centres.weights.nbytes,
+            self._centres.on_disk * f' of files in {folder}, since memory has no room for them',
         )
 
     def forward_backward(self, batch, lr: float, step: int) -> None:

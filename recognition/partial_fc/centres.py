@@ -8,10 +8,14 @@ import cv2
 import numpy as np
 
 from ...common.files import PathLike, naming
+from ...common.memory import free_memory
+from ...common.parallel import ordered_map
 
 INITIAL_DEVIATION = 0.01  # of the centres' values, as in the MXNet original
-BLOCK = 1024  # rows that are worked on at a time: a few such arrays stay in the cache
+BLOCK = 1024  # rows that NumPy works on at a time: a few such arrays stay in the cache
 _START_BLOCK = 4096  # classes whose first values are drawn together
+
+_MOST_OF_MEMORY = 0.9  # the network needs some as well
 
 Rows = Union[slice, np.ndarray]
 
@@ -74,8 +78,8 @@ class Centres:
     rows : classes
     width : values of a class: the embedding size times the centres of a class
     dtype : of `DTYPES`, in which they are stored; with float16 every update is rounded at random
-    folder : the arrays are files mapped into memory there, which the system may write out where
-        memory is short. None: plain memory.
+    folder : where the two take more than `_MOST_OF_MEMORY` of what is free, they are files mapped
+        into memory there, and a step goes at the disk's pace. None: plain memory in any case.
     """
 
     def __init__(
@@ -83,22 +87,29 @@ class Centres:
     ):
         self.rows, self.width, self.dtype = rows, width, dtype
         shape = (rows, width)
+        size = 2 * rows * width * np.dtype(dtype).itemsize
+        self.on_disk = folder is not None and size > _MOST_OF_MEMORY * free_memory()
 
         def zeros() -> np.ndarray:
-            return _mapped(shape, dtype, folder) if folder else np.zeros(shape, dtype)
+            return _mapped(shape, dtype, folder) if self.on_disk else np.zeros(shape, dtype)
 
         self.weights, self.momenta = zeros(), zeros()
 
     def start(self, seed: int, first_class: int) -> None:
         """Normal values of deviation 0.01: a class's are a function of (seed, class), however the
         classes are sharded."""
-        block = _START_BLOCK
-        for start in range(first_class - first_class % block, first_class + self.rows, block):
+        block, end = _START_BLOCK, first_class + self.rows
+
+        def fill(start: int) -> None:
             random = np.random.default_rng([seed, start])
             values = random.standard_normal((block, self.width), np.float32)
-            low, high = max(start, first_class), min(start + block, first_class + self.rows)
+            low, high = max(start, first_class), min(start + block, end)
             part = values[low - start : high - start] * np.float32(INITIAL_DEVIATION)
+            part = part if self.dtype == 'float32' else to_float16(part)
             self.weights[low - first_class : high - first_class] = part
+
+        for _ in ordered_map(fill, range(first_class - first_class % block, end, block)):
+            pass
 
     def read(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Copies of centres and momenta of some rows, float32."""

@@ -1,11 +1,10 @@
 """One step of PartialFC: a margin loss over a sample of the classes, and the centres' update.
 
 R ranks with B images each; rank r holds n of the C class centres and samples m of them. Arrays of
-all N = R * B images are the same in every rank, those of (N, m) cosines are its own. It works in
-blocks of centres, so that beside the centres it holds a few arrays of N x m numbers.
+all N = R * B images are the same in every rank, those of (N, m) cosines are its own. Beside the
+centres it holds a few arrays of N x m numbers.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
@@ -14,14 +13,14 @@ import numpy as np
 from ...common.errors import InputError
 from ...common.ranks import Ranks, SingleRank
 from ..losses.cosine import CosineLoss
-from .centres import BLOCK, Centres, Rows
+from . import products
+from .centres import Centres
 from .margins import MarginGraph
 from .sampling import columns_of, sample_rows, shard_of
 
 SPARSE, DENSE = 'sparse', 'dense'
 UPDATES = (SPARSE, DENSE)
 
-_NORM_ADDEND = 1e-10  # of squares, that of MXNet's L2Normalization
 _LEAST_PROBABILITY = 1e-30  # of the target, in the loss alone
 _DRAWS, _ROUNDING = 0, 1  # what random numbers are for
 
@@ -62,12 +61,8 @@ class _Forward(NamedTuple):
     rows: Optional[np.ndarray]  # sampled rows, ascending; None: all
     own: np.ndarray  # images whose own class is in this rank's sample
     columns: np.ndarray  # and where it is
+    factors: np.ndarray  # (m * k,) 1 / length of the sampled centres
     probability: np.ndarray  # (N, m)
-
-
-def _lengths(rows: np.ndarray) -> np.ndarray:
-    """(M,) float32: L2 norms of rows, never 0."""
-    return np.sqrt(np.einsum('md,md->m', rows, rows) + np.float32(_NORM_ADDEND))
 
 
 class PartialFC:
@@ -134,18 +129,18 @@ class PartialFC:
         label : (B,) class numbers, of all C classes
         lr : learning rate of the centres
         number : of the step: what is drawn is a function of (seed, number, rank)
-        rows : int64, ascending: sampled rows in place of drawn ones
+        rows : int64, ascending, C-contiguous: sampled rows in place of drawn ones
         """
         embedding = self._ranks.gather(np.ascontiguousarray(embedding, np.float32), 'embeddings')
         label = self._ranks.gather(np.asarray(label).astype(np.int64), 'labels')
-        length = _lengths(embedding)[:, None]
+        length = products.lengths(embedding)[:, None]
         unit = embedding / length
         local = label - self.shard.start
         if rows is None:
             rows = self._sample(local, number)
         loss, correct, filtered, forward = self._forward(embedding, unit, local, rows)
         cosine, direct = self._backward(forward)
-        gradient = self._update(forward.rows, unit, cosine, lr, number)
+        gradient = self._update(forward, unit, cosine, lr, number)
         along = np.einsum('nd,nd->n', gradient, unit)[:, None] * unit  # changes the length alone
         gradient = (gradient - along) / length + direct
         mine = self._mine(len(label))
@@ -171,24 +166,6 @@ class PartialFC:
         random = self._random(number, _DRAWS)
         return sample_rows(positives, self.shard.rows, self.count, all_positives, random)
 
-    def _blocks(self, rows: Optional[np.ndarray]) -> Iterator[tuple[slice, Rows]]:
-        """(places in the sample, rows of the shard) of a block of centres."""
-        total = self.shard.rows if rows is None else len(rows)
-        for start in range(0, total, BLOCK):
-            places = slice(start, min(start + BLOCK, total))
-            yield places, places if rows is None else rows[places]
-
-    def _cosines(self, unit: np.ndarray, rows: Optional[np.ndarray]) -> np.ndarray:
-        """(N, m * k): cosines of embeddings and sampled centres."""
-        total = self.shard.rows if rows is None else len(rows)
-        cosine = np.empty((len(unit), total * self._k), np.float32)
-        for places, chosen in self._blocks(rows):
-            weights = self.centres.read_weights(chosen).reshape(-1, unit.shape[1])
-            part = unit @ weights.T
-            part /= _lengths(weights)
-            cosine[:, places.start * self._k : places.stop * self._k] = part
-        return cosine
-
     def _forward(
         self, embedding: np.ndarray, unit: np.ndarray, local: np.ndarray, rows
     ) -> tuple[np.ndarray, np.ndarray, int, _Forward]:
@@ -196,7 +173,7 @@ class PartialFC:
         columns = columns_of(local, rows, self.shard.rows)
         own = np.flatnonzero(columns >= 0)
         columns = columns[own]
-        cosine = self._cosines(unit, rows)
+        cosine, factors = products.cosines(unit, self.centres, rows)
         # of every image the cosines of its own class, and whether some rank has sampled it
         target = np.zeros((len(unit), self._k + 1), np.float32)
         target[own, : self._k] = cosine.reshape(len(unit), -1, self._k)[own, columns]
@@ -220,7 +197,7 @@ class PartialFC:
         loss = values.penalty - np.log(found + np.float32(_LEAST_PROBABILITY))
         correct = (sampled & (values.target >= top)).astype(np.float32)
         filtered = 0 if out is None else int(out.sum())
-        return loss, correct, filtered, _Forward(rows, own, columns, probability)
+        return loss, correct, filtered, _Forward(rows, own, columns, factors, probability)
 
     def _too_near(
         self, cosine: np.ndarray, own: np.ndarray, columns: np.ndarray
@@ -250,50 +227,13 @@ class PartialFC:
         return others, embedding
 
     def _update(
-        self,
-        rows: Optional[np.ndarray],
-        unit: np.ndarray,
-        cosine: np.ndarray,
-        lr: float,
-        number: int,
+        self, forward: _Forward, unit: np.ndarray, cosine: np.ndarray, lr: float, number: int
     ) -> np.ndarray:
-        """Update the sampled centres (of a dense update all); the gradient (N, D) of `unit`.
-
-        momentum = mom * momentum - lr * (gradient / N + wd * centre); centre += momentum. Where g
-        is the gradient of w / |w|, that of the centre w is g / |w| - (g w) w / |w|^3.
-        """
-        settings, images = self.settings, len(unit)
-        random = self._random(number, _ROUNDING)
-        found = np.zeros_like(unit)
-        for places, chosen in self._blocks(rows):
-            weights, momenta = self.centres.read(chosen)
-            centres = weights.reshape(-1, unit.shape[1])
-            length = _lengths(centres)
-            part = cosine[:, places.start * self._k : places.stop * self._k] / length
-            found += part @ centres
-            part *= np.float32(lr) / images
-            change = part.T @ unit
-            along = np.einsum('md,md->m', change, centres) / length**2
-            change += centres * (np.float32(lr * settings.wd) - along)[:, None]
-            self._move(chosen, weights, momenta, change.reshape(weights.shape), random)
+        """Update the sampled centres (of a dense update all); the gradient (N, D) of `unit`."""
+        settings, random = self.settings, self._random(number, _ROUNDING)
+        move = products.Move(lr, settings.mom, settings.wd)
+        rows = forward.rows
+        found = products.update(unit, cosine, forward.factors, self.centres, rows, move, random)
         if rows is not None and settings.update == DENSE:
-            self._update_others(rows, lr, random)
+            products.decay_others(self.centres, rows, move, random)
         return found
-
-    def _update_others(self, rows: np.ndarray, lr: float, random: np.random.Generator) -> None:
-        """Decay and momentum of the centres that were not sampled."""
-        for _, block in self._blocks(None):
-            low, high = np.searchsorted(rows, [block.start, block.stop])
-            others = np.ones(block.stop - block.start, bool)
-            others[rows[low:high] - block.start] = False
-            chosen = block.start + np.flatnonzero(others)
-            weights, momenta = self.centres.read(chosen)
-            change = np.float32(lr * self.settings.wd) * weights
-            self._move(chosen, weights, momenta, change, random)
-
-    def _move(self, chosen: Rows, weights, momenta, change, random) -> None:
-        """Momentum and centres of some rows; `change` is the learning rate times the gradient."""
-        momenta *= np.float32(self.settings.mom)
-        momenta -= change
-        weights += momenta
-        self.centres.write(chosen, weights, momenta, random)

@@ -118,11 +118,15 @@ runpy.run_module(MODULE, run_name='__main__')
 
 @needs_compiler
 def test_without_mxnet_the_kernels_compile_and_the_operators_are_left_alone(package):
-    shutil.copytree(
-        ROOT / 'eval', package / 'eval', ignore=shutil.ignore_patterns('*.so', '__pycache__')
-    )
+    for folder in ('eval', 'recognition'):
+        ignored = shutil.ignore_patterns('*.so', '__pycache__')
+        shutil.copytree(ROOT / folder, package / folder, ignore=ignored)
     environment = {**os.environ, 'PYTHONPATH': str(package.parent)}
-    for module in ('common.engine.ops.build', 'eval.search.screen'):
+    for module in (
+        'common.engine.ops.build',
+        'eval.search.screen',
+        'recognition.kernels.sample',
+    ):
         program = f"MODULE = 'vargfacenet.{module}'\n{WITHOUT_MXNET}"
         done = subprocess.run(
             [sys.executable, '-c', program],
@@ -132,7 +136,8 @@ def test_without_mxnet_the_kernels_compile_and_the_operators_are_left_alone(pack
             text=True,
         )
         assert done.returncode == 0, done.stderr
-    assert [path.name.split('-')[0] for path in package.rglob('*.so')] == ['vgscreen']
+    made = {path.name.split('-')[0] for path in package.rglob('*.so')}
+    assert made == {'vgscreen', 'vgcentres'}
 
 
 KEY = (

@@ -16,17 +16,26 @@ from vargfacenet.common.errors import InputError
 from vargfacenet.common.ranks import SingleRank
 from vargfacenet.recognition.losses import LOSSES, make_loss
 from vargfacenet.recognition.losses.cosine import CosineLoss
-from vargfacenet.recognition.partial_fc import Centres, PartialFC, Settings, check_loss
-from vargfacenet.recognition.partial_fc import head as head_module
+from vargfacenet.recognition.partial_fc import Centres, PartialFC, Settings, check_loss, products
 
 COSINE_LOSSES = sorted(name for name in LOSSES if issubclass(LOSSES.get(name), CosineLoss))
 CLASSES, SIZE, IMAGES = 23, 6, 8
 SMALL_SCALE = {'s': 16.0}  # the original's loss ends at -log(1e-30)
 
 
+@pytest.fixture(params=['compiled', 'NumPy'])
+def way(request, monkeypatch):
+    """Both ways of going over the centres."""
+    if request.param == 'NumPy':
+        monkeypatch.setattr(products, 'native_kernels', lambda: None)
+        monkeypatch.setattr(products, 'BLOCK', 3)  # several blocks, the last one smaller
+    elif products.native_kernels() is None:
+        pytest.skip('no C++ compiler')
+    return request.param
+
+
 @pytest.mark.parametrize('case', GOLDEN['cases'])
-def test_two_ranks_of_the_original(case, monkeypatch):
-    monkeypatch.setattr(head_module, 'BLOCK', 3)  # several blocks of centres, the last one smaller
+def test_two_ranks_of_the_original(case, way):
     on_ranks(2, lambda ranks: check_rank(ranks, case))
 
 
@@ -61,7 +70,7 @@ def start(loss, settings, ranks=None, rows=CLASSES, first=0, seed=5):
 
 
 @pytest.mark.parametrize('name', COSINE_LOSSES)
-def test_all_classes_on_one_rank_is_the_training_graph(name):
+def test_all_classes_on_one_rank_is_the_training_graph(name, way):
     """Loss, accuracy and both gradients of the full head, on MXNet's operators."""
     loss = make_loss(name, SMALL_SCALE)
     embedding, label = inputs()

@@ -1,0 +1,1 @@
+"""C++ of training that is no operator of a network."""
