@@ -137,6 +137,18 @@ struct Sample {
   }
 };
 
+// Sampled rows lie anywhere, where no hardware foresees them: ask for centres first..first+count-1
+// (those there are of `total`) while others are worked on.
+template <typename Value>
+void fetch(const Sample<Value>& sample, int64_t first, int64_t count, int64_t total) {
+  for (int64_t c = first; c < std::min(first + count, total); ++c) {
+    const char* row = reinterpret_cast<const char*>(sample.centre(c));
+    for (size_t byte = 0; byte < sample.size * sizeof(Value); byte += 64) {
+      __builtin_prefetch(row + byte);
+    }
+  }
+}
+
 float unit_factor(const float* row, int64_t size) {
   Sum squares;
   int64_t count = 0;
@@ -154,10 +166,10 @@ void pad_rows(const float* from, int64_t images, int64_t size, int64_t width, fl
   for (int64_t n = 0; n < images; ++n) copy_row(from + n * size, size, to + n * width);
 }
 
-// Cosines (images, pitch) and factors of the centres first..first+count-1, count <= kPanel.
+// Cosines (images, total) and factors of the centres first..first+count-1, count <= kPanel.
 template <typename Value>
 void panel_cosines(const Sample<Value>& sample, const float* unit, int64_t images, int64_t first,
-                   int64_t count, int64_t pitch, float* cosine, float* factor) {
+                   int64_t count, int64_t total, float* cosine, float* factor) {
   const int64_t size = sample.size, depth = round_up(size, kLanes), width = round_up(size, kPanel);
   float* rows = scratch<0>(kPanel * depth);
   float* panel = scratch<1>(depth * kPanel);
@@ -172,11 +184,13 @@ void panel_cosines(const Sample<Value>& sample, const float* unit, int64_t image
       transpose(rows + v * kLanes * depth + k, depth, panel + k * kPanel + v * kLanes, kPanel);
     }
   }
+  const int64_t next = (kPanel * kRows + images - 1) / images;  // the next panel, bit by bit
   for (int64_t row = 0; row < images; row += kRows) {
+    fetch(sample, first + kPanel + row / kRows * next, next, total);
     float block[kRows * kPanel];
     product_block<false>(depth, unit + row * width, width, 1, panel, kPanel, block, kPanel);
     for (int64_t r = 0; r < std::min<int64_t>(kRows, images - row); ++r) {
-      float* to = cosine + (row + r) * pitch + first;
+      float* to = cosine + (row + r) * total + first;
       for_vectors(count, [&](int64_t i, int64_t lanes) {
         store_first(to + i, load(block + r * kPanel + i) * load(factors + i), lanes);
       });
@@ -227,7 +241,7 @@ void move(const float* sum, float factor, const Update& update, int64_t size, fl
 // added to `gradient`; `unit` and `gradient` have rows of round_up(size, kPanel).
 template <typename Value>
 void update_block(const Sample<Value>& weights, const Sample<Value>& momenta, const float* unit,
-                  int64_t images, const float* cosine, int64_t pitch, const float* factor,
+                  int64_t images, const float* cosine, int64_t total, const float* factor,
                   int64_t first, int64_t count, const Update& update, float* gradient) {
   const int64_t size = weights.size, width = round_up(size, kPanel);
   float* q = scratch<0>(round_up(images, kRows) * kBlock);
@@ -237,7 +251,7 @@ void update_block(const Sample<Value>& weights, const Sample<Value>& momenta, co
   std::fill_n(q + images * kBlock, (round_up(images, kRows) - images) * kBlock, 0.f);
   for (int64_t n = 0; n < images; ++n) {
     for_vectors(count, [&](int64_t i, int64_t lanes) {
-      const Vec value = load_first(cosine + n * pitch + first + i, lanes);
+      const Vec value = load_first(cosine + n * total + first + i, lanes);
       store_first(q + n * kBlock + i, value * load_first(factor + first + i, lanes), lanes);
     });
     std::fill(q + n * kBlock + count, q + (n + 1) * kBlock, 0.f);
@@ -246,7 +260,10 @@ void update_block(const Sample<Value>& weights, const Sample<Value>& momenta, co
     read_row(weights.centre(first + c), size, centres + c * width);
     std::fill(centres + c * width + size, centres + (c + 1) * width, 0.f);
   }
+  const int64_t next = (kBlock * kPanel + width - 1) / width;  // the next block, bit by bit
   for (int64_t d = 0; d < width; d += kPanel) {
+    fetch(momenta, first + d / kPanel * next, next, total);
+    fetch(weights, first + kBlock + d / kPanel * next, next, total);
     for (int64_t row = 0; row < images; row += kRows) {
       product_block<true>(count, q + row * kBlock, kBlock, 1, centres + d, width,
                           gradient + row * width + d, width);

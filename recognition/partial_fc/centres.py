@@ -106,7 +106,9 @@ class Centres:
             low, high = max(start, first_class), min(start + block, end)
             part = values[low - start : high - start] * np.float32(INITIAL_DEVIATION)
             part = part if self.dtype == 'float32' else to_float16(part)
-            self.weights[low - first_class : high - first_class] = part
+            rows = slice(low - first_class, high - first_class)
+            self.weights[rows] = part
+            self.momenta[rows] = 0  # a page's first write takes time: here, not in some step
 
         for _ in ordered_map(fill, range(first_class - first_class % block, end, block)):
             pass
