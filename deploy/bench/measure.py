@@ -166,10 +166,16 @@ def check_numbers(text: str, option: str, kind: type = int) -> list:
     return numbers
 
 
+_LOGARITHMIC = 100  # largest by smallest x
+
+
 def plot_lines(
     path: Path, panels: Sequence[tuple[str, str, str, Mapping[str, tuple[list, list]]]]
 ) -> None:
-    """A picture of several panels: (title, x label, y label, {line: (x values, y values)})."""
+    """A picture of several panels: (title, x label, y label, {line: (x values, y values)}).
+
+    Where x runs over hundreds both axes are logarithmic, or one point would hide the others.
+    """
     from matplotlib.figure import Figure  # takes a second that nothing else should wait for
 
     figure = Figure(figsize=(5 * len(panels), 4), layout='constrained')
@@ -181,7 +187,12 @@ def plot_lines(
         axis.set_title(title)
         axis.set_xlabel(x_label)
         axis.set_ylabel(y_label)
-        axis.set_ylim(bottom=0)
+        values = [value for x, _ in lines.values() for value in x]
+        if values and max(values) >= _LOGARITHMIC * min(values) > 0:
+            axis.set_xscale('log')
+            axis.set_yscale('log')
+        else:
+            axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     with atomic_path(path) as temporary:

@@ -116,6 +116,7 @@ def panels(rows: list[dict]) -> list:
         for name in names:
             known = [row for row in rows if name in row['heads']]
             values = [factor * row['heads'][name][key] for row in known]
-            lines[name] = [row['classes'] for row in known], values
+            label = name if name == FULL else f'rate {name}'
+            lines[label] = [row['classes'] for row in known], values
         found.append((title, 'classes', unit, lines))
     return found
