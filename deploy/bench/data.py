@@ -33,6 +33,8 @@ from .stock import Variant, fastest
 log = logging.getLogger(__name__)
 
 PEOPLE, FACES, COPIES = 50, 8, 200  # of the record file made here: 80,000 records
+NETWORK, NETWORK_OPTIONS = 'vargfacenet', {}  # that trains on the images
+TRAINING_BATCH = 32
 INSIGHTFACE_RECORDS = 5_800_000  # as many as MS1M has
 MXNET = 'ImageRecordIter'
 _MXNET_THREADS = 4  # unless it is told otherwise
@@ -137,7 +139,9 @@ def measure_start(paths: RecordPaths, records: int, folder: Path) -> dict:
     found = child.run(measure_index, data_dir=str(folder))
     started = time.perf_counter()
     words = ['--data-dir', str(folder), '--models-root', str(folder / 'models'), '--target', '']
-    words += ['--steps', '1', '--per-batch-size', '16', '--ckpt', '0']
+    words += ['--steps', '1', '--per-batch-size', '16', '--ckpt', '0', '--network', NETWORK]
+    for option in NETWORK_OPTIONS.items():
+        words += ['--network-option', '='.join(map(str, option))]
     child.command('vargfacenet', 'train', *words)
     return {'records': records, 'seconds_to_first_step': time.perf_counter() - started, **found}
 
@@ -203,12 +207,12 @@ def run(args: argparse.Namespace) -> dict:
             log.info('drawing %d faces', PEOPLE * FACES)
             rec = make_records(Path(temporary))
         paths = record_paths(rec)
-        step = training_step('vargfacenet', {}, 32, 1000, stock=False)
+        step = training_step(NETWORK, NETWORK_OPTIONS, TRAINING_BATCH, 1000, stock=False)
         training = in_turn({'training': step}, args.seconds / 2)['training']
         result = {
             'machine': machine(),
             'batch_size': args.batch_size,
-            'training_images_per_second': 32 / training.median,
+            'training_images_per_second': TRAINING_BATCH / training.median,
             'warm': compare(paths, args, threads, Path(temporary)),
             'cold': cold_epochs(paths, args.batch_size),
         }
