@@ -12,6 +12,7 @@ import numpy as np
 
 from . import gpu
 from .errors import InputError
+from .quick_mxnet import quick_import
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')  # else a line on stderr at
 if gpu.installed():
     gpu.load_libraries()
 
-import mxnet as mx  # noqa: E402  (the lines above must come first)
+with quick_import():
+    import mxnet as mx
 
 if not mx.__version__.startswith('1.9.'):
     raise ImportError(
