@@ -12,7 +12,8 @@ class Options:
 
 
 def build(options):
-    x = (mx.sym.Variable('data') - 127.5) * 0.0078125
+    with mx.name.NameManager():  # the same names however often a process builds it
+        x = (mx.sym.Variable('data') - 127.5) * 0.0078125
     x = mx.sym.Convolution(
         x, kernel=(7, 7), stride=(8, 8), num_filter=8, no_bias=True, name='conv0'
     )

@@ -491,19 +491,3 @@ def test_a_classification_loss_needs_people(options, patterns, run_command, tmp_
     (tmp_path / 'one' / CHECKSUMS).unlink()  # changed on purpose
     code, _, errors = run_command('train', *options, '--data-dir', tmp_path / 'one')
     assert code == 2 and '85742 classes' in errors
-
-
-def test_people_train_without_a_record_file(small_options, patterns, run_command, tmp_path):
-    """A folder of identity folders gives the weights that its record file gives."""
-    for number, encoded in enumerate(encoded_pictures(patterns)):
-        path = tmp_path / 'people' / f'{number // 8}' / f'{number % 8}.jpg'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded)
-    words = [*small_options, '--steps', 4]
-    assert run_command('train', *words, '--name', 'rec')[0] == 0
-    code, _, errors = run_command(
-        'train', *words, '--name', 'folder', '--data-dir', tmp_path / 'people'
-    )
-    assert code == 0, errors
-    one, other = (weights(tmp_path / name / 'model', 1) for name in ('rec', 'folder'))
-    assert_same_weights(one, other)
