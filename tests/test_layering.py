@@ -5,6 +5,7 @@ common <- common/data, common/synth <- common/engine <- symbol, eval <- recognit
 """
 
 import ast
+import functools
 import sys
 from typing import NamedTuple
 
@@ -73,16 +74,18 @@ def room_of(module, modules):
     return next('/'.join(parts[:n]) for n in lengths if '/'.join(parts[:n]) in BELOW)
 
 
-def _statements(tree):
-    """(import statement, whether loading the module runs it)."""
-    waiting = [(node, True) for node in tree.body]
+@functools.cache
+def _import_statements(source):
+    """(import statement, whether loading the module runs it) of a module's text."""
+    waiting, found = [(node, True) for node in ast.parse(source).body], []
     while waiting:
         node, runs = waiting.pop()
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield node, runs
+            found.append((node, runs))
         inner = runs and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         inner = inner and not (isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.dump(node.test))
         waiting += [(child, inner) for child in ast.iter_child_nodes(node)]
+    return found
 
 
 def imports(sources):
@@ -93,7 +96,7 @@ def imports(sources):
     modules = {module_name(path): path for path in sources}
     for name, path in modules.items():
         package = ('vargfacenet', *path.split('/')[:-1])
-        for node, runs in _statements(ast.parse(sources[path])):
+        for node, runs in _import_statements(sources[path]):
             if isinstance(node, ast.Import):
                 found = [alias.name.split('.') for alias in node.names]
                 level = 0
