@@ -45,8 +45,9 @@ class Faiss(NamedTuple):
 
 
 def check_python(python: str) -> str:
-    """The program behind --faiss-python; InputError for none."""
-    return foreign.check_python(OPTION, python, 'faiss and usearch', 'faiss-cpu usearch')
+    """The program behind --faiss-python; InputError for one that cannot run them."""
+    modules = ('faiss', 'usearch', 'numpy')
+    return foreign.check_python(OPTION, python, 'faiss and usearch', 'faiss-cpu usearch', modules)
 
 
 def write_sides(python: str, folder: Path, a: np.ndarray, b: np.ndarray) -> Faiss:

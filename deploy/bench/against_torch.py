@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from .steps import ARCFACE, OPTIMIZER, config_of, start, update
 
 log = logging.getLogger(__name__)
 
+OPTION = '--torch-python'
 NETWORK = 'vargfacenet'  # which torch_step.py has written out
 MAX_DIFFERENCE = 1e-5  # of embeddings, to the largest value
 MAX_LOSS_DIFFERENCE = 1e-4  # a share; BatchNorm over few images makes rounding larger
@@ -64,11 +65,14 @@ class Torch(NamedTuple):
         return child.Program(words, f'PyTorch {form}', stock.environments()[stock.DEFAULT])
 
 
-def check_python(network: str, options: dict, python: str) -> str:
+def check_python(network: str, options: dict, python: Optional[str]) -> str:
     """The program behind --torch-python; InputError for none, and for another network."""
+    if python is None:
+        raise InputError(f'--against torch needs {OPTION}: a Python that has PyTorch')
     if network != NETWORK or options.get('act_type', 'prelu') != 'prelu':
         raise InputError(f'--against torch measures {NETWORK} with PReLU; leave --network out')
-    return foreign.check_python('--torch-python', python, 'PyTorch', 'torch==2.13.0 numpy')
+    modules = ('torch', 'numpy')
+    return foreign.check_python(OPTION, python, 'PyTorch', 'torch==2.13.0 numpy', modules)
 
 
 def write_start(path: str, network: str, options: dict, classes: int) -> dict:

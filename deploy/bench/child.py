@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Optional
+from typing import Any, Optional
 
 from ...common.child import module_words
 from ...common.errors import InputError, RunError
@@ -22,6 +22,7 @@ Environment = Optional[dict[str, str]]
 
 _ONCE, _AGAIN = 'once', 'again'
 _WRONG_INPUT = 2
+_SHOWN = 60  # characters of an answer
 
 
 def command(*words: str, environment: Environment = None) -> dict:
@@ -29,7 +30,7 @@ def command(*words: str, environment: Environment = None) -> dict:
 
     Raises
     ------
-    RunError if it fails, InputError if it exits with 2; both with its last line.
+    RunError if it fails or answers no JSON, InputError if it exits with 2; with its last line.
     """
     return program(*module_words(*words), name=words[0], environment=environment)
 
@@ -44,7 +45,15 @@ def program(*words: str, name: str, environment: Environment = None) -> dict:
     )
     if done.returncode:
         raise _failure(name, done.returncode, done.stderr)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return _read(name, (done.stdout.strip().splitlines() or [''])[-1])
+
+
+def _read(name: str, line: str) -> Any:
+    """What a program has answered; RunError for what is no JSON."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        raise RunError(f'{name}: its answer is no JSON: {line.strip()[:_SHOWN]!r}') from None
 
 
 def _failure(what: str, code: int, errors: str) -> Exception:
@@ -64,14 +73,18 @@ def run(function: Callable, environment: Environment = None, **options) -> dict:
 class Program:
     """A process that has made something to call, and calls it whenever it is told to.
 
-    It writes `[]` when it is ready, and then, for every line with a number of seconds that it
-    reads, a line with the seconds of each call as a JSON list.
+    It writes a line of JSON when it is ready, what there is to tell of what it made, and then, for
+    every line with a number of seconds that it reads, the seconds of each call as a JSON list.
 
     Parameters
     ----------
     words : what to run
     name : of what it makes, for messages
     environment : of the process, beside what is there; an empty text is like a variable not set
+
+    Attributes
+    ----------
+    about : what it has told; `[]` is nothing
 
     Raises
     ------
@@ -90,7 +103,7 @@ class Program:
             env={**os.environ, **(environment or {})},
         )
         try:
-            self._answer()
+            self.about = self._answer()
         except BaseException:
             self.close()
             raise
@@ -108,13 +121,13 @@ class Program:
             self._process.stdin.flush()
         return self._answer()
 
-    def _answer(self) -> list[float]:
+    def _answer(self) -> Any:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
             self._errors.seek(0)
             raise _failure(self._name, code, self._errors.read())
-        return json.loads(line)
+        return _read(self._name, line)
 
     def close(self) -> None:
         """End the process."""
@@ -128,8 +141,8 @@ class Worker(Program):
 
     Parameters
     ----------
-    make : its make(**options) returns a function without arguments; that is called once at first,
-        which does not count
+    make : its make(**options) returns a function without arguments, perhaps with an attribute
+        `about` as that of `Program`; it is called once at first, which does not count
     environment : as of `Program`
 
     Raises
@@ -157,7 +170,7 @@ def _main(how: str, module: str, name: str, options: str) -> None:
         sys.stderr.write(f'{error}\n')
         raise SystemExit(_WRONG_INPUT) from None
     call = repeated(result)
-    answers.write('[]\n')
+    answers.write(json.dumps(getattr(result, 'about', [])) + '\n')
     answers.flush()
     for line in sys.stdin:
         answers.write(json.dumps(call(float(line))) + '\n')

@@ -17,15 +17,24 @@ import numpy as np
 from ...common import console
 from ...common.data.recordio import RecordPaths, record_paths, write_face_records
 from ...common.data.records import record_file
-from ...common.errors import InputError
 from ...common.files import input_file
 from ...common.names import IMAGE_SIZE
+from ...common.options import integer
 from ...common.parallel import cpu_count
 from ...common.synth.face import jpeg_faces
 from ...recognition.data import FaceRecordIter
 from . import child, report
 from .iterators import BATCHES_A_CALL, taking, write_ungrouped
-from .measure import Timing, check_numbers, faster, in_turn, machine, slices_in_turn
+from .measure import (
+    SECONDS,
+    Timing,
+    check_numbers,
+    check_options,
+    faster,
+    in_turn,
+    machine,
+    slices_in_turn,
+)
 from .measured import measure_index
 from .steps import training_step
 from .stock import Variant, fastest
@@ -196,10 +205,7 @@ def panels(result: dict) -> list:
 def run(args: argparse.Namespace) -> dict:
     report.check_out(args.out)
     threads = check_numbers(args.threads, '--threads')
-    for option in ('batch_size', 'index_records', 'seconds'):
-        if getattr(args, option) <= 0:
-            name = option.replace('_', '-')
-            raise InputError(f'--{name} {getattr(args, option)}: must be above 0')
+    check_options(args, {'batch_size': integer(1), 'index_records': integer(1), 'seconds': SECONDS})
     with tempfile.TemporaryDirectory() as temporary:
         if args.data_dir:
             rec = input_file(record_file(Path(args.data_dir)), 'training data')

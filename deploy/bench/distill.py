@@ -12,21 +12,19 @@ import tempfile
 from contextlib import ExitStack
 
 from ...common import console
-from ...common.engine.engines import fastest
-from ...common.errors import InputError
+from ...common.options import integer
+from ...symbol import network_options
 from . import report
 from .child import Worker
 from .distilling import (
     live_step,
     plain_step,
-    random_teacher,
     stock_step,
     stored_step,
     teaching_step,
 )
-from .measure import Timing, faster, machine, slices_in_turn
-from .stock import Variant, environments
-from .stock import fastest as fastest_setting
+from .measure import SECONDS, Timing, check_options, faster, machine, slices_in_turn
+from .stock import Variant, environments, fastest
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +39,13 @@ def build_parser(parser: console.Parser) -> None:
 
 def teaching_rates(teacher: str, batch_size: int, seconds: float) -> dict:
     """Images a second of the teacher in MXNet and in the engine that fills the store."""
-    engine = fastest(random_teacher(teacher), batch_size=batch_size).name
     options = {'teacher': teacher, 'batch_size': batch_size}
     with ExitStack() as stack:
         workers = {
             name: stack.enter_context(Worker(teaching_step, **options, live=name == 'mxnet'))
             for name in ('mxnet', 'store')
         }
+        engine = workers['store'].about
         times = slices_in_turn(workers, seconds)
     rates = {name: timing.summary(batch_size) for name, timing in times.items()}
     return {**rates, 'engine': engine, 'ratio': vars(faster(times['mxnet'], times['store']))}
@@ -94,8 +92,9 @@ def panels(result: dict) -> list:
 
 def run(args: argparse.Namespace) -> dict:
     report.check_out(args.out)
-    if args.batch_size < 1 or args.seconds <= 0:
-        raise InputError(f'--batch-size {args.batch_size} --seconds {args.seconds}: above 0 both')
+    check_options(args, {'batch_size': integer(1), 'seconds': SECONDS})
+    for network in (args.student, args.teacher):
+        network_options(network)  # an unknown one is an error
     batch_size = args.batch_size
     student = {'student': args.student, 'batch_size': batch_size}
     both = {**student, 'teacher': args.teacher}
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace) -> dict:
         with Worker(live_step, **both) as live:
             by_live = slices_in_turn({'plain': plain, 'live': live}, args.seconds, 2)
         variants = {name: Variant(known, both) for name, known in environments().items()}
-        setting, worker = fastest_setting(stock_step, variants)
+        setting, worker = fastest(stock_step, variants)
         with worker:
             by_stock = slices_in_turn({'stored': stored, 'stock': worker}, args.seconds, 2)
     teach = teaching_rates(args.teacher, batch_size, args.seconds / 2)

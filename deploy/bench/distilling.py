@@ -96,12 +96,19 @@ def plain_step(student: str, batch_size: int) -> Step:
 
 
 def teaching_step(teacher: str, batch_size: int, live: bool) -> Step:
-    """A call by which the teacher embeds a batch of noise: as in a step, or as for the store."""
+    """A call by which the teacher embeds a batch of noise: as in a step, or as for the store, and
+    then it is `about` the engine."""
     network = random_teacher(teacher)
-    embedder = Embedder(network, batch_size=batch_size) if live else fastest(network, batch_size)
     shape = (batch_size, IMAGE_SIZE, IMAGE_SIZE, 3)
     images = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
-    return lambda: embedder.embed(images)
+    embedder = Embedder(network, batch_size=batch_size) if live else fastest(network, batch_size)
+
+    def step() -> None:
+        embedder.embed(images)
+
+    if not live:
+        step.about = embedder.name
+    return step
 
 
 def stored_step(student: str, batch_size: int, folder: str) -> Step:

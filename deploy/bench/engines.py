@@ -21,6 +21,7 @@ from ...common import console, flops
 from ...common.engine.open_model import open_model
 from ...common.errors import InputError
 from ...common.files import atomic_path, atomic_write
+from ...common.options import integer
 from ...common.parallel import cpu_count
 from ...symbol import parse_options
 from . import measure, report
@@ -214,11 +215,7 @@ def show(model: str, batch_size: int, work: int, rows: list[dict]) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    if args.batch_size < 2 or not args.seconds > 0:
-        raise InputError(
-            f'--batch-size {args.batch_size}, --seconds {args.seconds:g}: expected at least 2 '
-            f'and more than 0'
-        )
+    measure.check_options(args, {'batch_size': integer(2), 'seconds': measure.SECONDS})
     report.check_out(args.out)
     if args.model and args.network_option:
         raise InputError('--network-option: a checkpoint has its own; leave it out')

@@ -10,14 +10,16 @@ import sys
 
 from ...common import console
 from ...common.errors import InputError, RunError
+from ...common.options import integer
 from ...recognition.partial_fc import DTYPES
 from . import child, partial_fc, report, stock
-from .measure import Timing, check_numbers, faster, machine
+from .measure import Timing, check_numbers, check_options, faster, machine
 from .measured import measure_head
 
 log = logging.getLogger(__name__)
 
 OURS = 'ours'
+_RATES = '1,0.1,0.01'
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -28,9 +30,11 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--partial-fc', action='store_true', help='PartialFC in place of stock MXNet, by --rates'
     )
-    parser.add_argument('--rates', default='1,0.1,0.01', help='sample rates of --partial-fc')
+    parser.add_argument('--rates', help=f'sample rates of --partial-fc (default {_RATES})')
     parser.add_argument(
-        '--centres-dtype', choices=DTYPES, default=DTYPES[0], help='how --partial-fc stores them'
+        '--centres-dtype',
+        choices=DTYPES,
+        help=f'how --partial-fc stores them (default {DTYPES[0]})',
     )
     report.add_out(parser, 'all figures')
 
@@ -103,30 +107,37 @@ def panels(rows: list[dict]) -> list:
     return found
 
 
+def read_rates(args: argparse.Namespace) -> list[float]:
+    """What --rates says, or the default; InputError for what is no share."""
+    rates = check_numbers(_RATES if args.rates is None else args.rates, '--rates', float)
+    if max(rates) > 1:
+        raise InputError(f'--rates {args.rates}: a share of the classes is at most 1')
+    return rates
+
+
 def measure_partial_fc(classes: list[int], rates: list[float], args: argparse.Namespace) -> dict:
+    dtype = args.centres_dtype or DTYPES[0]
     options = {'batch_size': args.batch_size, 'size': args.embedding_size}
     rows = []
     with console.progress(len(classes), 'heads', 'sizes') as bar:
         for number in classes:
-            rows.append(partial_fc.compare(number, rates, args.centres_dtype, options, args.rounds))
+            rows.append(partial_fc.compare(number, rates, dtype, options, args.rounds))
             bar.advance()
-    partial_fc.show(rows, args.centres_dtype)
-    result = {'machine': machine(), **options, 'centres_dtype': args.centres_dtype, 'heads': rows}
+    partial_fc.show(rows, dtype)
+    result = {'machine': machine(), **options, 'centres_dtype': dtype, 'heads': rows}
     return report.write(args.out, result, partial_fc.panels(rows))
 
 
 def run(args: argparse.Namespace) -> dict:
     report.check_out(args.out)
     classes = check_numbers(args.classes, '--classes')
-    for option in ('batch_size', 'embedding_size', 'rounds'):
-        if getattr(args, option) < 1:
-            name = option.replace('_', '-')
-            raise InputError(f'--{name} {getattr(args, option)}: must be at least 1')
-    rates = check_numbers(args.rates, '--rates', float)
-    if max(rates) > 1:
-        raise InputError(f'--rates {args.rates}: a share of the classes is at most 1')
+    check_options(args, dict.fromkeys(('batch_size', 'embedding_size', 'rounds'), integer(1)))
     if args.partial_fc:
-        return measure_partial_fc(classes, rates, args)
+        return measure_partial_fc(classes, read_rates(args), args)
+    for option in ('rates', 'centres_dtype'):
+        value = getattr(args, option)
+        if value is not None:
+            raise InputError(f'--{option.replace("_", "-")} {value}: is for --partial-fc')
     with console.progress(len(classes), 'heads', 'sizes') as bar:
         rows = []
         for number in classes:

@@ -10,11 +10,11 @@ from typing import Any
 
 from ...common import console
 from ...common.engine import ops
-from ...common.errors import InputError
+from ...common.options import integer
 from ...recognition import presets
 from ...recognition.losses import LOSSES, ClassificationLoss, make_loss
 from . import report
-from .measure import faster, in_turn, machine
+from .measure import SECONDS, check_options, faster, in_turn, machine
 from .steps import loss_step
 
 BASE = 'arcface'
@@ -62,12 +62,8 @@ def show(rows: list[dict], classes: int) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    for option, low in (('classes', 2), ('batch_size', 2), ('embedding_size', 1)):
-        if getattr(args, option) < low:
-            name = option.replace('_', '-')
-            raise InputError(f'--{name} {getattr(args, option)}: must be at least {low}')
-    if not args.seconds > 0:
-        raise InputError(f'--seconds {args.seconds:g}: must be positive')
+    sizes_from = {'classes': integer(2), 'batch_size': integer(2), 'embedding_size': integer(1)}
+    check_options(args, {**sizes_from, 'seconds': SECONDS})
     sizes = (args.classes, args.batch_size, args.embedding_size)
     found = candidates()
     steps = {name: loss_step(*sizes, loss, **more) for name, (loss, more) in found.items()}

@@ -4,6 +4,7 @@ A machine's speed drifts by the second, so two things are compared round by roun
 every candidate for a moment, and a ratio is the median of the rounds' ratios.
 """
 
+import argparse
 import gc
 import os
 import platform
@@ -19,7 +20,10 @@ from typing import Callable, Optional
 from ...common.console import ProgressBar
 from ...common.errors import InputError
 from ...common.files import atomic_path
+from ...common.options import Rule, positive
 from ...common.parallel import cpu_fields, cpu_name
+
+SECONDS = positive(1e6)  # of a measurement; NaN and infinity would never end it
 
 
 @dataclass(frozen=True)
@@ -155,13 +159,21 @@ def machine() -> dict:
     return info
 
 
+def check_options(args: argparse.Namespace, rules: Mapping[str, Rule]) -> None:
+    """InputError for the first option, by its name in `args`, that is not what its rule says."""
+    for name, rule in rules.items():
+        value = getattr(args, name)
+        if not rule.test(value):
+            raise InputError(f'--{name.replace("_", "-")} {value}: must be {rule.expected}')
+
+
 def check_numbers(text: str, option: str, kind: type = int) -> list:
     """'16,32,64' -> [16, 32, 64]; InputError naming the option unless all are positive."""
     try:
         numbers = [kind(word) for word in text.split(',')]
     except ValueError:
         numbers = []
-    if not numbers or min(numbers) <= 0:
+    if not numbers or not all(map(positive().test, numbers)):
         raise InputError(f'{option} {text!r}: expected positive numbers like 16,32,64')
     return numbers
 

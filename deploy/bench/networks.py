@@ -18,10 +18,11 @@ from typing import Any
 from ...common import console
 from ...common.checked_json import read_checked, write_checked
 from ...common.errors import InputError
+from ...common.options import integer
 from ...symbol import list_networks, network_options
 from . import child, report
 from .candidates import ORIGINAL, candidates, untrained
-from .measure import machine, repeated
+from .measure import SECONDS, check_options, machine, repeated
 from .ways import embedding_call
 
 log = logging.getLogger(__name__)
@@ -115,11 +116,7 @@ def show(networks: dict[str, list[dict[str, Any]]], batch_size: int) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if args.batch_size < 2 or not args.seconds > 0:
-        raise InputError(
-            f'--batch-size {args.batch_size}, --seconds {args.seconds:g}: expected at least 2 '
-            f'and more than 0'
-        )
+    check_options(args, {'batch_size': integer(2), 'seconds': SECONDS})
     report.check_out(args.out)
     for name in args.network:
         network_options(name)  # an unknown one is an error

@@ -24,6 +24,7 @@ from ...common.data.warp import crop
 from ...common.engine.options import add_options, open_from
 from ...common.errors import InputError
 from ...common.files import atomic_write, input_file
+from ...common.options import integer
 from ...common.parallel import cpu_count
 from ...common.synth.face import person, render
 from ...common.synth.traits import Variation
@@ -143,14 +144,13 @@ def measured(encoded: bytes, found: dict[str, Landmarks], embed: Callable, secon
 
 
 def run(args: argparse.Namespace) -> dict:
-    if not args.seconds > 0:
-        raise InputError(f'--seconds {args.seconds:g}: expected more than 0')
+    measure.check_options(args, {'seconds': measure.SECONDS, 'min_face': integer(1, 10_000)})
     report.check_out(args.out)
     encoded = (
         input_file(args.photo, 'photograph').read_bytes() if args.photo else drawn_photograph()
     )
-    opened = open_from(args)
     found = detectors(args.detector, args.min_face, args.many)
+    opened = open_from(args)  # last, since it takes the longest
     rows = measured(encoded, found, opened.embed, args.seconds)
     console.table(
         f'{args.photo or "a drawn photograph"}, {cpu_count()} CPUs, {opened.engine_name}',

@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Callable
+from typing import Callable, Optional
 
 import numpy as np
 
@@ -21,11 +21,20 @@ from ...common.backend import mx
 from ...common.engine import ops
 from ...common.errors import InputError
 from ...common.extras import missing
+from ...common.options import integer
 from ...common.parallel import cpu_count
 from ...common.vectors import unit_rows
 from ...eval.search.screen import KERNELS, Searcher, choose_kernel, pack
 from . import against_faiss, report
-from .measure import Timing, faster, machine, repeated, slices_in_turn
+from .measure import (
+    SECONDS,
+    Timing,
+    check_options,
+    faster,
+    machine,
+    repeated,
+    slices_in_turn,
+)
 
 log = logging.getLogger(__name__)
 
@@ -122,13 +131,12 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         against_faiss.OPTION,
         metavar='PYTHON',
-        default='',
         help='a Python of an environment of its own with faiss and usearch, which then search too',
     )
 
 
 def measure(
-    a: np.ndarray, b: np.ndarray, seconds: float, python: str
+    a: np.ndarray, b: np.ndarray, seconds: float, python: Optional[str]
 ) -> tuple[dict[str, Timing], dict]:
     """All candidates in turn; what `against_faiss.check` found, empty without faiss."""
     calls, programs, checked = candidates(a, b), {}, {}
@@ -145,10 +153,11 @@ def measure(
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    for option in ('rows', 'columns', 'size', 'seconds'):
-        if getattr(arguments, option) <= 0:
-            raise InputError(f'--{option} {getattr(arguments, option)}: must be positive')
-    python = arguments.faiss_python and against_faiss.check_python(arguments.faiss_python)
+    sizes = dict.fromkeys(('rows', 'columns', 'size'), integer(1))
+    check_options(arguments, {**sizes, 'seconds': SECONDS})
+    python = arguments.faiss_python
+    if python is not None:
+        python = against_faiss.check_python(python)
     random = np.random.RandomState(0)
     a = _unit(random, arguments.rows, arguments.size)
     b = _unit(random, arguments.columns, arguments.size)

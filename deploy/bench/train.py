@@ -15,15 +15,26 @@ from ...common import console
 from ...common.engine import ops
 from ...common.errors import InputError
 from ...common.flops import count
+from ...common.options import integer
 from ...common.parallel import cpu_count
 from ...symbol import get_symbol, parse_options
 from . import against_torch, child, report, stock
-from .measure import Timing, check_numbers, faster, machine, slices_in_turn
+from .measure import (
+    SECONDS,
+    Timing,
+    check_numbers,
+    check_options,
+    faster,
+    machine,
+    slices_in_turn,
+)
 from .measured import measure_step, profile_step
 from .steps import training_step
 
 log = logging.getLogger(__name__)
 
+WIDE = 'vargfacenet'  # the network whose widths are measured
+_MULTIPLIERS, _ROUNDS = '0.25,0.5,1,1.25', 3
 TRAINING_PASSES = 3  # forward, and two products of the same size backward
 PROFILE_ROWS = 14
 # What is said to make MXNet faster, or its memory smaller, by the environment.
@@ -42,10 +53,16 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--network', default='vargfacenet', help='a name of `vargfacenet info`')
     parser.add_argument('--network-option', action='append', default=[], metavar='KEY=VALUE')
     parser.add_argument('--batches', default='16,32,64', help='images a step')
-    parser.add_argument('--multipliers', default='0.25,0.5,1,1.25', help='widths; vargfacenet only')
+    parser.add_argument(
+        '--multipliers', help=f'widths; {WIDE} and --against stock alone (default {_MULTIPLIERS})'
+    )
     parser.add_argument('--classes', type=int, default=1000, help='of the ArcFace head')
     parser.add_argument('--seconds', type=float, default=40, help='for each batch size, at least')
-    parser.add_argument('--rounds', type=int, default=3, help='processes of each setting, in turn')
+    parser.add_argument(
+        '--rounds',
+        type=int,
+        help=f'processes of each setting, in turn; of --against stock (default {_ROUNDS})',
+    )
     parser.add_argument(
         '--against',
         choices=('stock', 'torch'),
@@ -56,7 +73,6 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--torch-python',
         metavar='PYTHON',
-        default='',
         help='for --against torch: a Python of an environment of its own with PyTorch',
     )
     report.add_out(parser, 'all figures')
@@ -321,13 +337,28 @@ def run_against_torch(args: argparse.Namespace, step: Step, batches: list[int]) 
     return report.write(args.out, result, against_torch.panels(result))
 
 
+def read_others(args: argparse.Namespace) -> tuple[list[float], int]:
+    """(--multipliers, --rounds), or their defaults; InputError where the measurement has no use for
+    what was given."""
+    uses = {'torch_python': 'torch', 'multipliers': 'stock', 'rounds': 'stock'}
+    for name, against in uses.items():
+        value = getattr(args, name)
+        if value is not None and args.against != against:
+            flag = '--' + name.replace('_', '-')
+            raise InputError(f'{flag} {value}: is for --against {against}')
+    if args.multipliers is not None and args.network != WIDE:
+        raise InputError(f'--multipliers {args.multipliers}: is for --network {WIDE}')
+    multipliers = _MULTIPLIERS if args.multipliers is None else args.multipliers
+    args.rounds = _ROUNDS if args.rounds is None else args.rounds
+    check_options(args, {'rounds': integer(1)})
+    return check_numbers(multipliers, '--multipliers', float), args.rounds
+
+
 def run(args: argparse.Namespace) -> dict:
     report.check_out(args.out)
     batches = check_numbers(args.batches, '--batches')
-    multipliers = check_numbers(args.multipliers, '--multipliers', float)
-    for option in ('classes', 'seconds', 'rounds'):
-        if getattr(args, option) <= 0:
-            raise InputError(f'--{option} {getattr(args, option)}: must be above 0')
+    multipliers, rounds = read_others(args)
+    check_options(args, {'classes': integer(1), 'seconds': SECONDS})
     step = Step(args.network, parse_options(args.network, args.network_option), args.classes)
     if args.against == 'torch':
         return run_against_torch(args, step, batches)
@@ -336,12 +367,12 @@ def run(args: argparse.Namespace) -> dict:
     best = compare_best(step, compared, args.seconds)
     setting = best['best']['setting']
     growth = [{'series': 'batch', **row} for row in grow(step, batches, setting)]
-    if args.network == 'vargfacenet':
+    if args.network == WIDE:
         for multiplier in multipliers:
             wider = step._replace(options={**step.options, 'multiplier': multiplier})
             rows = growth[:1] if wider == step else grow(wider, batches[:1], setting)
             growth += [{**row, 'series': 'width'} for row in rows]
-    settings = try_settings(step, batches[0], args.rounds)
+    settings = try_settings(step, batches[0], rounds)
     processes = in_processes(step, batches[0])
     operators = {'MXNET_EXEC_BULK_EXEC_TRAIN': '0'}
     profile = child.run(profile_step, operators, **step._asdict(), batch_size=batches[-1], rounds=3)

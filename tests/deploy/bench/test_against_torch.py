@@ -81,12 +81,20 @@ def test_a_program_is_told_when_to_call():
         assert program(0.5) == [0.5, 0.5]
     with pytest.raises(RunError, match='echo: no such thing'):
         child.Program([sys.executable, '-c', 'raise SystemExit("no such thing")'], 'echo')
+    with pytest.raises(RunError, match="echo: its answer is no JSON: 'hello'"):
+        child.Program(['/bin/echo', 'hello'], 'echo')
+    with pytest.raises(RunError, match="true: its answer is no JSON: ''"):
+        child.program('true', name='true')
+    with child.Program(['/bin/echo', '"OpenVINO"'], 'echo') as program:
+        assert program.about == 'OpenVINO'
 
 
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        ([], "--torch-python '': expected a Python with PyTorch"),
+        ([], '--against torch needs --torch-python'),
+        (['--torch-python', ''], "--torch-python '': expected a Python with PyTorch"),
+        (['--torch-python', 'echo'], "--torch-python 'echo': expected a Python with PyTorch"),
         (['--torch-python', 'no/python'], "--torch-python 'no/python'"),
         (['--torch-python', 'false'], "--torch-python 'false': expected a Python with PyTorch"),
         (['--torch-python', sys.executable, '--network', 'y1'], 'measures vargfacenet'),

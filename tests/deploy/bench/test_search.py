@@ -39,7 +39,7 @@ def test_every_kernel_beside_every_product(run_command):
 
 def test_wrong_sizes(run_command):
     code, _, errors = run_command('bench', 'search', '--rows', 0)
-    assert code == 2 and '--rows 0: must be positive' in errors
+    assert code == 2 and '--rows 0: must be an integer above 0' in errors
 
 
 @needs_faiss
@@ -64,6 +64,11 @@ def test_other_scores_are_noticed(tmp_path, rng):
 def test_a_python_without_faiss(run_command):
     code, _, errors = run_command('bench', 'search', *SMALL, '--faiss-python', 'no/python')
     assert code == 2 and "--faiss-python 'no/python': expected a Python with faiss" in errors
+    for other in ('', '/bin/echo', '/bin/cat', '/etc/passwd'):  # no program, or none that is Python
+        code, _, errors = run_command('bench', 'search', *SMALL, '--faiss-python', other)
+        assert code == 2 and len(errors.splitlines()) == 1
+        assert f'--faiss-python {other!r}: expected a Python with faiss' in errors
     if sys.executable != PYTHON:
         code, _, errors = run_command('bench', 'search', *SMALL, '--faiss-python', sys.executable)
-        assert code == 2 and 'pip install faiss-cpu usearch' in errors
+        assert code == 2 and 'has no faiss, usearch: expected' in errors
+        assert 'pip install faiss-cpu usearch' in errors
