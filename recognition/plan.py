@@ -17,13 +17,20 @@ from ..common.flops import count
 from ..common.names import DATA, IMAGE_SHAPE
 from ..symbol import get_symbol, parse_options
 from . import cost, presets
+from .config import HEADS, PARTIAL_FC, SETTINGS, flag_of
 from .graph import embedding_size
 from .losses import ClassificationLoss, make_loss
-from .partial_fc import DENSE, DTYPES, UPDATES, check_loss, check_room
+from .partial_fc import DENSE, check_loss, check_room
 
 _SIDE = 1024  # of the matrices that are multiplied, or so
 _COPIED = 1 << 26  # bytes
 _MEASURE = 0.3  # seconds
+_MOST = 1e12  # of anything that is counted; what comes of it can still be read
+_OF_PARTIAL_FC = {
+    'sample_rate': 'share of the classes that a step looks at',
+    'partial_fc_update': 'whose centres a step moves',
+    'centres_dtype': 'how centres are stored',
+}
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -31,10 +38,15 @@ def build_parser(parser: console.Parser) -> None:
     job.add_argument('--classes', type=float, required=True, metavar='C', help='e.g. 1e8')
     job.add_argument('--ranks', type=float, required=True, metavar='R', help='processes in all')
     job.add_argument('--batch', type=float, required=True, metavar='B', help='images a rank')
-    job.add_argument('--head', default='partial-fc', choices=('full', 'partial-fc'))
-    job.add_argument('--sample-rate', type=float, default=1.0, metavar='SHARE')
-    job.add_argument('--partial-fc-update', default=UPDATES[0], choices=UPDATES)
-    job.add_argument('--centres-dtype', default=DTYPES[0], choices=DTYPES)
+    job.add_argument('--head', default=PARTIAL_FC, choices=HEADS)
+    for name, about in _OF_PARTIAL_FC.items():
+        field = SETTINGS[name]
+        job.add_argument(
+            flag_of(name),
+            type=field.type,
+            choices=field.metadata.get('choices'),
+            help=f'of --head {PARTIAL_FC}: {about} (default {field.default})',
+        )
     job.add_argument('--loss', default='arcface', help='whose centres a class has')
     job.add_argument('--network', default='vargfacenet')
     job.add_argument('--network-option', action='append', default=[], metavar='KEY=VALUE')
@@ -49,10 +61,25 @@ def build_parser(parser: console.Parser) -> None:
 
 
 def whole(name: str, value: float) -> int:
-    """An option that counts something; InputError for less than one, or a part of one."""
-    if not math.isfinite(value) or value < 1 or value != int(value):
-        raise InputError(f'--{name} {value:g}: expected a whole number from 1')
+    """An option that counts something; InputError for less than one, or a part of one, and for more
+    than anybody has."""
+    if not 1 <= value <= _MOST or value != int(value):
+        raise InputError(f'--{name} {value:g}: expected a whole number from 1 to {_MOST:g}')
     return int(value)
+
+
+def of_partial_fc(args: argparse.Namespace) -> argparse.Namespace:
+    """The options of PartialFC, or what `train` takes without them; InputError for those of another
+    head, and out of range."""
+    values = {}
+    for name in _OF_PARTIAL_FC:
+        value, rule = getattr(args, name), SETTINGS[name].metadata.get('rule')
+        if value is not None and args.head != PARTIAL_FC:
+            raise InputError(f'{flag_of(name)} {value}: is for --head {PARTIAL_FC}')
+        if value is not None and rule and not rule.test(value):
+            raise InputError(f'{flag_of(name)} {value:g}: must be {rule.expected}')
+        values[name] = SETTINGS[name].default if value is None else value
+    return argparse.Namespace(**values)
 
 
 def loss_of(name: str) -> ClassificationLoss:
@@ -63,8 +90,7 @@ def loss_of(name: str) -> ClassificationLoss:
 
 def read_job(args: argparse.Namespace) -> tuple[cost.Job, int]:
     """The job, and the bytes of all layers' outputs for one image."""
-    if not 0 < args.sample_rate <= 1:
-        raise InputError(f'--sample-rate {args.sample_rate:g}: must be above 0 and at most 1')
+    chosen = of_partial_fc(args)
     loss = loss_of(args.loss)
     if not loss.centres_per_class:
         raise InputError(f'--loss {args.loss} has no class centres; choose another one')
@@ -77,15 +103,15 @@ def read_job(args: argparse.Namespace) -> tuple[cost.Job, int]:
         params=count(symbol).params,
         embedding_size=embedding_size(symbol),
         centres_per_class=loss.centres_per_class,
-        sample_rate=args.sample_rate,
-        dense=args.partial_fc_update == DENSE,
-        partial_fc=args.head == 'partial-fc',
-        centre_bytes=np.dtype(args.centres_dtype).itemsize,
+        sample_rate=chosen.sample_rate,
+        dense=chosen.partial_fc_update == DENSE,
+        partial_fc=args.head == PARTIAL_FC,
+        centre_bytes=np.dtype(chosen.centres_dtype).itemsize,
         moves_others=not getattr(loss, 'margin_on_target_alone', True),
     )
     if job.partial_fc:
         check_loss(loss, args.loss)
-        check_room(args.sample_rate, job.classes, job.ranks, job.images, job.dense)
+        check_room(job.sample_rate, job.classes, job.ranks, job.images, job.dense)
     _, shapes, _ = symbol.get_internals().infer_shape(**{DATA: (1, *IMAGE_SHAPE)})
     outputs = symbol.get_internals().list_outputs()
     layers = sum(
@@ -108,8 +134,9 @@ def read_speeds(args: argparse.Namespace) -> cost.Speeds:
     """What is given, and for the rest what this machine does."""
     for name in ('images_per_second', 'gflops', 'gbytes', 'gbit', 'latency'):
         value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f'--{name.replace("_", "-")} {value:g}: must be a positive number')
+        if value is not None and not 1 / _MOST <= value <= _MOST:
+            flag = '--' + name.replace('_', '-')
+            raise InputError(f'{flag} {value:g}: must be from {1 / _MOST:g} to {_MOST:g}')
     if args.gflops is None:
         square = np.ones((_SIDE, _SIDE), np.float32)
         out = np.empty_like(square)
