@@ -83,20 +83,15 @@ def noted(*paths: PathLike) -> Iterator[None]:
 
     The old entries go first, since a kill may leave new files; after an error they are back.
     """
-    folder, names = Path(paths[0]).parent, {Path(path).name for path in paths}
-    before = _known(folder)
-    rest = {name: value for name, value in before.items() if name not in names}
-    if rest != before:
-        _write(folder, rest)
+    folder, names = Path(paths[0]).parent, [Path(path).name for path in paths]
+    before = _take_out(folder, names)
     try:
         yield
     except BaseException:
-        if rest != before:
+        if before:
             _write(folder, before)
         raise
-    there = sorted(name for name in names if (folder / name).is_file())
-    # read again: others may have written files of theirs meanwhile
-    _write(folder, {**_known(folder), **{name: crc32(folder / name) for name in there}})
+    _put_in(folder, names)
 
 
 @contextlib.contextmanager
@@ -110,15 +105,27 @@ def noted_in_folders(paths: Iterable[PathLike]) -> Iterator[None]:
     for path in map(Path, paths):
         by_folder.setdefault(path.parent, []).append(path.name)
     for folder, names in by_folder.items():
-        known = _known(folder)
-        rest = {name: known[name] for name in known.keys() - set(names)}
-        if rest != known:
-            _write(folder, rest)
+        _take_out(folder, names)
     yield
     for folder, names in by_folder.items():
-        there = {name: crc32(folder / name) for name in names if (folder / name).is_file()}
-        if there:
-            _write(folder, {**_known(folder), **there})
+        _put_in(folder, names)
+
+
+def _take_out(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """Remove entries from a folder's list; all that were there before, {} where none is removed."""
+    before = _known(folder)
+    rest = {name: before[name] for name in before.keys() - set(names)}
+    if rest == before:
+        return {}
+    _write(folder, rest)
+    return before
+
+
+def _put_in(folder: Path, names: Iterable[str]) -> None:
+    """Enter those of some files that are there."""
+    there = {name: crc32(folder / name) for name in names if (folder / name).is_file()}
+    if there:  # the list is read again: others may have written files of theirs meanwhile
+        _write(folder, {**_known(folder), **there})
 
 
 def forget(path: PathLike) -> None:

@@ -157,6 +157,15 @@ def _look_at_checksums(path: Path, _checked: Checked) -> None:
     listed(path.parent)
 
 
+def _compare(path: Path) -> None:
+    """`check_listed`, but for a damaged list, which is an item of its own."""
+    try:
+        listed(path.parent)
+    except InputError:
+        return
+    check_listed(path)
+
+
 def _look_at_listed(path: Path, checked: Checked) -> None:
     check_listed(path)
     checked.content = f'{path.stat().st_size} bytes'
@@ -212,8 +221,14 @@ def _known(place: Path, names: list[str]) -> Iterator[tuple[str, Callable, Path,
 def _look_at_records(path: Path, checked: Checked) -> None:
     for beside in (path.with_suffix('.idx'), path.with_name('property'), path.with_name(CLASSES)):
         with checked.part():
-            check_listed(beside)
-    with contextlib.closing(RecordFile(path)) as records:
+            _compare(beside)
+    try:
+        opened = RecordFile(path, compare=False)
+    except InputError:
+        if checked.problems:  # that it cannot be opened comes of them
+            return
+        raise
+    with contextlib.closing(opened) as records:
         with checked.part():
             records.check_others()
         _look_at_pictures(records, checked, (IMAGE_SIZE, IMAGE_SIZE))
@@ -321,6 +336,8 @@ def _look_at_checkpoints(prefix: Path, checked: Checked) -> None:
     unchecked = 0
     with checked.part():
         read_symbol(symbol_path(prefix))
+    whole = not checked.problems
+    readable = []
     for number in sorted({*complete, *found}):
         path = params_path(prefix, number)
         with checked.part():
@@ -330,16 +347,21 @@ def _look_at_checkpoints(prefix: Path, checked: Checked) -> None:
             if wild:
                 checked.problems.append(f'{path}: {wild[0]} holds values that are not finite')
         if number not in complete:
+            readable.append(number)
             continue
         with checked.part():
             read_state(prefix, number)
-            check_symbol(prefix, number)
+            readable.append(number)
         with checked.part():
             read_states(Path(f'{prefix}-{number:04d}.states'))
         raw = Path(f'{prefix}-{number:04d}.raw')
         with checked.part():
             if raw.is_file():  # of a run that saves averaged weights
                 read_arrays(raw)
+    if whole:  # a damaged symbol is told once
+        with checked.part():
+            for number in readable:
+                check_symbol(prefix, number)
     checked.content = f'{len({*complete, *found})} checkpoints'
     if complete and len(found) > len(complete):
         partial = ', '.join(str(number) for number in found if number not in complete)

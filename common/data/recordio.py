@@ -311,6 +311,7 @@ class RecordFile:
     path : PREFIX.rec (or PREFIX), with `property` beside it, either layout; PREFIX.idx as well,
         or the file is scanned once for where its records start
     size : picture size that `property` must state
+    compare : warn of files beside it that are not those that their folder's checksums tell of
 
     Attributes
     ----------
@@ -325,12 +326,13 @@ class RecordFile:
     that points past the end, a file that is cut off, damaged framing, labels out of range.
     """
 
-    def __init__(self, path: PathLike, size: int = IMAGE_SIZE):
+    def __init__(self, path: PathLike, size: int = IMAGE_SIZE, compare: bool = True):
         self.paths = record_paths(path)
         input_file(self.paths.rec, 'record file')
         self.source = self.paths.rec
-        for beside in (self.paths.idx, self.paths.property, self.source.with_name(CLASSES)):
-            warn_if_changed(beside)
+        beside = (self.paths.idx, self.paths.property, self.source.with_name(CLASSES))
+        for each in beside if compare else ():
+            warn_if_changed(each)
         self.num_classes = read_property(self.paths.property, size)
         self.class_names = read_class_names(self.source.with_name(CLASSES), self.num_classes)
         if self.paths.idx.exists():

@@ -149,6 +149,38 @@ def test_every_flipped_bit_is_noticed(copy, name, capsys, rng):
         assert any(str(alone) in text for text in problems)
 
 
+@pytest.mark.parametrize(
+    ('name', 'damage'),
+    [
+        ('data/train.idx', b'no index'),
+        ('data/property', b'4,112'),
+        ('data/checksums.json', b'{'),
+        ('run/model-symbol.json', b'{'),
+        ('run/model-symbol.json', None),
+        ('run/model-0001.json', b'{'),
+    ],
+)
+def test_a_damage_is_told_once(copy, name, damage, capsys, caplog):
+    """One problem of one item, and no line of the log beside it; None is a change that is read."""
+    path = copy / name
+    path.write_bytes(path.read_bytes() + b' \n' if damage is None else damage)
+    code, items = check(path.parent, capsys)
+    problems = [text for item in items.values() for text in item['problems']]
+    assert code == 1 and len(problems) == 1, problems
+    assert str(path.parent) in problems[0]
+
+
+def test_a_symbol_that_a_list_tells_of_is_compared(copy, capsys):
+    """Of a checkpoint that is no run's."""
+    symbol = copy / 'made' / 'model-symbol.json'
+    with noted_in_folders([symbol]):
+        pass
+    assert check(symbol.parent, capsys)[0] == 0
+    symbol.write_bytes(symbol.read_bytes() + b' \n')
+    code, items = check(symbol.parent, capsys)
+    assert code == 1 and 'was changed or damaged' in items['model']['problems'][0]
+
+
 def test_bad_records_are_all_named(copy, capsys):
     content = bytearray((copy / 'data' / 'train.rec').read_bytes())
     index = (copy / 'data' / 'train.idx').read_text().splitlines()
