@@ -26,6 +26,7 @@ VIDEO_SUFFIXES = frozenset(
     ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.ts')
 )
 _FEWER = 0.98  # of the frames that a file promises; containers often promise one or two too many
+_unknown_codecs: set[str] = set()  # that this process has told of
 _DECODER = f'{__package__}.video_decoder'
 
 
@@ -132,6 +133,16 @@ def _listed(path: Path) -> Video:
     return Video(input_file(path, 'video'))
 
 
+def _tell_unknown(path: Path, codec: str) -> None:
+    """Say, once for each codec, that nobody looks whether its pictures keep their size."""
+    if codec and codec not in _unknown_codecs:
+        _unknown_codecs.add(codec)
+        log.warning(
+            '%s, and others of codec %s: whether the size of the pictures changes is not looked at',
+            *(path, codec.strip('\0 ') or 'that is not told'),
+        )
+
+
 class FrameReader:
     """The sampled frames of a video, one after the other.
 
@@ -179,6 +190,7 @@ class FrameReader:
                     if 'error' in content:
                         raise InputError(f'{path}: {content["error"]}')
                     self.promised, self.total = content['promised'], content['total']
+                    _tell_unknown(path, content['unknown'])
                     if not parts:
                         return
                     number = content['number']

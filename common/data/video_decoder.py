@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..limits import VIDEO_PIXELS, within
 from ..parallel import cpu_count
 from .video import Sampling, sampled, spread
-from .video_form import check_form, code_of
+from .video_form import check_form, code_of, is_known
 
 MEMORY = 2 << 30  # bytes: each of FFmpeg's threads holds pictures, those of 8K have 53 MB
 FRAME_SECONDS = 60  # for one picture; the largest take less than one
@@ -75,12 +75,17 @@ def messages(
     """
     alarm(FRAME_SECONDS)
     capture = _open(path)
-    check_form(path, code_of(capture), lambda: alarm(FRAME_SECONDS))
+    codec = code_of(capture)
+    if is_known(codec):
+        check_form(path, codec, lambda: alarm(FRAME_SECONDS))
     step = sampling.step(capture.get(cv2.CAP_PROP_FPS), 'it')
     chosen = None if sampling.most is None else _chosen(path, step, sampling.most, alarm)
     # above that it is no count: streams without one give -9e18 or so
     promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    told = {'promised': int(promised) if 0 < promised < 2**31 else 0}
+    told = {
+        'promised': int(promised) if 0 < promised < 2**31 else 0,
+        'unknown': '' if is_known(codec) else codec,
+    }
     total = 0
     while capture.grab():
         number, total = total, total + 1

@@ -51,11 +51,14 @@ def headers_of(codec: str, packet: bytes) -> list[bytes]:
     return list(dict.fromkeys(found))
 
 
+def is_known(codec: str) -> bool:
+    """Whether `check_form` can look at the pictures of a codec."""
+    return codec in _PATTERNS
+
+
 def check_form(path: str, codec: str, alarm: Callable[[], object]) -> None:
-    """InputError for a video file whose pictures change their size or form; `alarm` is called
-    before each packet."""
-    if codec not in _PATTERNS:
-        return
+    """InputError for a video file whose pictures change their size or form, of a codec that
+    `is_known`; `alarm` is called before each packet."""
     packets = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     before, number = [], 0
     while packets.grab():

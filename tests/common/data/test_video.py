@@ -230,3 +230,15 @@ def test_a_file_that_is_cut_off_says_so(tmp_path, rng):
     assert reader.cut_off and reader.promised == FRAMES
     whole = FrameReader(Video(file), Sampling())
     assert len(list(whole)) == FRAMES and not whole.cut_off
+
+
+def test_a_codec_that_is_not_looked_at_is_told_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(video_module, '_unknown_codecs', set())
+    for name in ('a.avi', 'b.avi'):
+        file = write_video(tmp_path / name, numbered(3), kind='FFV1')
+        assert len(list(FrameReader(Video(file), Sampling()))) == 3
+    (message,) = caplog.messages
+    assert 'a.avi, and others of codec ffv1: whether' in message
+    caplog.clear()
+    list(FrameReader(Video(write_video(tmp_path / 'c.avi', numbered(3))), Sampling()))
+    assert not caplog.messages
