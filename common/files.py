@@ -238,9 +238,9 @@ def output_folder(path: PathLike) -> Path:
         with tempfile.NamedTemporaryFile(dir=path, prefix='.probe.'):
             pass
     except OSError as error:
-        raise InputError(
-            f'{path}: cannot write here ({error.strerror}); choose another output folder'
-        ) from None
+        # 'File exists' would be said of a file where a folder is to be
+        reason = state_of(path) if isinstance(error, FileExistsError) else error.strerror
+        raise InputError(f'{path}: cannot write here ({reason}); choose another folder') from None
     return path
 
 
@@ -273,12 +273,21 @@ def exclusive(folder: PathLike) -> Iterator[None]:
         os.close(handle)
 
 
+def state_of(path: PathLike) -> str:
+    """What `path` is, to end a message that has named it: 'does not exist', 'is a folder'."""
+    path = Path(path)
+    if path.is_symlink() and not path.exists():
+        return f'is a symbolic link to {os.readlink(path)}, which does not exist'
+    kinds = {'a folder': path.is_dir(), 'a file': path.is_file(), 'no ordinary file': path.exists()}
+    return next((f'is {kind}' for kind, true in kinds.items() if true), 'does not exist')
+
+
 def input_file(path: PathLike, what: str) -> Path:
     """`path` as a Path if it is a readable file, otherwise InputError naming it and its role."""
     path = Path(path)
     if not path.is_file():
-        state = 'is a folder, not a file' if path.is_dir() else 'does not exist'
-        raise InputError(f'{what} {path} {state}')
+        wanted = ', not a file' * path.is_dir()
+        raise InputError(f'{what} {path} {state_of(path)}{wanted}')
     if not os.access(path, os.R_OK):
         raise InputError(f'{what} {path} cannot be read (permission denied)')
     return path

@@ -13,7 +13,7 @@ from typing import Callable, Optional, Protocol
 import numpy as np
 
 from ..errors import InputError
-from ..files import PathLike
+from ..files import PathLike, state_of
 from ..names import IMAGE_SIZE
 from ..registry import Registry
 from .folders import find_identities, find_pictures, identity_folders, warn_of_others
@@ -198,7 +198,7 @@ def open_records(data_dir: PathLike, size: int = IMAGE_SIZE) -> Records:
     if not path.is_dir() and (path.suffix == '.rec' or record_paths(path).rec.is_file()):
         return RecordFile(path, size)
     if not path.is_dir():
-        state = 'is of no known kind' if path.exists() else 'does not exist'
+        state = 'is of no known kind' if path.exists() else state_of(path)
         raise InputError(
             f'training data {path} {state}; expected a folder with {TRAIN_REC}, or of '
             f'identity folders with crops'

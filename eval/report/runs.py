@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from ...common.errors import InputError
+from ...common.files import state_of
 from ...common.history import HISTORY, read_history
 from ...common.run_files import checkpoint_numbers, read_state, state_path
 from ...common.typed import is_number
@@ -98,7 +99,8 @@ def read_run(text: str) -> Run:
             raise InputError(f'run {path}: no {HISTORY} and no results (.npz) in it')
         return run
     if not path.is_file():
-        raise InputError(f'run {text} does not exist; expected a folder of a run or a results .npz')
+        state = state_of(path)
+        raise InputError(f'run {text} {state}; expected a folder of a run or a results .npz')
     run = Run(name or path.stem)
     _add_results(run, path)
     return run

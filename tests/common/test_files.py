@@ -174,3 +174,24 @@ def test_what_was_reserved_goes_after_a_kill(tmp_path):
     with new_matrix(tmp_path / 'features.bin', 1, 2):
         assert not left.exists()
     assert sorted(os.listdir(tmp_path)) == ['checksums.json', 'features.bin']
+
+
+def test_what_a_path_is(tmp_path):
+    """A dangling link is there, and a file in place of a folder is no 'File exists'."""
+    link, pipe, file = tmp_path / 'link', tmp_path / 'pipe', tmp_path / 'file'
+    link.symlink_to('nowhere')
+    os.mkfifo(pipe)
+    file.touch()
+    said = {
+        tmp_path / 'nothing': 'does not exist',
+        link: 'is a symbolic link to nowhere, which does not exist',
+        pipe: 'is no ordinary file',
+        tmp_path: 'is a folder',
+        file: 'is a file',
+    }
+    assert {path: files.state_of(path) for path in said} == said
+    with pytest.raises(InputError, match=r'^photo .*link is a symbolic link to nowhere, which'):
+        files.input_file(link, 'photo')
+    for path, reason in ((file, 'is a file'), (link, 'is a symbolic link to nowhere')):
+        with pytest.raises(InputError, match=rf'cannot write here \({reason}'):
+            files.output_folder(path)
