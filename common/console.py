@@ -320,6 +320,7 @@ def command(
     name: str,
     build_parser: Callable[[Parser], None],
     run: Callable[[argparse.Namespace], Union[dict, tuple[dict, int], None]],
+    check: Optional[Callable[[argparse.Namespace], object]] = None,
 ) -> Callable[[Optional[Sequence[str]]], int]:
     """The `main(argv=None)` of a command.
 
@@ -331,13 +332,16 @@ def command(
     run : does the work; its dict is printed as the last line of stdout, on a terminal only with
         --json (None, of a process that only helps another: nothing is printed); with an exit code
         of its own, (dict, code)
+    check : raises InputError for arguments that are wrong whatever the data are, for `main.check`;
+        `run` checks them by itself
 
     Returns
     -------
     function of argv that returns the exit code: 0, 2 for InputError, 1 for RunError or a failing
     disk, 128 and the signal's number after one that stopped it (130 for Ctrl-C). Set
     VARGFACENET_DEBUG=1 to see the traceback of any of them.
-    `main.parser()` makes the command's parser.
+    `main.parser()` makes the command's parser; `main.check(words)` looks at the words alone, and
+    returns the exit code of what is wrong with them, told as ever.
     """
 
     def make_parser() -> Parser:
@@ -345,6 +349,16 @@ def command(
         parser = Parser(prog=f'vargfacenet {name}', description=description)
         build_parser(parser)
         return parser
+
+    def check_words(words: Sequence[str]) -> int:
+        try:
+            load_plugins()
+            arguments = make_parser().parse_args(list(words))
+            if check:
+                check(arguments)
+            return 0
+        except InputError as error:
+            return report_error(f'vargfacenet {name}', error)
 
     def main(argv: Optional[Sequence[str]] = None) -> int:
         set_up_logging()
@@ -366,7 +380,7 @@ def command(
                 raise
             return report_error(f'vargfacenet {name}', error)
 
-    main.parser = make_parser
+    main.parser, main.check = make_parser, check_words
     return main
 
 

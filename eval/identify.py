@@ -432,7 +432,7 @@ def run(arguments: argparse.Namespace) -> Optional[dict]:
     return result
 
 
-main = console.command('identify', build_parser, run)
+main = console.command('identify', build_parser, run, _check)
 
 if __name__ == '__main__':
     raise SystemExit(main())

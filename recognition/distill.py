@@ -15,6 +15,7 @@ from ..common.backend import parse_devices
 from ..common.engine.mxnet import Embedder
 from ..common.engine.open_model import OpenModel, open_model
 from ..common.errors import InputError
+from ..common.files import input_file
 from ..eval.verification import VerificationResult, verify
 from ..symbol import get_symbol
 from .augmentations import make_augmentations
@@ -24,12 +25,13 @@ from .graph import embedding_size
 from .hooks import load_targets
 from .processes import connect, join, leaving_at_once
 from .results import print_results
+from .run_state import SILENT
 from .synthetic import make_if_missing
 from .teacher import EmbeddingSource, StoredTeacher, Teacher, check_sizes, open_teacher
 from .teacher_file import SUFFIX, TeacherFile
 from .teacher_lift import lifted
 from .teaching import choose_store, choose_views, store_of_centres
-from .trainer import TrainResult, first_state, start_of, train, views_of
+from .trainer import TrainResult, check_free, first_state, start_of, train, views_of
 
 log = logging.getLogger(__name__)
 
@@ -58,22 +60,35 @@ class Wanted(NamedTuple):
     generations: int
 
 
-def read_config(args: argparse.Namespace, size: int) -> tuple[TrainConfig, Wanted]:
-    """The configuration of a run of `size` processes, without views and a generation, and what else
-    was asked for."""
+def read_settings(args: argparse.Namespace) -> tuple[dict[str, Any], Wanted]:
+    """Settings, and what else was asked for; InputError for what is wrong with them alone."""
     values = settings(args, classification=not args.no_classification)
     wanted = Wanted(
         values.pop('teacher_store', 'auto'), values.pop('views', None), values.get('generations', 2)
     )
-    make_if_missing(values)
     if values['kvstore'].startswith('dist'):
         raise InputError(
             '--kvstore dist_sync trains, it does not distil; several processes distil by '
             'recognition/train_multi.sh -np N distill'
         )
-    config = configure(values, size)
-    if config.ckpt == 0 and wanted.generations > 1:
+    if values['ckpt'] == 0 and wanted.generations > 1:
         raise InputError('--ckpt 0 keeps no weights for the next generation to start from')
+    if wanted.store == 'live' and DISTILLATION_LOSSES.get(values['distill']).needs_centres:
+        raise InputError(
+            f"--teacher-store live with --distill {values['distill']}: the teacher's class centres "
+            'are means over all pictures, which a store holds; leave --teacher-store out'
+        )
+    if wanted.store not in ('auto', 'live'):
+        input_file(wanted.store, 'teacher store')
+    return values, wanted
+
+
+def read_config(args: argparse.Namespace, size: int) -> tuple[TrainConfig, Wanted]:
+    """The configuration of a run of `size` processes, without views and a generation, and what else
+    was asked for."""
+    values, wanted = read_settings(args)
+    make_if_missing(values)
+    config = configure(values, size)
     reason = no_views(config)
     if wanted.views and reason:
         raise InputError(f'--views {wanted.views} with {reason}; leave --views out')
@@ -152,7 +167,7 @@ def _source_of(
     fresh = not config.views and not no_views(config)  # pictures that no store has
     store = None
     if DISTILLATION_LOSSES.get(config.distill).needs_centres and not config.views:
-        store = store_of_centres(teacher, config.data_dir, wanted.store, config.distill)
+        store = store_of_centres(teacher, config.data_dir, wanted.store)
     elif not fresh:
         images = config.total_steps * config.global_batch_size * wanted.generations
         views = views_of(config)
@@ -192,18 +207,20 @@ def open_all(
 ) -> tuple[TrainConfig, EmbeddingSource, dict[str, dict]]:
     """The configuration with its views and store, what to learn from, and the verification of
     teacher and scratch."""
-    targets, devices = load_targets(config), parse_devices(config.devices)
+    targets, devices, start = load_targets(config), parse_devices(config.devices), start_of(args)
+    # what is wrong should show before the teacher is read, and not after hours of teaching
+    check_free(generation_config(config, 1, config.pretrained), start)
+    named = vars(args).get('scratch')
+    scratch = open_model(named, checkpoint_engine='mxnet') if named else None
     teacher = teacher_of(config)
     config = with_views(config, wanted, teacher)
-    # what is wrong with the run's folder should not show after hours of teaching
-    first_state(generation_config(config, 1, config.pretrained), start_of(args))
+    first_state(generation_config(config, 1, config.pretrained), start, SILENT)
     config, source = open_source(config, wanted, teacher)
     rows = {}
     if teacher:
         rows['teacher'] = verify_model(teacher.embedder(devices), targets)
-    scratch = vars(args).get('scratch')
     if scratch:
-        rows['scratch'] = verify_model(open_model(scratch, checkpoint_engine='mxnet'), targets)
+        rows['scratch'] = verify_model(scratch, targets)
     return config, source, rows
 
 
@@ -221,7 +238,7 @@ def report(config: TrainConfig, rows: dict[str, dict], models: dict[str, str]) -
     }
 
 
-main = console.command('distill', build_parser, run)
+main = console.command('distill', build_parser, run, read_settings)
 
 if __name__ == '__main__':
     sys.exit(main())

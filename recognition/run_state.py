@@ -41,6 +41,8 @@ from .partial_fc.centres_file import centres_path, check_centres
 from .schedules import learning_rate
 
 log = logging.getLogger(__name__)
+SILENT = logging.getLogger(f'{__name__}.silent')  # for who looks before the run does
+SILENT.disabled = True
 
 # fields that say how the images of a step fall to processes
 _SHARES = [field.name for field in fields(TrainConfig) if field.metadata.get('shares')]
@@ -98,12 +100,12 @@ def learning_rate_of(config: TrainConfig) -> LRSequential:
 
 
 def newest_state(
-    config: TrainConfig, batch_may_change: bool = False
+    config: TrainConfig, batch_may_change: bool = False, told: logging.Logger = log
 ) -> Optional[tuple[TrainConfig, TrainState]]:
     """Configuration and state to go on with, or None where nothing was saved yet.
 
-    It is the state of the newest checkpoint whose files are whole; damaged ones after it are named
-    in the log, and written anew by the run. A run may be made longer: from the checkpoint on, the
+    It is the state of the newest checkpoint whose files are whole; damaged ones after it are `told`
+    by name, and written anew by the run. A run may be made longer: from the checkpoint on, the
     learning rate is that of the longer one. It may go on in another number of processes, with as
     many images a step. If `batch_may_change`, these may be others, and the run ends after the steps
     that it was to take before, however often it is resumed.
@@ -115,11 +117,11 @@ def newest_state(
     numbers = checkpoint_numbers(config.prefix)
     if not numbers:
         return None
-    number, saved, state = _last_whole(config.prefix, numbers)
+    number, saved, state = _last_whole(config.prefix, numbers, told)
     if batch_may_change:
         # also where the batch is the saved one: it may have become so in an earlier resumption
-        config = _with_steps_of(saved, config)
-    _tell_shares(config, saved)
+        config = _with_steps_of(saved, config, told)
+    _tell_shares(config, saved, told)
     before = saved
     if batch_may_change:
         saved = replace(saved, **{name: getattr(config, name) for name in _SHARES})
@@ -138,7 +140,7 @@ def newest_state(
         )
     if config.total_steps > before.total_steps:
         rates = (learning_rate_of(each)(state.step + 1) for each in (before, config))
-        log.info(
+        told.info(
             '%s is made longer, from %d to %d steps: at step %d the learning rate goes from %.4g '
             'to %.4g',
             *(config.name, before.total_steps, config.total_steps, state.step + 1),
@@ -147,10 +149,10 @@ def newest_state(
     return config, state
 
 
-def _with_steps_of(saved: TrainConfig, config: TrainConfig) -> TrainConfig:
+def _with_steps_of(saved: TrainConfig, config: TrainConfig, told: logging.Logger) -> TrainConfig:
     """`config` with the saved steps and warm-up."""
     if config.total_steps != saved.total_steps:
-        log.info(
+        told.info(
             '%s keeps its %d steps, for --batch-may-change; these options would give %d',
             *(config.name, saved.total_steps, config.total_steps),
         )
@@ -168,7 +170,7 @@ def _about_images(config: TrainConfig, saved: TrainConfig) -> str:
     )
 
 
-def _tell_shares(config: TrainConfig, saved: TrainConfig) -> None:
+def _tell_shares(config: TrainConfig, saved: TrainConfig, told: logging.Logger) -> None:
     """Say what a run in another number of processes has in common with the one before."""
     ours, theirs = (
         f'{each.num_workers} x {each.per_batch_size * each.num_devices} images'
@@ -176,7 +178,7 @@ def _tell_shares(config: TrainConfig, saved: TrainConfig) -> None:
     )
     if ours == theirs:
         return
-    log.info(
+    told.info(
         '%s goes on in processes of %s, not %s. What each process does by itself differs from now '
         "on: %sdropout, PartialFC's samples, losses that compare the images of a step%s",
         *(config.name, ours, theirs),
@@ -188,7 +190,9 @@ def _tell_shares(config: TrainConfig, saved: TrainConfig) -> None:
     )
 
 
-def _last_whole(prefix: PathLike, numbers: list[int]) -> tuple[int, TrainConfig, TrainState]:
+def _last_whole(
+    prefix: PathLike, numbers: list[int], told: logging.Logger
+) -> tuple[int, TrainConfig, TrainState]:
     """Number, configuration and state of the newest checkpoint that is not damaged.
 
     Raises InputError, that of the newest, where all are.
@@ -204,7 +208,7 @@ def _last_whole(prefix: PathLike, numbers: list[int]) -> tuple[int, TrainConfig,
             if saved[0].head == PARTIAL_FC:
                 check_centres(centres_path(prefix, number))
         except InputError as error:
-            log.warning('checkpoint %d is damaged: %s', number, error)
+            told.warning('checkpoint %d is damaged: %s', number, error)
             first = first or error
         else:
             return number, *saved

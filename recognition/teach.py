@@ -102,16 +102,21 @@ def read_views(args: argparse.Namespace) -> Optional[Views]:
 
 def read_job(args: argparse.Namespace, ranks: Ranks) -> tuple[Teacher, Header, Optional[Views]]:
     """The teacher, what its store is of, and the views that it is to hold."""
+    if ranks.size > 1 and args.skip_corrupt:
+        raise InputError('--skip-corrupt counts in one process; leave it out, or use one')
+    views = check(args)
+    teacher = open_teacher(args.teacher, args.input)
+    return teacher, teacher.header(args.data_dir, views), views
+
+
+def check(args: argparse.Namespace) -> Optional[Views]:
+    """The views of a store; InputError for what is wrong with the options alone."""
     if args.batch_size < 1 or args.skip_corrupt < 0:
         raise InputError(
             f'--batch-size {args.batch_size} --skip-corrupt {args.skip_corrupt}: must be at least '
             '1, and not negative'
         )
-    if ranks.size > 1 and args.skip_corrupt:
-        raise InputError('--skip-corrupt counts in one process; leave it out, or use one')
-    views = read_views(args)
-    teacher = open_teacher(args.teacher, args.input)
-    return teacher, teacher.header(args.data_dir, views), views
+    return read_views(args)
 
 
 def run(args: argparse.Namespace) -> Optional[dict]:
@@ -143,7 +148,7 @@ def report(args: argparse.Namespace, store: TeacherStore, seconds: float) -> dic
     }
 
 
-main = console.command('teach', build_parser, run)
+main = console.command('teach', build_parser, run, check)
 
 if __name__ == '__main__':
     sys.exit(main())

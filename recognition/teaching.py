@@ -186,18 +186,13 @@ def teach(
     return TeacherStore(path, header)
 
 
-def store_of_centres(teacher: Teacher, data_dir: str, wanted: str, loss: str) -> TeacherStore:
-    """The store whose class centres `loss` needs, made now if it is missing.
+def store_of_centres(teacher: Teacher, data_dir: str, wanted: str) -> TeacherStore:
+    """The store whose class centres a loss needs, made now if it is missing.
 
     Raises
     ------
-    InputError for a live teacher, and for a store of another teacher or data set.
+    InputError for a store of another teacher or data set.
     """
-    if wanted == 'live':
-        raise InputError(
-            f"--teacher-store live with --distill {loss}: the teacher's class centres are means "
-            'over all pictures, which a store holds; leave --teacher-store out'
-        )
     header = teacher.header(data_dir)
     return teach(teacher, header) if wanted == 'auto' else TeacherStore(wanted, header)
 

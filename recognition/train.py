@@ -59,7 +59,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-main = console.command('train', build_parser, run)
+main = console.command('train', build_parser, run, settings)
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -230,19 +230,26 @@ def start_of(args: argparse.Namespace) -> Start:
     return Start(args.resume, args.overwrite, args.batch_may_change)
 
 
-def first_state(config: TrainConfig, start: Start) -> tuple[TrainConfig, TrainState]:
-    """What to run, and from where; InputError where checkpoints lie in the way and nothing was
-    said of them."""
-    output_folder(config.run_folder)
+def check_free(config: TrainConfig, start: Start) -> None:
+    """InputError where checkpoints lie in the way and nothing was said of them."""
     numbers = checkpoint_numbers(config.prefix)
-    if start.overwrite:
-        return config, TrainState()
-    if numbers and not start.resume:
+    if numbers and not start.resume and not start.overwrite:
         raise InputError(
             f'{config.run_folder} already holds checkpoint {numbers[-1]}; give --resume to go on '
             'with it, --overwrite to start anew, or another --name'
         )
-    return newest_state(config, start.batch_may_change) or (config, TrainState())
+
+
+def first_state(
+    config: TrainConfig, start: Start, told: logging.Logger = log
+) -> tuple[TrainConfig, TrainState]:
+    """What to run, and from where; InputError as `check_free`. What a resumed run should know is
+    `told`."""
+    output_folder(config.run_folder)
+    check_free(config, start)
+    if start.overwrite:
+        return config, TrainState()
+    return newest_state(config, start.batch_may_change, told) or (config, TrainState())
 
 
 def _clear(config: TrainConfig, overwrite: bool) -> None:

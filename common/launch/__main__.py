@@ -7,6 +7,7 @@ follows the options is the command, train if none is named, and its options.
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from ..child import module_words
 from ..errors import InputError, RunError
 from ..extras import need
 from ..parallel import cpu_count
+from ..registry import nearest, unknown_name
 from .local import FAREWELL, End, LocalRanks, Stop
 from .places import (
     HERE,
@@ -40,6 +42,12 @@ TRAINING = ('train', 'distill')
 SCRIPT = Path(__file__).resolve().parents[2] / 'recognition' / 'train_multi.sh'
 
 _LOOK = 0.1  # seconds between two looks at the ranks
+_MOST_RANKS = 9999  # of a host
+_LAST_PORT = 65535
+_ALIKE = 0.8  # of a misspelt option and ours; no option of a command is so near to one of ours
+_SHELL = 'ssh'
+_OF_BOTH = {'-h', '--help', '--json'}
+_WRONG_INPUT = 2  # exit code
 
 
 def build_parser() -> console.Parser:
@@ -56,7 +64,7 @@ def build_parser() -> console.Parser:
     add('--elastic', action='store_true', help='go on without a rank that was killed')
     add('--address', default='', help='of this host, for the others (default: found by -H)')
     add('--port', type=int, default=0, help='of the rendezvous (default: a free one)')
-    add('--remote-shell', default='ssh', help='how others are reached; "": a person starts them')
+    add('--remote-shell', help=f'how others are reached ({_SHELL}); "": a person starts them')
     add('--join', default='', metavar='ADDRESS:PORT', help='run the ranks of this host of a job')
     add('--host', default='', help='with --join: the name of this host in -H')
     parser.usage = '%(prog)s -np N [options] [COMMAND] [options of the command]'
@@ -72,13 +80,16 @@ def size_of(text: str, hosts: str) -> int:
         size = cpu_count() if text == 'auto' else int(text)
     except ValueError:
         size = 0
-    if size < 1:
-        raise InputError(f'-np {text}: give the number of ranks, or auto')
+    if not 1 <= size <= _MOST_RANKS:
+        raise InputError(f'-np {text}: give the number of ranks, up to {_MOST_RANKS}, or auto')
     return size
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the launcher's words, those of the command): the latter begin at the first other one."""
+    """(the launcher's words, those of the command): the latter begin at the first other one.
+
+    Raises InputError for no command, and for a misspelt option of ours, or one behind the command.
+    """
     words = list(words)
     actions = build_parser()._actions
     # option -> whether it stands alone, without a value
@@ -88,9 +99,26 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
         alone = '=' in words[place] or own[words[place]]
         place += 1 if alone else 2
     command = words[place:]
-    if not command or command[0] not in COMMANDS:
-        command = [COMMANDS[0], *command]
+    if not command or command[0].startswith('-'):
+        command = [TRAINING[0], *command]
+    elif command[0] not in COMMANDS:
+        raise unknown_name('command', command[0], COMMANDS)
+    for word in (word.partition('=')[0] for word in command if word.startswith('--')):
+        near = '' if word in _OF_BOTH else nearest(word, own.keys() - _OF_BOTH, _ALIKE)
+        if word == '--kvstore':
+            raise InputError('--kvstore: ranks talk through Horovod; leave it out')
+        if near == word:
+            raise InputError(f'{word} is an option of {PROG}; say it before {command[0]}')
+        if near:
+            raise InputError(f'{word}: no such option; did you mean {near}?')
     return words[:place], command
+
+
+def check_command(command: Sequence[str]) -> int:
+    """Exit code of a look at the command's options, which needs no data: what is wrong with them is
+    told once, and before ranks are started."""
+    words = module_words('vargfacenet.common.launch.check', *command)
+    return subprocess.run(words, stdin=subprocess.DEVNULL).returncode
 
 
 def watch(ranks: LocalRanks, others: Union[OtherHosts, FirstHost], stop: Stop) -> Optional[End]:
@@ -129,10 +157,15 @@ def coordinate(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Run a job whose rank 0 is here; with --elastic again, without what was lost."""
     hosts = parse_hosts(options.hosts or f'{HERE}:{options.size}')
     places = places_of(hosts, options.size)
+    if options.remote_shell is not None and places[-1].hostname == places[0].hostname:
+        raise InputError(f'--remote-shell {options.remote_shell}: all ranks are on this host')
     if options.elastic and '--overwrite' in command:
         raise InputError(
             '--elastic goes on by --resume, which --overwrite contradicts; give another --name'
         )
+    code = check_command(command)
+    if code or _OF_BOTH & {*command} - {'--json'}:  # wrong, or its help is all that was asked for
+        return code
     stop, attempt = Stop(), 0
     with stop.at_signals():
         while True:
@@ -187,7 +220,8 @@ def _attempt(
         server.put('plan', {'places': places, 'command': command, 'attempt': attempt})
         shells = {}
         for name in names[1:]:
-            shell = _invite(name, options.remote_shell, server, command)
+            shell = _SHELL if options.remote_shell is None else options.remote_shell
+            shell = _invite(name, shell, server, command)
             if shell:
                 shells[name] = shell
                 stack.callback(shell.terminate)
@@ -196,6 +230,8 @@ def _attempt(
         ranks = LocalRanks(mine, program(command), address, server.port, interface)
         stack.callback(ranks.kill)
         end = watch(ranks, others, stop)
+        if end and end.told and end.code != _WRONG_INPUT and options.elastic:
+            end = others.cause(end)
         if end and not end.stopped and not end.told:
             raise _Failure(end, command, len(places))
         return end.exit_code if end else 0
@@ -206,8 +242,9 @@ class _Failure(RunError):
 
     def __init__(self, end: End, command: Sequence[str], size: int):
         rest = '; the others were stopped' if size > 1 else ''
-        on = '; --resume goes on from the newest checkpoint' * (command[0] in TRAINING)
-        super().__init__(f'{end}{rest}{on}')
+        # wrong input stays wrong, and mostly shows before there is a checkpoint
+        resumes = command[0] in TRAINING and end.code != _WRONG_INPUT
+        super().__init__(f'{end}{rest}{"; --resume goes on from the newest checkpoint" * resumes}')
         self.end, self.exit_code = end, end.exit_code
 
 
@@ -230,7 +267,7 @@ def _invite(
 def join(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Run the ranks of this host of a job that another one coordinates."""
     address, _, port = options.join.rpartition(':')
-    if not address or not port.isdecimal():
+    if not address or not re.fullmatch(r'\d{1,5}', port) or not 0 < int(port) <= _LAST_PORT:
         raise InputError(f'--join {options.join}: expected ADDRESS:PORT, as the first host says it')
     client = Client(options.join)
     plan = client.get('plan')
@@ -257,9 +294,31 @@ def join(options: argparse.Namespace, command: Sequence[str]) -> int:
     return end.exit_code if end else 0
 
 
+def check_options(options: argparse.Namespace) -> None:
+    """InputError for a port that is none, and for an option that another one leaves without use."""
+    console.check_ranges([('--port', options.port, 0, _LAST_PORT)])
+    if options.host and not options.join:
+        raise InputError(f'--host {options.host}: belongs to --join')
+    if not options.join:
+        return
+    for flag, given in (
+        ('-np', options.size),
+        ('-H', options.hosts),
+        ('--elastic', options.elastic),
+        ('--address', options.address),
+        ('--port', options.port),
+        ('--remote-shell', options.remote_shell is not None),
+    ):
+        if given:
+            raise InputError(f'{flag}: the first host says it; leave it out with --join')
+
+
 def run(argv: Optional[Sequence[str]] = None) -> int:
     words, command = split(sys.argv[1:] if argv is None else argv)
     options = build_parser().parse_args(words)
+    check_options(options)
+    if 'json' in options:
+        command.append('--json')
     need('horovod', 'dist')
     if options.join:
         return join(options, command)

@@ -157,6 +157,17 @@ class OtherHosts:
     def done(self) -> bool:
         return all(self._get('done', name) for name in self._names)
 
+    def cause(self, end: End) -> End:
+        """What led to an end on the first host: a rank that was killed on another one, or `end`
+        itself. HostLost for a host that is silent: how long that takes to show is waited for."""
+        until = time.monotonic() + _SILENCE + 2 * BEAT
+        while self._heard and time.monotonic() < until:
+            found = self.failed()
+            if found and found.killed:
+                return found
+            time.sleep(BEAT)
+        return end
+
     def let_go(self) -> None:
         """Tell them that it is over, and give them the time to hear it."""
         self._server.put('stop', True)

@@ -1,5 +1,6 @@
 """The launcher's own parts, without ranks."""
 
+import importlib
 import signal
 import subprocess
 import sys
@@ -7,9 +8,10 @@ import time
 
 import pytest
 from ranks_launched import needs_horovod
+from vargfacenet.__main__ import COMMANDS
 from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.common.launch import __main__ as launcher
-from vargfacenet.common.launch import local, remote
+from vargfacenet.common.launch import check, local, remote
 from vargfacenet.common.launch.local import End, LocalRanks, Stop
 from vargfacenet.common.launch.places import MEETING, Host, environment, places_of
 from vargfacenet.common.parallel import cpu_count
@@ -61,9 +63,70 @@ def test_ranks_wait_for_each_other_as_long_as_the_launcher_does():
 def test_number_of_ranks():
     assert launcher.size_of('auto', '') == cpu_count()
     assert launcher.size_of('3', 'a:2,b:1') == 3
-    for wrong, hosts in (('auto', 'a:2'), ('0', ''), ('', ''), ('two', '')):
+    for wrong, hosts in (('auto', 'a:2'), ('0', ''), ('', ''), ('two', ''), ('10000', '')):
         with pytest.raises(InputError, match='-np'):
             launcher.size_of(wrong, hosts)
+
+
+@pytest.mark.parametrize(
+    ('words', 'told'),
+    [
+        ('-np 2 --port 99999 train', '--port 99999: must be 0..65535'),
+        ('-np 2 --port -1', '--port -1: must be'),
+        ('--join a:99999 --host b', '--join a:99999: expected ADDRESS:PORT'),
+        ('--join a:0 --host b', '--join a:0: expected ADDRESS:PORT'),
+        ('--join a:1 --host b -np 2', '-np: the first host says it'),
+        ('--join a:1 --host b --elastic', '--elastic: the first host says it'),
+        ('-np 2 --host b', '--host b: belongs to --join'),
+        ('-np 2 --remote-shell ssh train', '--remote-shell ssh: all ranks are on this host'),
+        ('-np 2 nope', "unknown command 'nope'; known: distill"),
+        ('-np 2 trian', "did you mean 'train'?"),
+        ('-np 2 --elastic 3 train', "unknown command '3'"),
+        ('-np 2 --elastc train', '--elastc: no such option; did you mean --elastic?'),
+        ('-np 2 train --elastic', '--elastic is an option of train_multi; say it before train'),
+        ('-np 2 train --kvstore local', '--kvstore: ranks talk through Horovod'),
+    ],
+)
+def test_wrong_words_are_one_line_and_start_nothing(words, told, monkeypatch, capsys):
+    monkeypatch.setattr(launcher, 'need', lambda *_: None)  # Horovod is not looked for before
+    monkeypatch.setattr(launcher.subprocess, 'run', None)
+    assert launcher.main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('train_multi: ') and told in line
+
+
+@pytest.mark.parametrize(
+    ('words', 'told'),
+    [
+        ('train --loss arcfase', "unknown loss 'arcfase'"),
+        ('train --lr 0', '--lr 0.0: must be'),
+        ('train --epoch 3', 'did you mean --epochs by --epoch?'),
+        ('distill --teacher t,1 --ckpt 0', '--ckpt 0 keeps no weights'),
+        ('teach --teacher t,1 --data-dir d --views 2', '--views and --augment belong together'),
+        ('identify --probes p.npz --protocol open-set', 'protocol open-set needs --gallery'),
+    ],
+)
+def test_options_of_a_command_are_looked_at_without_data(words, told, capsys):
+    """Nothing that is named here exists."""
+    command, *rest = words.split()
+    assert check.main(command, rest) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'vargfacenet {command}: ') and told in line
+
+
+@pytest.mark.parametrize('command', launcher.COMMANDS)
+def test_no_option_of_a_command_is_taken_for_one_of_the_launcher(command):
+    module, _ = COMMANDS[command]
+    parser = importlib.import_module(f'vargfacenet.{module}').main.parser()
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    for flag in flags - launcher._OF_BOTH - {'--kvstore'}:
+        assert launcher.split(['-np', '2', command, flag])[1] == [command, flag]
+
+
+def test_wrong_input_is_no_reason_to_resume():
+    said = str(launcher._Failure(End('rank 1 on a', 2, 'a'), ['train'], 2))
+    assert said == 'rank 1 on a ended with exit code 2; the others were stopped'
+    assert '--resume goes on' in str(launcher._Failure(End('rank 1 on a', -9, 'a'), ['train'], 2))
 
 
 def test_what_is_left_of_a_job():

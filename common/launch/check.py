@@ -1,0 +1,21 @@
+"""Looks at the options of a command before the launcher starts ranks: `check COMMAND WORDS`.
+
+A process of its own, since the launcher, which forks, should not have the command's libraries in
+it. The log stays silent: the ranks say the same again.
+"""
+
+import importlib
+import logging
+import sys
+
+
+def main(command: str, words: list[str]) -> int:
+    """Exit code: 0 where nothing is wrong that can be told without data."""
+    # by its name: the door knows all rooms, and none may know it
+    module, _ = importlib.import_module('vargfacenet.__main__').COMMANDS[command]
+    return importlib.import_module(f'vargfacenet.{module}').main.check(words)
+
+
+if __name__ == '__main__':
+    logging.disable(logging.CRITICAL)
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
