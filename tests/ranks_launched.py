@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import subprocess
+import time
 
 import pytest
 from conftest import ROOT
@@ -48,3 +49,10 @@ def finish(process, timeout=300, result=True):
 def launch(*words, **options):
     """`start` and `finish`."""
     return finish(start(*words, **options))
+
+
+def wait_for(path, seconds=300):
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, path
+        time.sleep(0.02)

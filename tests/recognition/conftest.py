@@ -5,6 +5,7 @@ import runpy
 import cv2
 import numpy as np
 import pytest
+import ranks_launched
 from conftest import DATA
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.data.recordio import write_face_records
@@ -64,3 +65,29 @@ def small_options(run_options, monkeypatch):
     monkeypatch.setattr(NETWORKS, '_files', dict(NETWORKS._files))
     runpy.run_path(str(SMALL_NETWORK))
     return [*run_options, '--network', 'small', '--network-option', 'emb_size=32']
+
+
+HELD = """
+import time
+from pathlib import Path
+from vargfacenet.recognition import hooks
+
+written = hooks.save_state
+
+def save_state(prefix, config, state, momenta):
+    written(prefix, config, state, momenta)
+    while state.number == 1 and not Path({go!r}).exists():
+        time.sleep(0.01)
+
+hooks.save_state = save_state
+"""
+
+
+@pytest.fixture
+def go(tmp_path, monkeypatch):
+    """File without which runs do not go on from their first checkpoint, so that none ends before
+    the test has killed a rank."""
+    path, plugin = tmp_path / 'go', tmp_path / 'held.py'
+    plugin.write_text(SMALL_NETWORK.read_text() + HELD.format(go=str(path)))
+    monkeypatch.setattr(ranks_launched, 'NETWORK', plugin)
+    return path

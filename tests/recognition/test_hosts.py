@@ -2,16 +2,19 @@
 them, no ssh."""
 
 import contextlib
+import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ranks_launched import LAUNCHER, finish, launch, needs_horovod, start
+from ranks_launched import LAUNCHER, finish, launch, needs_horovod, start, wait_for
 from vargfacenet.common.data.store_file import HEADER_BYTES
 from vargfacenet.common.history import read_history
 from vargfacenet.common.launch.places import MEETING
@@ -140,20 +143,97 @@ def test_two_hosts_teach_and_identify_as_one_process(
 
 def test_a_cut_cable_ends_both_within_a_minute(hosts, options, tmp_path):
     first, second = on_both([*options, '--name', 'cut', '--steps', 100_000])
-    until = time.monotonic() + 120
-    while not (tmp_path / 'cut' / 'model-0001.json').exists():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    ip('-n', SECOND, 'link', 'set', hosts[SECOND], 'down')
-    cut = time.monotonic()
+    wait_for(tmp_path / 'cut' / 'model-0001.json')
+    cut(tmp_path, hosts)
+    since = time.monotonic()
     code, _, errors = finish(first, 100)
     assert code == 1
     assert 'second has not been heard of for 20 s' in errors or 'lost the other ranks' in errors
     code, _, errors = finish(second, 100, result=False)
     assert code == 1
     assert 'the first host has not been heard of' in errors or 'lost the other ranks' in errors
-    assert time.monotonic() - cut < 60
+    assert time.monotonic() - since < 60
     assert list((tmp_path / 'cut').glob('model-*.json'))  # what --resume goes on from
+
+
+# what `ssh HOST LINE` would do, without ssh: this Python's launcher on the other host
+SHELL = """#!{python}
+import os, shlex, sys
+words = shlex.split(sys.argv[2].partition(' && exec ')[2])[1:]
+os.execvp('ip', ['ip', 'netns', 'exec', '{second}', *{launcher!r}, *words])
+"""
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """A --remote-shell that leads to the second host."""
+    path = tmp_path / 'shell'
+    path.write_text(SHELL.format(python=sys.executable, second=SECOND, launcher=LAUNCHER))
+    path.chmod(0o755)
+    return path
+
+
+def process_on_second(folder, rank=None):
+    """Number of a rank's process, or of the launcher, that a job with its runs in `folder` has on
+    the second host."""
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            words = path.read_bytes().split(b'\0')
+            variables = (path.parent / 'environ').read_bytes().split(b'\0')
+        except OSError:
+            continue
+        joined = b'--join' in words
+        wanted = joined if rank is None else b'HOROVOD_RANK=%d' % rank in variables
+        if wanted and str(folder).encode() in words:
+            return int(path.parent.name)
+    raise AssertionError('no such process on the second host')
+
+
+def cut(folder, ends):
+    ip('-n', SECOND, 'link', 'set', ends[SECOND], 'down')
+
+
+def kill_rank(folder, ends):
+    os.kill(process_on_second(folder, rank=2), signal.SIGKILL)
+
+
+def kill_host(folder, ends):
+    os.kill(process_on_second(folder), signal.SIGKILL)
+
+
+LOST = 'host second has not been heard of for 20 s; starting again with 1 of 3 ranks'
+
+
+@pytest.mark.parametrize(
+    ('harm', 'left', 'told'),
+    [
+        (
+            kill_rank,
+            2,
+            'rank 2 on second was killed by SIGKILL; starting again with 2 of 3 ranks',
+        ),
+        (kill_host, 1, LOST),
+        (cut, 1, LOST),
+    ],
+)
+def test_an_elastic_job_goes_on_without_what_another_host_lost(
+    harm, left, told, hosts, options, shell, tmp_path, go
+):
+    """One rank on the first host, two on the second: one of these dies, or the launcher there, and
+    its ranks with it, which resets their connections, or the cable is cut and nothing is heard."""
+    inside = ['ip', 'netns', 'exec', FIRST, *LAUNCHER]
+    here = ['-np', 3, '-H', 'first:1,second:2', '--address', ADDRESS, '--port', PORT]
+    words = [*options, '--name', 'elastic', '--steps', 12]
+    first = start(*here, '--elastic', '--remote-shell', shell, *words, program=inside)
+    wait_for(tmp_path / 'elastic' / 'model-0001.json')
+    harm(tmp_path, hosts)
+    go.touch()
+    code, result, errors = finish(first)
+    assert code == 0, errors
+    assert f'train_multi: {told}' in errors.splitlines()
+    assert result['steps'] == 12
+    (state,) = (tmp_path / 'elastic').glob('model-0*.json')
+    assert json.loads(state.read_text())['config']['num_workers'] == left
 
 
 def test_a_host_whose_shell_fails_is_named(hosts, options):

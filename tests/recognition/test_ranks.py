@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ranks_launched
-from ranks_launched import NETWORK, finish, launch, needs_horovod, start
+from ranks_launched import NETWORK, finish, launch, needs_horovod, start, wait_for
 from saved_weights import assert_same_weights, weights
 from vargfacenet.common import plugins
 from vargfacenet.common.data.recordio import RecordFile
@@ -247,7 +247,8 @@ def test_teaches_the_same_store(begun, patterns, tmp_path, monkeypatch, run_comm
     ],
 )
 def test_a_wrong_option_is_told_in_one_line(wrong, told, begun, patterns, tmp_path):
-    """Once, by the first rank. Modules of the working directory are not imported by ranks."""
+    """Once: before ranks start, or where it takes data by the first of them. Modules of the
+    working directory are not imported by ranks."""
     for name in ('numpy', 'json', 'vargfacenet'):
         (tmp_path / f'{name}.py').write_text('open("ran", "w")\n')
     words = ['teach', '--data-dir', patterns, '--teacher', begun, *wrong]
@@ -274,39 +275,6 @@ def rank_of(launcher, rank):
         if parent == launcher.pid and b'HOROVOD_RANK=%d' % rank in words:
             return int(path.parent.name)
     raise AssertionError(f'no rank {rank}')
-
-
-def wait_for(path, seconds=300):
-    until = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < until, path
-        time.sleep(0.02)
-
-
-HELD = """
-import time
-from pathlib import Path
-from vargfacenet.recognition import hooks
-
-written = hooks.save_state
-
-def save_state(prefix, config, state, momenta):
-    written(prefix, config, state, momenta)
-    while state.number == 1 and not Path({go!r}).exists():
-        time.sleep(0.01)
-
-hooks.save_state = save_state
-"""
-
-
-@pytest.fixture
-def go(tmp_path, monkeypatch):
-    """File without which runs do not go on from their first checkpoint, so that none ends before
-    the test has killed a rank."""
-    path, plugin = tmp_path / 'go', tmp_path / 'held.py'
-    plugin.write_text(NETWORK.read_text() + HELD.format(go=str(path)))
-    monkeypatch.setattr(ranks_launched, 'NETWORK', plugin)
-    return path
 
 
 def test_a_killed_rank_ends_all_and_resumes_to_the_bit(place, two, begun, go):
