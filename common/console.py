@@ -32,7 +32,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import InputError, RunError
-from .files import error_of_disk
+from .files import empty_folders_removed, error_of_disk
 from .plugins import load_plugins
 from .registry import nearest, unknown_name
 
@@ -316,6 +316,14 @@ def check_ranges(options: Iterable[tuple[str, float, float, float]]) -> None:
             raise InputError(f'{flag} {value}: must be {low}..{high}')
 
 
+def refuse_options(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """Raise InputError for those of the options, by their names in `args`, that were given though
+    nothing would come of them; `why` ends the line. Their defaults are None, False or []."""
+    given = [name for name in names if getattr(args, name) not in (None, False, [])]
+    if given:
+        raise InputError(f'{", ".join("--" + name.replace("_", "-") for name in given)}: {why}')
+
+
 def command(
     name: str,
     build_parser: Callable[[Parser], None],
@@ -368,7 +376,7 @@ def command(
             _command_line.set(shlex.join(['vargfacenet', *name.split(), *words]))
             arguments = make_parser().parse_args(words)
             asked = vars(arguments).pop('json', False)
-            with _stopped_by_signals():
+            with _stopped_by_signals(), empty_folders_removed():
                 result = run(arguments)
             result, code = result if isinstance(result, tuple) else (result, 0)
             if result is not None and (asked or not sys.stdout.isatty()):

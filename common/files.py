@@ -11,10 +11,11 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 from . import limits
 from .errors import InputError
@@ -24,6 +25,7 @@ PathLike = Union[str, Path]
 log = logging.getLogger(__name__)
 
 _held: set[Path] = set()  # folders that this process keeps
+_made: list[Path] = []  # folders that `output_folder` made, those above others first
 _hidden: dict[Path, list[str]] = {}  # folder -> names that begin with a dot, at its first use here
 
 _BYTE_ORDER_MARK = '\ufeff'
@@ -34,25 +36,27 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it is flushed to disk and renamed, and the
     folder's new entry flushed as well.
 
-    On any error the temporary file is removed and `path` is as it was. What a killed command left
-    of the same `path` goes first. The temporary name keeps the suffix, since some writers choose
-    the format by it.
+    On any error the temporary file is removed and `path` is as it was; an OSError names `path`.
+    What a killed command left of the same `path` goes first. The temporary name keeps the suffix,
+    since some writers choose the format by it.
     """
     path = Path(path)
+    # there when the command began, but another that made it may have failed and taken it back
+    path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    descriptor, temporary = _locked_temporary(path)
-    try:
-        # mkstemp creates 0600; a finished file gets what open() would have given it
-        os.fchmod(descriptor, 0o666 & ~_umask())
-        with naming(path):
+    with naming(path, in_place_of=_temporary_form(path)):
+        descriptor, temporary = _locked_temporary(path)
+        try:
+            # mkstemp creates 0600; a finished file gets what open() would have given it
+            os.fchmod(descriptor, 0o666 & ~_umask())
             yield temporary
             with open(temporary, 'rb+') as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
             sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(descriptor)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -86,12 +90,14 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def naming(path: PathLike) -> Iterator[None]:
-    """Let an OSError that names no file, as that of a write does, name this one."""
+def naming(path: PathLike, in_place_of: Optional[re.Pattern] = None) -> Iterator[None]:
+    """Let an OSError that names no file, as that of a write does, or one whose name without its
+    folder is `in_place_of`, name this one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        named = error.filename
+        if named is None or (in_place_of and in_place_of.fullmatch(os.path.basename(str(named)))):
             error.filename = str(path)
         raise
 
@@ -113,6 +119,11 @@ def error_of_disk(path: PathLike, reason: str) -> str:
     """What is said of a disk's error: the file and its device, where room has to be made."""
     device = device_of(path)
     return f'{path}: {reason}{device and f" ({device})"}'
+
+
+def _temporary_form(path: Path) -> re.Pattern:
+    """What the names of temporary files of `atomic_path(path)` are like."""
+    return re.compile(rf'\.{re.escape(path.stem)}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}')
 
 
 def _locked_temporary(path: Path) -> tuple[int, Path]:
@@ -139,8 +150,7 @@ def _remove_leftovers(path: Path) -> None:
         _hidden[folder] = []
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             _hidden[folder] = [entry.name for entry in entries if entry.name.startswith('.')]
-    form = re.compile(rf'\.{re.escape(path.stem)}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}')
-    for name in filter(form.fullmatch, _hidden[folder]):
+    for name in filter(_temporary_form(path).fullmatch, _hidden[folder]):
         with contextlib.suppress(OSError), open(folder / name, 'rb') as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (folder / name).unlink()
@@ -220,8 +230,8 @@ def is_file(path: PathLike) -> bool:
 
 
 def free_to_write(path: PathLike, overwrite: bool) -> Path:
-    """`path` as a Path if nothing is there or `overwrite`; otherwise InputError naming it."""
-    path = Path(path)
+    """`output_file(path)` if nothing is there or `overwrite`; otherwise InputError naming it."""
+    path = output_file(path)
     if path.exists() and not overwrite:
         raise InputError(f'{path} is there already; choose another place, or say --overwrite')
     return path
@@ -230,11 +240,14 @@ def free_to_write(path: PathLike, overwrite: bool) -> Path:
 def output_folder(path: PathLike) -> Path:
     """Create `path` if needed and prove that files can be written there.
 
-    Raises InputError for a read-only place or a path that is a file, before work starts.
+    Raises InputError for a read-only place or a path that is a file, before work starts. Of what is
+    made here `empty_folders_removed` takes back what stays empty.
     """
     path = Path(path)
     try:
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        _made.extend(reversed([folder.absolute() for folder in new]))
         with tempfile.NamedTemporaryFile(dir=path, prefix='.probe.'):
             pass
     except OSError as error:
@@ -242,6 +255,40 @@ def output_folder(path: PathLike) -> Path:
         reason = state_of(path) if isinstance(error, FileExistsError) else error.strerror
         raise InputError(f'{path}: cannot write here ({reason}); choose another folder') from None
     return path
+
+
+def output_file(path: PathLike) -> Path:
+    """`path` as a Path if a file can be written there, whose folder is made if needed.
+
+    Raises InputError for a folder, a device or the like of that name, and for a place as
+    `output_folder` refuses it: before work starts, since `atomic_path` replaces what is there.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    except (OSError, ValueError) as error:  # below a file, too long, or with a null character
+        reason = getattr(error, 'strerror', None) or error
+        raise InputError(f'{path}: cannot write here ({reason}); choose another file') from None
+    if not stat.S_ISREG(mode):
+        what = 'a folder' if stat.S_ISDIR(mode) else 'no ordinary file'
+        raise InputError(f'{path} is {what}; name a file to write')
+    output_folder(path.parent)
+    return path
+
+
+@contextlib.contextmanager
+def empty_folders_removed() -> Iterator[None]:
+    """Remove, at the end, the folders that `output_folder` made inside and in which nothing lies:
+    what a command leaves that failed, or that wrote nothing there."""
+    before = len(_made)
+    try:
+        yield
+    finally:
+        while len(_made) > before:
+            with contextlib.suppress(OSError):  # not empty, or gone
+                _made.pop().rmdir()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ before it has seen the bytes that fill it.
 
 import contextlib
 import mmap
+import os
 import pickletools
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Optional
@@ -284,5 +285,10 @@ def damage_reported(path: PathLike) -> Iterator[None]:
 
 
 def mapped(handle: Any) -> mmap.mmap:
-    """The file's bytes; unlike a file it takes no memory for more bytes than it has."""
+    """The file's bytes; unlike a file it takes no memory for more bytes than it has.
+
+    Raises InputError for an empty file.
+    """
+    if not os.fstat(handle.fileno()).st_size:
+        raise InputError('the file is empty')
     return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)

@@ -409,6 +409,8 @@ def _look_at_gallery(folder: Path, checked: Checked) -> None:
         checked.remarks.append(f'its log tells of {found.decisions} decisions and changes')
     if found.sealed:
         checked.remarks.append('it is sealed: its rows and records were not looked at')
+    if found.without_checksums:
+        checked.remarks.append('its rows have no checksums; the next use of the gallery adds them')
     if found.open_to_others:
         files = ', '.join(found.open_to_others)
         checked.remarks.append(f'others can read {files}; the next use of the gallery ends that')

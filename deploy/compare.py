@@ -17,7 +17,14 @@ from ..common.engine.export_record import read_record, weights_name
 from ..common.engine.model_name import resolve
 from ..common.engine.options import add_options_or_default
 from ..common.files import input_file
-from .decide import Decision, add_threshold_options, choose_threshold, embedder_from
+from .decide import (
+    Decision,
+    add_threshold_options,
+    check_threshold_options,
+    choose_threshold,
+    embedder_from,
+)
+from .decision_log import check_log_path
 from .decision_notes import note_comparison
 from .faces import add_faces_option, face_of
 
@@ -60,6 +67,9 @@ def _measured_elsewhere(model: str) -> bool:
 def run(args: argparse.Namespace) -> dict:
     for path in args.photographs:  # before a model is loaded and speaks
         input_file(path, 'photograph')
+    check_threshold_options(args)
+    if args.log:
+        check_log_path(args.log)
     args.engine = _engine(args)
     embedder = embedder_from(args)
     threshold, far = choose_threshold(args, embedder)

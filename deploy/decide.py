@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional
 from ..common.console import Parser
 from ..common.engine.options import open_from
 from ..common.errors import InputError
+from ..common.files import input_file
 from .embedder import FaceEmbedder
 from .tail import GalleryDecision, Tail, fpir_of, gallery_decision
 from .thresholds import measure_file
@@ -85,6 +86,19 @@ def add_threshold_options(
     parser.add_argument('--threshold', type=float, help='cosine above which it is one person')
 
 
+def check_threshold_options(args: argparse.Namespace) -> None:
+    """Raise InputError for options of `choose_threshold` that are out of range, name no file or
+    exclude each other: before a model is opened."""
+    if args.threshold is not None and (args.far is not None or args.pairs):
+        raise InputError('--threshold chooses the cosine itself; leave out --far and --pairs')
+    if args.far is not None and not 0 < args.far < 1:
+        raise InputError(f'--far {args.far:g}: expected a share between 0 and 1')
+    if args.threshold is not None and not -1 <= args.threshold <= 1:
+        raise InputError(f'--threshold {args.threshold:g}: a cosine is -1..1')
+    if args.pairs:
+        input_file(args.pairs, 'pair set')
+
+
 class Decision(NamedTuple):
     """The cosine above which it is one person, and the false-accept rate that it stands for."""
 
@@ -93,15 +107,13 @@ class Decision(NamedTuple):
 
 
 def choose_threshold(args: argparse.Namespace, embedder: FaceEmbedder) -> Decision:
-    """The threshold of the options `threshold`, `pairs` and `far`, which count in this order.
+    """The threshold of the options `threshold`, `pairs` and `far`.
 
-    Raises InputError for a FAR that the pairs or the export cannot tell.
+    Raises InputError as `check_threshold_options`, and for a FAR that the pairs or the export
+    cannot tell.
     """
-    if args.far is not None and not 0 < args.far < 1:
-        raise InputError(f'--far {args.far:g}: expected a share between 0 and 1')
+    check_threshold_options(args)
     if args.threshold is not None:
-        if not -1 <= args.threshold <= 1:
-            raise InputError(f'--threshold {args.threshold:g}: a cosine is -1..1')
         return Decision(args.threshold, None)
     if args.pairs:
         measured = measure_file(embedder.embed, args.pairs, args.far)
@@ -161,6 +173,15 @@ def decide_for_gallery(
     return decision
 
 
+def check_gallery_options(args: argparse.Namespace) -> None:
+    """Raise InputError for options of `choose_for_gallery`, as `check_threshold_options`."""
+    check_threshold_options(args)
+    check_fpir(args.fpir)
+    single = (args.threshold, args.pairs, args.far)
+    if args.fpir is not None and any(value is not None for value in single):
+        raise InputError('--fpir chooses the threshold; leave out --threshold, --pairs and --far')
+
+
 def choose_for_gallery(
     args: argparse.Namespace, embedder: FaceEmbedder, faces: int
 ) -> Optional[GalleryDecision]:
@@ -169,14 +190,13 @@ def choose_for_gallery(
     With one of the first three it is that of one comparison, and the rate of the gallery follows
     from it where it is known.
     """
+    check_gallery_options(args)
     fpir = check_fpir(args.fpir, usual_rates(embedder).fpir)
     if args.threshold is None and args.pairs is None and args.far is None:
         decision = decide_for_gallery(embedder, faces, fpir)
         if decision is None:
             choose_threshold(args, embedder)  # says why
         return decision
-    if args.fpir is not None:
-        raise InputError('--fpir chooses the threshold; leave out --threshold, --pairs and --far')
     threshold, far = choose_threshold(args, embedder)
     if threshold is None:
         return None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from ..common.errors import InputError, RunError
-from ..common.files import PathLike
+from ..common.files import PathLike, output_file
 
 LOG = 'decisions.jsonl'
 _HEAD = '.head'
@@ -36,6 +36,13 @@ class LogState(NamedTuple):
 def head_path(path: PathLike) -> Path:
     """The file that says how many lines a log has."""
     return Path(f'{path}{_HEAD}')
+
+
+def check_log_path(path: PathLike) -> None:
+    """Raise InputError where no log can be kept, before anything is decided."""
+    for each in map(output_file, (path, head_path(path))):
+        if each.exists() and not os.access(each, os.W_OK):
+            raise InputError(f'{each}: cannot write here (permission denied); choose another log')
 
 
 def append(path: PathLike, what: str, **fields: Any) -> None:

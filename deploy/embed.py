@@ -27,7 +27,7 @@ from ..common.data.listed import listed_path, read_list
 from ..common.data.video import find_videos
 from ..common.engine.options import add_options_or_default
 from ..common.errors import InputError
-from ..common.files import atomic_path, input_file, naming, output_folder
+from ..common.files import atomic_path, input_file, naming, output_file
 from ..common.parallel import cpu_count, ordered_map
 from .decide import embedder_from
 from .embed_video import add_video_options, check_video_options, run_videos
@@ -111,6 +111,7 @@ def _check(args: argparse.Namespace) -> None:
     console.check_ranges(ranges)
     if args.out.suffix != '.npz':
         raise InputError(f'--out {args.out}: expected a name that ends in .npz')
+    output_file(args.out)
 
 
 class _Tally(NamedTuple):
@@ -201,10 +202,15 @@ def run(args: argparse.Namespace) -> dict:
     check_video_options(args)
     work = run_videos if args.video else _run_pictures
     found = (find_videos if args.video else find_pictures)(args.source)
-    output_folder(args.out.parent)
     embedder = embedder_from(args)
     with naming(args.out), tempfile.TemporaryFile(dir=args.out.parent) as rows:
         columns, result = work(args, found, embedder, rows)
+        if not rows.tell():
+            reasons = result.get('left_out_videos') or result['left_out_paths']
+            raise InputError(
+                f'none of {len(found)} {"videos" if args.video else "pictures"} has a face that '
+                f'can be embedded, so {args.out} is not written; the first: {reasons[0]}'
+            )
         columns['input'] = np.array(embedder.preprocessing)
         write_features(args.out, rows, embedder.embedding_size, columns)
     return {

@@ -4,7 +4,8 @@ Two files in a folder: `gallery.sqlite` knows who has which rows, `embeddings.f3
 plain float32 matrix that is searched where it lies (memory-mapped). A row counts only once the
 database names it, and it is on disk before the database does, so a crash at any moment leaves the
 gallery as it was before or after the change. What is removed is overwritten. Both are for their
-owner alone, and `decisions.jsonl` beside them tells what was done.
+owner alone, and `decisions.jsonl` beside them tells what was done. A row that is not what was
+enrolled, as its checksum tells, is named and matches nobody.
 
 With a key, or a plugin's codec, rows, pictures, names and all else that is known of people are
 sealed; the rows are then opened into memory.
@@ -13,6 +14,7 @@ sealed; the rows are then opened into memory.
 import contextlib
 import logging
 import mmap
+import operator
 import os
 import sqlite3
 import threading
@@ -32,6 +34,7 @@ from .gallery_file import (
     FORMAT,
     MATRIX,
     MAX_CROP,
+    WITHOUT_CHECKSUMS,
     Database,
     is_matrix,
     make_private,
@@ -59,6 +62,8 @@ _GROWTH = 1024  # rows by which the matrix file grows at least
 UNIT_TOLERANCE = 1e-3
 _LOCK_SECONDS = 10.0  # to wait for another process that writes
 _WORK_PER_FACE = 1000  # instructions of SQLite, at most
+_NAMED = 5  # people whose rows are damaged
+_first = operator.itemgetter(0)
 
 
 class UnknownIdentity(InputError):
@@ -119,6 +124,7 @@ class Gallery:
     ):
         if fingerprint is None:
             check_exists(folder)
+        gallery_tables.check_lock(key, codec)  # before there is a file
         self.folder = private_folder(folder)
         self._lock = threading.RLock()
         self._wait = _LOCK_SECONDS if wait is None else wait
@@ -204,7 +210,10 @@ class Gallery:
             numbers = {name: self._written_person(name, terms) for name in dict.fromkeys(names)}
             people = [numbers[name] for name in names]
             places = self._unused(len(names)).tolist()
-            self._write_rows(np.asarray(places, np.int64), self._sealed_rows(rows, places, people))
+            sealed = self._sealed_rows(rows, places, people)
+            self._write_rows(np.asarray(places, np.int64), sealed)
+            if not self.is_sealed:
+                gallery_tables.put_checksums(self._database, places, sealed)
             for place, person, face, crop in zip(places, people, faces, crops):
                 gallery_tables.put_face(self._database, self._seal, place, person, face, crop)
         self.note('enrol', people=list(numbers.values()), faces=len(names))
@@ -300,10 +309,18 @@ class Gallery:
         lock = gallery_tables.new_lock(key, codec)
         with self._change():
             faces = np.flatnonzero(self._codes >= 0)
+            if self._damaged:
+                raise InputError(
+                    f'gallery {self.folder}: rows of {self._names_of(self._damaged)} are damaged, '
+                    f'and sealed they would seem whole; remove these people and enrol them anew'
+                )
             self._database.allow(_WORK_PER_FACE * (len(faces) + len(self._people)))
             generation = gallery_tables.generation_of(self._meta) + 1
             self._write_matrix(generation, lock.seal)
             gallery_tables.seal_anew(self._database, self._seal, lock, generation)
+            if lock.seal.is_open:
+                rows = (self._matrix[row] for row in faces)
+                gallery_tables.put_checksums(self._database, faces.tolist(), rows)
         with self._access():
             self._use(lock.seal)
         self._tidy()
@@ -352,8 +369,7 @@ class Gallery:
         return np.flatnonzero(self._codes == self._order.index(person))
 
     def _forget(self, person: int) -> None:
-        self._database.execute('DELETE FROM faces WHERE person = ?', (person,))
-        self._database.execute('DELETE FROM people WHERE person = ?', (person,))
+        gallery_tables.forget_person(self._database, person)
 
     def _written_person(self, name: str, terms: Terms) -> int:
         """The number of a person, who is written if new, or if the terms are."""
@@ -397,7 +413,7 @@ class Gallery:
         self._size = int(meta['size'])
         found = gallery_tables.codec_of(self.folder, meta, codec, key)
         if meta['format'] != FORMAT:
-            self._bring_up_to_date(Seal(found), found)
+            self._bring_up_to_date(meta, Seal(found), found)
         self._use(Seal(found))
 
     def _use(self, seal: Seal) -> None:
@@ -410,23 +426,37 @@ class Gallery:
         self._matrix_path = self.folder / matrix_name(gallery_tables.generation_of(self._meta))
         self._matrix_file = os.open(self._matrix_path, os.O_RDWR | os.O_CREAT, 0o600)
         self._version = None
+        self._whole: set[tuple[int, Any]] = set()  # (row, checksum) of rows that have it
+        self._damaged: list[int] = []  # rows that have another
 
-    def _bring_up_to_date(self, seal: Seal, codec: Optional[Codec]) -> None:
-        """Write the tables of a gallery of the first format anew; rows as well if sealed."""
+    def _bring_up_to_date(self, meta: dict, seal: Seal, codec: Optional[Codec]) -> None:
+        """Write the tables of a gallery of an older format anew; of the first one also the rows if
+        they are sealed."""
         with self._transaction():
-            if self._database.format() == FORMAT:  # another process was faster
+            before = self._database.format()
+            if before == FORMAT:  # another process was faster
                 return
-            people = gallery_tables.migrate(self._database, seal, codec)
-            if codec:
-                width = len(codec.seal(bytes(4 * self._size)))
-                raw = (self.folder / MATRIX).read_bytes()
-                rows = (
-                    (row, person, codec.open(raw[width * row : width * (row + 1)]))
-                    for row, person in people.items()
-                )
-                self._write_new_matrix(1, seal, rows)
-                gallery_tables.set_generation(self._database, 1)
+            if before == WITHOUT_CHECKSUMS:
+                path = self.folder / matrix_name(gallery_tables.generation_of(meta))
+            else:
+                path = self.folder / MATRIX
+                self._migrate(path, seal, codec)
+            rows = None if codec else _rows_of(path, 4 * self._size)
+            gallery_tables.add_checksums(self._database, rows)
         log.info('%s: its tables have a newer form now; all that it holds is kept', self.folder)
+
+    def _migrate(self, path: Path, seal: Seal, codec: Optional[Codec]) -> None:
+        """From the first format to the second."""
+        people = gallery_tables.migrate(self._database, seal, codec)
+        if codec:
+            width = len(codec.seal(bytes(4 * self._size)))
+            raw = path.read_bytes()
+            rows = (
+                (row, person, codec.open(raw[width * row : width * (row + 1)]))
+                for row, person in people.items()
+            )
+            self._write_new_matrix(1, seal, rows)
+            gallery_tables.set_generation(self._database, 1)
 
     def _write_matrix(self, generation: int, seal: Seal) -> None:
         """All rows, sealed anew, in a file of their own."""
@@ -520,6 +550,13 @@ class Gallery:
         version = (self._database.execute('PRAGMA data_version').fetchone()[0], date.today())
         if version == self._version:
             return
+        if self._database.connection.in_transaction:
+            self._read_anew(version)
+        else:  # rows and their checksums of one state: who takes a row for another face waits
+            with self._transaction('DEFERRED'):
+                self._read_anew(version)
+
+    def _read_anew(self, version: tuple) -> None:
         if gallery_tables.checked_meta(self._database) != self._meta:
             raise RunError(f'gallery {self.folder} was sealed anew meanwhile; open it again')
         people = gallery_tables.read_people(self._database, self._seal)
@@ -540,11 +577,35 @@ class Gallery:
         codes = {number: code for code, number in enumerate(people)}
         for row, person in faces:
             self._codes[row] = codes[person]
-        over = [codes[n] for n, person in people.items() if person.has_expired(version[1])]
-        self._not_searched = np.flatnonzero((self._codes < 0) | np.isin(self._codes, over))
         self._raw = self._map(capacity)
         self._matrix = self._opened(faces) if self.is_sealed else self._raw.view(np.float32)
+        if not self.is_sealed:
+            self._check_rows([row for row, _ in faces])
+        over = [codes[n] for n, person in people.items() if person.has_expired(version[1])]
+        off = (self._codes < 0) | np.isin(self._codes, over)
+        off[self._damaged] = True
+        self._not_searched = np.flatnonzero(off)
         self._version = version
+
+    def _check_rows(self, places: list[int]) -> None:
+        """Compare the checksums of rows that were not looked at, and name the damaged ones."""
+        checksums = gallery_tables.read_checksums(self._database)
+        noted = {(place, checksums.get(place)) for place in places}
+        damaged = gallery_tables.damaged_rows(self._raw, sorted(noted - self._whole, key=_first))
+        self._whole = noted - damaged
+        rows = sorted(row for row, _ in damaged)
+        if not set(rows).issubset(self._damaged):
+            log.warning(
+                '%s: %d rows are not what was enrolled and match nobody, of %s; remove these '
+                'people and enrol them anew, or copy the gallery again',
+                *(self._matrix_path, len(rows), self._names_of(rows)),
+            )
+        self._damaged = rows
+
+    def _names_of(self, places: list[int]) -> str:
+        """Of the people who have these rows, the first of them."""
+        names = sorted({self._people[self._order[self._codes[place]]].name for place in places})
+        return ', '.join(names[:_NAMED]) + (' ...' if len(names) > _NAMED else '')
 
     def _opened(self, faces: list[tuple[int, int]]) -> np.ndarray:
         """The rows of a sealed gallery, float32 (rows of the file, D)."""
@@ -622,6 +683,14 @@ def check_exists(folder: PathLike) -> None:
     """Raise InputError unless a folder holds a gallery."""
     if not (Path(folder) / DATABASE).is_file():
         raise InputError(f'{folder} holds no gallery; `vargfacenet gallery enrol` makes one')
+
+
+def _rows_of(path: Path, width: int) -> np.ndarray:
+    """The whole rows of a matrix file, uint8 (N, width)."""
+    count = path.stat().st_size // width if path.is_file() else 0
+    if not count:
+        return np.empty((0, width), np.uint8)
+    return np.memmap(path, np.uint8, 'r', shape=(count, width))
 
 
 def _as_text(person: int) -> str:

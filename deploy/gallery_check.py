@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Inspection(NamedTuple):
     faces: int
     identities: int
     sealed: bool  # by a key or a codec: rows and records were not looked at
+    without_checksums: bool  # an older version wrote it, and its rows have none
     decisions: int  # lines of its log
     open_to_others: list[str]  # files that others can read
     problems: list[str]
@@ -43,6 +44,9 @@ def inspect_gallery(folder: PathLike) -> Inspection:
             meta = gallery_tables.checked_meta(database)
             state = [text for (text,) in database.execute('PRAGMA integrity_check(20)')]
             faces, people = _content(database, meta)
+            checksums = None
+            if 'codec' not in meta and meta['format'] == FORMAT:
+                checksums = gallery_tables.read_checksums(database)
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise InputError(f'{path} is damaged: {error}') from None
     problems = [] if state == ['ok'] else [f'{path}: {text}' for text in state]
@@ -52,7 +56,7 @@ def inspect_gallery(folder: PathLike) -> Inspection:
     elif faces and not sealed:
         matrix = folder / matrix_name(gallery_tables.generation_of(meta))
         named = [(row, people[person]) for row, person in faces]
-        problems += _damaged_rows(matrix, int(meta['size']), named)
+        problems += _damaged_rows(matrix, int(meta['size']), named, checksums)
     decisions = 0
     if (folder / LOG).is_file():
         decisions, damaged = check_log(folder / LOG)
@@ -60,13 +64,19 @@ def inspect_gallery(folder: PathLike) -> Inspection:
     ours = sorted(file for file in folder.iterdir() if is_gallery_file(file.name))
     seen = [str(file) for file in ours if file.stat().st_mode & 0o077]
     return Inspection(
-        len(faces), len({person for _, person in faces}), sealed, decisions, seen, problems
+        len(faces),
+        len({person for _, person in faces}),
+        sealed,
+        not sealed and checksums is None,
+        decisions,
+        seen,
+        problems,
     )
 
 
 def _content(database: Database, meta: dict) -> tuple[list[tuple], dict]:
     """((row, person) of every face, person -> name); names of a sealed gallery are ''."""
-    if meta['format'] != FORMAT:
+    if meta['format'] == '1':
         faces = list(database.scan('SELECT row, identity FROM faces ORDER BY row'))
         return faces, {name: name for _, name in faces if isinstance(name, str)}
     faces = gallery_tables.read_faces(database)
@@ -77,17 +87,27 @@ def _content(database: Database, meta: dict) -> tuple[list[tuple], dict]:
     return faces, {number: person.name for number, person in people.items()}
 
 
-def _damaged_rows(path: Path, size: int, faces: Sequence[tuple[int, str]]) -> list[str]:
-    """What is wrong with the rows of the matrix that faces have."""
+def _damaged_rows(
+    path: Path, size: int, faces: Sequence[tuple[int, str]], checksums: Optional[dict[int, Any]]
+) -> list[str]:
+    """What is wrong with the rows of the matrix that faces have; an older gallery has no
+    checksums."""
     width = 4 * size
     capacity = path.stat().st_size // width if path.is_file() else 0
     needed = max(row for row, _ in faces) + 1
     if needed > capacity:
         return [f'{path} is cut off: it holds {capacity} rows and the gallery needs {needed}']
     matrix = np.memmap(path, np.float32, 'r', shape=(capacity, size))
-    lengths = np.linalg.norm(matrix[[row for row, _ in faces]], axis=1)
-    bad = np.flatnonzero(~(np.abs(lengths - 1) < UNIT_TOLERANCE))  # NaN as well
-    return [
-        f'{path}: row {faces[index][0]}, of {faces[index][1]}, is of no unit length'
-        for index in bad
-    ]
+    places = [row for row, _ in faces]
+    lengths = np.linalg.norm(matrix[places], axis=1)
+    no_unit = ~(np.abs(lengths - 1) < UNIT_TOLERANCE)  # NaN as well
+    changed = set()
+    if checksums is not None:
+        noted = [(row, checksums.get(row)) for row in places]
+        changed = {row for row, _ in gallery_tables.damaged_rows(matrix.view(np.uint8), noted)}
+    problems = []
+    for (row, name), is_no_unit in zip(faces, no_unit):
+        if row in changed or is_no_unit:
+            what = 'is not what was enrolled' if row in changed else 'is of no unit length'
+            problems.append(f'{path}: row {row}, of {name}, {what}')
+    return problems

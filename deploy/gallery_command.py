@@ -23,10 +23,11 @@ from ..common import console
 from ..common.data.image import encode_jpeg
 from ..common.engine.options import add_options_or_default
 from ..common.errors import InputError
-from ..common.files import free_to_write
+from ..common.files import input_file
 from .decide import (
     DEFAULT_FPIR,
     add_threshold_options,
+    check_gallery_options,
     choose_for_gallery,
     decide_for_gallery,
     embedder_from,
@@ -37,10 +38,11 @@ from .embedder import FaceEmbedder
 from .enrolment import enrolment_doubts, poor_quality, repeated
 from .faces import Face, add_faces_option, face_of
 from .gallery import Gallery, check_exists
-from .gallery_file import DATABASE
+from .gallery_file import DATABASE, private_folder
 from .gallery_records import checked_name, checked_terms, picture_digest
-from .person_export import about_person, export_person
-from .sealing import CODEC_HELP, NEW, add_key_options, key_of, make_key
+from .gallery_tables import check_lock
+from .person_export import about_person, check_export_path, export_person
+from .sealing import CODEC_HELP, NEW, Key, add_key_options, key_of, make_key
 from .tail import GalleryDecision
 
 log = logging.getLogger(__name__)
@@ -131,23 +133,38 @@ _OPTIONS = {
 
 
 def _opened(
-    args: argparse.Namespace, embedder: Optional[FaceEmbedder] = None, codec: str = ''
+    args: argparse.Namespace,
+    key: Optional[Key],
+    embedder: Optional[FaceEmbedder] = None,
+    codec: str = '',
 ) -> contextlib.closing[Gallery]:
     model = (embedder.embedding_size, embedder.fingerprint) if embedder else (None, None)
-    key = key_of(args, args.gallery, not (args.gallery / DATABASE).is_file())
     return contextlib.closing(Gallery(args.gallery, *model, codec, key))
+
+
+def _key(args: argparse.Namespace) -> Optional[Key]:
+    """The key that was given to open the gallery that is there."""
+    check_exists(args.gallery)
+    return key_of(args, args.gallery, is_new=False)
 
 
 def _enrol(args: argparse.Namespace) -> dict:
     name = checked_name(args.name)
     terms = checked_terms(args.basis, args.purpose, args.expires)
+    for path in args.photographs:
+        input_file(path, 'photograph')
+    is_new = not (args.gallery / DATABASE).is_file()
+    key = key_of(args, args.gallery, is_new)
+    check_lock(key, args.codec)
+    if is_new:
+        private_folder(args.gallery)
     embedder = embedder_from(args)
     faces = [face_of(embedder, path, args.faces) for path in args.photographs]
     again = repeated(faces)
     doubts = [f'{args.photographs[row]}: the same picture is given twice' for row in again]
     # opened last: a new gallery is made only when there is something to put into it
     if (args.gallery / DATABASE).is_file():
-        with _opened(args, embedder) as gallery:
+        with _opened(args, key, embedder, args.codec) as gallery:
             doubts += _doubts(args, embedder, gallery, faces)
     else:
         doubts += [
@@ -160,7 +177,7 @@ def _enrol(args: argparse.Namespace) -> dict:
     for doubt in doubts:
         log.warning('%s; enrolled all the same', doubt)
     crops = [encode_jpeg(face.crop) for face in faces]
-    with _opened(args, embedder, args.codec) as gallery:
+    with _opened(args, key, embedder, args.codec) as gallery:
         gallery.enrol(
             [name] * len(faces),
             np.stack([face.embedding for face in faces]),
@@ -193,11 +210,12 @@ def _doubts(
 
 
 def _identify(args: argparse.Namespace) -> dict:
-    check_exists(args.gallery)
-    if not 1 <= args.top <= 1000:
-        raise InputError(f'--top {args.top}: must be 1..1000')
+    console.check_ranges([('--top', args.top, 1, 1000)])
+    check_gallery_options(args)
+    input_file(args.photograph, 'photograph')
+    key = _key(args)
     embedder = embedder_from(args)
-    with _opened(args, embedder) as gallery:
+    with _opened(args, key, embedder) as gallery:
         faces = len(gallery)
         decision = choose_for_gallery(args, embedder, faces)
         face = face_of(embedder, args.photograph, args.faces)
@@ -258,14 +276,14 @@ def _say_expired(gallery: Gallery) -> None:
 
 
 def _remove(args: argparse.Namespace) -> dict:
-    with _opened(args) as gallery:
+    with _opened(args, _key(args)) as gallery:
         removed = gallery.remove(args.name)
         log.info('%s: faces removed: %d; left: %d', args.gallery, removed, len(gallery))
         return {'faces': len(gallery), 'removed': removed}
 
 
 def _list(args: argparse.Namespace) -> dict:
-    with _opened(args) as gallery:
+    with _opened(args, _key(args)) as gallery:
         known, over = gallery.identities(), gallery.expired()
         _say_expired(gallery)
     console.table(f'{args.gallery}', ('name', 'faces'), known.items())
@@ -274,8 +292,8 @@ def _list(args: argparse.Namespace) -> dict:
 
 def _show(args: argparse.Namespace) -> dict:
     if args.export:
-        free_to_write(args.export, overwrite=False)
-    with _opened(args) as gallery:
+        check_export_path(args.export)
+    with _opened(args, _key(args)) as gallery:
         about = about_person(gallery, args.name)
         if args.export:
             export_person(gallery, args.name, args.export)
@@ -293,7 +311,7 @@ def _show(args: argparse.Namespace) -> dict:
 
 
 def _expire(args: argparse.Namespace) -> dict:
-    with _opened(args) as gallery:
+    with _opened(args, _key(args)) as gallery:
         gone = gallery.expire()
         return {'faces': len(gallery), 'expired': gone}
 
@@ -304,7 +322,7 @@ def _rekey(args: argparse.Namespace) -> dict:
         raise InputError(
             'give --new-key-file or --new-passphrase: by what it is sealed from now on'
         )
-    with _opened(args) as gallery:
+    with _opened(args, _key(args)) as gallery:
         gallery.rekey(key)
         return {'faces': len(gallery), 'sealed_by': key.derivation}
 

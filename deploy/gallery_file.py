@@ -24,17 +24,20 @@ log = logging.getLogger(__name__)
 
 DATABASE = 'gallery.sqlite'
 MATRIX = 'embeddings.f32'
-FORMAT = '2'
+FORMAT = '3'
+WITHOUT_CHECKSUMS = '2'  # the format before
 MAX_CROP = 1 << 20  # bytes of an encoded crop
 SLACK = 1 << 10  # bytes by which a seal makes it longer, at most
 META = 'CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);'
-TABLES = """
+CHECKSUMS = 'CREATE TABLE checksums (row INTEGER PRIMARY KEY, crc32 INTEGER NOT NULL);'
+RECORDS = """
 CREATE TABLE people (person INTEGER PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE faces (
     row INTEGER PRIMARY KEY, person INTEGER NOT NULL, record BLOB NOT NULL, crop BLOB
 );
 CREATE INDEX faces_by_person ON faces (person);
 """
+TABLES = RECORDS + CHECKSUMS
 OLD_TABLES = """
 CREATE TABLE faces (
     row INTEGER PRIMARY KEY, identity TEXT NOT NULL, source TEXT NOT NULL,
@@ -69,7 +72,8 @@ def private_folder(path: PathLike) -> Path:
     """A gallery's folder, made if needed, that its owner alone can read, and so its files.
 
     A folder that is there and holds other things keeps its mode, which a warning says. Raises
-    InputError for one that cannot be written, and for links in place of the gallery's files.
+    InputError for one that cannot be written, for one that holds other things and no gallery, such
+    as a data set, and for links in place of the gallery's files.
     """
     path = Path(path)
     existed = path.is_dir()
@@ -79,7 +83,12 @@ def private_folder(path: PathLike) -> Path:
         return folder
     _refuse_links(folder)
     opened = [path for path in folder.iterdir() if is_gallery_file(path.name) and _shut(path)]
-    others = [path.name for path in folder.iterdir() if not is_gallery_file(path.name)]
+    others = sorted(path.name for path in folder.iterdir() if not is_gallery_file(path.name))
+    seen = [name for name in others if not name.startswith('.')]
+    if seen and not (folder / DATABASE).exists():
+        raise InputError(
+            f'{folder} holds other files ({seen[0]}) and no gallery; name a new or empty folder'
+        )
     if folder.stat().st_mode & _OTHERS:
         if others:
             log.warning(
@@ -215,9 +224,15 @@ class Database:
         return sorted(self.connection.execute(query).fetchall(), key=repr)
 
     def format(self) -> str:
-        """'' for an empty database, else '1' or '2'; InputError for other tables than ours."""
+        """'' for an empty database, else '1' to '3'; InputError for other tables than ours."""
         found = self.layout()
-        for name, tables in (('', ''), ('1', META + OLD_TABLES), (FORMAT, META + TABLES)):
+        known = {
+            '': '',
+            '1': META + OLD_TABLES,
+            WITHOUT_CHECKSUMS: META + RECORDS,
+            FORMAT: META + TABLES,
+        }
+        for name, tables in known.items():
             if found == _layout_of(tables):
                 return name
         # a trigger of a stranger would make of a removal what he likes

@@ -1,20 +1,27 @@
 """What lies in the tables of a gallery's database, and how it is sealed.
 
 `meta` says of which model and format the gallery is and how it is sealed, `people` and `faces` hold
-records (`gallery_records`) and pictures. All functions work inside a transaction of the caller.
+records (`gallery_records`) and pictures, `checksums` are those of the rows of an open gallery. All
+functions work inside a transaction of the caller.
 """
 
 import re
 import secrets
+import zlib
+from collections.abc import Iterable
 from os import urandom
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
+import numpy as np
+
 from ..common.errors import InputError
 from .gallery_file import (
+    CHECKSUMS,
     FORMAT,
     MAX_CROP,
     META,
+    RECORDS,
     SLACK,
     TABLES,
     Database,
@@ -45,10 +52,17 @@ class Lock(NamedTuple):
     words: dict[str, str]
 
 
-def new_lock(key: Optional[Key], codec: str) -> Lock:
-    """The lock of a new gallery: by a key, a plugin's codec, or none."""
+def check_lock(key: Optional[Key], codec: str) -> None:
+    """Raise InputError for a codec that is not known, or one beside a key."""
     if key and codec:
         raise InputError('a key file or a passphrase seals a gallery, or a codec; give one of them')
+    if codec:
+        CODECS.get(codec)
+
+
+def new_lock(key: Optional[Key], codec: str) -> Lock:
+    """The lock of a new gallery: by a key, a plugin's codec, or none."""
+    check_lock(key, codec)
     if key:
         salt = urandom(SALT_BYTES)
         made: Codec = key.codec(salt)
@@ -147,6 +161,38 @@ def read_faces(database: Database) -> list[tuple[int, int]]:
     return list(database.scan('SELECT row, person FROM faces ORDER BY row'))
 
 
+def read_checksums(database: Database) -> dict[int, Any]:
+    """Row -> CRC-32 of its bytes, or whatever a stranger put there; of an open gallery."""
+    return dict(database.scan('SELECT row, crc32 FROM checksums ORDER BY row'))
+
+
+def damaged_rows(rows: np.ndarray, noted: Iterable[tuple[int, Any]]) -> set[tuple[int, Any]]:
+    """Those of `noted`, (row, its checksum or None), whose row has another one; `rows` are those of
+    the matrix file, uint8 (N, width)."""
+    width = rows.shape[1]
+    content = memoryview(rows.reshape(-1))  # its pieces are cut faster than an array's
+    return {
+        (row, checksum)
+        for row, checksum in noted
+        if checksum != zlib.crc32(content[width * row : width * (row + 1)])
+    }
+
+
+def put_checksums(database: Database, places: Iterable[int], rows: Iterable[Any]) -> None:
+    """Note the checksums of rows of an open gallery, given as bytes or uint8 (N, width). A seal
+    tells by itself that a row was changed."""
+    noted = ((place, zlib.crc32(row)) for place, row in zip(places, rows))
+    database.connection.executemany('INSERT OR REPLACE INTO checksums VALUES (?, ?)', noted)
+
+
+def forget_person(database: Database, person: int) -> None:
+    """Delete all that the tables hold of a person."""
+    mine = 'SELECT row FROM faces WHERE person = ?'
+    database.execute(f'DELETE FROM checksums WHERE row IN ({mine})', (person,))
+    database.execute('DELETE FROM faces WHERE person = ?', (person,))
+    database.execute('DELETE FROM people WHERE person = ?', (person,))
+
+
 def put_person(database: Database, seal: Seal, number: Optional[int], person: Person) -> int:
     """Write a person, a new one if it has no number; returns the number.
 
@@ -190,17 +236,19 @@ def seal_anew(database: Database, old: Seal, lock: Lock, generation: int) -> Non
         database.execute('DELETE FROM meta WHERE key = ?', (word,))
     for word in lock.words.items():
         database.execute('INSERT INTO meta VALUES (?, ?)', word)
+    if not new.is_open:
+        database.execute('DELETE FROM checksums')
     set_generation(database, generation)
 
 
 def migrate(database: Database, seal: Seal, codec: Optional[Codec]) -> dict[int, int]:
-    """Bring the tables of the first format up to date; returns row -> number of the person.
+    """Make of the first format's tables the second's; returns row -> number of the person.
 
     There, names, sources and times lay open, and what was sealed had no label.
     """
     database.execute('ALTER TABLE faces RENAME TO old')
     database.execute('DROP INDEX faces_by_identity')
-    database.create(TABLES)
+    database.create(RECORDS)
     people: dict[str, int] = {}
     places: dict[int, int] = {}
     texts = ', '.join(short(column, MAX_RECORD) for column in ('identity', 'source', 'enrolled'))
@@ -217,5 +265,18 @@ def migrate(database: Database, seal: Seal, codec: Optional[Codec]) -> dict[int,
         put_face(database, seal, row, people[name], face, crop)
         places[row] = people[name]
     database.execute('DROP TABLE old')
-    database.execute("UPDATE meta SET value = ? WHERE key = 'format'", (FORMAT,))
     return places
+
+
+def add_checksums(database: Database, rows: Optional[np.ndarray]) -> None:
+    """Bring the tables of the second format up to date: it knew no checksums.
+
+    Parameters
+    ----------
+    rows : those of the matrix file, uint8 (N, width), of an open gallery; None of a sealed one
+    """
+    database.create(CHECKSUMS)
+    if rows is not None:
+        places = [place for place, _ in read_faces(database) if 0 <= place < len(rows)]
+        put_checksums(database, places, (rows[place] for place in places))
+    database.execute("UPDATE meta SET value = ? WHERE key = 'format'", (FORMAT,))

@@ -4,7 +4,8 @@ import json
 import os
 import zipfile
 
-from ..common.files import PathLike, atomic_path, free_to_write
+from ..common.errors import InputError
+from ..common.files import PathLike, atomic_path, output_file
 from .decision_log import entries
 from .gallery import Gallery
 
@@ -31,6 +32,12 @@ def about_person(gallery: Gallery, name: str) -> dict:
     }
 
 
+def check_export_path(path: PathLike) -> None:
+    """Raise InputError where `export_person` cannot write."""
+    if output_file(path).exists():
+        raise InputError(f'{path} is there already, and is not replaced; choose another file')
+
+
 def export_person(gallery: Gallery, name: str, path: PathLike) -> None:
     """Write all that is kept of a person to a new .zip file, for its owner alone.
 
@@ -38,7 +45,7 @@ def export_person(gallery: Gallery, name: str, path: PathLike) -> None:
     they are kept. The gallery's log tells that it was exported. Raises InputError if the file is
     there, UnknownIdentity if the person is not.
     """
-    free_to_write(path, overwrite=False)
+    check_export_path(path)
     about = about_person(gallery, name)
     number, _, faces = gallery.person(name)
     for face, kept in zip(about['faces'], faces):

@@ -22,13 +22,17 @@ from ..common.parallel import cpu_count
 from .decide import HOW_TO_GET_THRESHOLDS, embedder_from, stored_thresholds
 from .faces import add_faces_option
 from .gallery import Gallery
-from .gallery_file import DATABASE
+from .gallery_file import DATABASE, private_folder
+from .gallery_tables import check_lock
 from .sealing import CODEC_HELP, add_key_options, key_of
 from .web_access import (
     LOCAL_NAMES,
     Access,
+    check_host_name,
+    check_token_file,
     is_every_address,
     is_loopback,
+    proxy_address,
     read_or_make_token,
 )
 
@@ -129,9 +133,19 @@ def run(args: argparse.Namespace) -> dict:
     console.check_ranges(
         [('--workers', args.workers, 1, 64), ('--candidates', args.candidates, 0, 100)]
     )
+    proxies = frozenset(map(proxy_address, args.proxy))
+    for name in args.allow_host:
+        check_host_name(name)
+    if args.token_file:
+        check_token_file(args.token_file)
+    is_new = not (args.gallery / DATABASE).is_file()
+    key = key_of(args, args.gallery, is_new)
+    check_lock(key, args.codec)
     with contextlib.ExitStack() as stack:
         # what can fail comes before the gallery, which is made if needed
         listener = stack.enter_context(listen(args.host, args.port))
+        if is_new:
+            private_folder(args.gallery)
         embedder = embedder_from(args)
         if not stored_thresholds(embedder):
             log.warning(
@@ -139,17 +153,18 @@ def run(args: argparse.Namespace) -> dict:
                 args.model,
                 HOW_TO_GET_THRESHOLDS,
             )
-        key = key_of(args, args.gallery, not (args.gallery / DATABASE).is_file())
         belongs_to = (embedder.embedding_size, embedder.fingerprint)
         gallery = Gallery(args.gallery, *belongs_to, args.codec, key, _GALLERY_SECONDS)
         stack.callback(gallery.close)
         host = f'[{args.host}]' if ':' in args.host else args.host
         url = f'http://{host}:{listener.getsockname()[1]}'
-        asyncio.run(_serve(args, embedder, gallery, listener, url))
+        asyncio.run(_serve(args, embedder, gallery, listener, url, proxies))
     return {'url': url, 'model': args.model, 'gallery': str(args.gallery)}
 
 
-async def _serve(args, embedder, gallery: Gallery, listener: socket.socket, url: str) -> None:
+async def _serve(
+    args, embedder, gallery: Gallery, listener: socket.socket, url: str, proxies: frozenset[str]
+) -> None:
     """Answer requests until a signal ends it."""
     # Tornado is an extra, which `run` has asked for
     from .picture_pool import PicturePool
@@ -163,7 +178,7 @@ async def _serve(args, embedder, gallery: Gallery, listener: socket.socket, url:
     pool = PicturePool(picture_options(args), args.workers)
     await pool.start()
     service = Service(embedder, gallery, pool, args.candidates, args.keep_crops)
-    front = Front(service, access, listener, frozenset(args.proxy))
+    front = Front(service, access, listener, proxies)
     if not is_loopback(args.host):
         log.warning(
             '--host %s: others reach this server; what they send, faces and token, can be read on '

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from ..common.errors import InputError
-from ..common.files import PathLike
+from ..common.files import PathLike, output_file
 from .service import RequestError
 
 LOCAL_NAMES = ('localhost', '127.0.0.1', '::1')
 _MIN_TOKEN = 16  # characters; ours have 43
+_HOST_NAME = re.compile(r'[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?')
 _SAFE = ('GET', 'HEAD')
 _OTHER_SITES = ('cross-site', 'same-site')
 
@@ -74,6 +75,23 @@ def _is_address(name: str) -> bool:
     return True
 
 
+def check_host_name(name: str) -> None:
+    """Raise InputError for an --allow-host that no Host header can name."""
+    if not (_HOST_NAME.fullmatch(name) or _is_address(name.strip('[]'))):
+        raise InputError(
+            f'--allow-host {name!r}: expected a name such as faces.example.org or an address, '
+            f'without a port'
+        )
+
+
+def proxy_address(text: str) -> str:
+    """The address of a --proxy as a connection tells it; InputError for anything else."""
+    try:
+        return str(ipaddress.ip_address(text.strip('[]')))
+    except ValueError:
+        raise InputError(f'--proxy {text!r}: expected an address such as 127.0.0.1') from None
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address."""
     try:
@@ -108,6 +126,15 @@ def read_or_make_token(path: Optional[PathLike]) -> tuple[str, bool]:
     with os.fdopen(handle, 'w') as file:
         file.write(f'{token}\n')
     return token, True
+
+
+def check_token_file(path: PathLike) -> None:
+    """Raise InputError where `read_or_make_token` would, without making a file."""
+    path = Path(path)
+    if path.is_file():
+        _read_token(path)
+    elif path.is_dir() or not path.exists():  # anything else, such as a pipe, can be read once
+        output_file(path)
 
 
 def _read_token(path: Path) -> str:

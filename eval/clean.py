@@ -21,6 +21,7 @@ import numpy as np
 from ..common import console
 from ..common.data.records import open_records
 from ..common.engine.options import add_options, open_from
+from ..common.errors import InputError
 from ..common.files import atomic_write, exclusive, output_folder
 from .cleaning import (
     DUPLICATE,
@@ -40,6 +41,7 @@ from .report.page import PairsItem, Section, csv_text, page
 
 log = logging.getLogger(__name__)
 
+_MARGIN = 0.1
 _COLUMNS = (
     'kind',
     'cosine',
@@ -86,13 +88,28 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--margin',
         type=float,
-        default=0.1,
-        help='how much more a picture in the wrong folder is like another person than its own',
+        help='how much more a picture in the wrong folder is like another person than its own '
+        f'(default: {_MARGIN:g})',
     )
     parser.add_argument(
         '--limit', type=int, default=1000, metavar='N', help='of each kind, the most certain ones'
     )
     parser.add_argument('--batch-size', type=int, default=32, help='pictures per forward pass')
+
+
+def _margin(args: argparse.Namespace) -> float:
+    return _MARGIN if args.margin is None else args.margin
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """InputError for an --out inside a set, among whose pictures the list would lie."""
+    for folder in filter(None, (args.folder, args.other)):
+        inside = Path(folder).is_dir() and Path(folder).resolve()
+        if inside and (inside == args.out.resolve() or inside in args.out.resolve().parents):
+            raise InputError(
+                f'--out {args.out} lies in the set {folder} and would become a part of it; choose '
+                f'a folder elsewhere'
+            )
 
 
 def _find(
@@ -107,7 +124,7 @@ def _find(
     if people.records.num_classes and (other is None or other.records.num_classes):
         found += same_people(classes, other and classes_of(other), threshold)
     if people.records.num_classes and other is None:
-        found += mislabelled(people, classes, threshold, args.margin)
+        found += mislabelled(people, classes, threshold, _margin(args))
     return found, threshold
 
 
@@ -161,11 +178,14 @@ def run(args: argparse.Namespace) -> dict:
         [
             ('--duplicate', args.duplicate, -1, 1),
             ('--same-person', args.same_person or 0, -1, 1),
-            ('--margin', args.margin, 0, 2),
+            ('--margin', _margin(args), 0, 2),
             ('--limit', args.limit, 1, 100_000),
             ('--batch-size', args.batch_size, 1, 4096),
         ]
     )
+    if args.other and args.margin is not None:
+        raise InputError('--margin is for one set; between two nobody is in the wrong folder')
+    _check_out(args)
     with contextlib.ExitStack() as stack:
         sets = [
             stack.enter_context(contextlib.closing(open_records(path)))

@@ -42,6 +42,14 @@ _COARSE_FPRS = (1e-2, 1e-1)  # where there are fewer than a thousand negatives
 FPIRS = (1e-2, 1e-1)
 _DEFAULT_SCORES = 1 << 20  # default FPRs need no more highest scores than this
 _MEGAFACE_FPR = 1e-6
+_OF_PROTOCOLS = {  # options and the protocols that look at them
+    ('gallery', 'gallery_labels', 'fpir'): ('open-set',),
+    ('sizes',): ('megaface',),
+    ('ranks',): ('megaface', 'open-set'),
+    ('fpr', 'probe_pairs', 'resume'): ('lfr', 'megaface'),
+}
+_OF_LISTS = {'root': Path('.'), 'features': Path('features'), 'batch_size': 64}  # and defaults
+_RANKS = 10
 
 
 class Part(NamedTuple):
@@ -340,7 +348,9 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--sizes', type=int, nargs='+', help='numbers of distractors of megaface (10 100 ... 10^6)'
     )
-    parser.add_argument('--ranks', type=int, default=10, help='ranks 1..k of megaface, open-set')
+    parser.add_argument(
+        '--ranks', type=int, help=f'ranks 1..k of megaface, open-set (default: {_RANKS})'
+    )
     parser.add_argument(
         '--probe-pairs', action='store_true', help='pairs of different probes are negatives too'
     )
@@ -351,16 +361,38 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--resume', metavar='NPZ', help='keep the state here, and go on from it')
     parser.add_argument('--save', metavar='NPZ', help='results for vargfacenet report')
     add_options(parser, required=False, help=f'{HELP}; for image lists')
-    parser.add_argument('--root', type=Path, default=Path('.'), help='folder of listed images')
+    parser.add_argument('--root', type=Path, help='folder of listed images (default: .)')
     parser.add_argument(
-        '--features', type=Path, default=Path('features'), help='folder for their embeddings'
+        '--features', type=Path, help='folder for their embeddings (default: features)'
     )
-    parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
+    parser.add_argument('--batch-size', type=int, help='images per forward pass (default: 64)')
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if arguments.save:
-        check_results_path(arguments.save)
+    """What can be wrong with the options, before anything is read; fills in their defaults."""
+    for names, protocols in _OF_PROTOCOLS.items():
+        if arguments.protocol not in protocols:
+            console.refuse_options(
+                arguments, names, f'only with --protocol {" or ".join(protocols)}'
+            )
+    labels = {name: f'{name.rstrip("s")}_labels' for name in ('probes', 'distractors', 'gallery')}
+    if arguments.model:
+        console.refuse_options(arguments, labels.values(), 'a list has its own; leave it out')
+    else:
+        console.refuse_options(arguments, _OF_LISTS, 'only with --model, which embeds image lists')
+    for name, option in labels.items():
+        if not getattr(arguments, name):
+            console.refuse_options(arguments, [option], f'only with --{name}')
+    for name, default in {**_OF_LISTS, 'ranks': _RANKS}.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
+    rates = [('--fpr', arguments.fpr), ('--fpir', arguments.fpir)]
+    for flag, rate in ((flag, rate) for flag, given in rates for rate in given or ()):
+        if not 0 < rate <= 1:
+            raise InputError(f'{flag} {rate:g}: expected a share above 0, at most 1')
+    console.check_ranges([('--batch-size', arguments.batch_size, 1, 4096)])
+    for path in filter(None, (arguments.save, arguments.resume)):
+        check_results_path(path)
     needed = {'megaface': 'distractors', 'open-set': 'gallery'}.get(arguments.protocol)
     if needed and not getattr(arguments, needed):
         raise InputError(f'protocol {arguments.protocol} needs --{needed}')

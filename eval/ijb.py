@@ -21,7 +21,7 @@ from ..common.data.warp import crop
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
-from ..common.files import PathLike, input_file, output_folder, read_lines
+from ..common.files import PathLike, input_file, output_file, read_lines
 from .image_list import embed_images, report_missing
 from .matrix_file import new_matrix, read_matrix
 from .rates import nearest_points, roc_points
@@ -35,6 +35,7 @@ FPIRS = (1e-2, 1e-1)
 RANKS = (1, 5, 10)
 _PAIRS_PER_BLOCK = 1 << 16
 _PROBES_PER_BLOCK = 1024
+_BATCH_SIZE = 64
 GALLERIES = {'ijbb': ('S1', 'S2'), 'ijbc': ('G1', 'G2')}
 
 
@@ -344,16 +345,29 @@ def build_parser(parser: console.Parser) -> None:
         help='embeddings [g | g of the mirror image], a feature file; written with --model, '
         'read without',
     )
-    parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
+    parser.add_argument(
+        '--batch-size', type=int, help=f'images per forward pass (default: {_BATCH_SIZE})'
+    )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if not arguments.model:
+        console.refuse_options(
+            arguments, ('images', 'batch_size'), 'only with --model, which makes the features'
+        )
+        return
+    if arguments.images is None or not arguments.images.is_dir():
+        raise InputError(f'--images {arguments.images}: --model needs the folder of pictures')
+    if arguments.batch_size is None:
+        arguments.batch_size = _BATCH_SIZE
+    console.check_ranges([('--batch-size', arguments.batch_size, 1, 4096)])
+    output_file(arguments.features)
 
 
 def _features(arguments: argparse.Namespace, meta: Meta) -> tuple[np.ndarray, Optional[int]]:
     """The feature file, made first if there is a model, and the number of missing images."""
     missing = None
     if arguments.model:
-        if arguments.images is None or not arguments.images.is_dir():
-            raise InputError(f'--images {arguments.images}: --model needs the folder of pictures')
-        output_folder(arguments.features.parent)
         embedder = open_from(arguments, arguments.batch_size, 'mxnet')
         names = write_features(embedder, arguments.images, meta, arguments.features)
         report_missing(names, len(meta.names))
@@ -368,6 +382,7 @@ def _features(arguments: argparse.Namespace, meta: Meta) -> tuple[np.ndarray, Op
 
 
 def run(arguments: argparse.Namespace) -> dict:
+    _check(arguments)
     meta = read_meta(arguments.meta, arguments.set)
     pairs = read_pairs(arguments.meta, arguments.set)
     known = np.unique(meta.templates)

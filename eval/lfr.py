@@ -17,7 +17,7 @@ from ..common.data.listed import read_list
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
-from ..common.files import output_folder
+from ..common.files import output_file
 from .features import image_rows, video_rows, write_features
 from .frame_quality import FramePooling, add_pooling_options, pooling_from
 from .image_list import report_missing
@@ -84,6 +84,8 @@ def build_parser(parser: console.Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict:
+    console.check_ranges([('--batch-size', arguments.batch_size, 1, 4096)])
+    output_file(arguments.out)
     names = [name for name, *_ in read_list(arguments.list, arguments.root)]
     if not arguments.root.is_dir():
         raise InputError(
@@ -94,7 +96,6 @@ def run(arguments: argparse.Namespace) -> dict:
         raise InputError(
             '--pooling, --quality and --flip are for --track video; the image track always mirrors'
         )
-    output_folder(arguments.out.parent)
     embedder = open_from(arguments, arguments.batch_size, 'mxnet')
     pooling = pooling_from(arguments, embedder, arguments.batch_size, 'mxnet') if video else None
     rule = check_budget(_count(embedder, pooling), arguments.budget)

@@ -12,7 +12,7 @@ from .. import __version__
 from ..common.arrays import read_npz, write_npz
 from ..common.console import command_line
 from ..common.errors import InputError
-from ..common.files import PathLike, input_file, output_folder
+from ..common.files import PathLike, input_file, output_file
 
 VERIFICATION, IDENTIFICATION = 'verification', 'identification'
 _FORMAT = 'vargfacenet-results'
@@ -32,8 +32,7 @@ def check_results_path(path: PathLike) -> Path:
     path = Path(path)
     if path.suffix != '.npz':
         raise InputError(f'results {path}: expected a name that ends in .npz')
-    output_folder(path.parent)
-    return path
+    return output_file(path)
 
 
 def save_results(path: PathLike, kind: str, about: Mapping, arrays: Mapping) -> None:

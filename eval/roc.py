@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..common.errors import InputError
-from ..common.files import PathLike, atomic_path, output_folder
+from ..common.files import PathLike, atomic_path, output_file
 from .report.figures import plain, rate_limits
 from .verification import VerificationResult
 
@@ -16,8 +16,7 @@ def check_plot_path(path: PathLike) -> Path:
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise InputError(f'plot {path}: expected a name that ends in {", ".join(FORMATS)}')
-    output_folder(path.parent)
-    return path
+    return output_file(path)
 
 
 def plot_roc(path: PathLike, results: Mapping[str, VerificationResult]) -> None:

@@ -179,16 +179,18 @@ def _check(arguments: argparse.Namespace) -> tuple[dict[str, Path], dict[str, Pa
     """(targets, sets of people) by name; what can be wrong with the options is found here."""
     if not arguments.target and not arguments.pairs:
         raise InputError('nothing to verify on: give --target or --pairs')
-    targets = resolve_targets(arguments.target, arguments.data_dir) if arguments.target else {}
-    sets = resolve_sets(arguments.pairs, targets)
     if arguments.plot:
         check_plot_path(arguments.plot)
-        if not targets:
-            raise InputError('--plot draws the curves of --target; give one')
     if arguments.save:
         check_results_path(arguments.save)
+    targets = resolve_targets(arguments.target, arguments.data_dir) if arguments.target else {}
+    sets = resolve_sets(arguments.pairs, targets)
+    if arguments.plot and not targets:
+        raise InputError('--plot draws the curves of --target; give one')
     if arguments.pair_list and (len(targets) != 1 or not arguments.save):
         raise InputError('--pair-list is for --save with one target')
+    if arguments.pair_list:
+        read_pair_list(arguments.pair_list)  # a wrong one is named before anything is embedded
     return targets, sets
 
 

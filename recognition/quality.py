@@ -16,7 +16,7 @@ import numpy as np
 from ..common import console
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
-from ..common.files import output_folder
+from ..common.files import output_file
 from ..eval.quality_head import SUFFIX, QualityHead, features
 from ..eval.video_sets import VideoSet, check_video_set, embed_video_set
 from .set_loss import MOST_SCALE, FrameSets, set_loss
@@ -132,8 +132,8 @@ def run(args: argparse.Namespace) -> dict:
     console.check_ranges(ranges)
     if args.out.suffix != SUFFIX:
         raise InputError(f'--out {args.out}: expected a name that ends in {SUFFIX}')
+    output_file(args.out)
     check_video_set(args.videos)
-    output_folder(args.out.parent)
     model = open_from(args, args.batch_size)
     videos = embed_video_set(model, args.videos)
     head, known = train_head(videos, model.fingerprint, args.scale, args.seed)

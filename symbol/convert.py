@@ -19,6 +19,8 @@ from ..common.run_files import symbol_path
 from . import list_networks, parse_options
 from .torch_params import from_torch, to_torch
 
+_PYTORCH = ('.pth', '.pt', '.pth.tar')
+
 log = logging.getLogger(__name__)
 
 
@@ -70,6 +72,11 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was written, with the number of parameters or tensors."""
+    if arguments.to and not arguments.to.endswith(_PYTORCH):
+        raise InputError(
+            f'--to {arguments.to}: expected a name that ends in {" or ".join(_PYTORCH)}; '
+            f'vargfacenet export writes ONNX'
+        )
     free_to_write(arguments.to or f'{arguments.out}-symbol.json', arguments.overwrite)
     if arguments.to:
         if arguments.network or arguments.option:

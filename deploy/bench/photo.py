@@ -19,15 +19,16 @@ import numpy as np
 from ...common import console
 from ...common.data.detect import MIN_FACE, FaceDetector, within_side
 from ...common.data.detectors.mtcnn import Mtcnn
-from ...common.data.image import decode_rgb, encode_jpeg
+from ...common.data.image import decode_rgb, encode_jpeg, read_picture
 from ...common.data.warp import crop
 from ...common.engine.options import add_options, open_from
 from ...common.errors import InputError
-from ...common.files import atomic_write, input_file
+from ...common.files import atomic_write
 from ...common.options import integer
 from ...common.parallel import cpu_count
 from ...common.synth.face import person, render
 from ...common.synth.traits import Variation
+from ..embedder import read_photo
 from . import measure, report
 
 PACKAGE = 'MTCNN, package'
@@ -146,9 +147,11 @@ def measured(encoded: bytes, found: dict[str, Landmarks], embed: Callable, secon
 def run(args: argparse.Namespace) -> dict:
     measure.check_options(args, {'seconds': measure.SECONDS, 'min_face': integer(1, 10_000)})
     report.check_out(args.out)
-    encoded = (
-        input_file(args.photo, 'photograph').read_bytes() if args.photo else drawn_photograph()
-    )
+    if args.photo:
+        read_photo(args.photo)  # a broken one is named before the model is opened
+        encoded = read_picture(args.photo)
+    else:
+        encoded = drawn_photograph()
     found = detectors(args.detector, args.min_face, args.many)
     opened = open_from(args)  # last, since it takes the longest
     rows = measured(encoded, found, opened.embed, args.seconds)

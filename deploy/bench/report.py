@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...common import console
 from ...common.errors import InputError
-from ...common.files import atomic_write, output_folder
+from ...common.files import atomic_write, output_file
 from .measure import plot_lines
 
 
@@ -20,7 +20,8 @@ def check_out(out: str) -> None:
     if out and Path(out).suffix != '.json':
         raise InputError(f'--out {out}: expected a name that ends in .json')
     if out:
-        output_folder(Path(out).parent)
+        output_file(out)
+        output_file(Path(out).with_suffix('.png'))
 
 
 def shown(ratio: dict) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ... import __version__
 from ...common import console
 from ...common.errors import InputError
-from ...common.files import atomic_write, exclusive, output_folder
+from ...common.files import atomic_write, exclusive, output_file, output_folder
 from . import figures
 from .all_pairs import all_pairs_section
 from .groups import Labels, pair_groups, read_labels
@@ -118,15 +118,15 @@ def build_parser(parser: console.Parser) -> None:
 def run(arguments: argparse.Namespace) -> dict:
     if arguments.group_column and not arguments.groups:
         raise InputError('--group-column belongs to --groups')
+    output_file(arguments.out)
+    if arguments.files:
+        output_folder(arguments.files)
     labels = []
     if arguments.groups:
         columns = arguments.group_column or ['']
         labels = [read_labels(arguments.groups, column) for column in columns]
     runs = read_runs(arguments.runs)
     _check_labels(labels, runs)
-    output_folder(arguments.out.parent)
-    if arguments.files:
-        output_folder(arguments.files)
     report = build_report(runs, labels)
     sections = report.sections
     html = page(arguments.title, report.origins, sections, report.verdict)

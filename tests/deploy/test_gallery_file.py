@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from vargfacenet.common.errors import InputError
 from vargfacenet.deploy import decision_log
 from vargfacenet.deploy.gallery import CODECS, DATABASE, MATRIX, Gallery
 from vargfacenet.deploy.gallery_check import inspect_gallery
-from vargfacenet.deploy.gallery_file import META, TABLES, Database
+from vargfacenet.deploy.gallery_file import Database
 
 SIZE = 16
 MODEL = 'a' * 64
@@ -25,6 +26,15 @@ CREATE TABLE faces (
     enrolled TEXT NOT NULL, crop BLOB
 );
 CREATE INDEX faces_by_identity ON faces (identity);
+"""
+# and the second, which knew no checksums
+SECOND_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE people (person INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE faces (
+    row INTEGER PRIMARY KEY, person INTEGER NOT NULL, record BLOB NOT NULL, crop BLOB
+);
+CREATE INDEX faces_by_person ON faces (person);
 """
 
 
@@ -86,12 +96,18 @@ def test_a_gallery_that_others_could_read_is_shut(tmp_path, rng, caplog):
     assert stat.S_IMODE((tmp_path / 'g').stat().st_mode) == 0o700
     assert caplog.text.count('others could read it') == 1
     assert not inspect_gallery(tmp_path / 'g').open_to_others
-    # the folder of somebody's other things keeps its mode
-    (tmp_path / 'mixed').mkdir(mode=0o755)
+    # the folder of somebody's other things keeps its mode, and becomes no gallery
+    (tmp_path / 'mixed').mkdir()
+    (tmp_path / 'mixed' / '.hidden').touch()
+    Gallery(tmp_path / 'mixed', SIZE, MODEL).close()
     (tmp_path / 'mixed').chmod(0o755)
     (tmp_path / 'mixed' / 'letter.txt').write_text('x')
     Gallery(tmp_path / 'mixed', SIZE, MODEL).close()
-    assert 'holds other files (letter.txt)' in caplog.text
+    assert 'holds other files (.hidden)' in caplog.text
+    (tmp_path / 'mixed' / DATABASE).rename(tmp_path / 'mixed' / 'other')
+    with pytest.raises(InputError, match=r'holds other files \(letter.txt\) and no gallery'):
+        Gallery(tmp_path / 'mixed', SIZE, MODEL)
+    (tmp_path / 'mixed' / 'other').rename(tmp_path / 'mixed' / DATABASE)
     assert stat.S_IMODE((tmp_path / 'mixed').stat().st_mode) == 0o755
     assert modes(tmp_path / 'mixed')[DATABASE] == 0o600
 
@@ -164,7 +180,7 @@ def test_a_tree_of_pages_that_never_ends(kind, message, tmp_path, rng):
     path.parent.mkdir(mode=0o700)
     with sqlite3.connect(path) as database:
         database.execute('PRAGMA page_size = 512')
-        database.executescript(META + TABLES)
+        database.executescript(SECOND_TABLES)
         meta = {'format': '2', 'size': str(SIZE), 'model': MODEL}
         database.executemany('INSERT INTO meta VALUES (?, ?)', meta.items())
         record = b'{"name": "a", "basis": "", "purpose": "", "expires": "", "recorded": ""}'
@@ -208,7 +224,7 @@ def test_work_is_bounded(tmp_path):
         ('UPDATE faces SET row = -1 WHERE row = 0', 'no row or no name'),
         ('UPDATE faces SET row = 99999999 WHERE row = 0', 'is cut off'),
         ("UPDATE meta SET value = '-1' WHERE key = 'size'", 'of this version'),
-        ("UPDATE meta SET value = '3' WHERE key = 'format'", 'of this version'),
+        ("UPDATE meta SET value = '2' WHERE key = 'format'", 'of this version'),
         ("INSERT INTO meta VALUES ('matrix', '../x')", 'has no number'),
         ("INSERT INTO meta VALUES ('codec', 'none')", "unknown gallery codec 'none'"),
         ("INSERT INTO meta VALUES ('codec', 'aes-256-gcm')", 'give --key-file'),
@@ -300,3 +316,90 @@ def test_a_damaged_gallery_of_the_first_format_stays_as_it_is(tmp_path):
     with pytest.raises(InputError, match='no row or no name'):
         Gallery(tmp_path, SIZE, MODEL)
     assert (tmp_path / DATABASE).read_bytes() == before
+
+
+def flip(path, bit):
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def checksums(folder):
+    with contextlib.closing(sqlite3.connect(folder / DATABASE)) as database:
+        return dict(database.execute('SELECT row, crc32 FROM checksums'))
+
+
+def test_every_flipped_bit_of_a_row_is_named_and_the_row_matches_nobody(tmp_path, rng, caplog):
+    """A low bit of a mantissa changes no cosine that anybody would see."""
+    rows = unit(rng, 3)
+    with contextlib.closing(Gallery(tmp_path, SIZE, MODEL)) as gallery:
+        gallery.enrol(['Ada', 'Bob', 'Ada'], rows)
+    assert checksums(tmp_path) == {row: zlib.crc32(rows[row]) for row in range(3)}
+    for bit in rng.permutation(3 * 32 * SIZE)[:100]:
+        row = bit // (32 * SIZE)
+        name = ('Ada', 'Bob', 'Ada')[row]
+        flip(tmp_path / MATRIX, bit)
+        (problem,) = inspect_gallery(tmp_path).problems
+        assert f'row {row}, of {name}, is not what was enrolled' in problem
+        caplog.clear()
+        with contextlib.closing(Gallery(tmp_path)) as gallery:
+            assert f'1 rows are not what was enrolled and match nobody, of {name};' in caplog.text
+            found = gallery.identify(rows[row])
+            assert {match.identity for match in found} == {'Ada', 'Bob'} - ({name} & {'Bob'})
+            assert all(match.cosine < 0.99 for match in found)
+            with pytest.raises(InputError, match='sealed they would seem whole'):
+                gallery.rekey()
+        flip(tmp_path / MATRIX, bit)
+    flip(tmp_path / MATRIX, 0)
+    with contextlib.closing(Gallery(tmp_path)) as gallery:  # what the warning says
+        gallery.remove('Ada')
+        gallery.enrol(['Ada', 'Eve'], rows[[0, 2]])
+        assert gallery.identify(rows[0], 1)[0][:2] == ('Ada', pytest.approx(1))
+    assert inspect_gallery(tmp_path).problems == []
+
+
+def test_a_row_without_its_checksum_and_one_that_another_process_wrote(tmp_path, rng, caplog):
+    rows = unit(rng, 3)
+    gallery = Gallery(tmp_path, SIZE, MODEL)
+    gallery.enrol(['Ada', 'Bob'], rows[:2])
+    other = Gallery(tmp_path)
+    other.enrol(['Eve'], rows[2:])
+    flip(tmp_path / MATRIX, 2 * 32 * SIZE + 5)
+    assert {match.identity for match in gallery.identify(rows[2])} == {'Ada', 'Bob'}
+    assert caplog.text.count('of Eve;') == 1
+    assert other.remove('Bob') == 1
+    assert list(checksums(tmp_path)) == [0, 2]  # of nobody who is gone
+    gallery.identify(rows[2])
+    assert caplog.text.count('of Eve;') == 1  # said once
+    for each in (gallery, other):
+        each.close()
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        database.execute('DELETE FROM checksums')
+    database.close()
+    (first, _) = inspect_gallery(tmp_path).problems
+    assert 'row 0, of Ada, is not what was enrolled' in first
+
+
+def test_a_gallery_of_the_second_format_gets_checksums(tmp_path, rng, caplog):
+    caplog.set_level('INFO')
+    rows = unit(rng, 2)
+    with sqlite3.connect(tmp_path / DATABASE) as database:
+        database.executescript(SECOND_TABLES)
+        meta = {'format': '2', 'size': str(SIZE), 'model': MODEL}
+        database.executemany('INSERT INTO meta VALUES (?, ?)', meta.items())
+        record = b'{"name": "Ada", "basis": "", "purpose": "", "expires": "", "recorded": ""}'
+        database.execute('INSERT INTO people VALUES (9, ?)', (record,))
+        face = b'{"source": "a.jpg", "enrolled": "", "picture": ""}'
+        faces = [(0, 9, face, None), (2, 9, face, b'a crop')]
+        database.executemany('INSERT INTO faces VALUES (?, ?, ?, ?)', faces)
+    database.close()
+    content = b''.join([rows[0].tobytes(), bytes(4 * SIZE), rows[1].tobytes()])
+    (tmp_path / MATRIX).write_bytes(content)
+    found = inspect_gallery(tmp_path)
+    assert found.without_checksums and found.problems == []
+    for _ in range(2):
+        with contextlib.closing(Gallery(tmp_path, SIZE, MODEL)) as gallery:
+            assert gallery.identities() == {'Ada': 2} and gallery.crop('Ada') is None
+            assert gallery.person('Ada')[2][1].crop == b'a crop'
+    assert caplog.text.count('newer form') == 1 and not inspect_gallery(tmp_path).without_checksums
+    assert checksums(tmp_path) == {0: zlib.crc32(rows[0]), 2: zlib.crc32(rows[1])}

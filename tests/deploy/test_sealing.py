@@ -169,10 +169,18 @@ def test_sealing_anew(first, tmp_path, rng):
     with pytest.raises(InputError):
         Gallery(folder, key=first)
     gallery = Gallery(folder, key=OTHER)
+    assert (
+        gallery._database.execute('SELECT * FROM checksums').fetchall() == []
+    )  # they tell of rows
     assert gallery.identities() == {NAMES[0]: 1, 'Emmy': 1, NAMES[2]: 1}
     assert gallery.crop(NAMES[0]) == crops[0] and gallery.identify(rows[0])[0].cosine > 0.99999
     _, person, _ = gallery.person(NAMES[2])
     assert person.terms == TERMS
+    gallery.rekey()  # open from now on, and its rows have checksums
+    gallery.close()
+    gallery = Gallery(folder)
+    assert len(gallery._database.execute('SELECT * FROM checksums').fetchall()) == 3
+    assert gallery.identify(rows[2], 1)[0].identity == NAMES[2]
     gallery.close()
 
 
