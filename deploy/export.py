@@ -71,6 +71,7 @@ FILES = (
     CARD,
     RECORD,
 )
+_CALIBRATE_IMAGES = 256
 _CHUNK = 256  # pictures between two moves of a progress bar
 _UNFINISHED = '.export.'  # folders that start so
 MAX_ACCURACY_LOSS = 0.005 + 1e-9  # of int8; more is worth a warning, rounding is not
@@ -88,7 +89,10 @@ def build_parser(parser: console.Parser) -> None:
         'source of your own): write model.int8.onnx as well',
     )
     parser.add_argument(
-        '--calibrate-images', type=int, default=256, metavar='N', help='how many of them to use'
+        '--calibrate-images',
+        type=int,
+        metavar='N',
+        help=f'how many of them to use (default: {_CALIBRATE_IMAGES})',
     )
     parser.add_argument(
         '--pairs',
@@ -556,10 +560,12 @@ def _show_verification(rows: list[dict]) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
+    if not args.calibrate:
+        console.refuse_options(args, ['calibrate_images'], 'only with --calibrate')
+    if args.calibrate_images is None:
+        args.calibrate_images = _CALIBRATE_IMAGES
     if args.calibrate_images < 1:
         raise InputError(f'--calibrate-images {args.calibrate_images}: expected at least 1')
-    # what is wrong is found before a folder is made
-    checkpoint.load_embedding(args.model)
     if args.pairs:
         input_file(args.pairs, 'pair set')
     if args.groups and not args.people:
@@ -567,10 +573,13 @@ def run(args: argparse.Namespace) -> dict:
     if args.people and not Path(args.people).exists():
         raise InputError(f'folder of people {args.people} does not exist')
     _usual_rates(args)
-    if args.compact and (args.calibrate or args.fp16 or args.l2_normalize):
+    uint8 = args.input_type != 'float32'
+    if args.compact and (args.calibrate or args.fp16 or args.l2_normalize or uint8):
         raise InputError(
-            '--compact writes no ONNX file; leave out --calibrate, --fp16, --l2-normalize'
+            '--compact writes no ONNX file; leave out --calibrate, --fp16, --l2-normalize and '
+            '--input-type'
         )
+    checkpoint.load_embedding(args.model)  # what is wrong is found before a folder is made
     with_onnx = _wants_onnx(args)
     out = Path(args.out)
     _check_targets(out, args.model)

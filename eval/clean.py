@@ -192,6 +192,10 @@ def run(args: argparse.Namespace) -> dict:
             for path in (args.folder, args.other)
             if path
         ]
+        if not all(records.num_classes for records in sets):
+            console.refuse_options(
+                args, ('same_person', 'margin'), 'only for sets that tell who is in a picture'
+            )
         stack.enter_context(exclusive(output_folder(args.out)))
         model = open_from(args, args.batch_size)
         people, *others = [embed_people(model, records) for records in sets]

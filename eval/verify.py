@@ -32,6 +32,7 @@ from .verification import VerificationResult, verify
 
 log = logging.getLogger(__name__)
 
+_FOLDS = 10
 _HARDEST = 12  # pairs of each kind that --save keeps as pictures
 
 
@@ -164,7 +165,7 @@ def build_parser(parser: console.Parser) -> None:
     )
     parser.add_argument('--data-dir', metavar='DIR', help='folder of targets given by name')
     parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
-    parser.add_argument('--folds', type=int, default=10, help='folds of the pairs')
+    parser.add_argument('--folds', type=int, help=f'folds of the pairs (default: {_FOLDS})')
     parser.add_argument('--save', metavar='NPZ', help='results for vargfacenet report')
     parser.add_argument(
         '--pair-list',
@@ -183,10 +184,13 @@ def _check(arguments: argparse.Namespace) -> tuple[dict[str, Path], dict[str, Pa
         check_plot_path(arguments.plot)
     if arguments.save:
         check_results_path(arguments.save)
+    if not arguments.target:
+        console.refuse_options(arguments, ('folds', 'data_dir', 'plot'), 'only with --target')
+    if arguments.folds is None:
+        arguments.folds = _FOLDS
+    console.check_ranges([('--folds', arguments.folds, 2, 1000)])
     targets = resolve_targets(arguments.target, arguments.data_dir) if arguments.target else {}
     sets = resolve_sets(arguments.pairs, targets)
-    if arguments.plot and not targets:
-        raise InputError('--plot draws the curves of --target; give one')
     if arguments.pair_list and (len(targets) != 1 or not arguments.save):
         raise InputError('--pair-list is for --save with one target')
     if arguments.pair_list:
