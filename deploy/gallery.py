@@ -283,8 +283,8 @@ class Gallery:
         with self._state():
             person = self._ids.get(identity)
             kept = self._faces_of(person) if person else ()
-            for row, _, crop in kept:
-                return crop and self._seal.open(crop, CROP, row, person)
+            for row, record, crop in kept:
+                return self._opened_crop(row, person, record, crop)
         return None
 
     def has_picture(self, identity: str, digest: str) -> bool:
@@ -351,8 +351,19 @@ class Gallery:
         return decode_face(record and self._seal.open(record, FACE, row, person))
 
     def _kept_face(self, row: int, person: int, record, crop) -> KeptFace:
+        face = self._face_record(row, person, record)
+        crop = self._opened_crop(row, person, record, crop)
+        return KeptFace(np.array(self._matrix[row]), face, crop)
+
+    def _opened_crop(self, row: int, person: int, record, crop) -> Optional[bytes]:
+        """A face's picture; InputError where it is not the one that was enrolled."""
         crop = crop and self._seal.open(crop, CROP, row, person)
-        return KeptFace(np.array(self._matrix[row]), self._face_record(row, person, record), crop)
+        if crop and not self._face_record(row, person, record).is_of(crop):
+            raise InputError(
+                f'gallery {self.folder} is damaged: the picture of row {row}, of '
+                f'{self._people[person].name}, is not what was enrolled'
+            )
+        return crop
 
     def _faces_of(self, person: int) -> list[tuple[int, bytes, Optional[bytes]]]:
         """(row, record, crop) of a person's faces, the latter two as they lie on the disk."""

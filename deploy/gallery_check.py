@@ -14,6 +14,7 @@ from . import gallery_tables
 from .decision_log import LOG, check_log
 from .gallery import UNIT_TOLERANCE, check_exists
 from .gallery_file import DATABASE, FORMAT, Database, is_gallery_file, matrix_name
+from .gallery_records import decode_face
 from .sealing import Seal
 
 _WAIT = 10.0  # seconds for another process that writes
@@ -44,12 +45,14 @@ def inspect_gallery(folder: PathLike) -> Inspection:
             meta = gallery_tables.checked_meta(database)
             state = [text for (text,) in database.execute('PRAGMA integrity_check(20)')]
             faces, people = _content(database, meta)
-            checksums = None
+            problems, checksums = [], None
             if 'codec' not in meta and meta['format'] == FORMAT:
+                problems = _damaged_pictures(database)
                 checksums = gallery_tables.read_checksums(database)
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise InputError(f'{path} is damaged: {error}') from None
-    problems = [] if state == ['ok'] else [f'{path}: {text}' for text in state]
+    if state != ['ok']:
+        problems += [f'{path}: {text}' for text in state]
     sealed = 'codec' in meta
     if any(row < 0 or person not in people for row, person in faces):
         problems.append(f'{path}: a face has no row or no name')
@@ -72,6 +75,17 @@ def inspect_gallery(folder: PathLike) -> Inspection:
         seen,
         problems,
     )
+
+
+def _damaged_pictures(database: Database) -> list[str]:
+    """Pictures that are not what was enrolled; InputError for a face's record that is damaged."""
+    columns = f'row, {gallery_tables.RECORD_COLUMN}, {gallery_tables.CROP_COLUMN}'
+    problems = []
+    for row, record, crop in database.scan(f'SELECT {columns} FROM faces ORDER BY row'):
+        face = decode_face(record)
+        if crop and not face.is_of(crop):
+            problems.append(f'{database.path}: the picture of row {row} is not what was enrolled')
+    return problems
 
 
 def _content(database: Database, meta: dict) -> tuple[list[tuple], dict]:

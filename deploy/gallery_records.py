@@ -3,12 +3,14 @@
 import hashlib
 import json
 import unicodedata
+import zlib
 from datetime import date, datetime, timezone
 from typing import Any, NamedTuple, Optional
 
 from ..common.errors import InputError
 
 MAX_NAME = 200  # characters of an identity's name
+_CHECKSUM = b', "crc32": '
 MAX_TEXT = 1000  # characters of a legal basis, a purpose, a source
 
 
@@ -50,6 +52,10 @@ class FaceRecord(NamedTuple):
 
     def encoded(self) -> bytes:
         return _encoded(self._asdict())
+
+    def is_of(self, crop: bytes) -> bool:
+        """Whether a picture is the one that was enrolled, as far as that is known."""
+        return not self.picture or picture_digest(crop) == self.picture
 
 
 def now() -> str:
@@ -107,16 +113,25 @@ def plain_text(text: str) -> str:
 
 
 def _encoded(fields: dict[str, str]) -> bytes:
-    return json.dumps(fields).encode()
+    """JSON whose last entry is the checksum of all before it."""
+    text = json.dumps(fields).encode()
+    return b'%s%s%d}' % (text[:-1], _CHECKSUM, zlib.crc32(text))
 
 
 def _decoded(content: Optional[bytes], names: tuple[str, ...]) -> dict[str, Any]:
-    """The fields of a record, in the order of `names`."""
+    """The fields of a record, in the order of `names`; those of older galleries have no checksum.
+
+    A changed bit of the checksum's name makes of it an entry that no record has.
+    """
     try:
-        fields = json.loads(content)
+        text, entry, checksum = content.rstrip().rpartition(_CHECKSUM)
+        text = text + b'}' if entry else content
+        if entry and checksum != b'%d}' % zlib.crc32(text):
+            raise ValueError
+        fields = json.loads(text)
         found = {name: fields[name] for name in names}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError('the gallery is damaged: a record cannot be read') from None
-    if not all(isinstance(value, str) for value in found.values()):
+    if len(fields) > len(found) or not all(isinstance(value, str) for value in found.values()):
         raise InputError('the gallery is damaged: a record cannot be read')
     return found

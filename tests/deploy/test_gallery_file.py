@@ -10,11 +10,12 @@ import zlib
 
 import numpy as np
 import pytest
-from vargfacenet.common.errors import InputError
+from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.deploy import decision_log
 from vargfacenet.deploy.gallery import CODECS, DATABASE, MATRIX, Gallery
 from vargfacenet.deploy.gallery_check import inspect_gallery
 from vargfacenet.deploy.gallery_file import Database
+from vargfacenet.deploy.gallery_records import Terms
 
 SIZE = 16
 MODEL = 'a' * 64
@@ -403,3 +404,38 @@ def test_a_gallery_of_the_second_format_gets_checksums(tmp_path, rng, caplog):
             assert gallery.person('Ada')[2][1].crop == b'a crop'
     assert caplog.text.count('newer form') == 1 and not inspect_gallery(tmp_path).without_checksums
     assert checksums(tmp_path) == {0: zlib.crc32(rows[0]), 2: zlib.crc32(rows[1])}
+
+
+def everything(folder):
+    """All that a gallery tells of its people."""
+    with contextlib.closing(Gallery(folder, SIZE, MODEL)) as gallery:
+        known = {name: gallery.person(name) for name in gallery.identities()}
+        return repr(known), [gallery.identify(row) for row in np.eye(SIZE)]
+
+
+def test_a_flipped_bit_of_the_database_is_noticed_or_changes_nothing(tmp_path, rng, caplog):
+    """A name of other letters would be another person's."""
+    folder = tmp_path / 'g'
+    with contextlib.closing(Gallery(folder, SIZE, MODEL)) as gallery:
+        terms = ('consent', 'a door', '2099-01-01')
+        crops = [rng.bytes(200) for _ in range(3)]
+        gallery.enrol(['Ada', 'Bob', 'Ada'], unit(rng, 3), list('abc'), crops, terms=Terms(*terms))
+    path = folder / DATABASE
+    whole, before = path.read_bytes(), everything(folder)
+    used = np.flatnonzero(np.frombuffer(whole, np.uint8))  # most of the file is empty
+    noticed = 0
+    for byte in rng.choice(used, 250, replace=False):
+        flip(path, 8 * byte + rng.randint(8))
+        caplog.clear()
+        try:
+            found = inspect_gallery(folder).problems
+            after = everything(folder)
+        except (InputError, RunError):
+            noticed += 1
+        else:
+            assert found or after == before, byte
+            noticed += bool(found)
+        for left in folder.glob(f'{DATABASE}-*'):
+            left.unlink()
+        path.write_bytes(whole)
+    assert noticed > 200
