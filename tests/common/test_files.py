@@ -5,6 +5,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pictures import encoded, scene
@@ -195,3 +196,30 @@ def test_what_a_path_is(tmp_path):
     for path, reason in ((file, 'is a file'), (link, 'is a symbolic link to nowhere')):
         with pytest.raises(InputError, match=rf'cannot write here \({reason}'):
             files.output_folder(path)
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / 'a.npz').mkdir()
+    for path in (tmp_path / 'a.npz', Path('/proc/a.npz')):
+        with pytest.raises(OSError, match=r'npz') as error:
+            files.atomic_write(path, 'x')
+        assert error.value.filename == str(path)
+    assert os.listdir(tmp_path) == ['a.npz']
+    # another file's error keeps its name
+    with pytest.raises(FileNotFoundError) as error, files.atomic_path(tmp_path / 'b') as temporary:
+        (temporary.parent / 'other').read_bytes()
+    assert error.value.filename == str(tmp_path / 'other')
+
+
+def test_empty_folders_that_were_made_go_and_others_stay(tmp_path):
+    (tmp_path / 'mine').mkdir()
+    with pytest.raises(ZeroDivisionError), files.empty_folders_removed():
+        files.output_folder(tmp_path / 'mine')
+        files.output_file(tmp_path / 'full' / 'empty' / 'deep' / 'x')
+        files.output_file(tmp_path / 'taken' / 'x')
+        (tmp_path / 'full' / 'y').touch()
+        (tmp_path / 'taken').rmdir()  # by another command, which failed
+        files.atomic_write(tmp_path / 'taken' / 'x', 'all the same')
+        1 / 0  # noqa: B018
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*')}
+    assert left == {'mine', 'full', 'full/y', 'taken', 'taken/x'}
