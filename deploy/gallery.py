@@ -380,7 +380,7 @@ class Gallery:
         return np.flatnonzero(self._codes == self._order.index(person))
 
     def _forget(self, person: int) -> None:
-        gallery_tables.forget_person(self._database, person)
+        gallery_tables.forget_person(self._database, person, self._places(person).tolist())
 
     def _written_person(self, name: str, terms: Terms) -> int:
         """The number of a person, who is written if new, or if the terms are."""

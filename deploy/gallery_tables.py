@@ -185,10 +185,9 @@ def put_checksums(database: Database, places: Iterable[int], rows: Iterable[Any]
     database.connection.executemany('INSERT OR REPLACE INTO checksums VALUES (?, ?)', noted)
 
 
-def forget_person(database: Database, person: int) -> None:
-    """Delete all that the tables hold of a person."""
-    mine = 'SELECT row FROM faces WHERE person = ?'
-    database.execute(f'DELETE FROM checksums WHERE row IN ({mine})', (person,))
+def forget_person(database: Database, person: int, rows: Iterable[int]) -> None:
+    """Delete all that the tables hold of a person, who has these rows."""
+    database.connection.executemany('DELETE FROM checksums WHERE row = ?', ((row,) for row in rows))
     database.execute('DELETE FROM faces WHERE person = ?', (person,))
     database.execute('DELETE FROM people WHERE person = ?', (person,))
 

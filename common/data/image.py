@@ -8,6 +8,7 @@ Importing this module turns OpenCV's own log off: what it could not decode is in
 
 import functools
 import io
+import operator
 import os
 import re
 import struct
@@ -190,7 +191,11 @@ def _read_header(encoded: bytes) -> _Header:
         tags.load(file)
         usual = set(tags.get(TiffImagePlugin.SAMPLEFORMAT, ())) <= {_UNSIGNED}
         usual &= max(tags[TiffImagePlugin.BITSPERSAMPLE]) <= 16
-        width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+        # a tag may be of any type, and whole numbers of it below zero
+        sides = (tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH])
+        width, height = map(operator.index, sides)
+        if min(width, height) < 1:
+            raise ValueError
     except _BROKEN:
         raise _no_picture(encoded) from None
     return _Header('TIFF', width, height, usual)

@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import struct
 import sys
 
@@ -233,3 +234,20 @@ def test_a_file_that_no_picture_needs_is_not_read(tmp_path):
     os.truncate(path, 1 << 40)
     with pytest.raises(InputError, match='its size in bytes is announced as 1099511627776'):
         read_picture(path)
+
+
+@pytest.mark.parametrize('side', [256, 257])  # the tags of width and height
+@pytest.mark.parametrize(('kind', 'value'), [(7, 8), (2, 8), (9, -8), (11, 0x41000000)])
+def test_sides_of_a_tiff_that_are_no_numbers(rng, side, kind, value):
+    """Bytes, a text, a number below zero, a float; found by fuzzing."""
+    image = rng.randint(0, 60000, (8, 8, 3)).astype(np.uint16)  # of which Pillow opens no TIFF
+    content = cv2.imencode('.tiff', image)[1].tobytes()
+    assert decode_rgb(content).shape == (8, 8, 3)
+    entry = next(
+        match.start()
+        for match in re.finditer(re.escape(struct.pack('<H', side)), content)
+        if content[match.start() + 2 : match.start() + 8] in (b'\3\0\1\0\0\0', b'\4\0\1\0\0\0')
+    )
+    changed = struct.pack('<HHIi', side, kind, 1 if kind in (9, 11) else 4, value)
+    with pytest.raises(InputError, match='no picture'):
+        decode_rgb(content[:entry] + changed + content[entry + 12 :])
