@@ -208,7 +208,7 @@ def killed(folder, key, rows, crop):
     np.save(folder.parent / 'rows.npy', rows)
     secret = key.secret.hex() if key else ''
     script = [sys.executable, '-c', WORK, folder, secret, crop.hex(), folder.parent / 'rows.npy']
-    environment = {**os.environ, 'TMPDIR': str(folder / 'tmp'), 'SQLITE_TMPDIR': str(folder)}
+    environment = {**os.environ, 'TMPDIR': str(folder / '.tmp'), 'SQLITE_TMPDIR': str(folder)}
     child = subprocess.Popen(
         list(map(str, script)), stdout=subprocess.PIPE, cwd=ROOT.parent, env=environment
     )
@@ -222,7 +222,7 @@ def killed(folder, key, rows, crop):
 def check_kills(tmp_path, rng, times):
     rows, crops = unit(rng, 200, 64), pictures(rng, 1)
     folder = tmp_path / 'sealed'
-    (folder / 'tmp').mkdir(parents=True)
+    (folder / '.tmp').mkdir(parents=True)
     for _ in range(times):
         killed(folder, KEY, rows, crops[0])
         assert leaks(folder, rows, crops, ['secret-name']) == set()
@@ -236,7 +236,7 @@ def check_kills(tmp_path, rng, times):
 def test_a_kill_leaves_nothing_that_can_be_read(tmp_path, rng):
     check_kills(tmp_path, rng, 3)
     # and the same in an open gallery is found, so the search finds what there is
-    (tmp_path / 'open' / 'tmp').mkdir(parents=True)
+    (tmp_path / 'open' / '.tmp').mkdir(parents=True)
     rows, crops = unit(rng, 200, 64), pictures(rng, 1)
     killed(tmp_path / 'open', None, rows, crops[0])
     assert {'template', 'name'} <= leaks(tmp_path / 'open', rows, crops, ['secret-name'])
