@@ -363,7 +363,8 @@ def command(
             load_plugins()
             arguments = make_parser().parse_args(list(words))
             if check:
-                check(arguments)
+                with empty_folders_removed():
+                    check(arguments)
             return 0
         except InputError as error:
             return report_error(f'vargfacenet {name}', error)

@@ -272,8 +272,7 @@ def output_file(path: PathLike) -> Path:
         reason = getattr(error, 'strerror', None) or error
         raise InputError(f'{path}: cannot write here ({reason}); choose another file') from None
     if not stat.S_ISREG(mode):
-        what = 'a folder' if stat.S_ISDIR(mode) else 'no ordinary file'
-        raise InputError(f'{path} is {what}; name a file to write')
+        raise InputError(f'{path} {state_of(path)}; name a file to write')
     output_folder(path.parent)
     return path
 
