@@ -374,7 +374,7 @@ class TrainConfig:
     classification: bool = option('False: the distillation loss alone', True)
     sync_bn: bool = option(
         "BatchNorm takes the statistics of all processes' images, not those of its own: as one "
-        'process with the whole batch, at the price of four messages a layer and step',
+        'process with the whole batch, at the price of two messages a layer and step',
         False,
         group=RUN,
     )

@@ -163,7 +163,7 @@ def training_module(
     on_cpu = all(device.device_type == 'cpu' for device in devices)
     inner = embedding
     if config.sync_bn and ranks and ranks.size > 1:  # of one rank they are its own
-        inner = synchronised(embedding, ranks)
+        inner = synchronised(embedding, ranks, compiled=on_cpu and ops.available())
     symbol = training_symbol(inner, config, compiled=on_cpu and ops.available())
     batch = config.per_batch_size * len(devices)  # Module cuts it into one part a device
     data_shapes = {DATA: (batch, *IMAGE_SHAPE)}

@@ -1,132 +1,135 @@
 """BatchNorm with the statistics of all ranks' images (SyncBatchNorm), for training.
 
-The batch's mean and variance go through two operators of Python whose forward pass has the mean
-over the ranks of what each has of its own images, and whose backward pass has that of the
-gradients; the rest are stock operators with MXNet's own gradients.
+The mean and variance of a rank's own images go through an operator of Python, which gives those of
+all ranks' images and, backwards, the gradients of what they were made of: a message each. Before
+and behind it stand two compiled operators, or stock ones, which take many times as long.
 """
 
 import json
+
+import numpy as np
 
 from ..common.backend import mx
 from ..common.engine.graph import Node, assemble, flag, parse
 from ..common.ranks import Ranks
 
-_MEAN, _VARIANCE = 'vg_rank_mean', 'vg_rank_variance'
+_STATISTICS = 'vg_rank_statistics'
 _EPS, _MOMENTUM = '0.001', '0.9'  # of MXNet's BatchNorm where nothing is said
 
 
-def synchronised(symbol: 'mx.sym.Symbol', ranks: Ranks) -> 'mx.sym.Symbol':
+def synchronised(symbol: 'mx.sym.Symbol', ranks: Ranks, compiled: bool) -> 'mx.sym.Symbol':
     """The symbol with every BatchNorm over channels that takes the statistics of its batch taking
     those of all ranks; names of arguments, auxiliary states and outputs stay.
 
     Every rank must give as many images. Gradients are those of the mean over ranks of their
     losses, times the number of ranks as are all others: what sums over the ranks make whole.
+    `compiled`: with the operators of `common/engine/ops`, for the CPU.
     """
     _register(ranks)
     graph = json.loads(symbol.tojson())
     nodes, heads, attrs = parse(graph, [[] for _ in graph['nodes']], set())
     for node in reversed(nodes):
         if node.op == 'BatchNorm' and not flag(node, 'use_global_stats', False):
-            _replace(node)
+            _replace(node, compiled)
     return mx.sym.load_json(json.dumps(assemble(heads, attrs)))
 
 
-def _replace(norm: Node) -> None:
+def _replace(norm: Node, compiled: bool) -> None:
     """(x - mean) / sqrt(variance + eps) * gamma + beta; fix_gamma is a gamma of 1."""
 
     def node(op: str, name: str, inputs: list, **more: str) -> tuple:
         return Node(op, f'{norm.name}_{name}', more, inputs), 0
 
-    def custom(op_type: str, name: str, inputs: list, **more: str) -> tuple:
-        return node('Custom', name, inputs, op_type=op_type, layer=norm.name, **more)
-
     data, gamma, beta, *running = norm.inputs
     over = {'axis': '1', 'exclude': 'True', 'keepdims': 'True'}
-    mean = custom(_MEAN, 'mean', [node('mean', 'own_mean', [data], **over)])
-    centred = node('broadcast_sub', 'centred', [data, mean])
-    squares = node('mean', 'own_variance', [node('square', 'squared', [centred])], **over)
-    momentum = norm.attrs.get('momentum', _MOMENTUM)
-    variance = custom(_VARIANCE, 'variance', [mean, squares, *running], momentum=momentum)
+    if compiled:
+        moments, _ = node('vg_moments', 'moments', [data])
+        own = [(moments, 0), (moments, 1)]
+    else:
+        centre = node('mean', 'own_mean', [data], **over)
+        squared = node('square', 'squared', [node('broadcast_sub', 'own_centred', [data, centre])])
+        pair = centre, node('mean', 'own_variance', [squared], **over)
+        own = [node('Reshape', f'own_{i}', [entry], shape='(-1,)') for i, entry in enumerate(pair)]
+    momentum = {'momentum': norm.attrs.get('momentum', _MOMENTUM)}
+    statistics = {'op_type': _STATISTICS, 'layer': norm.name, **momentum}
+    whole, _ = node('Custom', 'statistics', [*own, *running], **statistics)
+    mean, variance = (whole, 0), (whole, 1)
     eps = {'scalar': norm.attrs.get('eps', _EPS)}
     inverse = node('rsqrt', 'inverse', [node('_plus_scalar', 'with_eps', [variance], **eps)])
     if flag(norm, 'fix_gamma', True):
         gamma = node('ones_like', 'one', [gamma])
-    # as (C,), from which MXNet infers the shapes of gamma and beta
-    flat = node('Reshape', 'inverse_flat', [inverse], shape='(-1,)')
-    scale = node('elemwise_mul', 'scale', [flat, gamma])
-    shift = node('elemwise_add', 'shift', [node('zeros_like', 'zero', [flat]), beta])
-    scale, shift = (
-        node('reshape_like', f'{name}_shaped', [entry, variance])
-        for name, entry in (('scale', scale), ('shift', shift))
+    # sums with zeros, from which MXNet infers the shapes of gamma and beta
+    scale = node('elemwise_mul', 'scale', [inverse, gamma])
+    shift = node('elemwise_add', 'shift', [node('zeros_like', 'zero', [inverse]), beta])
+    if compiled:
+        norm.become('vg_recentre', [data, mean, scale, shift])
+        return
+    mean, scale, shift = (
+        node('reshape_like', f'{name}_shaped', [entry, centre])
+        for name, entry in (('mean', mean), ('scale', scale), ('shift', shift))
     )
-    scaled = node('broadcast_mul', 'scaled', [centred, scale])
-    norm.become('broadcast_add', [scaled, shift])
+    centred = node('broadcast_sub', 'centred', [data, mean])
+    norm.become('broadcast_add', [node('broadcast_mul', 'scaled', [centred, scale]), shift])
 
 
-class _OfRanks(mx.operator.CustomOp):
+class _Statistics(mx.operator.CustomOp):
+    """Mean and variance (C,) of a rank's images -> those of all ranks' images."""
+
     def __init__(self, ranks: Ranks, layer: str, momentum: float):
         super().__init__()
         self._ranks, self._layer, self._momentum = ranks, layer, momentum
+        self._apart: np.ndarray  # (C,) how far the own mean is from that of all
 
-    def _mean(self, array, what: str):
-        total = self._ranks.sum(array.asnumpy(), f'BatchNorm: {self._layer} {what}')
-        return mx.nd.array(total / self._ranks.size)
+    def _mean(self, pair: tuple, what: str) -> np.ndarray:
+        """(2, C): the mean over the ranks."""
+        stacked = np.stack(pair)
+        total = self._ranks.sum(stacked, f'BatchNorm: {self._layer} {what}')
+        return total / np.float32(self._ranks.size)
 
-
-class _Mean(_OfRanks):
     def forward(self, is_train, req, in_data, out_data, aux):
-        self.assign(out_data[0], req[0], self._mean(in_data[0], 'mean'))
-
-    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
-        self.assign(in_grad[0], req[0], self._mean(out_grad[0], 'mean gradient'))
-
-
-class _Variance(_OfRanks):
-    def forward(self, is_train, req, in_data, out_data, aux):
-        variance = self._mean(in_data[1], 'variance')
-        self.assign(out_data[0], req[0], variance)
-        for running, new in zip(aux, (in_data[0], variance)):
+        mean, variance = (array.asnumpy() for array in in_data)
+        # the mean of squares about a point near all means: no cancellation where they are large
+        origin = aux[0].asnumpy()
+        shift = mean - origin
+        shifted, squares = self._mean((shift, variance + shift * shift), 'statistics')
+        whole = np.stack((origin + shifted, np.maximum(squares - shifted * shifted, 0)))
+        self._apart = shift - shifted
+        for place, values in enumerate(whole):
+            self.assign(out_data[place], req[place], mx.nd.array(values))
+        for running, new in zip(aux, whole):
             share = 1 - self._momentum
-            running[:] = self._momentum * running + share * new.reshape(running.shape)
+            running[:] = self._momentum * running + share * mx.nd.array(new)
 
     def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
-        self.assign(in_grad[0], req[0], mx.nd.zeros_like(in_grad[0]))
-        self.assign(in_grad[1], req[1], self._mean(out_grad[0], 'variance gradient'))
+        of_mean, of_variance = self._mean(tuple(array.asnumpy() for array in out_grad), 'gradients')
+        own = of_mean + 2 * self._apart * of_variance, of_variance
+        for place, values in enumerate(own):
+            self.assign(in_grad[place], req[place], mx.nd.array(values))
 
 
-class _MeanProp(mx.operator.CustomOpProp):
+class _StatisticsProp(mx.operator.CustomOpProp):
     ranks: Ranks  # of the subclass that is registered
-    operator = _Mean
 
-    def __init__(self, layer: str, momentum: str = '0'):
+    def __init__(self, layer: str, momentum: str):
         super().__init__(need_top_grad=True)
         self._layer, self._momentum = layer, float(momentum)
 
     def list_arguments(self):
-        return ['data']
-
-    def infer_shape(self, in_shape):
-        return in_shape, [in_shape[0]], []
-
-    def create_operator(self, ctx, shapes, dtypes):
-        return self.operator(self.ranks, self._layer, self._momentum)
-
-
-class _VarianceProp(_MeanProp):
-    operator = _Variance
-
-    def list_arguments(self):
-        return ['mean', 'variance']
+        return ['own_mean', 'own_variance']
 
     def list_auxiliary_states(self):
         return ['moving_mean', 'moving_var']
 
+    def list_outputs(self):
+        return ['mean', 'variance']
+
     def infer_shape(self, in_shape):
-        channels = [in_shape[0][1]]
-        return in_shape, [in_shape[0]], [channels, channels]
+        return in_shape, [in_shape[0], in_shape[0]], [in_shape[0], in_shape[0]]
+
+    def create_operator(self, ctx, shapes, dtypes):
+        return _Statistics(self.ranks, self._layer, self._momentum)
 
 
 def _register(ranks: Ranks) -> None:
-    """Make the two operators known to MXNet, which bind to these ranks."""
-    for name, kind in ((_MEAN, _MeanProp), (_VARIANCE, _VarianceProp)):
-        mx.operator.register(name)(type(kind.__name__, (kind,), {'ranks': ranks}))
+    """Make the operator known to MXNet, which binds to these ranks."""
+    mx.operator.register(_STATISTICS)(type('RankStatistics', (_StatisticsProp,), {'ranks': ranks}))

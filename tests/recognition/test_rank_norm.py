@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from thread_ranks import on_ranks
 from vargfacenet.common.backend import mx
+from vargfacenet.common.engine import ops
 from vargfacenet.recognition import rank_norm
 
 IMAGES, RANKS = 12, 3
@@ -46,7 +47,14 @@ def batch(rng):
     return images.astype(np.float32), rng.standard_normal((IMAGES, 3)).astype(np.float32)
 
 
-def test_three_ranks_are_one_batch(batch):
+@pytest.fixture(params=['compiled', 'stock'])
+def compiled(request):
+    if request.param == 'compiled' and not ops.available():
+        pytest.skip('no C++ compiler')
+    return request.param == 'compiled'
+
+
+def test_three_ranks_are_one_batch(batch, compiled):
     """What is of images stands in the order of ranks, gradients of parameters are summed."""
     whole = step(network(), *batch)
 
@@ -55,7 +63,7 @@ def test_three_ranks_are_one_batch(batch):
     def work(ranks):
         part = slice(ranks.rank * IMAGES // RANKS, (ranks.rank + 1) * IMAGES // RANKS)
         with registering:
-            symbol = rank_norm.synchronised(network(), ranks)
+            symbol = rank_norm.synchronised(network(), ranks, compiled)
         return step(symbol, *(array[part] for array in batch))
 
     parts = on_ranks(RANKS, work)
@@ -72,9 +80,10 @@ def test_three_ranks_are_one_batch(batch):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=3e-6, err_msg=name)
 
 
-def test_names_stay_and_running_statistics_are_left_alone(batch):
+def test_names_stay_and_running_statistics_are_left_alone(compiled):
     symbol = mx.sym.BatchNorm(network(), use_global_stats=True, name='third')
-    changed = rank_norm.synchronised(symbol, on_ranks(1, lambda ranks: ranks)[0])
+    ranks = on_ranks(1, lambda ranks: ranks)[0]
+    changed = rank_norm.synchronised(symbol, ranks, compiled)
     for listed in ('list_arguments', 'list_auxiliary_states', 'list_outputs'):
         assert getattr(changed, listed)() == getattr(symbol, listed)()
     assert changed.tojson().count('"BatchNorm"') == 1

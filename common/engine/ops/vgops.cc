@@ -486,6 +486,124 @@ MXReturnValue norm_backward(const Attributes&, Tensors* inputs, Tensors* outputs
   return MX_SUCCESS;
 }
 
+// ------------------------------------------------------ BatchNorm in parts, between which ranks talk
+// vg_moments: x (N, C, ...) -> mean and biased variance (C,) of each channel.
+
+enum Moment { kMomentMean, kMomentVariance, kMoments };
+
+MXReturnValue moments_arity(const Attributes&, int* inputs, int* outputs) {
+  *inputs = 1;
+  *outputs = kMoments;
+  return MX_SUCCESS;
+}
+
+MXReturnValue moments_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
+  if (!shape_known(*inputs)) return MX_SUCCESS;
+  for (auto& shape : *outputs) shape = {inputs->at(0)[1]};
+  return MX_SUCCESS;
+}
+
+MXReturnValue moments_forward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                              const OpResource&) {
+  const Layout layout(inputs->at(0));
+  const float* x = floats(inputs, 0);
+  float* means = floats(outputs, kMomentMean);
+  float* variances = floats(outputs, kMomentVariance);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t c = 0; c < layout.channels; ++c) {
+    double mean, variance;
+    channel_statistics(layout, x, c, &mean, &variance);
+    means[c] = static_cast<float>(mean);
+    variances[c] = static_cast<float>(variance);
+  }
+  return MX_SUCCESS;
+}
+
+MXReturnValue moments_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                               const OpResource&) {
+  const Layout layout(inputs->at(kMoments));
+  const float* x = floats(inputs, kMoments);
+  const float* means = floats(inputs, kMoments + 1 + kMomentMean);
+  float* dx = floats(outputs, 0);
+  const float share = 1.f / (layout.batch * layout.positions);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t c = 0; c < layout.channels; ++c) {
+    const Vec centres = splat(means[c]);
+    const Vec flat = splat(floats(inputs, kMomentMean)[c] * share);
+    const Vec slope = splat(2 * floats(inputs, kMomentVariance)[c] * share);
+    for (int64_t n = 0; n < layout.batch; ++n) {
+      const int64_t row = layout.row(n, c);
+      for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
+        store_first(dx + row + i, flat + slope * (load_first(x + row + i, lanes) - centres), lanes);
+      });
+    }
+  }
+  return MX_SUCCESS;
+}
+
+// vg_recentre: (x - centre) * scale + offset; x (N, C, ...), the others (C,).
+
+enum RecentreInput { kRecentred, kCentre, kFactor, kOffset, kRecentreInputs };
+
+MXReturnValue recentre_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
+  if (!shape_known(*inputs)) return MX_SUCCESS;
+  outputs->at(0) = inputs->at(0);
+  for (int i = 1; i < kRecentreInputs; ++i) inputs->at(i) = {inputs->at(0)[1]};
+  return MX_SUCCESS;
+}
+
+MXReturnValue recentre_forward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                               const OpResource&) {
+  const Layout layout(inputs->at(kRecentred));
+  const float* x = floats(inputs, kRecentred);
+  float* y = floats(outputs, 0);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t c = 0; c < layout.channels; ++c) {
+    const Vec centres = splat(floats(inputs, kCentre)[c]);
+    const Vec factors = splat(floats(inputs, kFactor)[c]);
+    const Vec offsets = splat(floats(inputs, kOffset)[c]);
+    for (int64_t n = 0; n < layout.batch; ++n) {
+      const int64_t row = layout.row(n, c);
+      for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
+        const Vec value = (load_first(x + row + i, lanes) - centres) * factors + offsets;
+        store_first(y + row + i, value, lanes);
+      });
+    }
+  }
+  return MX_SUCCESS;
+}
+
+MXReturnValue recentre_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
+                                const OpResource&) {
+  const Layout layout(inputs->at(1 + kRecentred));
+  const float* dy = floats(inputs, 0);
+  const float* x = floats(inputs, 1 + kRecentred);
+  float* dx = floats(outputs, kRecentred);
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t c = 0; c < layout.channels; ++c) {
+    const float factor = floats(inputs, 1 + kFactor)[c];
+    const Vec centres = splat(floats(inputs, 1 + kCentre)[c]), factors = splat(factor);
+    Sum gradients, products;
+    for_channel(
+        layout, c,
+        [&](int64_t i, int64_t lanes) {
+          const Vec gradient = load_first(dy + i, lanes);  // zero behind the row, as the product
+          gradients.add(gradient);
+          products.add(gradient * (load_first(x + i, lanes) - centres));
+          store_first(dx + i, gradient * factors, lanes);
+        },
+        [&] {
+          gradients.end_stretch();
+          products.end_stretch();
+        });
+    const double total = gradients.total();
+    floats(outputs, kCentre)[c] = static_cast<float>(-factor * total);
+    floats(outputs, kFactor)[c] = static_cast<float>(products.total());
+    floats(outputs, kOffset)[c] = static_cast<float>(total);
+  }
+  return MX_SUCCESS;
+}
+
 }  // namespace
 
 REGISTER_OP(vg_prelu)
@@ -529,6 +647,20 @@ REGISTER_OP(vg_swish)
     .setParseAttrs(arity<1>)
     .setInferType(float32_only)
     .setInferShape(swish_shape);
+
+REGISTER_OP(vg_moments)
+    .setForward(moments_forward, "cpu")
+    .setBackward(moments_backward, "cpu")
+    .setParseAttrs(moments_arity)
+    .setInferType(float32_only)
+    .setInferShape(moments_shape);
+
+REGISTER_OP(vg_recentre)
+    .setForward(recentre_forward, "cpu")
+    .setBackward(recentre_backward, "cpu")
+    .setParseAttrs(arity<kRecentreInputs>)
+    .setInferType(float32_only)
+    .setInferShape(recentre_shape);
 
 REGISTER_OP(vg_bn)
     .setForward(norm_forward<kNone>, "cpu")

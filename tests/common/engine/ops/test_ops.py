@@ -39,6 +39,11 @@ def swish(v):
     return v / (1 + np.exp(-v))
 
 
+def recentre(x, centre, factor, offset):
+    centre, factor, offset = (by_channel(each, x.ndim) for each in (centre, factor, offset))
+    return (x - centre) * factor + offset
+
+
 DEFINITIONS = {
     'vg_prelu': prelu,
     'vg_swish': swish,
@@ -46,6 +51,7 @@ DEFINITIONS = {
     'vg_scale_add_prelu': lambda x, scale, shortcut, slope: prelu(x * scale + shortcut, slope),
     'vg_scale': lambda x, scale: x * scale,
     'vg_global_pool': lambda x: x.mean((2, 3), keepdims=True),
+    'vg_recentre': recentre,
 }
 INPUTS = {
     'vg_prelu': ('x', 'slope'),
@@ -54,12 +60,13 @@ INPUTS = {
     'vg_scale_add_prelu': ('x', 'scale', 'shortcut', 'slope'),
     'vg_scale': ('x', 'scale'),
     'vg_global_pool': ('x',),
+    'vg_recentre': ('x', 'centre', 'factor', 'offset'),
 }
 CASES = [
     (op, shape)
     for op in DEFINITIONS
     for shape in SHAPES
-    if len(shape) == 4 or op in ('vg_prelu', 'vg_add_prelu', 'vg_swish')
+    if len(shape) == 4 or op in ('vg_prelu', 'vg_add_prelu', 'vg_swish', 'vg_recentre')
 ]
 
 
@@ -75,6 +82,7 @@ def draw(rng, op, shape):
         'scale': 0.1 + rng.rand(*shape[:2], 1, 1),
         'shortcut': rng.randn(*shape),
         'slope': np.resize([-1.65, 0.25, 1.76, 0.0], shape[1]) + 0.01 * rng.randn(shape[1]),
+        **{name: rng.randn(shape[1]) for name in ('centre', 'factor', 'offset')},
     }
     if op != 'vg_prelu' and 'shortcut' in INPUTS[op]:
         first = values['x'] * (values['scale'] if 'scale' in INPUTS[op] else 1)
@@ -242,6 +250,25 @@ def test_norm_swish_is_norm_and_then_swish(rng, shape, train):
         assert_close(array.grad.asnumpy(), expected)
     for array, expected in zip((mean, variance), averages):
         np.testing.assert_array_equal(array.asnumpy(), expected)
+
+
+@pytest.mark.parametrize('shape', [*SHAPES, PARALLEL_SHAPE])
+def test_moments_are_mean_and_variance_and_so_are_their_gradients(rng, shape):
+    x = (3 + rng.randn(*shape)).astype(np.float32)
+    given = [mx.nd.array(rng.randn(shape[1])) for _ in range(2)]
+    axes = (0, *range(2, x.ndim))
+    array = mx.nd.array(x)
+    array.attach_grad()
+    with mx.autograd.record():
+        moments = mx.nd.vg_moments(array)
+    mx.autograd.backward(moments, given)
+    wide = x.astype(np.float64)
+    assert_close(moments[0].asnumpy(), wide.mean(axes), 1e-6)
+    np.testing.assert_allclose(moments[1].asnumpy(), wide.var(axes), rtol=1e-5, atol=1e-10)
+    of_mean, of_variance = (by_channel(each.asnumpy(), x.ndim) for each in given)
+    centred = wide - wide.mean(axes, keepdims=True)
+    count = x.size / shape[1]
+    assert_close(array.grad.asnumpy(), of_mean / count + 2 * centred * of_variance / count)
 
 
 def test_swish_at_the_ends():
