@@ -63,18 +63,27 @@ def feature_path(folder: Path, kind: str, name: str, algo: str) -> Path:
     return folder / kind / f'{name}_{algo}.bin'
 
 
+class Listed(NamedTuple):
+    """The images of one set: FACESCRUB or MEGAFACE."""
+
+    kind: str
+    root: Path  # folder that `paths` are relative to
+    paths: list[str]
+    names: list[str]  # see `image_names`
+
+
 def write_embeddings(
-    embedders: Sequence[OpenModel], root: Path, paths: list[str], kind: str, out: Path, algo: str
+    embedders: Sequence[OpenModel], images: Listed, out: Path, algo: str
 ) -> list[str]:
     """Write one feature file an image: g(image) + g(mirror image) of unit length.
 
     The embeddings of several networks are concatenated and normalised again. Returns the names of
     the missing images, which get no file, as the devkit expects.
     """
-    names = image_names(paths, kind)
+    kind, root, paths, names = images
     targets = [feature_path(out, kind, name, algo) for name in names]
     for folder in sorted({target.parent for target in targets}):
-        folder.mkdir(parents=True, exist_ok=True)
+        output_folder(folder)
     missing: list[str] = []
     items = [listed_path(root, path) for path in paths]
     with noted_in_folders(targets), console.progress(len(names), kind) as bar:
@@ -223,20 +232,26 @@ def _listed(path: PathLike, root: Optional[Path] = None) -> list[str]:
 
 
 def _embed(arguments: argparse.Namespace) -> dict:
-    roots = {FACESCRUB: arguments.facescrub_root, MEGAFACE: arguments.megaface_root}
-    paths = {kind: _listed(getattr(arguments, kind), roots[kind]) for kind in _DEPTH}
+    sets = []
+    for kind in _DEPTH:  # both lists before any work
+        root = getattr(arguments, f'{kind}_root')
+        if not root.is_dir():
+            raise InputError(
+                f'--{kind}-root {root} is no folder; the {kind} list names what is in it'
+            )
+        paths = _listed(getattr(arguments, kind), root)
+        sets.append(Listed(kind, root, paths, image_names(paths, kind)))
     embedders = [
         open_from(arguments, arguments.batch_size, 'mxnet', model) for model in arguments.model
     ]
     result = {'out': str(arguments.out), 'algo': arguments.algo}
-    for kind, listed in paths.items():
-        missing = write_embeddings(
-            embedders, roots[kind], listed, kind, arguments.out, arguments.algo
-        )
+    for images in sets:
+        missing = write_embeddings(embedders, images, arguments.out, arguments.algo)
+        kind, count = images.kind, len(images.names)
         if missing:
             log.warning('%s: the devkit stops at a missing file; take these off its list', kind)
-        report_missing(missing, len(listed), f'{kind} images')
-        result[kind] = {'images': len(listed), 'missing': len(missing)}
+        report_missing(missing, count, f'{kind} images')
+        result[kind] = {'images': count, 'missing': len(missing)}
     return result
 
 

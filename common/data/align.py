@@ -7,11 +7,12 @@ Pictures without a face are listed in OUT/not_found.txt, the crops in OUT/crops.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -178,12 +179,24 @@ def _check(args: argparse.Namespace) -> None:
     detector_from(args, args.min_score)  # what is wrong with it comes before the pictures
 
 
+@contextlib.contextmanager
+def _list_of_crops(path: Path) -> Iterator[BinaryIO]:
+    """The list while crops are written; after an error it stays if there are any."""
+    with open(path, 'wb', buffering=0) as crops:
+        try:
+            yield crops
+        except BaseException:
+            if not crops.tell():
+                path.unlink()
+            raise
+
+
 def _align_all(args: argparse.Namespace, photographs: list[Photograph]) -> tuple[Counter, list]:
     """Counts of what became of the photographs, and the names of those without a face."""
     counts, not_found, listed = Counter(), [], []
     with (
         console.progress(len(photographs), 'align') as bar,
-        open(args.out / CROPS, 'wb', buffering=0) as crops,
+        _list_of_crops(args.out / CROPS) as crops,
     ):
         for outcome in ordered_map(_Aligner(args, crops), photographs, args.workers):
             bar.advance()

@@ -38,11 +38,20 @@ def add_source_options(parser: Parser) -> None:
     parser.add_argument('--root', default='', help="folder that a LIST's paths are relative to")
 
 
+def check_root(args: argparse.Namespace) -> None:
+    """InputError for a --root that would be ignored: the pictures of a FOLDER lie in it."""
+    if args.root and args.source.is_dir():
+        raise InputError(
+            f'--root {args.root} goes with a LIST, whose paths it completes; leave it out'
+        )
+
+
 def source_people(args: argparse.Namespace, left_out: Sequence[Path] = ()) -> list[Identity]:
     """Who is in the source that `add_source_options` asks for, without the folders `left_out`.
 
-    Raises InputError as `read_label_list` and `find_identities`.
+    Raises InputError as `check_root`, `read_label_list` and `find_identities`.
     """
+    check_root(args)
     if args.source.is_file():
         return read_label_list(args.source, args.root)
     return find_identities(args.source, left_out)

@@ -201,6 +201,8 @@ def read_people(
     `allow_unknown`: test people would stay in training, or be missing from the test.
     """
     if path is None:
+        if allow_unknown:
+            raise InputError(f'--allow-unknown goes with {flag}, which names nobody here')
         return []
     people = _people_of(folder)
     lines = [line for line in read_lines(path, f'{flag} file') if line.strip()]

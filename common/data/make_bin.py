@@ -21,7 +21,7 @@ from ..parallel import ordered_map
 from .detect import warn_if_unaligned
 from .failed_pairs import FailedPair, remove_failed, write_failed
 from .image import jpeg_crop, read_picture
-from .label_lists import add_source_options, source_people
+from .label_lists import add_source_options, check_root, source_people
 from .pair_lists import (
     FOLDS,
     MissingPicture,
@@ -165,8 +165,13 @@ def _check(args: argparse.Namespace) -> None:
     console.check_ranges(ranges)
     if not args.source.is_dir() and (args.list or not args.source.is_file()):
         raise InputError(f'{args.source} is no folder; expected FOLDER/<identity>/<picture>')
+    check_root(args)
     if args.skip_missing and not args.list:
         raise InputError('--skip-missing is for a list of pairs; what is drawn is there')
+    of_a_draw = {'--pairs': args.count, '--seed': args.seed, '--folds': args.folds - FOLDS}
+    if args.list and any(of_a_draw.values()):
+        given = ' and '.join(flag for flag, value in of_a_draw.items() if value)
+        raise InputError(f'{given}: for pairs that are drawn; {args.list} says what is compared')
     free_to_write(args.out, args.overwrite)
 
 

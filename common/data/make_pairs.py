@@ -57,11 +57,11 @@ def build_parser(parser: console.Parser) -> None:
 
 def _people(args: argparse.Namespace) -> list[Identity]:
     """The people whose pictures are compared."""
-    if not args.people:
-        return source_people(args)
-    if args.source.is_file():
+    if args.people and args.source.is_file():
         raise InputError('--people goes with a FOLDER; take the lines out of the list')
     wanted = set(read_people(args.people, '--people', args.source, args.allow_unknown))
+    if not args.people:
+        return source_people(args)
     left_out = [folder for folder in identity_folders(args.source) if folder not in wanted]
     return source_people(args, left_out)
 

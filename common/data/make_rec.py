@@ -107,9 +107,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _identities(args: argparse.Namespace) -> list[Identity]:
-    if not args.exclude:
-        return source_people(args)
-    if args.source.is_file():
+    if args.exclude and args.source.is_file():
         raise InputError('--exclude: goes with a FOLDER; take the lines out of the list')
     excluded = read_people(args.exclude, '--exclude', args.source, args.allow_unknown)
     return source_people(args, excluded)

@@ -153,8 +153,8 @@ def run(args: argparse.Namespace) -> dict:
             ('--seed', args.seed, 0, 2**32 - 1),
         ]
     )
-    if args.out.exists() and any(args.out.iterdir()):
-        raise InputError(f'{args.out} is not empty; choose another folder')
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise InputError(f'{args.out} is no empty folder; choose another')
     people = _people(args)
     output_folder(args.out.parent)
     videos = frames = 0

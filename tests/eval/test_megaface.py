@@ -117,6 +117,25 @@ def test_embed_and_clean(folder, run_command):
     assert (same[:-1] == raw).all()
 
 
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'megaface.txt': 'crops/a.png'}, "megaface list: 'crops/a.png' has fewer than 3"),
+        ({'facescrub.txt': ''}, 'facescrub.txt is empty'),
+        ({'crops/Ann/Ann_0.png': None}, 'Ann_0.png: 50x50 pixels'),
+    ],
+)
+def test_a_refused_job_leaves_nothing(change, message, folder, run_command):
+    for name, text in change.items():
+        if text is None:
+            cv2.imwrite(str(folder / name), np.zeros((50, 50, 3), np.uint8))
+        else:
+            (folder / name).write_text(text)
+    code, _, err = embed(folder, run_command)
+    assert code == 2 and message in err and err.count('\n') == 1, err
+    assert not (folder / 'raw').exists()
+
+
 def test_missing_images_are_counted_and_missing_features_refused(folder, run_command):
     (folder / 'crops/Bob/Bob_0.png').unlink()
     code, result, err = embed(folder, run_command)

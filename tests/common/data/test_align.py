@@ -75,6 +75,10 @@ def test_a_broken_picture_stops_the_run_unless_it_may_be_skipped(folder, tmp_pat
     (folder / 'broken.jpg').write_bytes(encoded(scene(0))[:5000])
     code, _, errors = run_command('align', folder, tmp_path / 'a', '--min-size', 60)
     assert code == 2 and 'broken.jpg' in errors and '--skip-broken' in errors
+    (tmp_path / 'alone').mkdir()
+    (tmp_path / 'alone' / 'broken.jpg').write_bytes(encoded(scene(0))[:5000])
+    assert run_command('align', tmp_path / 'alone', tmp_path / 'none')[0] == 2
+    assert not (tmp_path / 'none').exists()
     options = ('--min-size', 60, '--skip-broken')
     code, result, errors = run_command('align', folder, tmp_path / 'b', *options)
     assert code == 0 and 'broken.jpg' in errors

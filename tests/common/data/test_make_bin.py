@@ -88,6 +88,20 @@ def test_a_broken_picture_names_line_and_path(folder, tmp_path, run_command):
     assert not (tmp_path / 'x.bin').exists()
 
 
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (('--root', '.'), '--root . goes with a LIST'),
+        (('--pairs', 5, '--folds', 2), '--pairs and --folds: for pairs that are drawn'),
+        (('--seed', 1), '--seed: for pairs that are drawn'),
+    ],
+)
+def test_options_that_would_be_ignored(words, message, folder, tmp_path, run_command):
+    code, _, err = run_command('make-bin', folder, 'pairs.txt', tmp_path / 'o' / 'x.bin', *words)
+    assert code == 2 and message in err and err.count('\n') == 1
+    assert not (tmp_path / 'o').exists()
+
+
 def test_a_missing_folder(tmp_path, run_command):
     pairs = pair_list(tmp_path, '2\n' + VIEW_1)
     code, _, err = run_command('make-bin', tmp_path / 'none', pairs, tmp_path / 'x.bin')

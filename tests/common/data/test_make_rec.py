@@ -60,6 +60,26 @@ def test_small_and_excluded_identities_are_left_out(folder, tmp_path, run_comman
     assert {content for _, content in stored(tmp_path / 'out')} == pictures
 
 
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (('--root', '.'), '--root . goes with a LIST'),
+        (('--allow-unknown',), '--allow-unknown goes with --exclude'),
+    ],
+)
+def test_options_that_would_be_ignored(words, message, folder, tmp_path, run_command):
+    code, _, err = run_command('make-rec', folder, tmp_path / 'out', *words)
+    assert code == 2 and message in err and err.count('\n') == 1
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_broken_picture_leaves_no_folder(folder, tmp_path, run_command):
+    (folder / 'cy' / 'broken.jpg').write_bytes(b'no picture')
+    code, _, err = run_command('make-rec', folder, tmp_path / 'new' / 'out')
+    assert code == 2 and 'broken.jpg' in err
+    assert not (tmp_path / 'new').exists()
+
+
 def test_max_images_draws_by_seed_and_independently_of_others(folder, tmp_path, run_command):
     def drawn(seed, *more):
         out = tmp_path / 'out'
