@@ -12,6 +12,10 @@ from .registry import unknown_name
 T = TypeVar('T')
 
 _SHOWN = 40  # characters of a value in a message
+_NAMES = {
+    **{int: 'a whole number', float: 'a number', str: 'a text', bool: 'true or false'},
+    **{list: 'a list', tuple: 'a list', dict: 'a table'},
+}
 
 
 def is_number(value: Any) -> bool:
@@ -26,12 +30,28 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    kind, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
-    if kind is tuple and isinstance(value, tuple):
-        return all(_fits(item, inner[0]) for item in value)
+def taken(value: Any, kind: Any, place: str) -> Any:
+    """`value` as a field of this kind holds it, a list as a tuple where that is the kind.
+
+    InputError, beginning with `place`, for a value of another kind or beyond all bounds.
+    """
+    inner = typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return from_values(kind, value, place)
+    if type(None) in inner:  # Optional
+        return None if value is None else taken(value, inner[0], place)
+    kind = typing.get_origin(kind) or kind
+    if kind in (list, tuple) and isinstance(value, (list, tuple)):
+        return kind(taken(each, inner[0], f'{place} [{n}]') for n, each in enumerate(value))
     if kind is dict and isinstance(value, dict):
-        return inner[1] is Any or all(_fits(item, inner[1]) for item in value.values())
+        return {key: taken(each, inner[1], f'{place} {key!r}') for key, each in value.items()}
+    if kind is Any or _fits(value, kind):
+        return value
+    expected = _NAMES.get(kind, kind.__name__)
+    raise InputError(f'{place} is {str(value)[:_SHOWN]!r}; expected {expected}')
+
+
+def _fits(value: Any, kind: type) -> bool:
     if kind is float:
         return is_number(value) and abs(value) < 1e300
     if kind is int:
@@ -40,7 +60,8 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def from_values(cls: type[T], values: Any, what: str) -> T:
-    """An instance of a dataclass whose fields are numbers, texts, truth values, tuples and dicts.
+    """An instance of a dataclass whose fields are numbers, texts, truth values, tuples, dicts,
+    other such dataclasses, and any of these or None.
 
     `values` is what json.loads gives; a list stands for a tuple. Raises InputError, beginning with
     `what`, for unknown and missing fields and for a value of another type or beyond all bounds.
@@ -50,12 +71,11 @@ def from_values(cls: type[T], values: Any, what: str) -> T:
     kinds = typing.get_type_hints(cls)
     for name in values.keys() - kinds.keys():
         raise unknown_name(f'field of {what}', name[:_SHOWN], kinds)
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     for field in dataclasses.fields(cls):
-        name = field.name
-        if name not in values:
-            if field.default is field.default_factory is dataclasses.MISSING:
-                raise InputError(f'{what}: the field {name!r} is missing')
-        elif not _fits(values[name], kinds[name]):
-            raise InputError(f'{what}: the field {name!r} is {str(values[name])[:_SHOWN]!r}')
-    return cls(**values)
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if needed and field.name not in values:
+            raise InputError(f'{what}: the field {field.name!r} is missing')
+    place = f'{what}: the field'
+    return cls(
+        **{name: taken(value, kinds[name], f'{place} {name!r}') for name, value in values.items()}
+    )

@@ -46,6 +46,7 @@ from .losses import LOSSES, ClassificationLoss, check_additions, make_loss
 from .partial_fc import DENSE, DTYPES, UPDATES, check_loss, check_room
 from .processes import HOROVOD, KVSTORES
 from .schedules import SCHEDULES
+from .views import MOST_VIEWS
 
 log = logging.getLogger(__name__)
 
@@ -350,7 +351,7 @@ class TrainConfig:
         0,
         group=DISTILL,
         metavar='K',
-        rule=integer(0, 10_000),
+        rule=integer(0, MOST_VIEWS),
     )
     view_seed: int = option('of the views', 0)
     alpha: float = option(

@@ -16,17 +16,12 @@ from ..common import console
 from ..common.data.left_out import LeftOut
 from ..common.errors import InputError
 from ..common.ranks import Ranks
-from .augmentations import (
-    AUGMENTATIONS,
-    COMBINATIONS,
-    make_augmentations,
-    parse_augmentation_options,
-)
+from .augmentations import AUGMENTATIONS, COMBINATIONS
 from .processes import connect, leaving_at_once
 from .teacher import Teacher, open_teacher
 from .teacher_store import Header, TeacherStore
 from .teaching import left_out_path, teach
-from .views import Views
+from .views import Views, read_views
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +47,7 @@ def build_parser(parser: console.Parser) -> None:
         default=0,
         metavar='K',
         help='embed K augmented views of every picture as well, for `distill` with the same '
-        '--augment and --augment-option',
+        '--augment and --augment-option; 0: none',
     )
     parser.add_argument(
         '--augment',
@@ -83,21 +78,6 @@ def build_parser(parser: console.Parser) -> None:
         help='leave out up to N records that cannot be read, and name them; give it to `distill` '
         'too',
     )
-
-
-def read_views(args: argparse.Namespace) -> Optional[Views]:
-    """What the options say of views; InputError where they contradict each other."""
-    if args.views < 0 or not 0 <= args.seed < 2**31:
-        raise InputError(f'--views {args.views} --seed {args.seed}: must not be negative')
-    if bool(args.views) != bool(args.augment) or (args.augment_option and not args.views):
-        raise InputError('--views and --augment belong together: how many, and what makes them')
-    if not args.views:
-        return None
-    options = parse_augmentation_options(args.augment, args.augment_option)
-    augmentations = make_augmentations(args.augment, options)
-    if augmentations.storable:
-        raise InputError(f'--augment {args.augment}: a store has the mirror images anyway')
-    return Views(augmentations, args.views, args.seed)
 
 
 def read_job(args: argparse.Namespace, ranks: Ranks) -> tuple[Teacher, Header, Optional[Views]]:

@@ -6,16 +6,20 @@ A store has them behind the record and its mirror image: row 0 is the record, 1 
 2 + v its view v.
 """
 
+import argparse
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import cv2
 import numpy as np
 
+from ..common.console import check_ranges
 from ..common.data.store_file import PLAIN_ROWS
-from .augmentations import Augmentations
+from ..common.errors import InputError
+from .augmentations import Augmentations, make_augmentations, parse_augmentation_options
 
 MIRRORED = 1  # the row of a mirror image
+MOST_VIEWS = 10_000
 
 # what random numbers are for, as a word of Philox's counter; 0 is a record in an epoch
 _OF_A_VIEW, _OF_AN_ORDER = 1, 2
@@ -36,6 +40,23 @@ class Views:
             'augmentation': str(self.augmentations),
             'view_seed': self.seed,
         }
+
+
+def read_views(args: argparse.Namespace) -> Optional[Views]:
+    """What --views, --augment, --augment-option and --seed of `teach` say; None without views.
+
+    Raises InputError where they contradict each other.
+    """
+    check_ranges([('--views', args.views, 0, MOST_VIEWS), ('--seed', args.seed, 0, 2**31 - 1)])
+    if bool(args.views) != bool(args.augment) or (args.augment_option and not args.views):
+        raise InputError('--views and --augment belong together: how many, and what makes them')
+    if not args.views:
+        return None
+    options = parse_augmentation_options(args.augment, args.augment_option)
+    augmentations = make_augmentations(args.augment, options)
+    if augmentations.storable:
+        raise InputError(f'--augment {args.augment}: a store has the mirror images anyway')
+    return Views(augmentations, args.views, args.seed)
 
 
 def _uniform(seed: int, number: int, purpose: int, position: int, count: int) -> np.ndarray:

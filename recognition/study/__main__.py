@@ -7,42 +7,34 @@ results.json of a study in place of its file, the table and the page are made an
 """
 
 import argparse
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ...common import console, flops
-from ...common.checked_json import read_checked, write_checked
+from ...common.checked_json import write_checked
 from ...common.errors import InputError, RunError
 from ...common.files import atomic_write, exclusive, output_folder
 from ...common.parallel import cpu_count, cpu_name
+from ...common.registry import unknown_name
+from ...eval.all_pairs import FARS
 from ...eval.report.page import Section, page
+from ...eval.targets import resolve_sets, resolve_targets
 from ...symbol import get_symbol
-from ..config import (
-    DATA,
-    DISTILL,
-    RUN,
-    WATCH,
-    WHAT,
-    TrainConfig,
-    add_arguments,
-    configure,
-    settings,
-)
+from ..config import TrainConfig, configure, settings
+from ..views import read_views
 from . import plan, results
 from .page import all_claims, lead, sections, show
 from .plan import Arm, Job, Study, data_jobs, make_jobs, read_study
-from .runner import Child, Runner, run_in_turn
+from .result_file import read_results
+from .runner import RECORDS, Child, Records, Runner, run_in_turn
 
 log = logging.getLogger(__name__)
 
 RESULTS, PAGE = 'results.json', 'report.html'
-_PARTS = {
-    *('title', 'note', 'measure', 'study', 'arms', 'questions', 'missing'),
-    *('machine', 'version'),
-}
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -66,20 +58,57 @@ def build_parser(parser: console.Parser) -> None:
 # --- the configurations of the runs, before any of them starts
 
 
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Let an InputError begin with what it is of."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f'{what}: {error}') from None
+
+
 def arm_settings(study: Study, arm: Arm) -> dict[str, Any]:
     """The checked settings of an arm's first run; InputError names the arm."""
-    groups = (DISTILL, WHAT, DATA, RUN, WATCH) if arm.kind == plan.DISTILL else None
-    parser = console.Parser(prog=f'arm {arm.name}')
-    add_arguments(parser, *([groups] if groups else []))
     words, _ = plan.run_words(study, arm, arm.seeds[0])
     words = ['none,0' if word[:1] == '{' and word[-1:] == '}' else word for word in words]
-    try:
-        args = parser.parse_args(words[1:])
+    with _named(f'arm {arm.name}'):
+        args = console.parse_command(words)
         values = settings(args, classification=not getattr(args, 'no_classification', False))
-    except InputError as error:
-        raise InputError(f'arm {arm.name}: {error}') from None
     values.pop('teacher_store', None)
     return values
+
+
+def check_commands(study: Study) -> None:
+    """InputError for words of any job but a training run that its command would not take; those of
+    training runs are told by their settings."""
+    for maker in study.content.get('data', []):
+        with _named(f'[[data]] {maker["makes"]}'):
+            console.parse_command(list(map(str, maker['command'])))
+    for measure in study.tests.get('measure', []):
+        for command in measure['commands']:
+            with _named(f'[[test.measure]] {measure["name"]}'):
+                console.parse_command(list(map(str, command)))
+    for arm in study.arms.values():
+        if arm.kind == plan.TEACH:
+            with _named(f'arm {arm.name}'):
+                read_views(console.parse_command(plan.run_words(study, arm, arm.seeds[0])[0]))
+
+
+def check_tests(study: Study) -> None:
+    """InputError for a test set that is not there, and for the name of a measure that none has."""
+    tests = study.tests
+    with _named('[test]'):
+        targets = resolve_targets(tests['target']) if tests.get('target') else {}
+        sets = resolve_sets(tests.get('pairs', []), targets)
+    known = [f'{name} accuracy' for name in targets]
+    known += [f'{name} TAR@{far:g}' for name in sets for far in FARS]
+    known += [measure['name'] for measure in tests.get('measure', [])]
+    figures = study.content.get('published', {})
+    asked = [('measure', study.content.get('measure'))]
+    asked += [(f'[published.{arm}]', name) for arm, names in figures.items() for name in names]
+    for place, name in asked:
+        if name is not None and name not in known:
+            raise unknown_name(f'measure in {place}', name, known)
 
 
 def describe(config: TrainConfig) -> dict[str, Any]:
@@ -106,10 +135,8 @@ def configurations(study: Study, check_data: bool) -> dict[str, TrainConfig]:
             continue
         values = arm_settings(study, arm)
         if check_data:
-            try:
+            with _named(f'arm {arm.name}'):
                 configs[arm.name] = configure(values)
-            except InputError as error:
-                raise InputError(f'arm {arm.name}: {error}') from None
     return configs
 
 
@@ -157,12 +184,20 @@ def _wanted(study: Study, arms: str) -> dict[str, Job]:
     return plan.jobs_of_arms(study, todo, names) if names else todo
 
 
-def run_jobs(study: Study, jobs: int, arms: str) -> tuple[Runner, dict[str, TrainConfig]]:
+def checked_jobs(study: Study, arms: str) -> dict[str, Job]:
+    """What `_wanted` gives; faults of the file show here, before hours of work."""
+    configurations(study, check_data=False)
+    check_commands(study)
+    return _wanted(study, arms)
+
+
+def run_jobs(
+    study: Study, jobs: int, todo: Mapping[str, Job]
+) -> tuple[Runner, dict[str, TrainConfig]]:
     """Make the data, then run what is missing."""
-    configurations(study, check_data=False)  # faults show before hours of work
-    todo = _wanted(study, arms)
     runner = Runner(study.runs, jobs)
     run_in_turn(runner, data_jobs(study))
+    check_tests(study)
     configs = configurations(study, check_data=True)
     steps = {name: count for name, count in _steps(study, configs).items() if name in todo}
     watch = Watch(runner, todo, steps, None)
@@ -173,26 +208,17 @@ def run_jobs(study: Study, jobs: int, arms: str) -> tuple[Runner, dict[str, Trai
     return runner, configs
 
 
-def dry_run(study: Study, arms: str) -> dict[str, Any]:
-    """What would run, as far as it can be told."""
-    configurations(study, check_data=False)
-    runner = Runner(study.runs, 1)
-    jobs = [*data_jobs(study), *_wanted(study, arms).values()]
-    left = [job for job in jobs if not runner.records.is_done(job)]
+def dry_run(study: Study, todo: Mapping[str, Job]) -> dict[str, Any]:
+    """What would run, as far as it can be told; writes nothing."""
+    records = Records(study.runs / RECORDS)
+    jobs = [*data_jobs(study), *todo.values()]
+    left = [job for job in jobs if not records.is_done(job)]
     for job in left:
         log.info('%s: vargfacenet %s', job.name, ' '.join(job.words))
     return {'jobs': len(jobs), 'left': [job.name for job in left]}
 
 
 # --- results
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """A study's results.json; InputError for any other file."""
-    result = read_checked(path, 'results of a study')
-    if not isinstance(result, dict) or not result.keys() >= _PARTS:
-        raise InputError(f'{path} is no results.json of a study')
-    return result
 
 
 def draw(result: dict[str, Any]) -> tuple[list[Section], str]:
@@ -225,21 +251,17 @@ def run(args: argparse.Namespace) -> dict:
     if args.study.suffix == '.json':
         _check_runs_nothing(args)
         result = read_results(args.study)
+        drawn = draw(result)
         # results of several studies may lie in one folder
         name = PAGE if args.study.name == RESULTS else f'{args.study.stem}.html'
-        page_path = output_folder(args.out or args.study.parent) / name
-        try:
-            drawn = draw(result)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise InputError(f'{args.study} is no results.json of a study ({error!r})') from error
-        return write_page(result, drawn, page_path)
+        return write_page(result, drawn, output_folder(args.out or args.study.parent) / name)
     study = read_study(args.study)
-    output_folder(study.runs)
+    todo = checked_jobs(study, args.arms)
     if args.dry_run:
-        return dry_run(study, args.arms)
+        return dry_run(study, todo)
     out = output_folder(args.out or study.runs)
-    with exclusive(study.runs):
-        runner, configs = run_jobs(study, args.jobs or cpu_count(), args.arms)
+    with exclusive(output_folder(study.runs)):
+        runner, configs = run_jobs(study, args.jobs or cpu_count(), todo)
         about = {name: describe(config) for name, config in configs.items()}
         result = results.gather(study, runner.records, about)
         result['machine'] = f'{cpu_name()}, {cpu_count()} CPUs'

@@ -5,6 +5,7 @@ it is a *run*. A value `run:ARM` in an arm is the model of that arm's run of the
 only seed, if it has one), or the store that a `teach` arm makes, and is waited for.
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ from ...common import limits
 from ...common.errors import InputError
 from ...common.files import PathLike, input_file
 from ...common.registry import unknown_name
+from ...common.typed import taken
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,23 +30,24 @@ REFERENCE = 'run:'
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_+-]*')  # no dot: job names have one
 _MAKERS = ('make-rec', 'make-bin', 'make-pairs', 'synth', 'align')
 _RESERVED = {'name', 'models-root', 'resume', 'overwrite', 'seed', 'target', 'json'}
+_TABLE = dict[str, Any]
 _PARTS = {
     'title': str,
     'note': str,
     'runs': str,
-    'seeds': list,
+    'seeds': list[Any],
     'measure': str,
-    'options': dict,
-    'data': list,
-    'test': dict,
-    'arms': dict,
-    'questions': list,
-    'published': dict,
+    'options': _TABLE,
+    'data': list[_TABLE],
+    'test': _TABLE,
+    'arms': dict[str, _TABLE],
+    'questions': list[_TABLE],
+    'published': dict[str, dict[str, float]],
 }
-_TEST_PARTS = {'pairs': list, 'target': list, 'measure': list}
-_MEASURE_PARTS = {'name': str, 'commands': list, 'value': list}
-_QUESTION_PARTS = {'ask': str, 'arms': list, 'note': str}
-_DATA_PARTS = {'makes': str, 'command': list}
+_TEST_PARTS = {'pairs': list[str], 'target': list[str], 'measure': list[_TABLE]}
+_MEASURE_PARTS = {'name': str, 'commands': list[list[Any]], 'value': list[Any]}
+_QUESTION_PARTS = {'ask': str, 'arms': list[str], 'note': str}
+_DATA_PARTS = {'makes': str, 'command': list[Any]}
 
 
 @dataclass(frozen=True)
@@ -95,32 +98,27 @@ class Study:
 # --- reading
 
 
-def _typed(values: Any, parts: Mapping[str, type], what: str) -> dict[str, Any]:
-    """`values` if it is a table of known parts of their types; otherwise InputError."""
-    if not isinstance(values, dict):
-        raise InputError(f'{what}: expected a table, not {values!r}')
-    for name, value in values.items():
+def _typed(values: Mapping[str, Any], parts: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`values` if they are known parts of their types; otherwise InputError."""
+    for name in values:
         if name not in parts:
             raise unknown_name(f'part of {what}', name, parts)
-        if not isinstance(value, parts[name]):
-            raise InputError(f'{what}: {name} is {value!r}; expected {parts[name].__name__}')
-    return values
+    return {name: taken(value, parts[name], f'{what}: {name}') for name, value in values.items()}
 
 
-def _seeds(values: list, what: str) -> tuple[int, ...]:
-    if not values or any(type(seed) is not int or seed < 0 for seed in values):
+def _seeds(values: Any, what: str) -> tuple[int, ...]:
+    known = isinstance(values, list) and all(type(seed) is int and seed >= 0 for seed in values)
+    if not values or not known:
         raise InputError(f'{what}: seeds are {values!r}; expected whole numbers, e.g. [0, 1, 2]')
     if len(set(values)) < len(values):
         raise InputError(f'{what}: seeds {values!r} name one twice')
     return tuple(values)
 
 
-def _arm(name: str, values: Any, seeds: list) -> Arm:
+def _arm(name: str, values: Mapping[str, Any], seeds: list) -> Arm:
     what = f'arm {name}'
     if not _NAME.fullmatch(name):
         raise InputError(f'{what}: expected letters, digits and _ + - in the name')
-    if not isinstance(values, dict):
-        raise InputError(f'{what}: expected a table, not {values!r}')
     values = dict(values)
     kind = values.pop('command', GIVEN if 'model' in values else None)
     if kind == GIVEN:
@@ -164,6 +162,10 @@ def read_study(path: PathLike) -> Study:
         content = tomllib.loads(path.read_bytes().decode())
     except (ValueError, RecursionError) as error:  # no UTF-8, or no TOML
         raise InputError(f'study {path} is no TOML: {error}') from None
+    try:
+        json.dumps(content, allow_nan=False)  # it stands in the results
+    except (TypeError, ValueError) as error:
+        raise InputError(f'study {path}: {error}; a date in quotes is a text') from None
     _typed(content, _PARTS, f'study {path}')
     for part in ('arms', 'test'):
         if not content.get(part):
@@ -183,9 +185,12 @@ def read_study(path: PathLike) -> Study:
     arms = {name: _arm(name, values, seeds) for name, values in content['arms'].items()}
     questions = content.get('questions', [])
     _check_questions(questions, arms)
-    for name in content.get('published', {}):
+    for name, figures in content.get('published', {}).items():
         if name not in arms:
             raise unknown_name('arm in [published]', name, arms)
+        for measure, value in figures.items():
+            if not 0 <= value <= 1:
+                raise InputError(f'[published.{name}] {measure}: {value} is no share; 0..1')
     runs = Path(content.get('runs', f'runs/{path.stem}'))
     title = content.get('title', path.stem)
     options = content.get('options', {})

@@ -32,6 +32,8 @@ from .plan import DATA, DISTILL, TEACH, TRAIN, Job
 
 log = logging.getLogger(__name__)
 
+RECORDS = 'records'  # folder below that of the runs
+
 _POLL = 0.2  # seconds between two looks at the children
 _PATIENCE = 60.0  # seconds that children have to save and stop
 _TAIL = 8192  # bytes of a history or log that are looked at
@@ -160,9 +162,9 @@ class Runner:
 
     def __init__(self, runs: Path, jobs: int):
         self._runs, self._jobs = runs, jobs
-        for name in ('records', 'logs', 'models', 'tests'):
+        for name in (RECORDS, 'logs', 'models', 'tests'):
             output_folder(runs / name)
-        self.records = Records(runs / 'records')
+        self.records = Records(runs / RECORDS)
         self._children: dict[str, Child] = {}
         self.failed: dict[str, str] = {}  # job -> why
 

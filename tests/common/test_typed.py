@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import pytest
@@ -48,8 +48,10 @@ def test_the_fields_come_back():
         ({'rate': float('nan')}, "'rate' is 'nan'"),
         ({'rate': 10**400}, "'rate' is"),
         ({'name': None}, "'name' is 'None'"),
-        ({'steps': ['1']}, "'steps' is"),
-        ({'weights': {'c': 'x'}}, "'weights' is"),
+        ({'steps': [2, '1']}, r"'steps' \[1\] is '1'; expected a whole number"),
+        ({'steps': 2}, "'steps' is '2'; expected a list"),
+        ({'weights': {'c': 'x'}}, "'weights' 'c' is 'x'; expected a number"),
+        ({'weights': [1]}, "'weights' is .*; expected a table"),
         ({'late': 1}, "'late' is '1'"),
         ({'nmae': 1}, 'did you mean'),
     ],
@@ -57,6 +59,25 @@ def test_the_fields_come_back():
 def test_a_field_of_another_type_is_named(change, message):
     with pytest.raises(InputError, match=message):
         from_values(Thing, {**GOOD, **change}, 'thing')
+
+
+@dataclass(frozen=True)
+class Box:
+    things: dict[str, Thing]
+    lid: Optional[float] = None
+
+
+def test_objects_in_objects():
+    box = from_values(Box, {'things': {'a': GOOD}, 'lid': None}, 'box')
+    assert box == Box({'a': from_values(Thing, GOOD, 'thing')})
+    assert from_values(Box, {'things': {}, 'lid': 2}, 'box').lid == 2
+    for values, message in (
+        ({'things': {'a': {**GOOD, 'count': 'x'}}}, "'things' 'a': the field 'count' is 'x'"),
+        ({'things': {'a': 3}}, "'things' 'a': expected an object"),
+        ({'things': {}, 'lid': 'x'}, "'lid' is 'x'; expected a number"),
+    ):
+        with pytest.raises(InputError, match=f'^box: the field {message}'):
+            from_values(Box, values, 'box')
 
 
 def test_a_missing_field_and_other_values():

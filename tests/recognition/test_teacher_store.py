@@ -481,7 +481,8 @@ def test_distilling_says_what_is_wrong_with_a_store_of_views(
         (['--augment', 'mild'], '--views and --augment belong together'),
         (['--views', 2, '--augment', 'mirror'], 'a store has the mirror images anyway'),
         (['--views', 2, '--augment', 'mid'], "did you mean 'mild'"),
-        (['--views', -1, '--augment', 'mild'], 'must not be negative'),
+        (['--views', -1, '--augment', 'mild'], '--views -1: must be 0..10000'),
+        (['--seed', 2**31], '--seed 2147483648: must be 0..2147483647'),
     ],
 )
 def test_wrong_views_are_one_line(words, message, teachers, data, run_command):

@@ -3,7 +3,7 @@
 import pytest
 from conftest import ROOT
 from vargfacenet.common.errors import InputError
-from vargfacenet.recognition.study.__main__ import configurations
+from vargfacenet.recognition.study.__main__ import check_commands, configurations
 from vargfacenet.recognition.study.plan import (
     jobs_of_arms,
     make_jobs,
@@ -119,6 +119,13 @@ def test_measures_of_other_commands_follow_each_other(tmp_path):
         ('[test]', "[[questions]]\nask = 'x'\narms = ['first', 'nobody']\n[test]", 'nobody'),
         ('[test]', "[[data]]\nmakes = 'x'\ncommand = ['rm']\n[test]", 'make-rec'),
         ("model = 'y1/model,0'", "model = 'y1/model,0'\nlr = 1", 'model'),
+        ("target = ['a.bin']", 'target = [3]', r"target \[0\] is '3'; expected a text"),
+        ('seeds = [7]', 'seeds = 7', 'seeds are 7'),
+        ('steps = 6', 'steps = nan', 'not JSON compliant'),
+        ('steps = 6', 'steps = 2026-11-27', 'a date in quotes is a text'),
+        ('[test]', "[[questions]]\nask = 'x'\narms = [['first'], []]\n[test]", 'arms .0. is'),
+        ('[test]', "[published.first]\nx = 'y'\n[test]", "'x' is 'y'; expected a number"),
+        ('[test]', '[published.first]\nx = 99.7\n[test]', '99.7 is no share'),
     ],
 )
 def test_faults_are_named(tmp_path, old, new, expected):
@@ -141,6 +148,7 @@ def test_the_studies_of_the_project_are_sound(name):
     """Every option is known to its command, and every run's inputs come before it."""
     study = read_study(ROOT / 'studies' / f'{name}.toml')
     configurations(study, check_data=False)
+    check_commands(study)
     jobs = make_jobs(study)
     assert len(jobs) >= 2 * len(study.arms) - 3
     measured = {arm for question in study.questions for arm in question['arms']}

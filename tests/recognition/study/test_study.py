@@ -181,15 +181,44 @@ def test_options_of_runs_do_not_go_with_results(words, tmp_path, run_command):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_result_of_a_study(tmp_path, run_command):
-    assert RESULTS
+def _changed(change):
+    """The text of a project's results with `change(result)` made to them."""
     stored = json.loads(RESULTS[0].read_text())
-    del stored['machine']
     stored.pop('crc32', None)
-    for content in (stored, [], {'title': 'x'}):
-        (tmp_path / 'x.json').write_text(json.dumps(content))
-        code, _, errors = run_command('study', tmp_path / 'x.json')
-        assert code == 2 and 'is no results.json of a study' in errors
+    change(stored)
+    return json.dumps(stored)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda result: result.pop('machine'), "the field 'machine' is missing"),
+        (lambda result: result.update(title=[]), "the field 'title' is '[]'; expected a text"),
+        (lambda result: result.update(version=3), "'version' is '3'; expected a text"),
+        (lambda result: result.update(missing='x'), "'missing' is 'x'; expected a list"),
+        (lambda result: result.update(arms=[]), "'arms' is '[]'; expected a table"),
+        (lambda result: result['arms'].update(x=[]), "'arms' 'x': expected an object"),
+        (
+            lambda result: result['arms']['scratch']['runs'].update({'0': 3}),
+            "'arms' 'scratch': the field 'runs' '0': expected an object",
+        ),
+        (
+            lambda result: result['questions'][0]['comparisons'][0].update(told='no'),
+            "'questions' [0]: the field 'comparisons' [0]: the field 'told' is 'no'; expected true",
+        ),
+        (
+            lambda result: result['arms']['scratch']['published'].update(x=float('nan')),
+            "'published' 'x' is 'nan'; expected a number",
+        ),
+        (lambda result: result['study'].update(x=float('nan')), 'is NaN or infinite'),
+    ],
+)
+def test_what_is_no_result_of_a_study(change, message, tmp_path, run_command):
+    (tmp_path / 'x.json').write_text(_changed(change))
+    out = tmp_path / 'pages'
+    code, _, errors = run_command('study', tmp_path / 'x.json', '--out', out)
+    assert code == 2 and message in errors and errors.count('\n') == 1
+    assert not out.exists()
 
 
 def test_a_failed_run_leaves_the_others(done, patterns, crowd, capsys):
@@ -213,10 +242,72 @@ def test_faults_show_before_anything_runs(patterns, crowd, tmp_path, run_command
     assert code == 0 and len(result['left']) == result['jobs'] == 4
     assert 'vargfacenet distill' in err and not (tmp_path / 'runs').exists()
     (tmp_path / 'runs/records').mkdir(parents=True)
-    with open(tmp_path / 'runs/records/x.json', 'w') as handle:
-        handle.write('{}')
+    (tmp_path / 'runs/records/x.json').write_text('{}')
     code, _, err = run_command('study', path)
     assert code == 2 and 'no record of a study' in err
+
+
+STORE = """
+[arms.store]
+command = 'teach'
+teacher = 'run:scratch'
+"""
+MEASURE = """
+[[test.measure]]
+name = 'light'
+value = ['tpr']
+commands = {commands}
+"""
+
+
+@pytest.mark.parametrize(
+    ('more', 'words', 'message'),
+    [
+        ("[arms.a]\ncommand = 'train'\nlrr = 1", [], 'arm a: unrecognized arguments: --lrr'),
+        (STORE + "techer = 'x'", [], 'arm store: unrecognized arguments: --techer'),
+        (STORE + 'views = 2', [], 'arm store: --views and --augment belong together'),
+        (STORE.replace('store', 'x'), ['--arms', 'nope'], "unknown arm of --arms 'nope'"),
+        (
+            MEASURE.format(commands="[['lfr', '--modle', '{model}']]"),
+            [],
+            '[[test.measure]] light: ',
+        ),
+        (MEASURE.format(commands="[['lfrr']]"), [], "unknown command 'lfrr'"),
+        (
+            "[[data]]\nmakes = 'x'\ncommand = ['make-rec', 'a', 'b', '--max-imges', 2]",
+            [],
+            '[[data]] x: unrecognized arguments: --max-imges 2; did you mean --max-images',
+        ),
+    ],
+)
+@pytest.mark.parametrize('dry', [True, False])
+def test_a_misspelt_word_of_any_job_is_told_first(
+    more, words, message, dry, patterns, crowd, tmp_path, run_command
+):
+    path = write_study(tmp_path, patterns, crowd, more)
+    code, _, err = run_command('study', path, *words, *(['--dry-run'] if dry else []))
+    assert code == 2 and message in err and err.count('\n') == 1, err
+    assert 'arm ' not in err.partition('(see ')[2]  # the command whose help is meant
+    assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ("'crowd TAR@0.001'", "'crwod TAR@0.001'", "'crwod TAR@0.001'"),
+        ("'pairs accuracy'", "'pair accuracy'", "unknown measure in [published.scratch] 'pair acc"),
+        ('crowd.npz', 'crwod.npz', 'crwod.npz does not exist'),
+    ],
+)
+def test_a_measure_that_no_test_has_is_told_before_training(
+    old, new, message, patterns, crowd, tmp_path, run_command
+):
+    path = write_study(tmp_path, patterns, crowd)
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    code, _, err = run_command('study', path)
+    assert code == 2 and message in err and err.count('\n') == 1, err
+    assert not list((tmp_path / 'runs').rglob('*.params'))
 
 
 def test_a_record_that_was_changed_is_named(tmp_path):
