@@ -98,7 +98,7 @@ def check_tests(study: Study) -> None:
     """InputError for a test set that is not there, and for the name of a measure that none has."""
     tests = study.tests
     with _named('[test]'):
-        targets = resolve_targets(tests['target']) if tests.get('target') else {}
+        targets = resolve_targets(tests['target'], None) if tests.get('target') else {}
         sets = resolve_sets(tests.get('pairs', []), targets)
     known = [f'{name} accuracy' for name in targets]
     known += [f'{name} TAR@{far:g}' for name in sets for far in FARS]
