@@ -138,6 +138,12 @@ def quantize_int8(
             len(layers),
             ', '.join(kept),
         )
+    if cosine < min_cosine:
+        log.warning(
+            '%s: mean cosine %.4f to float32 where %g is aimed at, with %d of %d layers in float; '
+            'calibrate on more faces, or take the float32 file',
+            *(Path(target).name, cosine, min_cosine, len(kept), len(layers)),
+        )
     return Quantised(cosine, kept)
 
 

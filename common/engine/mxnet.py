@@ -33,13 +33,74 @@ def flatten_before_dense(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
             inputs[0] = [len(nodes) - 1, 0, 0]
         moved.append(len(nodes))
         nodes.append({**node, 'inputs': inputs})
-    flattened = {
+    return _symbol_of(nodes, moved, graph)
+
+
+def embed_exactly(network: Network, images: np.ndarray) -> np.ndarray:
+    """Embeddings in float64: what the rounding of float32 is measured by.
+
+    MXNet's operators alone, some 50 times as slow as an `Embedder`.
+
+    Parameters
+    ----------
+    network : with one output (B, D)
+    images : (N, 112, 112, 3) uint8, RGB
+
+    Returns
+    -------
+    (N, D) float64, raw rows
+    """
+    symbol, arg_params, aux_params = network.in_mxnet()
+    symbol = _without_prelus(symbol)
+    args, auxiliary = (
+        {name: params[name].astype('float64') for name in names if name != DATA}
+        for params, names in (
+            (arg_params, symbol.list_arguments()),
+            (aux_params, symbol.list_auxiliary_states()),
+        )
+    )
+    data = np.asarray(images).transpose(0, 3, 1, 2)
+    args[DATA] = mx.nd.array(data, dtype='float64')
+    executor = symbol.bind(mx.cpu(), args, grad_req='null', aux_states=auxiliary)
+    return executor.forward(is_train=False)[0].asnumpy()
+
+
+def _without_prelus(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
+    """The same network with each PReLU as relu(x) - slope relu(-x): MXNet's own rounds to float32
+    in float64 as well."""
+    values = symbol.get_internals()
+    shapes = dict(zip(values.list_outputs(), values.infer_shape(**{DATA: (1, *IMAGE_SHAPE)})[1]))
+    graph = json.loads(symbol.tojson())
+    nodes, moved = [], []  # moved: index in the old list -> index in the new one
+
+    def add(op: str, name: str, inputs: list, **attrs: str) -> list:
+        nodes.append({'op': op, 'name': name, 'inputs': inputs, 'attrs': attrs})
+        return [len(nodes) - 1, 0, 0]
+
+    for node in graph['nodes']:
+        name, inputs = node['name'], [[moved[index], *rest] for index, *rest in node['inputs']]
+        if node['op'] == 'LeakyReLU' and node['attrs'].get('act_type') == 'prelu':
+            data, slope = inputs
+            axes = len(shapes[f'{name}_output'])
+            slope = add('Reshape', f'{name}_slope', [slope], shape=str((1, -1, 1, 1)[:axes]))
+            below = add('relu', f'{name}_below', [add('negative', f'{name}_negative', [data])])
+            below = add('broadcast_mul', f'{name}_scaled', [below, slope])
+            add('elemwise_sub', name, [add('relu', f'{name}_above', [data]), below])
+        else:
+            nodes.append({**node, 'inputs': inputs})
+        moved.append(len(nodes) - 1)
+    return _symbol_of(nodes, moved, graph)
+
+
+def _symbol_of(nodes: list, moved: list, graph: dict) -> 'mx.sym.Symbol':
+    """A symbol of other nodes; `moved` has the new index of each of the graph's."""
+    new = {
         'nodes': nodes,
         'arg_nodes': [moved[index] for index in graph['arg_nodes']],
         'heads': [[moved[index], *output] for index, *output in graph['heads']],
         'attrs': graph['attrs'],
     }
-    return mx.sym.load_json(json.dumps(flattened))
+    return mx.sym.load_json(json.dumps(new))
 
 
 class Embedder:

@@ -1,12 +1,14 @@
 """Whether exported files give the embeddings of the network they come from.
 
 Every file is loaded anew from the disk and run as its users would run it; the reference is the
-checkpoint in MXNet.
+checkpoint in MXNet. Where a float32 file is farther from that than rounding takes most networks,
+both are compared with the network in float64: some networks magnify rounding, MXNet's as well.
 """
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
@@ -20,6 +22,10 @@ from ..vectors import unit_rows
 
 BATCHES = (1, 7, 32)
 MAX_DIFFERENCE = 1e-5  # float32: of the largest value
+# Of a network that magnifies rounding: of what MXNet's own float32 is away from float64. Its stock
+# operators are 4 times as far away as ours for one ShuffleMixFaceNet-XS, and half as far for one S.
+ROUNDINGS = 3
+MAX_ROUNDING = 1e-4  # and of the largest value, at most
 MIN_COSINE = 0.9999  # folded: of every image
 MIN_COSINE_HALF = 0.999  # float16: of every image
 MEAN_COSINE_INT8 = 0.99  # int8: mean over the images
@@ -39,9 +45,13 @@ class Parity:
     difference: float  # largest, relative to the largest value of the reference
     min_cosine: float
     mean_cosine: float
+    # where `difference` alone does not tell: the same to the network in float64, and what MXNet's
+    # float32 is away from that
+    exact_difference: Optional[float] = None
+    rounding: Optional[float] = None
 
     def as_dict(self) -> dict:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def probe_images(count: int = _PROBES) -> np.ndarray:
@@ -55,6 +65,11 @@ def cosines(embeddings: np.ndarray, others: np.ndarray) -> np.ndarray:
     embeddings, others = np.asarray(embeddings, np.float64), np.asarray(others, np.float64)
     lengths = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(others, axis=1)
     return np.einsum('nd,nd->n', embeddings, others) / np.maximum(lengths, 1e-300)
+
+
+def difference(rows: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest difference of two (N, D), relative to the largest value of the second."""
+    return float(np.abs(rows - wanted).max() / np.abs(wanted).max())
 
 
 def compare(file: str, engine: str, run: Run, images: np.ndarray, expected: np.ndarray) -> Parity:
@@ -75,10 +90,10 @@ def compare(file: str, engine: str, run: Run, images: np.ndarray, expected: np.n
             )
         if np.allclose(np.linalg.norm(result, axis=1), 1, atol=1e-3):
             wanted = unit_rows(wanted)
-        differences.append(np.abs(result - wanted).max() / np.abs(wanted).max())
+        differences.append(difference(result, wanted))
         cosine.append(cosines(result, wanted))
     cosine = np.concatenate(cosine)
-    return Parity(file, engine, float(max(differences)), float(cosine.min()), float(cosine.mean()))
+    return Parity(file, engine, max(differences), float(cosine.min()), float(cosine.mean()))
 
 
 def onnx_engines(path: Path) -> dict[str, Run]:
@@ -117,11 +132,16 @@ def check(parity: Parity, kind: str) -> None:
         'float16': ('smallest cosine', parity.min_cosine, MIN_COSINE_HALF),
         'int8': ('mean cosine', parity.mean_cosine, MEAN_COSINE_INT8),
     }[kind]
+    source = 'the checkpoint in MXNet'
+    if kind == 'float32' and parity.exact_difference is not None:
+        bound = min(max(ROUNDINGS * parity.rounding, MAX_DIFFERENCE), MAX_ROUNDING)
+        value = parity.exact_difference
+        source = f'the checkpoint in float64 (MXNet is off by {parity.rounding:.1e})'
     good = value <= bound if kind == 'float32' else value >= bound
     if not good:
         raise RunError(
-            f'{parity.file} in {parity.engine} is too far from the checkpoint in MXNet: {name} '
-            f'{value:.6g}, allowed {bound:g}{_advice(kind)}'
+            f'{parity.file} in {parity.engine} is too far from {source}: {name} '
+            f'{value:.6g}, allowed {bound:.3g}{_advice(kind)}'
         )
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from vargfacenet.common.engine.network import Network
 from vargfacenet.common.engine.open_model import open_model
 from vargfacenet.common.engine.parity import cosines
 from vargfacenet.common.engine.to_onnx import inference_model, to_onnx
+from vargfacenet.common.errors import RunError
 from vargfacenet.common.files import sha256
 from vargfacenet.deploy import export, quantize
 from vargfacenet.eval.frame_quality import QualityNetwork
@@ -217,6 +219,7 @@ def test_a_file_that_is_off_is_not_left_behind(
     }[kind]
     # no file is as good as this
     monkeypatch.setattr(parity, name, -1 if kind == 'float32' else 2)
+    monkeypatch.setattr(parity, 'MAX_ROUNDING', -1)
     code, _, errors = run_command(
         'export', '--model', trained, '--out', out, '--fp16', '--calibrate', pairs
     )
@@ -250,6 +253,66 @@ def test_the_check_sees_a_wrong_embedding():
         parity.check(bad, 'float32')
     with pytest.raises(Exception, match='finite'):
         parity.compare('f', 'e', lambda pixels: np.nan * run(pixels), images, expected)
+
+
+@pytest.mark.parametrize(
+    ('exact', 'rounding', 'good'),
+    [(2.9e-5, 1e-5, True), (3.1e-5, 1e-5, False), (9e-6, 1e-7, True), (1.1e-4, 1e-4, False)],
+)
+def test_a_float32_file_may_round_as_the_checkpoint_does(exact, rounding, good):
+    far = parity.Parity('f', 'e', 5e-5, 1, 1)
+    with pytest.raises(RunError, match='checkpoint in MXNet'):
+        parity.check(far, 'float32')
+    far = replace(far, exact_difference=exact, rounding=rounding)
+    if good:
+        parity.check(far, 'float32')
+    else:
+        with pytest.raises(RunError, match='checkpoint in float64'):
+            parity.check(far, 'float32')
+
+
+@pytest.mark.parametrize('words', [(), ('--l2-normalize',)])
+@pytest.mark.parametrize('wrong', [False, True])
+def test_a_network_that_magnifies_rounding(wrong, words, run_command, tmp_path, monkeypatch):
+    """Its last BatchNorm takes off nearly all of what comes, as of faces that look alike to it."""
+    images, symbol = parity.probe_images(32), tiny_symbol()
+    arg_params, aux_params = reference_params(symbol)
+    before = symbol.get_internals()['pre_fc1_output']
+    of = [
+        {k: v for k, v in params.items() if k in names}
+        for params, names in (
+            (arg_params, before.list_arguments()),
+            (aux_params, before.list_auxiliary_states()),
+        )
+    ]
+    features = embed_on_stock_graph(before, *of, images).astype(np.float64)
+    arg_params['pre_fc1_bias'] += 300 * np.abs(features).max()
+    aux_params['fc1_moving_mean'][:] = features.mean(0) + arg_params['pre_fc1_bias'].asnumpy()
+    aux_params['fc1_moving_var'][:] = features.var(0)
+    checkpoint.save_embedding(tmp_path / 'model', 0, Network(symbol, arg_params, aux_params))
+    if wrong:
+        whole = export.parity.onnx_engines
+
+        def off(path):
+            return {
+                name: lambda images, run=run: run(images) * (1 + 1e-3 * (np.arange(16) == 3))
+                for name, run in whole(path).items()
+            }
+
+        monkeypatch.setattr(export.parity, 'onnx_engines', off)
+    model = f'{tmp_path}/model,0'
+    code, result, errors = run_command(
+        'export', '--model', model, '--out', tmp_path / 'out', *words
+    )
+    assert 'comparing with float64' in errors
+    assert code == (1 if wrong else 0), errors
+    if wrong:
+        assert 'too far from the checkpoint in float64' in errors
+        return
+    rows = [row for row in result['parity'] if row['file'] == 'model.onnx']
+    assert max(row['difference'] for row in rows) > parity.MAX_DIFFERENCE
+    compared = [row for row in rows if 'rounding' in row]
+    assert compared and all(row['exact_difference'] < row['rounding'] < 1e-4 for row in compared)
 
 
 @pytest.mark.parametrize('damage, message', [('missing', 'does not exist'), ('cut', 'no whole')])

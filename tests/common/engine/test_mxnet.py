@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 from conftest import DATA
+from exact_graph import exact_prelu
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.backend import mx
-from vargfacenet.common.engine.mxnet import Embedder, flatten_before_dense
+from vargfacenet.common.engine.mxnet import Embedder, embed_exactly, flatten_before_dense
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError
 from vargfacenet.symbol import get_symbol
@@ -44,6 +45,35 @@ def test_equals_a_plain_executor(symbol, params, embedder, images):
     assert (got.shape, got.dtype) == ((len(images), 16), np.float32)
     assert embedder.embedding_size == 16
     np.testing.assert_allclose(got, expected, **CLOSE)
+
+
+@pytest.mark.parametrize('name', ['tiny', 'qan_quality'])
+def test_float64_is_that_in_every_operator(name, images):
+    """PReLU, whose slopes are one a channel or one in all, is what MXNet would round."""
+    symbol = tiny_symbol() if name == 'tiny' else get_symbol(name)
+    params = reference_params(symbol)
+    exact = embed_exactly(Network(symbol, *params), images[:2])
+    assert exact.dtype == np.float64
+    near = embed_on_stock_graph(symbol, *params, images[:2])
+    np.testing.assert_allclose(near, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
+    assert (exact.astype(np.float32) != exact).any()
+    flat = [node['name'] for node in json.loads(symbol.tojson())['nodes'] if 'fc' in node['name']]
+    plain = exact_prelu(symbol, flat=flat)
+    executor = plain.simple_bind(
+        mx.cpu(),
+        grad_req='null',
+        type_dict=dict.fromkeys(
+            [*plain.list_arguments(), *plain.list_auxiliary_states()], 'float64'
+        ),
+        data=(2, 3, 112, 112),
+        **{key: value.shape for key, value in params[0].items()},
+    )
+    executor.copy_params_from(
+        *({key: value.astype('float64') for key, value in each.items()} for each in params)
+    )
+    pixels = images[:2].transpose(0, 3, 1, 2)
+    output = executor.forward(is_train=False, data=mx.nd.array(pixels, dtype='float64'))[0]
+    np.testing.assert_allclose(exact, output.asnumpy(), rtol=1e-12)
 
 
 @pytest.mark.parametrize('count', [0, 1, BATCH - 1, BATCH, BATCH + 1, 2 * BATCH + 1])
