@@ -49,7 +49,8 @@ def append(path: PathLike, what: str, **fields: Any) -> None:
     """Add a line: the time (UTC), `what` was done, and what else is to be known of it.
 
     The line is on the disk when this returns; processes and threads take turns. Raises RunError
-    where it cannot be written: then nobody should act on the decision.
+    where it cannot be written: then nobody should act on the decision; ValueError for one that
+    could not be read again.
     """
     path = Path(path)
     try:
@@ -72,6 +73,8 @@ def _append(handle: int, path: Path, what: str, fields: dict) -> None:
     time = datetime.now(timezone.utc).isoformat(timespec='milliseconds')
     content = {'time': time, 'what': what, **fields}
     line = json.dumps({**content, _CHAIN: _link(before, content)}) + '\n'
+    if len(line) > _TAIL:
+        raise ValueError(f'a line of {len(line)} characters; at most {_TAIL} are read')
     if tail and not tail.endswith(b'\n'):  # a power cut has torn the last one
         line = '\n' + line
     _write_all(handle, line.encode())

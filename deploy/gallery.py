@@ -14,7 +14,6 @@ sealed; the rows are then opened into memory.
 import contextlib
 import logging
 import mmap
-import operator
 import os
 import sqlite3
 import threading
@@ -63,7 +62,7 @@ UNIT_TOLERANCE = 1e-3
 _LOCK_SECONDS = 10.0  # to wait for another process that writes
 _WORK_PER_FACE = 1000  # instructions of SQLite, at most
 _NAMED = 5  # people whose rows are damaged
-_first = operator.itemgetter(0)
+_PEOPLE_A_LINE = 1000  # of the log, whose lines have a highest length
 
 
 class UnknownIdentity(InputError):
@@ -296,9 +295,14 @@ class Gallery:
             return any(face.picture == digest for face in faces)
 
     def note(self, what: str, people: Iterable[Any] = (), **fields: Any) -> None:
-        """Add a line to the gallery's log, people by their numbers. RunError if it cannot be."""
+        """Add a line to the gallery's log, people by their numbers; of more than a thousand of them
+        several lines, each with its `part`. RunError if it cannot be."""
         numbers = [_as_text(person) if isinstance(person, int) else person for person in people]
-        decision_log.append(self.log_path, what, people=numbers, **fields)
+        starts = range(0, max(len(numbers), 1), _PEOPLE_A_LINE)
+        for part, start in enumerate(starts, 1):
+            which = {'part': f'{part} of {len(starts)}'} if len(starts) > 1 else {}
+            some = numbers[start : start + _PEOPLE_A_LINE]
+            decision_log.append(self.log_path, what, people=some, **which, **fields)
 
     def rekey(self, key: Optional[Key] = None, codec: str = '') -> None:
         """Seal everything anew, by another key or the same, and destroy what there was.
@@ -437,7 +441,7 @@ class Gallery:
         self._matrix_path = self.folder / matrix_name(gallery_tables.generation_of(self._meta))
         self._matrix_file = os.open(self._matrix_path, os.O_RDWR | os.O_CREAT, 0o600)
         self._version = None
-        self._whole: set[tuple[int, Any]] = set()  # (row, checksum) of rows that have it
+        self._whole: set[tuple[int, Any]] = set()  # (row, checksum) of rows that had it
         self._damaged: list[int] = []  # rows that have another
 
     def _bring_up_to_date(self, meta: dict, seal: Seal, codec: Optional[Codec]) -> None:
@@ -601,9 +605,10 @@ class Gallery:
     def _check_rows(self, places: list[int]) -> None:
         """Compare the checksums of rows that were not looked at, and name the damaged ones."""
         checksums = gallery_tables.read_checksums(self._database)
-        noted = {(place, checksums.get(place)) for place in places}
-        damaged = gallery_tables.damaged_rows(self._raw, sorted(noted - self._whole, key=_first))
-        self._whole = noted - damaged
+        noted = [(place, checksums.get(place)) for place in places]
+        new = [pair for pair in noted if pair not in self._whole]
+        damaged = gallery_tables.damaged_rows(self._raw, new)
+        self._whole.update(pair for pair in new if pair not in damaged)
         rows = sorted(row for row, _ in damaged)
         if not set(rows).issubset(self._damaged):
             log.warning(

@@ -1,5 +1,6 @@
 """What operators need of a gallery: terms, expiry, a person's data, a log of what was done."""
 
+import contextlib
 import json
 import stat
 import zipfile
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from deploy_models import export_folder, portrait
 from vargfacenet.common.errors import InputError
-from vargfacenet.deploy.decision_log import check_log
+from vargfacenet.deploy.decision_log import append, check_log
 from vargfacenet.deploy.gallery import Gallery
 from vargfacenet.deploy.gallery_records import MAX_TEXT, Terms, checked_terms
 
@@ -105,6 +106,23 @@ def photographs(tmp_path):
         paths.append(tmp_path / f'{identity}-{picture}.png')
         cv2.imwrite(str(paths[-1]), portrait(identity, picture)[..., ::-1])
     return paths
+
+
+def test_a_change_of_many_people_is_logged_in_lines_that_can_be_read(tmp_path):
+    """10,000 people in one line made of the log one that `check` called damaged."""
+    rows = np.zeros((2500, SIZE), np.float32)
+    rows[:, 0] = 1
+    with contextlib.closing(Gallery(tmp_path / 'many', SIZE, 'a' * 64)) as gallery:
+        gallery.enrol([f'p{number}' for number in range(2500)], rows)
+        gallery.note('identify', outcome='no match')
+        logged = [json.loads(line) for line in gallery.log_path.read_text().splitlines()]
+        assert [len(line['people']) for line in logged] == [1000, 1000, 500, 0]
+        assert [line.get('part') for line in logged] == ['1 of 3', '2 of 3', '3 of 3', None]
+        assert len({number for line in logged for number in line['people']}) == 2500
+        assert check_log(gallery.log_path) == (4, [])
+        with pytest.raises(ValueError, match='at most 65536'):
+            append(gallery.log_path, 'x' * 70_000)
+        assert check_log(gallery.log_path) == (4, [])
 
 
 def test_the_life_of_a_person_by_commands(model, photographs, run_command, tmp_path):
