@@ -125,6 +125,12 @@ def test_a_complete_generation_is_not_trained_again(small_options, teacher, run_
     assert code == 0
     assert (tmp_path / 'run-gen1' / 'model-0001.params').stat().st_mtime_ns == done
     assert result['model'] == f'{tmp_path}/run-gen2/model,1'
+    longer = ['--generations', 1, '--steps', 14]
+    words = [*small_options, *longer, '--teacher']
+    code, _, errors = run_command('distill', *words, 'nothing,3')  # the folder comes first
+    assert code == 2 and 'run-gen1 already holds checkpoint 1; give --resume' in errors
+    code, _, errors = run_command('distill', *words, teacher, '--resume')
+    assert code == 0 and errors.count('run-gen1 is made longer, from 12 to 14 steps') == 1
 
 
 @pytest.mark.parametrize(
@@ -149,6 +155,19 @@ def test_a_missing_teacher_is_named(options, run_command):
     code, _, errors = run_command('distill', *options, '--teacher', 'nothing,3')
     assert code == 2
     assert 'nothing-symbol.json' in errors
+
+
+@pytest.mark.parametrize(
+    ('extra', 'message'),
+    [
+        (['--scratch', 'nope,1'], 'nope-symbol.json does not exist'),
+        (['--teacher-store', 'nope.f16'], 'teacher store nope.f16 does not exist'),
+        (['--distill', 'margin', '--teacher-store', 'live'], 'which a store holds'),
+    ],
+)
+def test_what_else_is_wrong_is_told_before_a_teacher_is_read(extra, message, options, run_command):
+    code, _, errors = run_command('distill', *options, '--teacher', 'nothing,3', *extra)
+    assert code == 2 and message in errors and len(errors.strip().splitlines()) == 1
 
 
 def test_teacher_and_data_are_read_once(small_options, teacher, run_command, monkeypatch):
