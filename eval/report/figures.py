@@ -104,6 +104,7 @@ def drawn(figure: 'Figure', form: str) -> bytes:
             figure.savefig(
                 buffer, format=form, dpi=200, metadata=dates.get(form), facecolor=background
             )
+    figure.set_layout_engine(None)  # everything has its place now, in the next form as well
     if form != 'svg' and any('missing from' in str(warning.message) for warning in caught):
         _say_what_is_missing(form)
     return buffer.getvalue()

@@ -174,21 +174,23 @@ def comparison_table(name: str, targets: Mapping[str, Mapping]) -> Optional[Tabl
     if not same:
         return None
     fars = measurable(first)
-    before, rows = _statistics(first, fars), []
+    before, afters = _statistics(first, fars), [_statistics(target, fars) for _, target in same]
+
+    def differences(weights: np.ndarray) -> np.ndarray:
+        known = before(weights)
+        return np.concatenate([after(weights) - known for after in afters])
+
+    intervals = bootstrap(differences, first['identities'], first['issame'])
+    each, rows = len(intervals) // len(same), []
     correct = [
         held_out_correct(target['distances'], target['issame'], target['fold_thresholds'])
         for target in (first, *(target for _, target in same))
     ]
-    for (run, target), right in zip(same, correct[1:]):
-        after = _statistics(target, fars)
-
-        def difference(weights: np.ndarray, after: Callable = after) -> np.ndarray:
-            return after(weights) - before(weights)
-
-        differences = bootstrap(difference, first['identities'], first['issame'])
+    for number, ((run, _), right) in enumerate(zip(same, correct[1:])):
         test = mcnemar(right, correct[0])
         mcnemars = (test.only_first, test.only_second, number_cell(test.p_value, '.2g'))
-        rows.append((run, *(interval_cell(each, True) for each in differences), *mcnemars))
+        moved = [interval_cell(i, True) for i in intervals[number * each : (number + 1) * each]]
+        rows.append((run, *moved, *mcnemars))
     rates = (f'TAR @ FAR {far:g}' for far in fars)
     tests = ('only it is right', f'only {first_name} is', 'McNemar p')
     return TableItem(
