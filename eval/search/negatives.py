@@ -5,9 +5,12 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from .screen import ROW_STEP, Searcher, exact_scores, pack
+from .screen import ROW_STEP, Packed, Searcher, exact_scores, pack
+from .shorten import choices, pack_first, principal_axes
 
 _EXCESS = 4.0  # how many times what it is for a search is expected to find, at first
+_SHORTENED_PAIRS = 1 << 30  # of a unit, beside which it costs nothing to ask for fewer dimensions
+_WORTH = 0.9  # of the cost so far, for which the probes are packed anew
 
 
 class Highest:
@@ -52,7 +55,10 @@ def work_units(probes: int, distractors: int, probe_pairs: bool, block: int) -> 
 
 @dataclass
 class NegativeSearch:
-    """Runs units against the packed probes and keeps the highest negative scores."""
+    """Runs units against the packed probes and keeps the highest negative scores.
+
+    The int8 kernel gets the first dimensions alone where the threshold is high enough for that.
+    """
 
     probes: np.ndarray  # (P, D) float32
     labels: np.ndarray
@@ -65,12 +71,13 @@ class NegativeSearch:
     def __post_init__(self):
         self._packed = pack(self.probes, self.searcher.kernel, columns=False)
         self._excess = _EXCESS
+        self._axes: Optional[np.ndarray] = None
 
     def run(self, unit: Unit) -> None:
         """Search the unit in slices of probes, which grow with the threshold."""
         source = self.probes if unit.probes else self.distractors
         columns = np.ascontiguousarray(source[unit.start : unit.end], np.float32)
-        packed = pack(columns, self.searcher.kernel, columns=True)
+        packed = self._packed_columns(columns)
         rows = unit.end if unit.probes else len(self.probes)  # of the pairs i < j, only those
         start, step = 0, self._step(unit)
         while start < rows:
@@ -88,6 +95,26 @@ class NegativeSearch:
             self.highest.add(scores[scores > threshold])
             self.seen += (end - start) * (unit.end - unit.start)
             start, step = end, self._step(unit)
+
+    def _packed_columns(self, columns: np.ndarray) -> Packed:
+        """Columns (n, D) as the probes are packed, which this changes if another number of
+        dimensions promises much more."""
+        pairs, threshold = len(self.probes) * len(columns), self.highest.threshold
+        if self.searcher.kernel == 'int8' and pairs >= _SHORTENED_PAIRS and threshold > -np.inf:
+            if self._axes is None:
+                self._axes = principal_axes(self.probes, columns)
+            known = choices(self.searcher, self.probes, columns, self._axes, threshold)
+            now = next(choice for choice in known if choice.size == self._packed.size)
+            best = min(known, key=lambda choice: choice.cost)
+            if best.cost < _WORTH * now.cost:
+                self._packed = self._pack(self.probes, best.size, columns=False)
+                self._excess = max(_EXCESS, 2 * best.found * self.seen / self.highest.count)
+        return self._pack(columns, self._packed.size, columns=True)
+
+    def _pack(self, embeddings: np.ndarray, size: int, columns: bool) -> Packed:
+        if size == self.probes.shape[1]:
+            return pack(embeddings, self.searcher.kernel, columns)
+        return pack_first(embeddings, self._axes, size, columns)
 
     def _learn_excess(self, found: int, pairs: int) -> None:
         """The coarser a kernel's rounding, the more pairs it finds that are below the threshold."""

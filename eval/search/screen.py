@@ -124,13 +124,22 @@ class Packed(NamedTuple):
     norm: float  # the largest length of an embedding
     error: float  # the largest distance of an embedding from its packed form
     scales: Optional[Scales] = None
+    rests: Optional[np.ndarray] = None  # float32: length of what is not packed, see `shorten.py`
 
     def rows(self, start: int, end: int) -> 'Packed':
         """Embeddings start..end - 1, not copied; `start` is a multiple of ROW_STEP."""
         scales = self.scales and Scales(*(part[start:] for part in self.scales))
         return self._replace(
-            data=self.data[start * self.per_row :], count=end - start, scales=scales
+            data=self.data[start * self.per_row :],
+            count=end - start,
+            scales=scales,
+            rests=None if self.rests is None else self.rests[start:],
         )
+
+    @property
+    def length(self) -> float:
+        """No embedding is longer, packed or not."""
+        return self.norm + self.error + (0.0 if self.rests is None else float(self.rests.max()))
 
 
 def _aligned(elements: int, dtype: type) -> np.ndarray:
@@ -207,10 +216,10 @@ def error_bound(rows: Packed, columns: Packed) -> float:
 def _sum_bound(rows: Packed, columns: Packed) -> float:
     """Twice the classical bound D u |a'||b'| (Higham 2002, Eq. 3.5; u = 2**-24).
 
-    The sums of the int8 kernel are exact; its few operations in float32 stay below this as well.
+    The sums of the int8 kernel are exact; its few operations in float32 stay below this as well,
+    and so does the rounding of rotated embeddings, 2**-24 of their length on either side.
     """
-    lengths = (rows.norm + rows.error) * (columns.norm + columns.error)
-    return (rows.size + 8) * 2.0**-23 * lengths
+    return (rows.size + 8) * 2.0**-23 * rows.length * columns.length
 
 
 def _int8_limits(
@@ -218,11 +227,19 @@ def _int8_limits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(thresholds, lifts) of vgs_screen_int8, each (N,) float32: the error bound a row, not a set.
 
-    Both are rounded to the side on which a pair is rather found.
+    Both are rounded to the side on which a pair is rather found. A pair is found if its product is
+    above the threshold less the lift times what the kernel takes for the column's error. Of whole
+    embeddings that is the error; of shortened ones it is the length of the rest, which matters
+    more, and the errors of all columns count as the largest.
     """
     steps, errors = (part[: rows.count].astype(np.float64) for part in rows.scales[:2])
-    lowered = thresholds - errors * columns.norm - _sum_bound(rows, columns)
-    lowered, lifts = (lowered / steps).astype(np.float32), (rows.norm + errors) / steps
+    lowered, lifts = (
+        thresholds - errors * columns.norm - _sum_bound(rows, columns),
+        rows.norm + errors,
+    )
+    if rows.rests is not None:
+        lowered, lifts = lowered - lifts * columns.error, rows.rests[: rows.count]
+    lowered, lifts = (lowered / steps).astype(np.float32), lifts / steps
     up = np.float32(np.inf)
     return np.nextafter(lowered, -up), np.nextafter(lifts.astype(np.float32), up)
 
@@ -256,6 +273,8 @@ class Searcher:
         thresholds = np.asarray(thresholds, np.float64)
         if self.kernel == 'int8':
             scales = columns.scales
+            if columns.rests is not None:
+                scales = scales._replace(errors=columns.rests)
             limits = _int8_limits(rows, columns, thresholds)
             return self._search_native('int8', rows, columns, limits, scales)
         lowered = thresholds - error_bound(rows, columns)
