@@ -4,6 +4,7 @@ MXNet 1.9.1 uses NumPy aliases that NumPy 1.24 removed; they are put back before
 many threads it uses is set in the package's __init__.py.
 """
 
+import json
 import logging
 import os
 import re
@@ -33,6 +34,11 @@ if not mx.__version__.startswith('1.9.'):
     raise ImportError(
         f'MXNet {mx.__version__} is installed; this project needs 1.9.1: pip install mxnet==1.9.1'
     )
+
+
+def mxnet_symbol(graph: dict) -> 'mx.sym.Symbol':
+    """The symbol of what MXNet's JSON holds."""
+    return mx.sym.load_json(json.dumps(graph, ensure_ascii=False))  # MXNet knows no \u in a text
 
 
 def parse_devices(text: str) -> list:

@@ -375,7 +375,8 @@ class _Export:
 
 def _without_spaces(path: Path) -> None:
     """A JSON file in as few bytes as it takes."""
-    atomic_write(path, json.dumps(json.loads(path.read_text()), separators=(',', ':')))
+    graph = json.loads(path.read_text())  # MXNet knows no \u in a text
+    atomic_write(path, json.dumps(graph, separators=(',', ':'), ensure_ascii=False))
 
 
 def _usual_rates(args: argparse.Namespace) -> dict[str, float]:

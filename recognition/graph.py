@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
-from ..common.backend import mx
+from ..common.backend import mx, mxnet_symbol
 from ..common.engine import ops
 from ..common.errors import InputError
 from ..common.names import CLASSIFIER_PREFIX, DATA, IMAGE_SHAPE, LABEL, TEACHER, TEACHER_CENTRES
@@ -104,7 +104,7 @@ def _changed(symbol: 'mx.sym.Symbol', attributes: Mapping[str, tuple[str, str]])
         if node['op'] in attributes:
             key, value = attributes[node['op']]
             node.setdefault('attrs', {})[key] = value
-    return mx.sym.load_json(json.dumps(graph))
+    return mxnet_symbol(graph)
 
 
 def frozen_names(embedding: 'mx.sym.Symbol', inputs: Sequence[str], freeze: str) -> list[str]:

@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 
-from ..common.backend import mx
+from ..common.backend import mx, mxnet_symbol
 from ..common.engine.graph import Node, assemble, flag, parse
 from ..common.ranks import Ranks
 
@@ -31,7 +31,7 @@ def synchronised(symbol: 'mx.sym.Symbol', ranks: Ranks, compiled: bool) -> 'mx.s
     for node in reversed(nodes):
         if node.op == 'BatchNorm' and not flag(node, 'use_global_stats', False):
             _replace(node, compiled)
-    return mx.sym.load_json(json.dumps(assemble(heads, attrs)))
+    return mxnet_symbol(assemble(heads, attrs))
 
 
 def _replace(norm: Node, compiled: bool) -> None:

@@ -64,7 +64,8 @@ def check_form(path: str, codec: str, alarm: Callable[[], object]) -> None:
     while packets.grab():
         alarm()
         there, packet = packets.retrieve()
-        found = headers_of(codec, packet.tobytes()) if there else []
+        # FFmpeg tells of an empty packet that it is there
+        found = headers_of(codec, packet.tobytes()) if there and packet is not None else []
         if before and found and found != before:
             raise InputError(
                 f'the size or form of its pictures changes at picture {number}; cut it there, or '

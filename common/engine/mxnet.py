@@ -5,7 +5,7 @@ from typing import Optional
 
 import numpy as np
 
-from ..backend import mx
+from ..backend import mx, mxnet_symbol
 from ..console import ProgressBar
 from ..errors import InputError
 from ..names import DATA, IMAGE_SHAPE
@@ -100,7 +100,7 @@ def _symbol_of(nodes: list, moved: list, graph: dict) -> 'mx.sym.Symbol':
         'heads': [[moved[index], *output] for index, *output in graph['heads']],
         'attrs': graph['attrs'],
     }
-    return mx.sym.load_json(json.dumps(new))
+    return mxnet_symbol(new)
 
 
 class Embedder:

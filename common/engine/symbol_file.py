@@ -21,6 +21,7 @@ VARIABLE = 'null'
 _FLOAT32_BYTES = 4
 _VERSION = 10901  # of the MXNet whose form is written
 _WITH_AUXILIARY = 900  # before this one, running statistics were no inputs
+_SEPARATOR = '$'  # MXNet puts it between the names of a layer and an attribute
 _RUNS_CODE = (  # starts of names of operators that call, read or hold something else
     '_Native',
     '_NDArray',
@@ -255,7 +256,8 @@ def _layer(number: int, node: dict, before: list[Layer]) -> Layer:
     op, name, inputs = node.get('op'), node.get('name'), node.get('inputs')
     if not isinstance(op, str) or not isinstance(name, str) or not _is_list(inputs, 1 << 10):
         raise InputError(f'node {number} lacks its operator, name or inputs')
-    if not 0 < len(name) <= limits.NAME_BYTES or not name.isprintable() or len(op) > 99:
+    plain = name.isprintable() and _SEPARATOR not in name
+    if not 0 < len(name) <= limits.NAME_BYTES or not plain or len(op) > 99:
         raise InputError(f'node {number} has the impossible name {name[:40]!r}')
     if op.startswith(_RUNS_CODE) or node.get('subgraphs'):
         raise InputError(f'layer {name!r} is a {op}, which can run any code; refused')
@@ -273,6 +275,8 @@ def _texts(node: dict) -> dict[str, str]:
         texts = [*more, *more.values()] if isinstance(more, dict) else [None]
         if not all(isinstance(text, str) and text.isprintable() for text in texts):
             raise InputError('attributes that are no texts')
+        if any(_SEPARATOR in name for name in more):
+            raise InputError('an attribute with an impossible name')
         attrs.update(more)
     return attrs
 

@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
-from ...backend import mx
+from ...backend import mxnet_symbol
 from ...errors import InputError
 from ...names import DATA, LABEL, TEACHER
 from ..graph import Node, assemble, flag, parse, reached
@@ -78,7 +78,7 @@ def rewrite(symbol, shapes: dict, compiled: bool, norms: bool = True, accumulate
             node.become(replacement.op, replacement.inputs, **(replacement.attrs or {}))
     if compiled:
         _buffer_gradients(heads, accumulate)
-    return mx.sym.load_json(json.dumps(assemble(heads, attrs)))
+    return mxnet_symbol(assemble(heads, attrs))
 
 
 def _best_in_stock(nodes: list[Node]) -> bool:

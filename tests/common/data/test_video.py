@@ -5,12 +5,12 @@ import io
 import cv2
 import numpy as np
 import pytest
-from pictures import write_video
+from pictures import picture, write_video
 from vargfacenet.common.child import read_frame
 from vargfacenet.common.data import video as video_module
 from vargfacenet.common.data.video import FrameReader, Sampling, Video, find_videos, sampled, spread
 from vargfacenet.common.data.video_decoder import messages
-from vargfacenet.common.data.video_form import code_of, headers_of
+from vargfacenet.common.data.video_form import check_form, code_of, headers_of
 from vargfacenet.common.errors import InputError
 
 FRAMES = 23
@@ -242,3 +242,18 @@ def test_a_codec_that_is_not_looked_at_is_told_once(tmp_path, caplog, monkeypatc
     caplog.clear()
     list(FrameReader(Video(write_video(tmp_path / 'c.avi', numbered(3))), Sampling()))
     assert not caplog.messages
+
+
+def test_a_packet_that_is_there_and_empty(tmp_path, rng):
+    """Found by fuzzing: OpenCV gives None for it, and says that it has one."""
+    scene = picture(rng, 48, 64)
+    frames = np.stack([np.roll(scene, shift, 1) for shift in range(6)])
+    path = write_video(tmp_path / 'a.mp4', frames, kind='mp4v')
+    content = bytearray(path.read_bytes())
+    fifth = content.index(b'stsz') + 16 + 4 * 4  # of the sizes of samples
+    content[fifth : fifth + 4] = bytes(4)
+    path.write_bytes(content)
+    packets = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    seen = [packets.retrieve() for _ in range(6) if packets.grab()]
+    assert any(there and packet is None for there, packet in seen)
+    check_form(str(path), code_of(cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)), lambda: None)

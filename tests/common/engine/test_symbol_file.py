@@ -5,8 +5,9 @@ import json
 import pytest
 from tiny_network import tiny_symbol
 from vargfacenet.common import limits
-from vargfacenet.common.backend import mx
+from vargfacenet.common.backend import mx, mxnet_symbol
 from vargfacenet.common.engine.operators import OPERATORS
+from vargfacenet.common.engine.ops import accelerate
 from vargfacenet.common.engine.symbol_file import read_symbol
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.names import IMAGE_SHAPE
@@ -335,6 +336,24 @@ def test_a_variable_says_nothing_that_mxnet_would_act_on(read):
         node['attrs'] = attrs
         with pytest.raises(InputError, match=message):
             read(graph)
+
+
+def test_names_that_mxnet_cannot_take_apart_and_texts_that_it_can(read):
+    """Found by fuzzing: `attr_dict` failed on a $ in the name of an attribute, and a graph that was
+    rewritten on a letter that JSON may write as a number."""
+    for change in ({'name': 'a$b'}, {'attrs': {'num_hi$den': '8'}}):
+        graph = graph_of_tiny()
+        graph['nodes'][1].update(change)
+        with pytest.raises(InputError, match=r'impossible name'):
+            read(graph)
+    graph = graph_of_tiny()
+    node = next(node for node in graph['nodes'] if node['name'] == 'conv0_weight')
+    node['attrs'] = {'Größe': 'ж²'}
+    symbol = read(graph)
+    theirs = mxnet_symbol(symbol.graph())
+    assert theirs.attr_dict()['conv0_weight'] == {'Größe': 'ж²'}
+    fast = accelerate(theirs, {'data': (1, 3, 112, 112)})
+    assert fast.attr_dict()['conv0_weight']['Größe'] == 'ж²'
 
 
 def test_a_network_too_large_for_any_memory(read, monkeypatch):
