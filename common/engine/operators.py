@@ -59,6 +59,9 @@ def read_attributes(op: str, attrs: dict[str, str]) -> dict[str, Any]:
 # --- readers of attributes
 
 
+_DIGITS = '+-0123456789'
+
+
 def _flag(text: str) -> bool:
     words = {'true': True, '1': True, 'false': False, '0': False}
     if text.lower() not in words:
@@ -66,9 +69,16 @@ def _flag(text: str) -> bool:
     return words[text.lower()]
 
 
+def _only(letters: str, text: str, length: int) -> str:
+    """A short text of these letters: Python reads more as numbers than MXNet, '1_0' and '١'."""
+    if len(text) > length or not set(text) <= set(letters):
+        raise ValueError
+    return text
+
+
 def _integer(low: int, high: int = limits.LAYER_LENGTH) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if len(text) > 20 or not low <= int(text) <= high:
+        if not low <= int(_only(_DIGITS, text, 20)) <= high:
             raise ValueError
         return int(text)
 
@@ -77,7 +87,7 @@ def _integer(low: int, high: int = limits.LAYER_LENGTH) -> Callable[[str], int]:
 
 def _number(low: float = -3e38, high: float = 3e38) -> Callable[[str], float]:
     def read(text: str) -> float:
-        if len(text) > 40 or not low <= float(text) <= high:  # NaN is not
+        if not low <= float(_only(f'{_DIGITS}.eE', text, 40)) <= high:
             raise ValueError
         return float(text)
 
@@ -101,7 +111,7 @@ def _tuple(low: int, high: int, optional: bool = False) -> Callable[[str], tuple
     """'(3, 3)', '[3,3]' or a single number."""
 
     def read(text: str) -> tuple:
-        value = ast.literal_eval(text.strip()) if len(text) <= 200 else None
+        value = ast.literal_eval(_only(f'{_DIGITS}()[], None', text.strip(), 200))
         value = (value,) if isinstance(value, int) else value
         if not isinstance(value, (tuple, list)) or len(value) > limits.NUM_AXES:
             raise ValueError

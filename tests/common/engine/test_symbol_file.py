@@ -317,6 +317,10 @@ def replaced(**fields):
         (changed('BatchNorm', axis='7'), 'axis 7 for 4 axes'),
         (changed('Pooling', pad='(9, 9)'), 'pad'),
         (changed('FullyConnected', num_hidden='0'), 'impossible num_hidden'),
+        (changed('FullyConnected', num_hidden='1_0'), "impossible num_hidden '1_0'"),
+        (changed('FullyConnected', num_hidden='\u0661'), 'impossible num_hidden'),
+        (changed('BatchNorm', eps='1e-\u0665'), 'impossible eps'),
+        (changed('Convolution', kernel='(3, 0x3)'), 'impossible kernel'),
     ],
 )
 def test_what_would_harm_mxnet_is_refused_by_name(read, graph, message):
