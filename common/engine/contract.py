@@ -132,6 +132,8 @@ def load_graph(model: Model, whole: bool = False) -> 'onnx.ModelProto':  # noqa:
     if not loaded.graph.node:
         raise unreadable(model, ValueError('its graph is empty'))
     for node in _nodes(loaded.graph):
+        if not node.output:
+            raise unreadable(model, ValueError(f'{node.op_type[:_SHOWN]} gives nothing'))
         for attribute in node.attribute:
             if attribute.name in _COUNTS and min(attribute.ints or [attribute.i]) < 1:
                 shown_node = f'{node.op_type} {node.name[:_SHOWN]}'
@@ -216,7 +218,7 @@ def _check_sizes(model: Model, loaded, data, layout: str, batch: int) -> None:
     weights = {tensor.name for tensor in loaded.graph.initializer}
     total = 0
     for node in inferred.graph.node:
-        if node.op_type == 'DequantizeLinear' and node.input[0] in weights:
+        if node.op_type == 'DequantizeLinear' and weights.intersection(node.input[:1]):
             continue  # int8 weights as numbers: the file's own size bounds them
         if any(attribute.HasField('g') or attribute.graphs for attribute in node.attribute):
             raise unreadable(model, ValueError(f'{node.op_type}: branches and loops are not taken'))
@@ -253,8 +255,11 @@ def _shape(value) -> list[Optional[int]]:
 
 
 def _dtype(value) -> str:
-    onnx = need('onnx', EXTRA)
-    return onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+    helper = need('onnx', EXTRA).helper
+    try:
+        return helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+    except (KeyError, ValueError):
+        return 'of no known type'
 
 
 def _embedding_size(value) -> int:
@@ -306,7 +311,10 @@ def _takes_raw_pixels(graph, name: str) -> bool:
             step = _affine(node, name, values)
             if step is None:
                 break
-            scale, shift = scale * step[0], shift * step[0] + step[1]
+            try:
+                scale, shift = scale * step[0], shift * step[0] + step[1]
+            except ValueError:  # of lengths that do not fit, as the engine will say
+                break
         name = node.output[0]
     largest = np.max(np.abs(scale))
     return bool(255 * largest < _LARGE or (largest <= 1 and np.max(np.abs(shift)) > _LARGE))
@@ -318,15 +326,19 @@ class _Constants:
     def __init__(self, graph):
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:
-            if node.op_type == 'Constant' and node.attribute[0].name == 'value':
-                self._tensors[node.output[0]] = node.attribute[0].t
+            for attribute in node.attribute[:1]:
+                if node.op_type == 'Constant' and attribute.name == 'value':
+                    self._tensors[node.output[0]] = attribute.t
 
     def get(self, name: str) -> Optional[np.ndarray]:
         """float64, or None for what is no constant of at most a value a channel."""
         tensor = self._tensors.get(name)
         if tensor is None or np.prod(tensor.dims) > 3:
             return None
-        return need('onnx', EXTRA).numpy_helper.to_array(tensor).astype(np.float64).ravel()
+        try:
+            return need('onnx', EXTRA).numpy_helper.to_array(tensor).astype(np.float64).ravel()
+        except (ValueError, TypeError):  # more or fewer bytes than it says, or no numbers
+            return None
 
 
 def _affine(node, name: str, values: _Constants) -> Optional[tuple]:

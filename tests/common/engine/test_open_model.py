@@ -148,6 +148,51 @@ def test_files_for_other_pictures_are_refused(change, told, case, tmp_path):
         opened(change(case[1]), tmp_path / 'other.onnx')
 
 
+def without_output(graph):
+    """The node that reads the picture, without what it gives."""
+    node = next(node for node in graph.node if graph.input[0].name in node.input)
+    del node.output[:]
+
+
+def without_type(graph):
+    graph.input[0].type.tensor_type.elem_type = 0
+
+
+def constants_of_no_value(graph):
+    graph.node.insert(0, onnx.helper.make_node('Constant', [], ['nothing']))
+
+
+def constants_that_do_not_fit(graph):
+    """Factors of two and of three numbers, and a summand of fewer bytes than it says."""
+    name = graph.input[0].name
+    for length in (2, 3):
+        values = np.full(length, 2, np.float32)
+        graph.initializer.append(onnx.numpy_helper.from_array(values, f'c{length}'))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), 'cut'))
+    graph.initializer[-1].raw_data = b'123'
+    for node in graph.node:
+        for index, source in enumerate(node.input):
+            if source == name:
+                node.input[index] = 'm3'
+    chain = [('Mul', name, 'c2', 'm1'), ('Mul', 'm1', 'c3', 'm2'), ('Add', 'm2', 'cut', 'm3')]
+    for at, (op, first, second, output) in enumerate(chain):
+        graph.node.insert(at, onnx.helper.make_node(op, [first, second], [output]))
+
+
+@pytest.mark.parametrize(
+    'damage', [without_output, without_type, constants_of_no_value, constants_that_do_not_fit]
+)
+def test_a_damaged_graph_is_one_line(damage, tmp_path):
+    """The first two were found by tests/fuzz.sh in 20,000 files."""
+    symbol = tiny_symbol(8)
+    model = to_onnx(Network(symbol, *reference_params(symbol)))
+    damage(model.graph)
+    path = tmp_path / 'other.onnx'
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r'other\.onnx'):
+        open_model(str(path), 'onnxruntime')
+
+
 @pytest.mark.parametrize('name', ['strides', 'dilations', 'kernel_shape', 'group'])
 @pytest.mark.parametrize('inside', [False, True])
 def test_what_native_code_would_divide_by_is_refused(name, inside, tmp_path):
