@@ -319,7 +319,8 @@ def check_ranges(options: Iterable[tuple[str, float, float, float]]) -> None:
 def refuse_options(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
     """Raise InputError for those of the options, by their names in `args`, that were given though
     nothing would come of them; `why` ends the line. Their defaults are None, False or []."""
-    given = [name for name in names if getattr(args, name) not in (None, False, [])]
+    values = ((name, getattr(args, name)) for name in names)
+    given = [name for name, value in values if not (value is None or value is False or value == [])]
     if given:
         raise InputError(f'{", ".join("--" + name.replace("_", "-") for name in given)}: {why}')
 

@@ -25,7 +25,7 @@ PathLike = Union[str, Path]
 log = logging.getLogger(__name__)
 
 _held: set[Path] = set()  # folders that this process keeps
-_made: list[Path] = []  # folders that `output_folder` made, those above others first
+_made: list[Path] = []  # folders that `_make_folder` made, those above others first
 _hidden: dict[Path, list[str]] = {}  # folder -> names that begin with a dot, at its first use here
 
 _BYTE_ORDER_MARK = '\ufeff'
@@ -42,7 +42,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     # there when the command began, but another that made it may have failed and taken it back
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     _remove_leftovers(path)
     with naming(path, in_place_of=_temporary_form(path)):
         descriptor, temporary = _locked_temporary(path)
@@ -237,6 +237,13 @@ def free_to_write(path: PathLike, overwrite: bool) -> Path:
     return path
 
 
+def _make_folder(path: Path) -> None:
+    """Make `path` and what lies above it; `empty_folders_removed` takes back what stays empty."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    _made.extend(reversed([folder.absolute() for folder in new]))  # also if only some can be made
+    path.mkdir(parents=True, exist_ok=True)
+
+
 def output_folder(path: PathLike) -> Path:
     """Create `path` if needed and prove that files can be written there.
 
@@ -245,14 +252,13 @@ def output_folder(path: PathLike) -> Path:
     """
     path = Path(path)
     try:
-        new = [folder for folder in (path, *path.parents) if not folder.exists()]
-        path.mkdir(parents=True, exist_ok=True)
-        _made.extend(reversed([folder.absolute() for folder in new]))
+        _make_folder(path)
         with tempfile.NamedTemporaryFile(dir=path, prefix='.probe.'):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character
         # 'File exists' would be said of a file where a folder is to be
-        reason = state_of(path) if isinstance(error, FileExistsError) else error.strerror
+        exists = isinstance(error, FileExistsError)
+        reason = state_of(path) if exists else getattr(error, 'strerror', None) or error
         raise InputError(f'{path}: cannot write here ({reason}); choose another folder') from None
     return path
 
@@ -264,29 +270,29 @@ def output_file(path: PathLike) -> Path:
     `output_folder` refuses it: before work starts, since `atomic_path` replaces what is there.
     """
     path = Path(path)
+    output_folder(path.parent)  # first: what a name is cannot be told below a missing folder
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         mode = stat.S_IFREG
-    except (OSError, ValueError) as error:  # below a file, too long, or with a null character
+    except (OSError, ValueError) as error:  # too long, or with a null character
         reason = getattr(error, 'strerror', None) or error
         raise InputError(f'{path}: cannot write here ({reason}); choose another file') from None
     if not stat.S_ISREG(mode):
         raise InputError(f'{path} {state_of(path)}; name a file to write')
-    output_folder(path.parent)
     return path
 
 
 @contextlib.contextmanager
 def empty_folders_removed() -> Iterator[None]:
-    """Remove, at the end, the folders that `output_folder` made inside and in which nothing lies:
+    """Remove, at the end, the folders that were made for output inside and in which nothing lies:
     what a command leaves that failed, or that wrote nothing there."""
     before = len(_made)
     try:
         yield
     finally:
         while len(_made) > before:
-            with contextlib.suppress(OSError):  # not empty, or gone
+            with contextlib.suppress(OSError, ValueError):  # not empty, gone, or never made
                 _made.pop().rmdir()
 
 

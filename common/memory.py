@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-_AVAILABLE = 'MemAvailable:'
-_CGROUP = Path('/sys/fs/cgroup')  # a container's own bounds
+_MACHINE = Path('/proc/meminfo')
+_CONTAINER = Path('/sys/fs/cgroup')  # its own bounds, of version 2
 
 
 def free_memory() -> int:
@@ -15,18 +15,23 @@ def free_memory() -> int:
 
 
 def _of_machine() -> int:
-    told = Path('/proc/meminfo')
-    if told.is_file():
-        for line in told.read_text().splitlines():
-            if line.startswith(_AVAILABLE):
-                return 1024 * int(line.split()[1])
+    if _MACHINE.is_file():
+        return 1024 * int(_fields(_MACHINE)['MemAvailable:'])
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
 
 
 def _of_container() -> float:
-    """What the container's limit leaves; infinity without one."""
+    """What the container's limit leaves, files that are kept in memory counted as free; infinity
+    without a limit."""
     try:
-        most = (_CGROUP / 'memory.max').read_text().strip()
-        return int(most) - int((_CGROUP / 'memory.current').read_text())
-    except (OSError, ValueError):  # no container of version 2, or 'max'
+        most = int((_CONTAINER / 'memory.max').read_text())
+        used = int((_CONTAINER / 'memory.current').read_text())
+        kept = _fields(_CONTAINER / 'memory.stat')
+    except (OSError, ValueError):  # no container, or 'max'
         return float('inf')
+    return most - used + int(kept['active_file']) + int(kept['inactive_file'])
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """'NAME VALUE ...' a line."""
+    return dict(line.split()[:2] for line in path.read_text().splitlines())

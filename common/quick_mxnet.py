@@ -58,7 +58,8 @@ class _Loader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module) -> None:
         super().exec_module(module)
         for name in _MAKERS:
-            setattr(module, name, _with_later_functions(getattr(module, name)))
+            if hasattr(module, name):  # other versions are refused by who imports them
+                setattr(module, name, _with_later_functions(getattr(module, name)))
 
 
 class _Finder:
@@ -91,6 +92,9 @@ def quick_import() -> Iterator[None]:
     The functions of mx.nd, mx.sym, mx.np and mx.npx take and return what they always do; their
     signatures and texts for `help` are not there.
     """
+    if 'mxnet' in sys.modules:
+        yield
+        return
     finder = _Finder()
     sys.meta_path.insert(0, finder)
     try:
@@ -98,5 +102,5 @@ def quick_import() -> Iterator[None]:
     finally:
         sys.meta_path.remove(finder)
     for module, name in _LATER_NAMES.items():
-        if getattr(sys.modules[module], name) is None:
+        if module in sys.modules and getattr(sys.modules[module], name, '') is None:
             setattr(sys.modules[module], name, _Later())

@@ -80,31 +80,28 @@ class _Statistics(mx.operator.CustomOp):
         self._ranks, self._layer, self._momentum = ranks, layer, momentum
         self._apart: np.ndarray  # (C,) how far the own mean is from that of all
 
-    def _mean(self, pair: tuple, what: str) -> np.ndarray:
-        """(2, C): the mean over the ranks."""
-        stacked = np.stack(pair)
-        total = self._ranks.sum(stacked, f'BatchNorm: {self._layer} {what}')
-        return total / np.float32(self._ranks.size)
+    def _of_all(self, pair: tuple, what: str) -> np.ndarray:
+        """(R, 2, C) float64: a pair of (C,) of every rank."""
+        stacked = np.stack([array.asnumpy() for array in pair])[None]
+        name = f'BatchNorm: {self._layer} {what}'
+        return self._ranks.gather(stacked, name).astype(np.float64)
 
     def forward(self, is_train, req, in_data, out_data, aux):
-        mean, variance = (array.asnumpy() for array in in_data)
-        # the mean of squares about a point near all means: no cancellation where they are large
-        origin = aux[0].asnumpy()
-        shift = mean - origin
-        shifted, squares = self._mean((shift, variance + shift * shift), 'statistics')
-        whole = np.stack((origin + shifted, np.maximum(squares - shifted * shifted, 0)))
-        self._apart = shift - shifted
-        for place, values in enumerate(whole):
-            self.assign(out_data[place], req[place], mx.nd.array(values))
-        for running, new in zip(aux, whole):
-            share = 1 - self._momentum
-            running[:] = self._momentum * running + share * mx.nd.array(new)
+        means, variances = self._of_all(in_data, 'statistics').swapaxes(0, 1)
+        mean = means.mean(axis=0)
+        variance = (variances + (means - mean) ** 2).mean(axis=0)
+        self._apart = means[self._ranks.rank] - mean
+        context = out_data[0].context
+        for place, values in enumerate((mean, variance)):
+            new = mx.nd.array(values, ctx=context)
+            self.assign(out_data[place], req[place], new)
+            aux[place][:] = self._momentum * aux[place] + (1 - self._momentum) * new
 
     def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
-        of_mean, of_variance = self._mean(tuple(array.asnumpy() for array in out_grad), 'gradients')
+        of_mean, of_variance = self._of_all(out_grad, 'gradients').mean(axis=0)
         own = of_mean + 2 * self._apart * of_variance, of_variance
         for place, values in enumerate(own):
-            self.assign(in_grad[place], req[place], mx.nd.array(values))
+            self.assign(in_grad[place], req[place], mx.nd.array(values, ctx=in_grad[0].context))
 
 
 class _StatisticsProp(mx.operator.CustomOpProp):

@@ -34,7 +34,7 @@ class HorovodRanks(Ranks):
 
     Each call waits for its result: with one array under way at a time, sums are added up in the
     same order in every run, and a resumed run goes on bit for bit. Only what operators of a graph
-    sum may come from several threads.
+    sum or gather may come from several threads.
     """
 
     def __init__(self):
@@ -52,7 +52,7 @@ class HorovodRanks(Ranks):
         return self._all_reduce(array, name, horovod.Max)
 
     def gather(self, array: np.ndarray, name: str) -> np.ndarray:
-        self.sent[name] += array.nbytes
+        self._count(name, array)
         with _reaching(self.rank):
             return horovod.allgather(_given(array), name=name).asnumpy()
 
@@ -79,9 +79,13 @@ class HorovodRanks(Ranks):
                     start += array.size
                 flat.wait_to_read()
 
-    def _all_reduce(self, array: np.ndarray, name: str, operation) -> np.ndarray:
+    def _count(self, name: str, array: np.ndarray) -> None:
+        """What stands before a colon is the name that a run's result has."""
         with self._counting:
             self.sent[name.partition(':')[0]] += array.nbytes
+
+    def _all_reduce(self, array: np.ndarray, name: str, operation) -> np.ndarray:
+        self._count(name, array)
         with _reaching(self.rank):
             found = horovod.allreduce(_given(array), op=operation, name=name)
             return found.asnumpy().reshape(array.shape)

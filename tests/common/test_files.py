@@ -223,3 +223,20 @@ def test_empty_folders_that_were_made_go_and_others_stay(tmp_path):
         1 / 0  # noqa: B018
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*')}
     assert left == {'mine', 'full', 'full/y', 'taken', 'taken/x'}
+
+
+def test_names_that_no_file_can_have_leave_no_folder_behind(tmp_path):
+    long = 300 * 'x'
+    for name in (f'new/{long}', 'new/a\0b', f'new/{long}/deep'):
+        with pytest.raises(InputError), files.empty_folders_removed():
+            files.output_folder(tmp_path / name)
+        with pytest.raises(InputError), files.empty_folders_removed():
+            files.output_file(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_made_for_a_file_that_failed_goes_with_it(tmp_path):
+    made = files.atomic_path(tmp_path / 'a' / 'b' / 'file')
+    with pytest.raises(ZeroDivisionError), files.empty_folders_removed(), made:
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())

@@ -80,6 +80,28 @@ def test_three_ranks_are_one_batch(batch, compiled):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=3e-6, err_msg=name)
 
 
+def test_a_mean_far_from_zero_takes_no_digits(rng, compiled):
+    """Running averages of 0, as before the first step, images around 1,000: as in float64."""
+    images = (1000 + rng.standard_normal((IMAGES, 2, 3, 3))).astype(np.float32)
+    norm = mx.sym.BatchNorm(mx.sym.Variable('data'), fix_gamma=True, eps=1e-5, name='norm')
+    registering = threading.Lock()
+
+    def work(ranks):
+        part = slice(ranks.rank * IMAGES // RANKS, (ranks.rank + 1) * IMAGES // RANKS)
+        with registering:
+            symbol = rank_norm.synchronised(norm, ranks, compiled)
+        executor = symbol.simple_bind(mx.cpu(), data=images[part].shape)
+        executor.arg_dict['data'][:] = images[part]
+        executor.arg_dict['norm_beta'][:] = 0
+        return executor.forward(is_train=True)[0].asnumpy()
+
+    wide = images.astype(np.float64)
+    axes = (0, 2, 3)
+    wanted = wide - wide.mean(axes, keepdims=True)
+    wanted /= np.sqrt(wide.var(axes, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(np.concatenate(on_ranks(RANKS, work)), wanted, atol=3e-4)
+
+
 def test_names_stay_and_running_statistics_are_left_alone(compiled):
     symbol = mx.sym.BatchNorm(network(), use_global_stats=True, name='third')
     ranks = on_ranks(1, lambda ranks: ranks)[0]

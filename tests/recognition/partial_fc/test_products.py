@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from vargfacenet.common import memory
 from vargfacenet.recognition.partial_fc import Centres, centres, products
 
 MOVE = products.Move(lr=0.3, mom=0.9, wd=0.02)
@@ -160,16 +159,3 @@ def test_files_take_over_where_memory_has_no_room(tmp_path, monkeypatch):
     plain.start(3, 0)
     np.testing.assert_array_equal(large.weights, plain.weights)
     assert not list(tmp_path.iterdir())  # files have no name
-
-
-def test_free_memory_is_this_process_part(monkeypatch, tmp_path):
-    whole = memory.free_memory()
-    assert 1 << 26 < whole < 1 << 50
-    monkeypatch.setenv('HOROVOD_LOCAL_SIZE', '4')
-    assert memory.free_memory() == pytest.approx(whole / 4, rel=0.2)
-    monkeypatch.setattr(memory, '_CGROUP', tmp_path)
-    (tmp_path / 'memory.current').write_text('1000\n')
-    (tmp_path / 'memory.max').write_text('5000\n')
-    assert memory.free_memory() == 1000
-    (tmp_path / 'memory.max').write_text('max\n')
-    assert memory.free_memory() == pytest.approx(whole / 4, rel=0.2)
