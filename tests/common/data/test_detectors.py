@@ -65,7 +65,8 @@ def made(tmp_path):
     return path
 
 
-def test_yunet_tells_pixels_of_the_picture(made):
+@pytest.mark.parametrize('many', [False, True])
+def test_yunet_tells_pixels_of_the_picture(made, many):
     """By the definition of its outputs: a face for each bright place, the points where they are
     said, whatever the size of the picture and of the faces that are looked for."""
     from made_yunet import BOX, POINTS, STRIDE
@@ -77,14 +78,60 @@ def test_yunet_tells_pixels_of_the_picture(made):
         picture = np.zeros((height, width, 3), np.uint8)
         x, y = place * side
         picture[y : y + side, x : x + side] = 255
-        faces = FaceDetector(min_size, detector=str(made)).detect(picture)
+        faces = FaceDetector(min_size, detector=str(made), many=many).detect(picture)
         assert len(faces.scores) == 1 and faces.scores[0] > 0.9
         centre, sides = (place + BOX[:2]) * side, np.exp(BOX[2:]) * side
         expected = [*(centre - sides / 2), *sides]
         np.testing.assert_allclose(faces.boxes[0], expected, atol=1.0)
         np.testing.assert_allclose(faces.landmarks[0], (place + POINTS) * side, atol=1.0)
-    dark = FaceDetector(10, detector=str(made)).detect(np.zeros((1, 300, 3), np.uint8))
+    dark = FaceDetector(10, detector=str(made), many=many).detect(np.zeros((1, 300, 3), np.uint8))
     assert [part.shape for part in dark] == [(0, 4), (0,), (0, 5, 2)]
+
+
+def same_faces(file, images, min_score):
+    """How many faces OpenCV finds in pictures; onnxruntime must find the same."""
+    count = 0
+    for image in images:
+        by_opencv, by_onnxruntime = (
+            FaceDetector(10, min_score, str(file), many).detect(image) for many in (False, True)
+        )
+        count += len(by_opencv.scores)
+        # of equal size they may come in any order
+        orders = [np.lexsort(faces.boxes.round().T) for faces in (by_opencv, by_onnxruntime)]
+        for one, other in zip(by_opencv, by_onnxruntime):
+            np.testing.assert_allclose(other[orders[1]], one[orders[0]], rtol=1e-4, atol=1e-2)
+    return count
+
+
+def test_onnxruntime_finds_the_faces_that_opencv_finds(made, rng):
+    """Also of faces that overlap, of which the best counts."""
+    pytest.importorskip('onnxruntime')
+
+    def shifted(graph):  # no box ends on a whole pixel, to which OpenCV cuts it down
+        for array in graph.initializer:
+            if array.name == 'bbox_8_bias':
+                told = np.array([0.47, 0.26, np.log(3.05), np.log(3.9)], np.float32)
+                array.raw_data = told.tobytes()
+
+    made.write_bytes(changed(made.read_bytes(), shifted))
+    # no two scores are equal, and none is so high that it is 1
+    grey = [rng.permutation(190)[:108].reshape(9, 12).repeat(8, 0).repeat(8, 1) for _ in range(4)]
+    images = [np.repeat(image[..., None], 3, axis=2).astype(np.uint8) for image in grey]
+    assert same_faces(made, images, 0.3) >= 20
+
+
+def test_what_no_face_can_be_is_left_out(made):
+    """Boxes beyond all numbers, which a strange file may tell."""
+    pytest.importorskip('onnxruntime')
+
+    def vast(graph):
+        for array in graph.initializer:
+            if array.name == 'bbox_8_bias':
+                array.raw_data = np.array([0.5, 0.5, 500, 500], np.float32).tobytes()
+
+    made.write_bytes(changed(made.read_bytes(), vast))
+    white = np.full((64, 64, 3), 255, np.uint8)
+    assert len(FaceDetector(10, detector=str(made), many=True).detect(white).scores) == 0
 
 
 def changed(content, change):
@@ -194,5 +241,6 @@ def test_yunets_points_are_those_of_mtcnn():
         assert np.median(offsets, axis=0).max() < 0.12 and offsets.mean() < 0.1
         # exchanged eyes or corners of the mouth would be as far apart as the eyes
         assert (offsets < 0.5).mean() > 0.99
+        assert same_faces(file, images, 0.6) >= len(images)
     assert detector_kind(files[0])[0].title == 'YuNet'
     assert cv2.__version__ < '5'
