@@ -177,7 +177,8 @@ def _onnx(engine):
 def _(path):
     from vargfacenet.common.data.detect import FaceDetector
 
-    FaceDetector(10, detector=str(path)).detect(_picture(100))
+    for many in (False, True):  # in OpenCV and in onnxruntime
+        FaceDetector(10, detector=str(path), many=many).detect(_picture(100))
 
 
 @seeds_of('yunet')
