@@ -87,7 +87,7 @@ def test_where_no_file_can_be_written(command, kind, place, run_command):
     errors = refused(run_command, [word.replace('OUT', out) for word in line.split()])
     said = {
         'a folder': f'{out} is a folder; name a file to write',
-        'below a file': 'cannot write here (Not a directory)',
+        'below a file': 'file: cannot write here (is a file); choose another folder',
         'no ordinary file': f'{out} is no ordinary file',
         'new': '',  # of what is not there; the folder that was made for the result goes again
     }[kind]
