@@ -325,8 +325,9 @@ class Gallery:
             if lock.seal.is_open:
                 rows = (self._matrix[row] for row in faces)
                 gallery_tables.put_checksums(self._database, faces.tolist(), rows)
+            meta = gallery_tables.checked_meta(self._database)
         with self._access():
-            self._use(lock.seal)
+            self._use(lock.seal, meta)
         self._tidy()
         self.note('rekey')
 
@@ -427,15 +428,18 @@ class Gallery:
             )
         self._size = int(meta['size'])
         found = gallery_tables.codec_of(self.folder, meta, codec, key)
-        if meta['format'] != FORMAT:
+        if meta['format'] == FORMAT:
+            self._use(Seal(found), meta)
+        else:
             self._bring_up_to_date(meta, Seal(found), found)
-        self._use(Seal(found))
+            self._prepare(size, fingerprint, codec, key)
 
-    def _use(self, seal: Seal) -> None:
-        """Take a seal, and the files that belong to it."""
+    def _use(self, seal: Seal, meta: dict[str, Any]) -> None:
+        """Take a seal, what the gallery said of itself when it had it, and the files that belong
+        to them."""
         self._seal = seal
-        self._width = len(seal.close(bytes(4 * self._size), ROW, 0, 0))  # bytes of a row
-        self._meta = gallery_tables.checked_meta(self._database)
+        self._width = self._width_of(seal)
+        self._meta = meta
         if self._matrix_file >= 0:
             os.close(self._matrix_file)
         self._matrix_path = self.folder / matrix_name(gallery_tables.generation_of(self._meta))
@@ -444,32 +448,35 @@ class Gallery:
         self._whole: set[tuple[int, Any]] = set()  # (row, checksum) of rows that had it
         self._damaged: list[int] = []  # rows that have another
 
+    def _width_of(self, seal: Seal) -> int:
+        """Bytes of a row of the matrix file."""
+        return len(seal.close(bytes(4 * self._size), ROW, 0, 0))
+
     def _bring_up_to_date(self, meta: dict, seal: Seal, codec: Optional[Codec]) -> None:
         """Write the tables of a gallery of an older format anew; of the first one also the rows if
-        they are sealed."""
+        they are sealed. Nothing is done where another process was faster, so that it is not what
+        `meta` says any more; InputError for a matrix that is cut off, and all stays as it is."""
+        database = self._database
         with self._transaction():
-            before = self._database.format()
-            if before == FORMAT:  # another process was faster
+            if gallery_tables.checked_meta(database) != meta:
                 return
-            if before == WITHOUT_CHECKSUMS:
-                path = self.folder / matrix_name(gallery_tables.generation_of(meta))
-            else:
-                path = self.folder / MATRIX
-                self._migrate(path, seal, codec)
-            rows = None if codec else _rows_of(path, 4 * self._size)
-            gallery_tables.add_checksums(self._database, rows)
+            if meta['format'] != WITHOUT_CHECKSUMS:
+                self._migrate(seal, codec)
+            path = self.folder / matrix_name(gallery_tables.generation_of(database.meta()))
+            rows = _rows_of(path, self._width_of(seal))
+            # a row that is missing would get no checksum, and match nobody when it is there again
+            gallery_tables.check_places(gallery_tables.read_faces(database), path, len(rows))
+            gallery_tables.add_checksums(database, rows if seal.is_open else None)
         log.info('%s: its tables have a newer form now; all that it holds is kept', self.folder)
 
-    def _migrate(self, path: Path, seal: Seal, codec: Optional[Codec]) -> None:
+    def _migrate(self, seal: Seal, codec: Optional[Codec]) -> None:
         """From the first format to the second."""
         people = gallery_tables.migrate(self._database, seal, codec)
         if codec:
-            width = len(codec.seal(bytes(4 * self._size)))
-            raw = path.read_bytes()
-            rows = (
-                (row, person, codec.open(raw[width * row : width * (row + 1)]))
-                for row, person in people.items()
-            )
+            path = self.folder / MATRIX
+            raw = _rows_of(path, len(codec.seal(bytes(4 * self._size))))
+            gallery_tables.check_places(people.items(), path, len(raw))
+            rows = ((row, person, codec.open(raw[row].tobytes())) for row, person in people.items())
             self._write_new_matrix(1, seal, rows)
             gallery_tables.set_generation(self._database, 1)
 
@@ -580,12 +587,7 @@ class Gallery:
         capacity = os.fstat(self._matrix_file).st_size // self._width
         if not all(row >= 0 and person in people for row, person in faces):
             raise InputError(f'{self._database.path} is damaged: a face has no row or no name')
-        last = max((row for row, _ in faces), default=-1)
-        if last >= capacity:
-            raise InputError(
-                f'{self._matrix_path} is cut off: it holds {capacity} rows and the gallery '
-                f'needs {last + 1}; copy the gallery again'
-            )
+        gallery_tables.check_places(faces, self._matrix_path, capacity)
         self._people, self._order = people, list(people)
         self._ids = {person.name: number for number, person in people.items()}
         self._codes = np.full(capacity, -1, np.int64)

@@ -18,6 +18,7 @@ import numpy as np
 from ..common.errors import InputError
 from .gallery_file import (
     CHECKSUMS,
+    DATABASE,
     FORMAT,
     MAX_CROP,
     META,
@@ -161,6 +162,20 @@ def read_faces(database: Database) -> list[tuple[int, int]]:
     return list(database.scan('SELECT row, person FROM faces ORDER BY row'))
 
 
+def check_places(faces: Iterable[tuple[int, int]], path: Path, capacity: int) -> None:
+    """Raise InputError where faces, (row, number of the person), have rows that the matrix file of
+    so many does not hold."""
+    places = [row for row, _ in faces]
+    if min(places, default=0) < 0:
+        raise InputError(f'{path.parent / DATABASE} is damaged: a face has no row or no name')
+    needed = max(places, default=-1) + 1
+    if needed > capacity:
+        raise InputError(
+            f'{path} is cut off: it holds {capacity} rows and the gallery needs {needed}; copy the '
+            f'gallery again'
+        )
+
+
 def read_checksums(database: Database) -> dict[int, Any]:
     """Row -> CRC-32 of its bytes, or whatever a stranger put there; of an open gallery."""
     return dict(database.scan('SELECT row, crc32 FROM checksums ORDER BY row'))
@@ -272,10 +287,11 @@ def add_checksums(database: Database, rows: Optional[np.ndarray]) -> None:
 
     Parameters
     ----------
-    rows : those of the matrix file, uint8 (N, width), of an open gallery; None of a sealed one
+    rows : those of the matrix file, uint8 (N, width), of an open gallery, every face's among them;
+        None of a sealed one
     """
     database.create(CHECKSUMS)
     if rows is not None:
-        places = [place for place, _ in read_faces(database) if 0 <= place < len(rows)]
+        places = [place for place, _ in read_faces(database)]
         put_checksums(database, places, (rows[place] for place in places))
     database.execute("UPDATE meta SET value = ? WHERE key = 'format'", (FORMAT,))

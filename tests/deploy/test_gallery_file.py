@@ -11,11 +11,12 @@ import zlib
 import numpy as np
 import pytest
 from vargfacenet.common.errors import InputError, RunError
-from vargfacenet.deploy import decision_log
+from vargfacenet.deploy import decision_log, gallery_tables
 from vargfacenet.deploy.gallery import CODECS, DATABASE, MATRIX, Gallery
 from vargfacenet.deploy.gallery_check import inspect_gallery
 from vargfacenet.deploy.gallery_file import Database
 from vargfacenet.deploy.gallery_records import Terms
+from vargfacenet.deploy.sealing import Key
 
 SIZE = 16
 MODEL = 'a' * 64
@@ -257,6 +258,21 @@ def xor(monkeypatch):
     monkeypatch.setattr(CODECS, '_items', {'xor': Xor})
 
 
+def of_the_first_format(folder, faces, seal):
+    """A gallery of faces, row -> (name, embedding), that the codec xor sealed."""
+    meta = {'format': '1', 'size': str(SIZE), 'model': MODEL, 'codec': 'xor'}
+    meta['sample'] = seal(b'vargfacenet gallery').hex()
+    with sqlite3.connect(folder / DATABASE) as database:
+        database.executescript(OLD_TABLES)
+        database.executemany('INSERT INTO meta VALUES (?, ?)', meta.items())
+        known = [(row, name, '', '', None) for row, (name, _) in faces.items()]
+        database.executemany('INSERT INTO faces VALUES (?, ?, ?, ?, ?)', known)
+    database.close()
+    empty = bytes(len(seal(bytes(4 * SIZE))))
+    rows = (faces.get(row) for row in range(max(faces) + 1))
+    (folder / MATRIX).write_bytes(b''.join(seal(r[1].tobytes()) if r else empty for r in rows))
+
+
 @pytest.mark.parametrize('codec', ['', 'xor'])
 def test_a_gallery_of_the_first_format_opens_as_before(codec, xor, tmp_path, rng, caplog):
     caplog.set_level('INFO')
@@ -381,10 +397,9 @@ def test_a_row_without_its_checksum_and_one_that_another_process_wrote(tmp_path,
     assert 'row 0, of Ada, is not what was enrolled' in first
 
 
-def test_a_gallery_of_the_second_format_gets_checksums(tmp_path, rng, caplog):
-    caplog.set_level('INFO')
-    rows = unit(rng, 2)
-    with sqlite3.connect(tmp_path / DATABASE) as database:
+def of_the_second_format(folder, rows):
+    """A gallery that has two faces of Ada, in rows 0 and 2."""
+    with sqlite3.connect(folder / DATABASE) as database:
         database.executescript(SECOND_TABLES)
         meta = {'format': '2', 'size': str(SIZE), 'model': MODEL}
         database.executemany('INSERT INTO meta VALUES (?, ?)', meta.items())
@@ -395,7 +410,13 @@ def test_a_gallery_of_the_second_format_gets_checksums(tmp_path, rng, caplog):
         database.executemany('INSERT INTO faces VALUES (?, ?, ?, ?)', faces)
     database.close()
     content = b''.join([rows[0].tobytes(), bytes(4 * SIZE), rows[1].tobytes()])
-    (tmp_path / MATRIX).write_bytes(content)
+    (folder / MATRIX).write_bytes(content)
+
+
+def test_a_gallery_of_the_second_format_gets_checksums(tmp_path, rng, caplog):
+    caplog.set_level('INFO')
+    rows = unit(rng, 2)
+    of_the_second_format(tmp_path, rows)
     found = inspect_gallery(tmp_path)
     assert found.without_checksums and found.problems == []
     for _ in range(2):
@@ -404,6 +425,70 @@ def test_a_gallery_of_the_second_format_gets_checksums(tmp_path, rng, caplog):
             assert gallery.person('Ada')[2][1].crop == b'a crop'
     assert caplog.text.count('newer form') == 1 and not inspect_gallery(tmp_path).without_checksums
     assert checksums(tmp_path) == {0: zlib.crc32(rows[0]), 2: zlib.crc32(rows[1])}
+
+
+@pytest.mark.parametrize('left', [None, 0, 1, 2.5])
+@pytest.mark.parametrize('make', ['first, sealed', 'second'])
+def test_an_older_gallery_whose_matrix_is_cut_off_comes_back_with_it(
+    make, left, xor, tmp_path, rng, caplog
+):
+    """Its missing rows would have got no checksum, and have matched nobody ever after."""
+    rows = unit(rng, 2)
+    if make == 'second':
+        of_the_second_format(tmp_path, rows)
+    else:
+        of_the_first_format(tmp_path, {0: ('Ada', rows[0]), 2: ('Ada', rows[1])}, Xor().seal)
+    matrix = tmp_path / MATRIX
+    whole, database = matrix.read_bytes(), (tmp_path / DATABASE).read_bytes()
+    matrix.write_bytes(whole[: int((left or 0) * len(whole) / 3)])
+    if left is None:
+        matrix.unlink()
+    with pytest.raises(
+        InputError, match=rf'cut off: it holds {int(left or 0)} rows and .* needs 3'
+    ):
+        Gallery(tmp_path, SIZE, MODEL)
+    assert (tmp_path / DATABASE).read_bytes() == database
+    matrix.write_bytes(whole)
+    with contextlib.closing(Gallery(tmp_path, SIZE, MODEL)) as gallery:
+        assert [gallery.identify(row, 1)[0].cosine > 0.99999 for row in rows] == [True, True]
+    assert 'match nobody' not in caplog.text and inspect_gallery(tmp_path).problems == []
+
+
+def meanwhile(monkeypatch, change):
+    """Let another process change a gallery between two looks of one who opens it."""
+    codec_of, done = gallery_tables.codec_of, []
+
+    def found(*args):
+        codec = codec_of(*args)
+        if not done:
+            done.append(change())
+        return codec
+
+    monkeypatch.setattr(gallery_tables, 'codec_of', found)
+
+
+def test_an_older_gallery_that_is_sealed_anew_while_it_gets_checksums(tmp_path, rng, monkeypatch):
+    """Its rows lie in another file then."""
+    rows = unit(rng, 2)
+    of_the_second_format(tmp_path, rows)
+
+    def rekey():
+        (tmp_path / MATRIX).rename(tmp_path / 'embeddings.1.f32')
+        with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as database, database:
+            database.execute("INSERT INTO meta VALUES ('matrix', '1')")
+
+    meanwhile(monkeypatch, rekey)
+    with contextlib.closing(Gallery(tmp_path, SIZE, MODEL)) as gallery:
+        assert gallery.identify(rows[1], 1)[0].cosine > 0.99999
+    assert checksums(tmp_path) == {0: zlib.crc32(rows[0]), 2: zlib.crc32(rows[1])}
+
+
+def test_a_gallery_that_is_sealed_while_it_is_opened(tmp_path, rng, monkeypatch):
+    with contextlib.closing(Gallery(tmp_path, SIZE, MODEL)) as gallery:
+        gallery.enrol(['Ada'], unit(rng, 1))
+        meanwhile(monkeypatch, lambda: gallery.rekey(Key('file', bytes(32))))
+        with pytest.raises(RunError, match='sealed anew meanwhile; open it again'):
+            Gallery(tmp_path)
 
 
 def everything(folder):
