@@ -55,6 +55,23 @@ def test_a_host_that_does_not_come_is_named(others, monkeypatch):
     assert make({'b': ended(255)}).failed() is None  # its own word says that it is there
 
 
+@needs_horovod
+def test_the_cause_of_an_end_may_lie_on_another_host(others, monkeypatch):
+    """Rank 0 has lost the others, and ends with an error of its own."""
+    make, server = others
+    monkeypatch.setattr(remote, '_SILENCE', 0.2)
+    monkeypatch.setattr(remote, 'BEAT', 0.05)
+    end, hosts = End('rank 0 on a', 1, 'a'), make({})
+    assert hosts.cause(end) is end  # nobody was there
+    server.put('beat-b-0', 1)
+    assert hosts.failed() is None
+    with pytest.raises(remote.HostLost, match='host b'):
+        hosts.cause(end)
+    for code, cause in ((-signal.SIGKILL, 'rank 1 on b'), (1, 'rank 0 on a')):
+        server.put('end-b-0', vars(End('rank 1 on b', code, 'b')))
+        assert hosts.cause(end).who == cause
+
+
 def test_ranks_wait_for_each_other_as_long_as_the_launcher_does():
     said = environment(PLACES[0], '127.0.0.1', 1, 'lo')
     assert float(said['HOROVOD_GLOO_TIMEOUT_SECONDS']) == MEETING
