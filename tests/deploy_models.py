@@ -19,9 +19,15 @@ from vargfacenet.common.synth.face import jpeg_faces
 EMBEDDING_SIZE = 32
 
 
+@functools.cache
+def _drawn(identity, picture, size):
+    """JPEG of a drawn person, drawn once a process."""
+    return jpeg_faces(3, identity, [picture], size)[0]
+
+
 def portrait(identity, picture=0, size=112):
     """uint8 (size, size, 3) RGB of a drawn person."""
-    return decode_rgb(jpeg_faces(3, identity, [picture], size)[0])
+    return decode_rgb(_drawn(identity, picture, size))
 
 
 def encoded_crop(identity, picture=0):

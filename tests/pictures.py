@@ -1,5 +1,6 @@
 """Made-up pictures and folders of them, encoded with OpenCV directly."""
 
+import functools
 import shutil
 
 import cv2
@@ -42,10 +43,14 @@ def with_border(face):
     return cv2.copyMakeBorder(face, *[border] * 4, cv2.BORDER_REFLECT_101), border
 
 
+@functools.cache
+def _drawn(identity, size):
+    return render(person(0, identity), Variation(), size)  # once a process
+
+
 def scene(*people, size=160):
     """A photograph: synthetic faces side by side."""
-    faces = [render(person(0, identity), Variation(), size) for identity in people]
-    return np.hstack([with_border(face)[0] for face in faces])
+    return np.hstack([with_border(_drawn(identity, size))[0] for identity in people])
 
 
 def blank():

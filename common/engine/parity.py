@@ -5,6 +5,7 @@ checkpoint in MXNet. Where a float32 file is farther from that than rounding tak
 both are compared with the network in float64: some networks magnify rounding, MXNet's as well.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,10 +55,16 @@ class Parity:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+@functools.cache
 def probe_images(count: int = _PROBES) -> np.ndarray:
-    """uint8 (count, 112, 112, 3) RGB: synthetic faces of different people, always the same."""
+    """uint8 (count, 112, 112, 3) RGB: synthetic faces of different people, always the same.
+
+    Drawn once a process, and not to be written to.
+    """
     faces = [jpeg_faces(_PROBE_SEED, person, [0], IMAGE_SIZE)[0] for person in range(count)]
-    return np.stack([decode_rgb(face) for face in faces])
+    images = np.stack([decode_rgb(face) for face in faces])
+    images.flags.writeable = False
+    return images
 
 
 def cosines(embeddings: np.ndarray, others: np.ndarray) -> np.ndarray:
