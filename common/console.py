@@ -360,38 +360,45 @@ def command(
         return parser
 
     def check_words(words: Sequence[str]) -> int:
-        try:
-            load_plugins()
-            arguments = make_parser().parse_args(list(words))
-            if check:
-                with empty_folders_removed():
-                    check(arguments)
-            return 0
-        except InputError as error:
-            return report_error(f'vargfacenet {name}', error)
+        load_plugins()
+        arguments = make_parser().parse_args(list(words))
+        if check:
+            with _stopped_by_signals(), empty_folders_removed():
+                check(arguments)
+        return 0
+
+    def run_words(words: Sequence[str]) -> int:
+        load_plugins()  # before the parser, whose choices come from the registries
+        _command_line.set(shlex.join(['vargfacenet', *name.split(), *words]))
+        arguments = make_parser().parse_args(words)
+        asked = vars(arguments).pop('json', False)
+        with _stopped_by_signals(), empty_folders_removed():
+            result = run(arguments)
+        result, code = result if isinstance(result, tuple) else (result, 0)
+        if result is not None and (asked or not sys.stdout.isatty()):
+            sys.stdout.write(_json_line(result) + '\n')
+            sys.stdout.flush()
+        return code
 
     def main(argv: Optional[Sequence[str]] = None) -> int:
         set_up_logging()
-        try:
-            load_plugins()  # before the parser, whose choices come from the registries
-            words = list(sys.argv[1:] if argv is None else argv)
-            _command_line.set(shlex.join(['vargfacenet', *name.split(), *words]))
-            arguments = make_parser().parse_args(words)
-            asked = vars(arguments).pop('json', False)
-            with _stopped_by_signals(), empty_folders_removed():
-                result = run(arguments)
-            result, code = result if isinstance(result, tuple) else (result, 0)
-            if result is not None and (asked or not sys.stdout.isatty()):
-                sys.stdout.write(_json_line(result) + '\n')
-                sys.stdout.flush()
-            return code
-        except (InputError, RunError, OSError, KeyboardInterrupt) as error:
-            if os.environ.get('VARGFACENET_DEBUG'):
-                raise
-            return report_error(f'vargfacenet {name}', error)
+        words = list(sys.argv[1:] if argv is None else argv)
+        return with_errors_told(f'vargfacenet {name}', lambda: run_words(words))
 
-    main.parser, main.check = make_parser, check_words
+    main.parser = make_parser
+    main.check = lambda words: with_errors_told(f'vargfacenet {name}', lambda: check_words(words))
     return main
+
+
+def with_errors_told(prog: str, work: Callable[[], int]) -> int:
+    """The exit code of `work`, or that of an expected error of it, which is told by one line; with
+    VARGFACENET_DEBUG set it is raised."""
+    try:
+        return work()
+    except (InputError, RunError, OSError, KeyboardInterrupt) as error:
+        if os.environ.get('VARGFACENET_DEBUG'):
+            raise
+        return report_error(prog, error)
 
 
 def _json_line(result: dict) -> str:
@@ -457,11 +464,11 @@ def dispatch(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in commands:
-        try:
-            module = importlib.import_module(f'{package}.{commands[argv[0]][0]}')
-        except InputError as error:  # of a machine on which a library cannot run
-            return report_error(f'{prog} {argv[0]}', error)
-        return module.main(argv[1:])
+        module = f'{package}.{commands[argv[0]][0]}'
+        # an import may fail as well: on a machine on which a library cannot run, or at Ctrl-C
+        return with_errors_told(
+            f'{prog} {argv[0]}', lambda: importlib.import_module(module).main(argv[1:])
+        )
     if not argv or argv[0] in ('-h', '--help'):
         width = max(map(len, commands))
         lines = [f'  {name:<{width}} {text}' for name, (_, text) in commands.items()]

@@ -11,8 +11,10 @@ esac
 shift
 source "$(dirname "$0")/../common/setup_env.sh"
 # a wrong option is told once, and before anything is started
-python -c 'import sys; from vargfacenet.common.launch.check import main; sys.exit(main("train", sys.argv[1:]))' \
-  --kvstore dist_sync "$@"
+python -m vargfacenet.common.launch.check train --kvstore dist_sync "$@"
+for word in "$@"; do
+  case $word in -h | --help) exit 0 ;; esac  # that was all that was asked for
+done
 
 export DMLC_NUM_WORKER=$workers DMLC_NUM_SERVER=1
 export DMLC_PS_ROOT_URI=127.0.0.1 DMLC_NODE_HOST=127.0.0.1

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from .. import console
-from ..child import module_words
+from ..child import how_it_ended, module_words
 from ..errors import InputError, RunError
 from ..extras import need
 from ..parallel import cpu_count
@@ -114,11 +114,22 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return words[:place], command
 
 
-def check_command(command: Sequence[str]) -> int:
+def check_command(command: Sequence[str], stop: Stop) -> int:
     """Exit code of a look at the command's options, which needs no data: what is wrong with them is
-    told once, and before ranks are started."""
+    told once, and before ranks are started. Like a rank it has a session of its own.
+
+    Raises console.Interrupted once asked to stop, and RunError where a signal has ended the look.
+    """
     words = module_words('vargfacenet.common.launch.check', *command)
-    return subprocess.run(words, stdin=subprocess.DEVNULL).returncode
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True) as look:
+        while look.poll() is None:
+            if stop.number:
+                look.kill()
+                raise console.Interrupted(stop.number)
+            time.sleep(_LOOK)
+    if look.returncode < 0:
+        raise RunError(f'a look at the options of {command[0]}: {how_it_ended(look.returncode)}')
+    return look.returncode
 
 
 def watch(ranks: LocalRanks, others: Union[OtherHosts, FirstHost], stop: Stop) -> Optional[End]:
@@ -163,11 +174,11 @@ def coordinate(options: argparse.Namespace, command: Sequence[str]) -> int:
         raise InputError(
             '--elastic goes on by --resume, which --overwrite contradicts; give another --name'
         )
-    code = check_command(command)
-    if code or _OF_BOTH & {*command} - {'--json'}:  # wrong, or its help is all that was asked for
-        return code
     stop, attempt = Stop(), 0
     with stop.at_signals():
+        code = check_command(command, stop)
+        if code or _OF_BOTH & {*command} - {'--json'}:  # wrong, or its help is all that is wanted
+            return code
         while True:
             try:
                 return _attempt(options, command, places, stop, attempt)
@@ -332,7 +343,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     console.set_up_logging()
     try:
         return run(argv)
-    except (InputError, RunError, OSError) as error:
+    except (InputError, RunError, OSError, KeyboardInterrupt) as error:
         code = console.report_error(PROG, error)
         return getattr(error, 'exit_code', code)
 

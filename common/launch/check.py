@@ -8,12 +8,17 @@ import importlib
 import logging
 import sys
 
+from .. import console
+
 
 def main(command: str, words: list[str]) -> int:
     """Exit code: 0 where nothing is wrong that can be told without data."""
     # by its name: the door knows all rooms, and none may know it
     module, _ = importlib.import_module('vargfacenet.__main__').COMMANDS[command]
-    return importlib.import_module(f'vargfacenet.{module}').main.check(words)
+    return console.with_errors_told(
+        f'vargfacenet {command}',
+        lambda: importlib.import_module(f'vargfacenet.{module}').main.check(words),
+    )
 
 
 if __name__ == '__main__':

@@ -1,9 +1,11 @@
 """The frame of every command: exit codes, one-line errors, progress."""
 
+import errno
 import json
 import logging
 import os
 import pty
+import signal
 import subprocess
 import sys
 
@@ -34,13 +36,30 @@ def test_numbers_that_json_has_no_word_for_are_null(capsys):
 
 
 @pytest.mark.parametrize(
-    'error, code', [(InputError('two\nlines'), 2), (RunError('r'), 1), (KeyboardInterrupt(), 130)]
+    'error, code',
+    [
+        (InputError('two\nlines'), 2),
+        (RunError('r'), 1),
+        (PermissionError(errno.EACCES, 'Permission denied', 'folder'), 1),
+        (KeyboardInterrupt(), 130),
+        (console.Interrupted(signal.SIGTERM), 143),
+    ],
 )
-def test_expected_errors_are_one_line(error, code, capsys):
-    def run(args):
+@pytest.mark.parametrize('door', ['run', 'look', 'import'])
+def test_expected_errors_are_one_line(error, code, door, capsys, monkeypatch):
+    def run(*args):
         raise error
 
-    assert command(run)([]) == code
+    if door == 'run':
+        assert command(run)([]) == code
+    elif door == 'look':
+        main = console.command('test', lambda parser: None, lambda args: None, run)
+        assert main.check([]) == code
+    else:
+        monkeypatch.setattr(console.importlib, 'import_module', run)
+        assert (
+            console.dispatch('vargfacenet', {'test': ('module', '')}, 'package', ['test']) == code
+        )
     captured = capsys.readouterr()
     assert captured.out == ''
     assert len(captured.err.splitlines()) == 1

@@ -1,13 +1,15 @@
 """The launcher's own parts, without ranks."""
 
 import importlib
+import os
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from ranks_launched import needs_horovod
+from conftest import ROOT
+from ranks_launched import NETWORK, needs_horovod
 from vargfacenet.__main__ import COMMANDS
 from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.common.launch import __main__ as launcher
@@ -106,7 +108,7 @@ def test_number_of_ranks():
 )
 def test_wrong_words_are_one_line_and_start_nothing(words, told, monkeypatch, capsys):
     monkeypatch.setattr(launcher, 'need', lambda *_: None)  # Horovod is not looked for before
-    monkeypatch.setattr(launcher.subprocess, 'run', None)
+    monkeypatch.setattr(launcher.subprocess, 'Popen', None)
     assert launcher.main(words.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith('train_multi: ') and told in line
@@ -129,6 +131,79 @@ def test_options_of_a_command_are_looked_at_without_data(words, told, capsys):
     assert check.main(command, rest) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f'vargfacenet {command}: ') and told in line
+
+
+def test_a_name_that_no_disk_takes_is_one_line(capsys):
+    assert check.main('distill', ['--teacher', 't,1', '--teacher-store', 300 * 's']) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f'{300 * "s"}: File name too long')
+
+
+WAITING = """
+import pathlib, time
+pathlib.Path({flag!r}).touch()
+time.sleep(600)
+"""
+WITHOUT_HOROVOD = """
+import sys
+from vargfacenet.common.launch import __main__ as launcher
+launcher.need = lambda *_: None
+sys.exit(launcher.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_during_the_look_at_the_options_is_one_line(number, tmp_path):
+    """Ctrl-C on a terminal goes to the whole group of processes."""
+    flag, plugin = tmp_path / 'flag', tmp_path / 'plugin.py'
+    plugin.write_text(WAITING.format(flag=str(flag)))
+    process = subprocess.Popen(
+        [sys.executable, '-c', WITHOUT_HOROVOD, '-np', '2', 'train', '--data-dir', 'd'],
+        env={**os.environ, 'VARGFACENET_PLUGINS': str(plugin)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        until(flag.exists)
+        os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=30)  # the look holds the pipe while it lives
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    assert errors.splitlines() == ['train_multi: interrupted']
+
+
+@pytest.mark.parametrize(
+    ('words', 'code', 'told'),
+    [
+        (['--loss', 'arcfase'], 2, "vargfacenet train: unknown loss 'arcfase'"),
+        (['--data-dir', 'd', '--help'], 0, None),
+    ],
+)
+def test_dist_train_looks_at_the_options_before_it_starts_roles(words, code, told, tmp_path):
+    """Silently but for what is wrong: what is logged meanwhile, the workers log again."""
+    plugin = tmp_path / 'plugin.py'
+    warn = '\nimport logging\nlogging.getLogger("vargfacenet").warning("a word")\n'
+    plugin.write_text(NETWORK.read_text() + warn)
+    environment = {'VARGFACENET_VENV': sys.prefix, 'VARGFACENET_PLUGINS': str(plugin)}
+    done = subprocess.run(
+        ['bash', ROOT / 'recognition' / 'dist_train.sh', '2', *words],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stderr
+    assert [line.partition(';')[0] for line in done.stderr.splitlines()] == [told] * bool(told)
+    assert done.stdout.count('usage: vargfacenet train') == (code == 0)  # nor do workers say it
+
+
+def test_a_look_that_a_signal_ends_is_named(monkeypatch):
+    words = [sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)']
+    monkeypatch.setattr(launcher, 'module_words', lambda *_: words)
+    with pytest.raises(RunError, match=r'look at the options of train: .* SIGKILL$'):
+        launcher.check_command(['train'], Stop())
 
 
 @pytest.mark.parametrize('command', launcher.COMMANDS)
