@@ -55,13 +55,14 @@ def random_store(folder: Path, size: int) -> TeacherStore:
     """A store of random directions, made as `teach` makes one."""
     random = np.random.RandomState(0)
     header = Header('random', '', str(folder), '', RECORDS, size, 'random')
-    blocks = (np.zeros((BLOCK, 2, 1, 1, 1), np.uint8) for _ in range(0, RECORDS, BLOCK))
+    blocks = (
+        random.randn(BLOCK, header.rows, size).astype(np.float32) for _ in range(0, RECORDS, BLOCK)
+    )
     path = folder / 'store.f16'
     build(
         path,
         header,
         lambda first: blocks,
-        lambda images: random.randn(len(images), size).astype(np.float32),
         lambda done: console.progress(RECORDS, 'making a store', 'records'),
     )
     return TeacherStore(path, header)

@@ -186,7 +186,8 @@ def plot_lines(
 ) -> None:
     """A picture of several panels: (title, x label, y label, {line: (x values, y values)}).
 
-    Where x runs over hundreds both axes are logarithmic, or one point would hide the others.
+    x values may be names. Where x runs over hundreds both axes are logarithmic, or one point would
+    hide the others.
     """
     from matplotlib.figure import Figure  # takes a second that nothing else should wait for
 
@@ -199,7 +200,7 @@ def plot_lines(
         axis.set_title(title)
         axis.set_xlabel(x_label)
         axis.set_ylabel(y_label)
-        values = [value for x, _ in lines.values() for value in x]
+        values = [value for x, _ in lines.values() for value in x if not isinstance(value, str)]
         if values and max(values) >= _LOGARITHMIC * min(values) > 0:
             axis.set_xscale('log')
             axis.set_yscale('log')

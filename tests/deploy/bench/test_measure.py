@@ -80,3 +80,10 @@ def test_the_peak_is_above_what_a_product_reaches():
 def test_numbers_that_are_none_are_named(text):
     with pytest.raises(InputError, match='--batches'):
         measure.check_numbers(text, '--batches')
+
+
+def test_a_picture_of_numbers_and_of_names(tmp_path):
+    lines = {'a': ([1, 1000], [1.0, 2.0])}, {'b': (['plain', 'stored'], [1.0, 2.0])}
+    panels = [('title', 'x', 'y', line) for line in lines]
+    measure.plot_lines(tmp_path / 'a.png', panels)
+    assert (tmp_path / 'a.png').stat().st_size > 5000

@@ -8,7 +8,7 @@ from vargfacenet.common.backend import mx
 from vargfacenet.common.data.recordio import record_paths
 from vargfacenet.common.engine import ops
 from vargfacenet.common.parallel import cpu_count
-from vargfacenet.deploy.bench import data, iterators, steps, stock, train
+from vargfacenet.deploy.bench import data, distilling, iterators, steps, stock, train
 from vargfacenet.recognition import presets
 from vargfacenet.recognition.losses import Head, class_loss, make_loss
 from vargfacenet.symbol import get_symbol
@@ -88,6 +88,14 @@ def test_losses(run_command):
     assert not any(rows[name]['compiled'] for name in ('softmax', 'adaface', 'triplet'))
     assert all(row['seconds_median'] > 0 for row in rows.values())
     assert rows['arcface']['ratio']['median'] == 1 and 'times the time of arcface' in errors
+
+
+def test_the_store_of_random_directions(tmp_path, monkeypatch):
+    monkeypatch.setattr(distilling, 'RECORDS', 30)
+    monkeypatch.setattr(distilling, 'BLOCK', 10)
+    rows = distilling.random_store(tmp_path, 8).read(np.arange(30), np.arange(30) % 2)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-3)
+    assert len(np.unique(rows, axis=0)) == 30
 
 
 @pytest.mark.slow
