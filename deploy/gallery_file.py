@@ -49,6 +49,7 @@ _STEP = 10_000  # SQLite's instructions between two looks at the sum
 _ALLOWED = 20_000_000  # instructions of one access, half a second; and so many for each byte:
 _ALLOWED_PER_BYTE = 8
 _MATRIX_FORM = re.compile(r'embeddings(\.[1-9][0-9]{0,8})?\.f32')
+_OF_A_VOLUME = 'lost+found'  # made with the file system, in a folder that is one of its own
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -84,7 +85,7 @@ def private_folder(path: PathLike) -> Path:
     _refuse_links(folder)
     opened = [path for path in folder.iterdir() if is_gallery_file(path.name) and _shut(path)]
     others = sorted(path.name for path in folder.iterdir() if not is_gallery_file(path.name))
-    seen = [name for name in others if not name.startswith('.')]
+    seen = [name for name in others if not name.startswith('.') and name != _OF_A_VOLUME]
     if seen and not (folder / DATABASE).exists():
         raise InputError(
             f'{folder} holds other files ({seen[0]}) and no gallery; name a new or empty folder'
