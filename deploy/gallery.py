@@ -5,7 +5,7 @@ plain float32 matrix that is searched where it lies (memory-mapped). A row count
 database names it, and it is on disk before the database does, so a crash at any moment leaves the
 gallery as it was before or after the change. What is removed is overwritten. Both are for their
 owner alone, and `decisions.jsonl` beside them tells what was done. A row that is not what was
-enrolled, as its checksum tells, is named and matches nobody.
+enrolled, as its checksum tells, is named and matches nobody; so is somebody whose record is not.
 
 With a key, or a plugin's codec, rows, pictures, names and all else that is known of people are
 sealed; the rows are then opened into memory.
@@ -49,6 +49,7 @@ from .gallery_records import (
     checked_terms,
     decode_face,
     now,
+    number_text,
     picture_digest,
     plain_text,
 )
@@ -63,6 +64,7 @@ _LOCK_SECONDS = 10.0  # to wait for another process that writes
 _WORK_PER_FACE = 1000  # instructions of SQLite, at most
 _NAMED = 5  # people whose rows are damaged
 _PEOPLE_A_LINE = 1000  # of the log, whose lines have a highest length
+EMBEDDING, RECORD, PICTURE = 'embedding', 'record', 'picture'  # of a face
 
 
 class UnknownIdentity(InputError):
@@ -85,9 +87,10 @@ class Match(NamedTuple):
 class KeptFace(NamedTuple):
     """All that a gallery keeps of a face."""
 
-    embedding: np.ndarray  # float32 (D,)
+    embedding: Optional[np.ndarray]  # float32 (D,); None where it is damaged
     record: FaceRecord
     crop: Optional[bytes]
+    damaged: tuple[str, ...]  # of EMBEDDING, RECORD, PICTURE: what is left out
 
 
 class Gallery:
@@ -247,14 +250,17 @@ class Gallery:
         return sorted(over.values())
 
     def person(self, identity: str) -> tuple[str, Person, list[KeptFace]]:
-        """(number in logs, what is known, faces) of an identity: all that is kept of it."""
+        """(number in logs, what is known, faces) of an identity: all that is kept of it.
+
+        What is damaged of a face is left out, which a warning says.
+        """
         with self._state():
             person = self._number(checked_name(identity))
             found = [
                 self._kept_face(row, person, record, crop)
                 for row, record, crop in self._faces_of(person)
             ]
-            return _as_text(person), self._people[person], found
+            return number_text(person), self._people[person], found
 
     def identify(self, embedding: np.ndarray, top: int = 5) -> list[Match]:
         """The identities most like a face, best first.
@@ -278,12 +284,13 @@ class Gallery:
             return [self._match(row, cosine[row]) for row in self._best_rows(cosine, top)]
 
     def crop(self, identity: str) -> Optional[bytes]:
-        """The encoded picture of an identity's first face, None if there is none."""
+        """The encoded picture of an identity's first face, None if there is none, or if it is
+        damaged, which a warning says."""
         with self._state():
             person = self._ids.get(identity)
             kept = self._faces_of(person) if person else ()
             for row, record, crop in kept:
-                return self._opened_crop(row, person, record, crop)
+                return self._kept_face(row, person, record, crop).crop
         return None
 
     def has_picture(self, identity: str, digest: str) -> bool:
@@ -292,12 +299,12 @@ class Gallery:
             person = self._ids.get(identity)
             kept = self._faces_of(person) if person else ()
             faces = (self._face_record(row, person, record) for row, record, _ in kept)
-            return any(face.picture == digest for face in faces)
+            return any(face is not None and face.picture == digest for face in faces)
 
     def note(self, what: str, people: Iterable[Any] = (), **fields: Any) -> None:
         """Add a line to the gallery's log, people by their numbers; of more than a thousand of them
         several lines, each with its `part`. RunError if it cannot be."""
-        numbers = [_as_text(person) if isinstance(person, int) else person for person in people]
+        numbers = [number_text(person) if isinstance(person, int) else person for person in people]
         starts = range(0, max(len(numbers), 1), _PEOPLE_A_LINE)
         for part, start in enumerate(starts, 1):
             which = {'part': f'{part} of {len(starts)}'} if len(starts) > 1 else {}
@@ -313,10 +320,12 @@ class Gallery:
         lock = gallery_tables.new_lock(key, codec)
         with self._change():
             faces = np.flatnonzero(self._codes >= 0)
-            if self._damaged:
+            if self._damaged or self._unreadable:
+                people = {self._person_of(row) for row in self._damaged} | self._unreadable
                 raise InputError(
-                    f'gallery {self.folder}: rows of {self._names_of(self._damaged)} are damaged, '
-                    f'and sealed they would seem whole; remove these people and enrol them anew'
+                    f'gallery {self.folder}: rows or records of {self._names_of(people)} are '
+                    f'damaged, and sealed they would seem whole; remove these people and enrol '
+                    f'them anew'
                 )
             self._database.allow(_WORK_PER_FACE * (len(faces) + len(self._people)))
             generation = gallery_tables.generation_of(self._meta) + 1
@@ -345,30 +354,61 @@ class Gallery:
         return []
 
     def _match(self, row: int, cosine: float) -> Match:
-        person = self._order[self._codes[row]]
+        person = self._person_of(row)
         query = f'SELECT {gallery_tables.RECORD_COLUMN} FROM faces WHERE row = ?'
         (record,) = self._database.execute(query, (row,)).fetchone()
-        source = self._face_record(row, person, record).source
+        face = self._face_record(row, person, record) or FaceRecord()
         cosine = float(np.clip(cosine, -1, 1))
-        return Match(self._people[person].name, cosine, source, _as_text(person))
+        return Match(self._people[person].name, cosine, face.source, number_text(person))
 
-    def _face_record(self, row: int, person: int, record: Optional[bytes]) -> FaceRecord:
-        return decode_face(record and self._seal.open(record, FACE, row, person))
+    def _face_record(self, row: int, person: int, record: Optional[bytes]) -> Optional[FaceRecord]:
+        """A face's record; None where it is damaged, which a warning says."""
+        try:
+            return decode_face(record and self._seal.open(record, FACE, row, person))
+        except InputError:
+            self._warn_of_face(RECORD, row, person)
+            return None
 
     def _kept_face(self, row: int, person: int, record, crop) -> KeptFace:
         face = self._face_record(row, person, record)
-        crop = self._opened_crop(row, person, record, crop)
-        return KeptFace(np.array(self._matrix[row]), face, crop)
+        picture = self._picture(row, person, face, crop) if crop else None
+        is_whole = row not in self._damaged
+        state = ((EMBEDDING, is_whole), (RECORD, face), (PICTURE, picture or not crop))
+        return KeptFace(
+            np.array(self._matrix[row]) if is_whole else None,
+            face or FaceRecord(),
+            picture,
+            tuple(what for what, there in state if not there),
+        )
 
-    def _opened_crop(self, row: int, person: int, record, crop) -> Optional[bytes]:
-        """A face's picture; InputError where it is not the one that was enrolled."""
-        crop = crop and self._seal.open(crop, CROP, row, person)
-        if crop and not self._face_record(row, person, record).is_of(crop):
-            raise InputError(
-                f'gallery {self.folder} is damaged: the picture of row {row}, of '
-                f'{self._people[person].name}, is not what was enrolled'
-            )
-        return crop
+    def _picture(
+        self, row: int, person: int, face: Optional[FaceRecord], crop: bytes
+    ) -> Optional[bytes]:
+        """A face's picture; None where it is not the one that was enrolled, or where nothing tells,
+        which a warning says."""
+        try:
+            picture = self._seal.open(crop, CROP, row, person)
+        except InputError:
+            picture = b''
+        if picture and (face.is_of(picture) if face else self.is_sealed):
+            return picture
+        self._warn_of_face(PICTURE, row, person)
+        return None
+
+    def _warn_of_face(self, what: str, row: int, person: int) -> None:
+        """Say once what of a face is damaged."""
+        if (what, row, person) in self._said:
+            return
+        self._said.add((what, row, person))
+        log.warning(
+            '%s: the %s of row %d, of %s, is not what was enrolled and is left out; remove this '
+            'person and enrol them anew, or copy the gallery again',
+            *(self.folder, what, row, self._people[person].name),
+        )
+
+    def _person_of(self, row: int) -> int:
+        """The number of the person who has a row."""
+        return self._order[self._codes[row]]
 
     def _faces_of(self, person: int) -> list[tuple[int, bytes, Optional[bytes]]]:
         """(row, record, crop) of a person's faces, the latter two as they lie on the disk."""
@@ -390,6 +430,11 @@ class Gallery:
     def _written_person(self, name: str, terms: Terms) -> int:
         """The number of a person, who is written if new, or if the terms are."""
         number = self._ids.get(name)
+        if number in self._unreadable:
+            raise InputError(
+                f'gallery {self.folder}: {name} is the number of somebody whose record is damaged; '
+                f'remove {name} first'
+            )
         known = self._people[number] if number else Person(name)
         updated = known.terms.updated(terms)
         if number is None or updated != known.terms:
@@ -446,7 +491,9 @@ class Gallery:
         self._matrix_file = os.open(self._matrix_path, os.O_RDWR | os.O_CREAT, 0o600)
         self._version = None
         self._whole: set[tuple[int, Any]] = set()  # (row, checksum) of rows that had it
-        self._damaged: list[int] = []  # rows that have another
+        self._damaged: list[int] = []  # rows that have another, or that do not open
+        self._unreadable: set[int] = set()  # people whose record is damaged
+        self._said: set[tuple[str, int, int]] = set()  # (what, row, person) that was named
 
     def _width_of(self, seal: Seal) -> int:
         """Bytes of a row of the matrix file."""
@@ -483,9 +530,7 @@ class Gallery:
     def _write_matrix(self, generation: int, seal: Seal) -> None:
         """All rows, sealed anew, in a file of their own."""
         rows = np.flatnonzero(self._codes >= 0).tolist()
-        contents = (
-            (row, self._order[self._codes[row]], self._matrix[row].tobytes()) for row in rows
-        )
+        contents = ((row, self._person_of(row), self._matrix[row].tobytes()) for row in rows)
         self._write_new_matrix(generation, seal, contents)
 
     def _write_new_matrix(
@@ -581,7 +626,7 @@ class Gallery:
     def _read_anew(self, version: tuple) -> None:
         if gallery_tables.checked_meta(self._database) != self._meta:
             raise RunError(f'gallery {self.folder} was sealed anew meanwhile; open it again')
-        people = gallery_tables.read_people(self._database, self._seal)
+        people, unreadable = gallery_tables.read_people(self._database, self._seal)
         faces = gallery_tables.read_faces(self._database)
         # all rows of the file count, so that those of removed faces are seen wherever they are
         capacity = os.fstat(self._matrix_file).st_size // self._width
@@ -595,43 +640,66 @@ class Gallery:
         for row, person in faces:
             self._codes[row] = codes[person]
         self._raw = self._map(capacity)
-        self._matrix = self._opened(faces) if self.is_sealed else self._raw.view(np.float32)
-        if not self.is_sealed:
-            self._check_rows([row for row, _ in faces])
-        over = [codes[n] for n, person in people.items() if person.has_expired(version[1])]
-        off = (self._codes < 0) | np.isin(self._codes, over)
+        if self.is_sealed:
+            self._matrix, damaged = self._opened(faces)
+        else:
+            self._matrix = self._raw.view(np.float32)
+            damaged = self._changed([row for row, _ in faces])
+        self._note_damage(damaged, unreadable)
+        hidden = [
+            codes[number]
+            for number, person in people.items()
+            if number in unreadable or person.has_expired(version[1])
+        ]
+        off = (self._codes < 0) | np.isin(self._codes, hidden)
         off[self._damaged] = True
         self._not_searched = np.flatnonzero(off)
         self._version = version
 
-    def _check_rows(self, places: list[int]) -> None:
-        """Compare the checksums of rows that were not looked at, and name the damaged ones."""
+    def _changed(self, places: list[int]) -> list[int]:
+        """Those of an open gallery's rows that have another checksum; whole ones are looked at
+        once."""
         checksums = gallery_tables.read_checksums(self._database)
         noted = [(place, checksums.get(place)) for place in places]
         new = [pair for pair in noted if pair not in self._whole]
         damaged = gallery_tables.damaged_rows(self._raw, new)
         self._whole.update(pair for pair in new if pair not in damaged)
-        rows = sorted(row for row, _ in damaged)
+        return sorted(row for row, _ in damaged)
+
+    def _note_damage(self, rows: list[int], people: set[int]) -> None:
+        """Remember damaged rows, and people whose record is damaged, and name them if there are new
+        ones."""
         if not set(rows).issubset(self._damaged):
             log.warning(
                 '%s: %d rows are not what was enrolled and match nobody, of %s; remove these '
                 'people and enrol them anew, or copy the gallery again',
-                *(self._matrix_path, len(rows), self._names_of(rows)),
+                *(self._matrix_path, len(rows), self._names_of(map(self._person_of, rows))),
             )
-        self._damaged = rows
+        if not people.issubset(self._unreadable):
+            log.warning(
+                '%s: the records of %d people are damaged: they match nobody, and have their '
+                'numbers for names: %s; remove these people and enrol them anew, or copy the '
+                'gallery again',
+                *(self._database.path, len(people), self._names_of(people)),
+            )
+        self._damaged, self._unreadable = rows, people
 
-    def _names_of(self, places: list[int]) -> str:
-        """Of the people who have these rows, the first of them."""
-        names = sorted({self._people[self._order[self._codes[place]]].name for place in places})
+    def _names_of(self, people: Iterable[int]) -> str:
+        """The names of people, the first of them."""
+        names = sorted({self._people[person].name for person in people})
         return ', '.join(names[:_NAMED]) + (' ...' if len(names) > _NAMED else '')
 
-    def _opened(self, faces: list[tuple[int, int]]) -> np.ndarray:
-        """The rows of a sealed gallery, float32 (rows of the file, D)."""
+    def _opened(self, faces: list[tuple[int, int]]) -> tuple[np.ndarray, list[int]]:
+        """(the rows of a sealed gallery, float32 (rows of the file, D), those that do not open)."""
         matrix = _private_matrix(len(self._raw), self._size)
+        damaged = []
         for row, person in faces:
-            content = self._seal.open(self._raw[row].tobytes(), ROW, row, person)
-            matrix[row] = np.frombuffer(content, np.float32)
-        return matrix
+            try:
+                content = self._seal.open(self._raw[row].tobytes(), ROW, row, person)
+                matrix[row] = np.frombuffer(content, np.float32)
+            except InputError:
+                damaged.append(row)
+        return matrix, damaged
 
     def _map(self, rows: int) -> np.ndarray:
         """The matrix file, uint8 (rows, width)."""
@@ -709,11 +777,6 @@ def _rows_of(path: Path, width: int) -> np.ndarray:
     if not count:
         return np.empty((0, width), np.uint8)
     return np.memmap(path, np.uint8, 'r', shape=(count, width))
-
-
-def _as_text(person: int) -> str:
-    """A person's number as logs have it."""
-    return f'{person:016x}'
 
 
 def _private_matrix(rows: int, size: int) -> np.ndarray:

@@ -42,63 +42,82 @@ def inspect_gallery(folder: PathLike) -> Inspection:
     path = folder / DATABASE
     try:
         with contextlib.closing(Database(path, _WAIT, read_only=True)) as database:
-            meta = gallery_tables.checked_meta(database)
             state = [text for (text,) in database.execute('PRAGMA integrity_check(20)')]
-            faces, people = _content(database, meta)
-            problems, checksums = [], None
-            if 'codec' not in meta and meta['format'] == FORMAT:
-                problems = _damaged_pictures(database)
-                checksums = gallery_tables.read_checksums(database)
+            # tables and rows of one state: who removes a face and overwrites its row waits
+            database.execute('BEGIN')
+            meta = gallery_tables.checked_meta(database)
+            faces, problems = _content(database, meta, folder)
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise InputError(f'{path} is damaged: {error}') from None
     if state != ['ok']:
         problems += [f'{path}: {text}' for text in state]
-    sealed = 'codec' in meta
-    if any(row < 0 or person not in people for row, person in faces):
-        problems.append(f'{path}: a face has no row or no name')
-    elif faces and not sealed:
-        matrix = folder / matrix_name(gallery_tables.generation_of(meta))
-        named = [(row, people[person]) for row, person in faces]
-        problems += _damaged_rows(matrix, int(meta['size']), named, checksums)
     decisions = 0
     if (folder / LOG).is_file():
         decisions, damaged = check_log(folder / LOG)
         problems += damaged
     ours = sorted(file for file in folder.iterdir() if is_gallery_file(file.name))
-    seen = [str(file) for file in ours if file.stat().st_mode & 0o077]
+    sealed = 'codec' in meta
     return Inspection(
-        len(faces),
-        len({person for _, person in faces}),
-        sealed,
-        not sealed and checksums is None,
-        decisions,
-        seen,
-        problems,
+        faces=len(faces),
+        identities=len({person for _, person in faces}),
+        sealed=sealed,
+        without_checksums=not sealed and meta['format'] != FORMAT,
+        decisions=decisions,
+        open_to_others=[str(file) for file in ours if file.stat().st_mode & 0o077],
+        problems=problems,
     )
 
 
+def _content(database: Database, meta: dict, folder: Path) -> tuple[list[tuple], list[str]]:
+    """((row, person) of every face, what is wrong with people, pictures and rows)."""
+    faces, people, problems = _faces_and_people(database, meta)
+    checksums = None
+    if 'codec' not in meta and meta['format'] == FORMAT:
+        problems += _damaged_pictures(database)
+        checksums = gallery_tables.read_checksums(database)
+    if any(row < 0 or person not in people for row, person in faces):
+        problems.append(f'{database.path}: a face has no row or no name')
+    elif faces and 'codec' not in meta:
+        matrix = folder / matrix_name(gallery_tables.generation_of(meta))
+        named = [(row, people[person]) for row, person in faces]
+        problems += _damaged_rows(matrix, int(meta['size']), named, checksums)
+    return faces, problems
+
+
 def _damaged_pictures(database: Database) -> list[str]:
-    """Pictures that are not what was enrolled; InputError for a face's record that is damaged."""
+    """Records and pictures of faces that are not what was enrolled."""
     columns = f'row, {gallery_tables.RECORD_COLUMN}, {gallery_tables.CROP_COLUMN}'
     problems = []
     for row, record, crop in database.scan(f'SELECT {columns} FROM faces ORDER BY row'):
-        face = decode_face(record)
-        if crop and not face.is_of(crop):
-            problems.append(f'{database.path}: the picture of row {row} is not what was enrolled')
+        try:
+            face = decode_face(record)
+            damaged = 'picture' if crop and not face.is_of(crop) else ''
+        except InputError:
+            damaged = 'record'
+        if damaged:
+            problems.append(f'{database.path}: the {damaged} of row {row} is not what was enrolled')
     return problems
 
 
-def _content(database: Database, meta: dict) -> tuple[list[tuple], dict]:
-    """((row, person) of every face, person -> name); names of a sealed gallery are ''."""
+def _faces_and_people(
+    database: Database, meta: dict
+) -> tuple[list[tuple], dict[Any, str], list[str]]:
+    """((row, person) of every face, person -> name, what is wrong with people); names of a sealed
+    gallery are ''."""
     if meta['format'] == '1':
         faces = list(database.scan('SELECT row, identity FROM faces ORDER BY row'))
-        return faces, {name: name for _, name in faces if isinstance(name, str)}
+        return faces, {name: name for _, name in faces if isinstance(name, str)}, []
     faces = gallery_tables.read_faces(database)
     if 'codec' in meta:
         numbers = database.scan('SELECT person FROM people ORDER BY person')
-        return faces, {number: '' for (number,) in numbers}
-    people = gallery_tables.read_people(database, Seal())
-    return faces, {number: person.name for number, person in people.items()}
+        return faces, {number: '' for (number,) in numbers}, []
+    people, damaged = gallery_tables.read_people(database, Seal())
+    names = {number: person.name for number, person in people.items()}
+    problems = [
+        f'{database.path}: the record of person {names[number]} is not what was enrolled'
+        for number in sorted(damaged)
+    ]
+    return faces, names, problems
 
 
 def _damaged_rows(

@@ -304,8 +304,16 @@ def _show(args: argparse.Namespace) -> dict:
     console.table(person['name'], ('', ''), rows, prose=True)
     console.table(
         f'{len(faces)} faces',
-        ('from', 'enrolled', 'picture'),
-        [(f['source'], f['enrolled'], 'kept' if f['crop'] else 'not kept') for f in faces],
+        ('from', 'enrolled', 'picture', 'damaged'),
+        [
+            (
+                face['source'],
+                face['enrolled'],
+                'kept' if face['crop'] else 'not kept',
+                ', '.join(face['damaged']) or 'nothing',
+            )
+            for face in faces
+        ],
     )
     return {**about, 'export': args.export and str(args.export)}
 

@@ -44,10 +44,10 @@ class Person(NamedTuple):
 
 
 class FaceRecord(NamedTuple):
-    """What is kept of a face besides embedding and picture."""
+    """What is kept of a face besides embedding and picture; '' is not known."""
 
-    source: str  # where it came from
-    enrolled: str  # when, UTC
+    source: str = ''  # where it came from
+    enrolled: str = ''  # when, UTC
     picture: str = ''  # `picture_digest`, '' if not known
 
     def encoded(self) -> bytes:
@@ -66,6 +66,11 @@ def now() -> str:
 def picture_digest(encoded: bytes) -> str:
     """The SHA-256 of an encoded crop: it tells that a picture is there already, without it."""
     return hashlib.sha256(encoded).hexdigest()
+
+
+def number_text(person: int) -> str:
+    """A person's number as logs have it."""
+    return f'{person:016x}'
 
 
 def decode_person(content: bytes) -> Person:

@@ -33,6 +33,7 @@ from .gallery_records import (
     Person,
     checked_name,
     decode_person,
+    number_text,
     picture_digest,
     plain_text,
 )
@@ -145,16 +146,24 @@ def set_generation(database: Database, generation: int) -> None:
     database.execute('INSERT OR REPLACE INTO meta VALUES (?, ?)', (_GENERATION, str(generation)))
 
 
-def read_people(database: Database, seal: Seal) -> dict[int, Person]:
-    """Number -> person; InputError for records that are damaged, and two of one name."""
-    people, names = {}, set()
+def read_people(database: Database, seal: Seal) -> tuple[dict[int, Person], set[int]]:
+    """(number -> person, numbers of those whose record is damaged).
+
+    The latter have their `number_text` for a name, by which they can be removed. Raises InputError
+    for two people of one name.
+    """
+    people, damaged = {}, set()
     for number, record in database.scan(f'SELECT person, {RECORD_COLUMN} FROM people ORDER BY 1'):
-        person = decode_person(record and seal.open(record, PERSON, 0, number))
+        try:
+            person = decode_person(record and seal.open(record, PERSON, 0, number))
+        except InputError:
+            damaged.add(number)
+            person = Person(number_text(number))
         people[number] = person
-        names.add(person.name)
+    names = {person.name for person in people.values()}
     if len(names) < len(people) or any(number < 1 for number in people):
         raise InputError(f'{database.path} is damaged: two people have one name')
-    return people
+    return people, damaged
 
 
 def read_faces(database: Database) -> list[tuple[int, int]]:
@@ -234,16 +243,24 @@ def put_face(
 
 
 def seal_anew(database: Database, old: Seal, lock: Lock, generation: int) -> None:
-    """Seal all records and pictures by another lock, and remember it."""
+    """Seal all records and pictures by another lock, and remember it; InputError for a sealed face
+    that is damaged. Nobody's record is."""
     new = lock.seal
-    for number, person in read_people(database, old).items():
+    people, _ = read_people(database, old)
+    for number, person in people.items():
         put_person(database, new, number, person)
     query = f'SELECT row, {RECORD_COLUMN}, {CROP_COLUMN} FROM faces WHERE row = ?'
     for row, person in read_faces(database):
         # one by one: a query that goes on while its table changes has no defined end
         _, record, crop = database.execute(query, (row,)).fetchone()
-        content = old.open(record, FACE, row, person).rstrip()
-        crop = crop and new.close(old.open(crop, CROP, row, person), CROP, row, person)
+        try:
+            content = old.open(record, FACE, row, person).rstrip()
+            crop = crop and new.close(old.open(crop, CROP, row, person), CROP, row, person)
+        except InputError:
+            raise InputError(
+                f'{database.path}: what is kept of row {row} is damaged; remove '
+                f'{people[person].name} and enrol them anew'
+            ) from None
         record = new.close_record(content, FACE, row, person)
         database.execute('UPDATE faces SET record = ?, crop = ? WHERE row = ?', (record, crop, row))
     for word in _LOCK_WORDS:

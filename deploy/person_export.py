@@ -16,8 +16,9 @@ def about_person(gallery: Gallery, name: str) -> dict:
     Returns
     -------
     dict with `person` (name, basis, purpose, expires, recorded, number in the log), `faces`
-    (source, enrolled, picture: its SHA-256, crop: whether it is kept) and `decisions`, the lines of
-    the gallery's log that name the person. UnknownIdentity if there is none.
+    (source, enrolled, picture: its SHA-256, crop: whether it is kept, damaged: of `embedding`,
+    `record` and `picture` those that are not what was enrolled, and left out) and `decisions`, the
+    lines of the gallery's log that name the person. UnknownIdentity if there is none.
     """
     number, person, faces = gallery.person(name)
     return {
@@ -27,7 +28,14 @@ def about_person(gallery: Gallery, name: str) -> dict:
             'recorded': person.recorded,
             'number': number,
         },
-        'faces': [{**face.record._asdict(), 'crop': face.crop is not None} for face in faces],
+        'faces': [
+            {
+                **face.record._asdict(),
+                'crop': face.crop is not None,
+                'damaged': list(face.damaged),
+            }
+            for face in faces
+        ],
         'decisions': list(entries(gallery.log_path, number)),
     }
 
@@ -41,15 +49,15 @@ def check_export_path(path: PathLike) -> None:
 def export_person(gallery: Gallery, name: str, path: PathLike) -> None:
     """Write all that is kept of a person to a new .zip file, for its owner alone.
 
-    person.json is `about_person` with each face's embedding; crop-N.jpg are the pictures, where
-    they are kept. The gallery's log tells that it was exported. Raises InputError if the file is
-    there, UnknownIdentity if the person is not.
+    person.json is `about_person` with each face's embedding, null if damaged; crop-N.jpg are the
+    pictures, where they are kept and whole. The gallery's log tells that it was exported. Raises
+    InputError if the file is there, UnknownIdentity if the person is not.
     """
     check_export_path(path)
     about = about_person(gallery, name)
     number, _, faces = gallery.person(name)
     for face, kept in zip(about['faces'], faces):
-        face['embedding'] = kept.embedding.tolist()
+        face['embedding'] = None if kept.embedding is None else kept.embedding.tolist()
     with atomic_path(path) as temporary:
         os.chmod(temporary, 0o600)
         with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_DEFLATED) as archive:

@@ -70,7 +70,7 @@ class _Removed(NamedTuple):
     """Somebody who can still be brought back."""
 
     person: Person
-    faces: list[KeptFace]
+    faces: list[KeptFace]  # those whose embedding is whole; none where it is not known whose
 
 
 class Service:
@@ -226,9 +226,11 @@ class Service:
         """Forget a person; `undo` brings it back for a while."""
 
         def forget() -> tuple[_Removed, dict[str, int]]:
-            _, person, faces = self._gallery.person(name)
+            number, person, faces = self._gallery.person(name)
             self._gallery.remove(name)
-            return _Removed(person, faces), self._gallery.identities()
+            is_known = person.name != number  # else the record that had the name is damaged
+            whole = [face for face in faces if is_known and face.embedding is not None]
+            return _Removed(person, whole), self._gallery.identities()
 
         removed, identities = await self._in_thread(forget)
         ticket = secrets.token_urlsafe(16)
@@ -238,11 +240,13 @@ class Service:
 
     async def undo(self, ticket: str) -> dict:
         """Enrol anew who was removed, with the words of `remove`; the gallery has forgotten, and
-        until then this process alone knows.
+        until then this process alone knows. Damaged embeddings do not come back.
         """
         if ticket not in self._removed:
             raise RequestError('what is to be undone is not known, or no longer', 404)
         person, faces = self._removed[ticket]
+        if not faces:
+            raise RequestError(f'{person.name!r} was damaged; enrol this person anew', 404)
 
         def enrol() -> dict[str, int]:
             self._gallery.enrol(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sqlite3
 import stat
 import zipfile
 from datetime import date, timedelta
@@ -170,6 +171,27 @@ def test_the_life_of_a_person_by_commands(model, photographs, run_command, tmp_p
     log.write_text(''.join(log.read_text().splitlines(keepends=True)[:-2]))
     code, _, errors = run_command('check', folder)
     assert code == 1 and 'is cut off' in ' '.join(errors.split())
+
+
+def test_what_is_damaged_of_a_person_is_said_and_the_rest_exported(run_command, tmp_path, rng):
+    folder, rows = tmp_path / 'people', unit(rng, 3)
+    with contextlib.closing(Gallery(folder, SIZE, 'a' * 64)) as gallery:
+        gallery.enrol(['Ada'] * 3, rows, list('abc'), [b'one', b'two', b'three'])
+    with contextlib.closing(sqlite3.connect(folder / 'gallery.sqlite')) as database, database:
+        database.execute("UPDATE faces SET crop = x'ff' WHERE row = 1")
+    with open(folder / 'embeddings.f32', 'r+b') as matrix:
+        matrix.write(b'x')
+    place = ('--gallery', folder, '--export', tmp_path / 'ada.zip')
+    code, result, errors = run_command('gallery', 'show', 'Ada', *place)
+    damaged = [['embedding'], ['picture'], []]
+    assert code == 0 and [face['damaged'] for face in result['faces']] == damaged
+    assert 'the picture of row 1, of Ada' in ' '.join(errors.split())
+    with zipfile.ZipFile(tmp_path / 'ada.zip') as archive:
+        assert archive.namelist() == ['person.json', 'crop-0.jpg', 'crop-2.jpg']
+        faces = json.loads(archive.read('person.json'))['faces']
+    assert faces[0]['embedding'] is None
+    assert [face['embedding'] for face in faces[1:]] == rows[1:].tolist()
+    assert [face['damaged'] for face in faces] == damaged
 
 
 def test_a_passphrase_by_commands(model, photographs, run_command, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Sealed galleries: what lies on the disk, whose key opens it, and what a kill leaves."""
 
+import contextlib
 import hashlib
 import hmac
 import io
@@ -132,19 +133,38 @@ def test_only_its_key_opens_a_gallery(tmp_path, rng):
         Gallery(tmp_path / 'plain', key=KEY)
 
 
-def test_a_row_that_is_moved_to_another_person_does_not_open(tmp_path, rng):
+def test_a_row_that_is_moved_to_another_person_does_not_open(tmp_path, rng, caplog):
     """Who can write and has no key makes nobody look like somebody else."""
-    gallery, _, _ = filled(tmp_path / 'g', rng, KEY)
+    gallery, rows, _ = filled(tmp_path / 'g', rng, KEY)
     width = gallery._width
     gallery.close()
     path = tmp_path / 'g' / MATRIX
     content = path.read_bytes()
-    path.write_bytes(content[width : 2 * width] + content[:width] + content[2 * width :])
-    with pytest.raises(InputError, match='not in its place'):
-        Gallery(tmp_path / 'g', key=KEY)
-    path.write_bytes(bytes(width) + content[width:])
-    with pytest.raises(InputError, match='another key, or is damaged'):
-        Gallery(tmp_path / 'g', key=KEY)
+    moved = content[width : 2 * width] + content[:width] + content[2 * width :]
+    for changed, lost in ((moved, NAMES[:2]), (bytes(width) + content[width:], NAMES[:1])):
+        path.write_bytes(changed)
+        caplog.clear()
+        with contextlib.closing(Gallery(tmp_path / 'g', key=KEY)) as gallery:
+            assert f'{len(lost)} rows are not what was enrolled' in caplog.text
+            assert f'of {", ".join(lost)}; remove these people' in caplog.text
+            found = {match.identity for row in rows for match in gallery.identify(row)}
+            assert found == set(NAMES) - set(lost)
+            (face,) = gallery.person(NAMES[0])[2]
+            assert face.embedding is None and face.damaged == ('embedding',)
+            with pytest.raises(InputError, match='sealed they would seem whole'):
+                gallery.rekey(OTHER)
+
+
+def test_a_sealed_face_that_is_damaged_is_not_sealed_anew(tmp_path, rng):
+    gallery, rows, _ = filled(tmp_path / 'g', rng, KEY)
+    gallery._database.execute('UPDATE faces SET record = zeroblob(300) WHERE row = 1')
+    with pytest.raises(InputError, match=f'of row 1 is damaged; remove {NAMES[1]}'):
+        gallery.rekey(OTHER)
+    gallery.remove(NAMES[1])
+    gallery.rekey(OTHER)
+    gallery.close()
+    with contextlib.closing(Gallery(tmp_path / 'g', key=OTHER)) as gallery:
+        assert gallery.identify(rows[0], 1)[0].identity == NAMES[0]
 
 
 @pytest.mark.parametrize('first', [None, KEY])

@@ -1,5 +1,6 @@
 """The web service over HTTP: every answer is held against the OpenAPI document."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -22,7 +23,7 @@ from pictures import encoded, scene
 from vargfacenet.common import console
 from vargfacenet.deploy import FaceEmbedder, serve
 from vargfacenet.deploy import service as service_module
-from vargfacenet.deploy.gallery_file import DATABASE
+from vargfacenet.deploy.gallery_file import DATABASE, MATRIX
 from vargfacenet.deploy.openapi import document
 from vargfacenet.deploy.service import MAX_REQUEST
 from vargfacenet.deploy.web_access import is_loopback
@@ -124,6 +125,44 @@ def test_who_is_removed_can_be_brought_back(start_service, monkeypatch):
     ticket = client.delete('/api/identities', name='Ada').json['undo']
     time.sleep(0.1)
     assert client.post('/api/undo', undo=ticket).status == 404
+
+
+def test_a_damaged_thumbnail_or_row_fails_no_request(start_service):
+    """The row and the name are whole, and so is the answer; a damaged row is not brought back."""
+    client = start_service(keep_crops=True)
+    for picture in (0, 1):
+        client.post('/api/enrol', name='Ada', photograph=crop(1, picture), force='1')
+    folder = client.gallery.folder
+    with contextlib.closing(sqlite3.connect(folder / DATABASE)) as database, database:
+        database.execute("UPDATE faces SET crop = x'ff' WHERE row = 0")
+    (face,) = client.post('/api/identify', photograph=crop(1), far=FAR).json['faces']
+    assert face['verdict'] == {'decision': 'match', 'name': 'Ada'}
+    assert face['matches'][0]['crop'] is None
+    assert client.get('/api/thumbnail', name='Ada').status == 404
+    matrix = bytearray((folder / MATRIX).read_bytes())
+    matrix[5] ^= 1
+    (folder / MATRIX).write_bytes(matrix)
+    with contextlib.closing(sqlite3.connect(folder / DATABASE)) as database, database:
+        database.execute('UPDATE checksums SET crc32 = crc32 + 1 WHERE row = 0')  # looked at again
+    removed = client.delete('/api/identities', name='Ada').json
+    undone = client.post('/api/undo', undo=removed['undo'])
+    assert undone.json == {'name': 'Ada', 'identities': {'Ada': 1}}
+    (face,) = client.gallery.person('Ada')[2]
+    assert face.damaged == () and face.crop is not None
+
+
+def test_somebody_whose_record_is_damaged_can_be_removed(start_service):
+    client = start_service()
+    client.post('/api/enrol', name='Ada', photograph=crop(1))
+    path = client.gallery.folder / DATABASE
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE people SET record = x'ff'")
+    (number,) = client.get('/api/info').json['identities']
+    (face,) = client.post('/api/identify', photograph=crop(1), far=FAR).json['faces']
+    assert face['verdict']['decision'] == 'nobody' and len(number) == 16
+    removed = client.delete('/api/identities', name=number).json
+    answer = client.post('/api/undo', undo=removed['undo'])
+    assert answer.status == 404 and 'was damaged' in answer.json['error']
 
 
 def test_who_does_not_match_is_not_named(start_service, web_pool):
