@@ -241,8 +241,8 @@ def _attempt(
         ranks = LocalRanks(mine, program(command), address, server.port, interface)
         stack.callback(ranks.kill)
         end = watch(ranks, others, stop)
-        if end and end.told and end.code != _WRONG_INPUT and options.elastic:
-            end = others.cause(end)
+        if end and options.elastic:
+            end = others.cause(end, stop)
         if end and not end.stopped and not end.told:
             raise _Failure(end, command, len(places))
         return end.exit_code if end else 0

@@ -43,6 +43,12 @@ class End:
         return self.who.startswith('rank 0 ') and self.code in (1, 2)
 
     @property
+    def may_follow(self) -> bool:
+        """Whether another's end may have led to it: an error, or an abort, at the broken
+        connection."""
+        return self.code in (1, -signal.SIGABRT)
+
+    @property
     def exit_code(self) -> int:
         """As a shell has it."""
         return self.code if self.code >= 0 else 128 - self.code
@@ -70,11 +76,11 @@ def _name(place: Place) -> str:
     return f'rank {place.rank} on {place.hostname}'
 
 
-def _after_others(end: End) -> int:
-    """Sorts ranks that are found ended in one look: what nobody does to himself is no consequence
-    of another's end, as an error, or an abort, at the broken connection may be."""
-    if end.code == -signal.SIGABRT:
-        return 2
+def after_others(end: End) -> int:
+    """Sorts ranks that are found ended in one look by how likely they ended of another's end. What
+    nobody does to himself comes first."""
+    if end.may_follow:
+        return 2 if end.code == 1 else 3
     return int(end.code >= 0)
 
 
@@ -125,7 +131,7 @@ class LocalRanks:
             for place, process in zip(self._places, self._processes)
             if process.poll()
         ]
-        return min(ends, key=_after_others, default=None)
+        return min(ends, key=after_others, default=None)
 
     def running(self) -> list[str]:
         """The names of those that have not ended."""

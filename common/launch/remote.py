@@ -16,7 +16,7 @@ from typing import Any, Optional
 from ..child import how_it_ended
 from ..errors import InputError, RunError
 from ..extras import need
-from .local import End
+from .local import End, Stop, after_others
 from .places import MEETING, Place
 
 BEAT = 1.0  # seconds between two words of a host
@@ -125,23 +125,32 @@ class OtherHosts:
     def _get(self, kind: str, name: str) -> Any:
         return self._server.get(_word(kind, name, self._attempt))
 
+    def _ends(self) -> list[End]:
+        """What hosts have told, one a host, of ranks that have not ended well."""
+        told = (self._get('end', name) for name in self._names)
+        return [End(**each) for each in told if each]
+
     def failed(self) -> Optional[End]:
-        """A rank there that has not ended well, or a host that is silent: RunError."""
-        now = time.monotonic()
-        for name in self._names:
-            told = self._get('end', name)
-            if told:
-                return End(**told)
-            if self._get('done', name):
-                continue
-            word = self._get('beat', name)
-            if word is None:
-                self._check_coming(name, now)
-            if word is not None and self._heard.get(name, (None,))[0] != word:
-                self._heard[name] = word, now
-            elif word is not None and now - self._heard[name][1] > _SILENCE:
-                raise HostLost(name)
-        return None
+        """A rank there that has not ended well, of several the likeliest cause. RunError for a host
+        that has not come, HostLost for one that is silent, unless a rank was killed elsewhere:
+        other ranks end of either."""
+        end = min(self._ends(), key=after_others, default=None)
+        if end is None or end.may_follow:
+            for name in self._names:
+                self._check_there(name)
+        return end
+
+    def _check_there(self, name: str) -> None:
+        """RunError for a host that has not come, or is silent though not all has ended there."""
+        if self._get('end', name) or self._get('done', name):
+            return
+        now, word = time.monotonic(), self._get('beat', name)
+        if word is None:
+            self._check_coming(name, now)
+        elif self._heard.get(name, (None,))[0] != word:
+            self._heard[name] = word, now
+        elif now - self._heard[name][1] > _SILENCE:
+            raise HostLost(name)
 
     def _check_coming(self, name: str, now: float) -> None:
         """RunError for a host that has not come in time, or whose shell has failed; one that has
@@ -157,16 +166,20 @@ class OtherHosts:
     def done(self) -> bool:
         return all(self._get('done', name) for name in self._names)
 
-    def cause(self, end: End) -> End:
-        """What led to an end on the first host: a rank that was killed on another one, or `end`
-        itself. HostLost for a host that is silent: how long that takes to show is waited for."""
+    def cause(self, end: End, stop: Stop) -> End:
+        """What led to an end: a rank that was killed on another host, else one that aborted, or
+        `end` itself. HostLost for a host that is silent: how long that takes to show is waited for,
+        unless all hosts have told how they ended, or somebody asks to stop."""
         until = time.monotonic() + _SILENCE + 2 * BEAT
-        while self._heard and time.monotonic() < until:
+        while end.may_follow and self._heard and not stop.number and time.monotonic() < until:
             found = self.failed()
-            if found and found.killed:
+            if found and found.killed and not found.may_follow:
                 return found
+            if self.done():
+                break
             time.sleep(BEAT)
-        return end
+        aborted = [each for each in self._ends() if each.killed] if end.code == 1 else []
+        return aborted[0] if aborted else end
 
     def let_go(self) -> None:
         """Tell them that it is over, and give them the time to hear it."""

@@ -74,6 +74,102 @@ def test_the_cause_of_an_end_may_lie_on_another_host(others, monkeypatch):
         assert hosts.cause(end).who == cause
 
 
+class ThreeHosts:
+    """The words that b and c leave for a, and a clock. A host beats until it is silent or has told
+    how it ended.
+
+    Parameters
+    ----------
+    ends : host -> (second, exit code of its rank)
+    silent : host -> second
+    stopped : second of a Ctrl-C
+    """
+
+    def __init__(self, ends, silent, stopped):
+        self.now, self.stop = 100.0, Stop()
+        self._ends, self._silent, self._stopped = ends, silent, stopped
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        if self.now >= 100 + self._stopped:
+            self.stop.ask(signal.SIGINT)
+
+    def get(self, key):
+        kind, host, _ = key.split('-')
+        second, code = self._ends.get(host, (1e9, 0))
+        over = self.now >= 100 + second
+        if kind == 'beat':
+            return int(min(self.now, 100 + self._silent.get(host, 1e9)))
+        if kind == 'end' and over:
+            return vars(End(f'rank 1 on {host}', code, host))
+        return True if kind == 'done' and over else None
+
+
+KILL, ABORT = -signal.SIGKILL, -signal.SIGABRT
+
+
+@pytest.mark.parametrize('names', ['bc', 'cb'])
+@pytest.mark.parametrize(
+    ('code', 'ends', 'silent', 'stopped', 'cause', 'seconds'),
+    [
+        (1, {'b': (0, 1), 'c': (0, KILL)}, {}, 1e9, ('c', KILL), 0),
+        (1, {'b': (0, 1), 'c': (3, KILL)}, {}, 1e9, ('c', KILL), 3),
+        (1, {'b': (0, ABORT), 'c': (3, KILL)}, {}, 1e9, ('c', KILL), 3),
+        (ABORT, {'b': (0, 1), 'c': (3, KILL)}, {}, 1e9, ('c', KILL), 3),
+        (1, {'b': (0, 1)}, {'c': 0}, 1e9, 'c is lost', 22),
+        (1, {'b': (0, ABORT)}, {'c': 0}, 1e9, 'c is lost', 22),
+        (1, {'b': (0, 1), 'c': (1, 1)}, {}, 1e9, ('a', 1), 1),
+        (1, {'b': (0, 1), 'c': (1, ABORT)}, {}, 1e9, ('c', ABORT), 1),
+        (1, {'b': (0, 1)}, {}, 1e9, ('a', 1), 22),  # c has a fault that is not seen
+        (1, {'b': (0, 1)}, {'c': 0}, 2, ('a', 1), 2),
+        (2, {'b': (0, 1)}, {'c': 0}, 1e9, ('a', 2), 0),  # wrong input follows from nothing
+        (KILL, {'b': (0, 1)}, {'c': 0}, 1e9, ('a', KILL), 0),
+        (130, {'b': (0, 1)}, {'c': 0}, 1e9, ('a', 130), 0),
+    ],
+)
+def test_the_cause_is_looked_for_on_all_hosts(
+    names, code, ends, silent, stopped, cause, seconds, monkeypatch
+):
+    """A rank of a has ended with `code`; b's and c's words lead to the cause, in any order."""
+    hosts = ThreeHosts(ends, silent, stopped)
+    monkeypatch.setattr(remote, 'time', hosts)
+    others = remote.OtherHosts(list(names), hosts, {})
+    hosts.now = 99.0
+    assert others.failed() is None  # both are there
+    hosts.now = 100.0
+    end = End('rank 3 on a', code, 'a')
+    if cause == 'c is lost':
+        with pytest.raises(remote.HostLost, match=r'^host c has not been heard of'):
+            others.cause(end, hosts.stop)
+    else:
+        found = others.cause(end, hosts.stop)
+        assert (found.host, found.code) == cause
+    assert hosts.now - 100 <= seconds
+
+
+@pytest.mark.parametrize('names', ['bc', 'cb'])
+def test_a_survivor_is_not_taken_for_the_cause(names, monkeypatch):
+    """Without a rank of the first host that has ended."""
+    for ends, silent, code in (
+        ({'b': (0, 1), 'c': (0, KILL)}, {}, KILL),
+        ({'b': (0, 1), 'c': (0, 2)}, {}, 2),
+        ({'b': (0, 1)}, {'c': 0}, None),
+    ):
+        hosts = ThreeHosts(ends, silent, 1e9)
+        monkeypatch.setattr(remote, 'time', hosts)
+        others = remote.OtherHosts(list(names), hosts, {})
+        assert others.failed().code == (1 if code is None else code)
+        hosts.now += 21
+        if code is None:
+            with pytest.raises(remote.HostLost, match=r'^host c '):
+                others.failed()
+        else:
+            assert (others.failed().host, others.failed().code) == ('c', code)
+
+
 def test_ranks_wait_for_each_other_as_long_as_the_launcher_does():
     said = environment(PLACES[0], '127.0.0.1', 1, 'lo')
     assert float(said['HOROVOD_GLOO_TIMEOUT_SECONDS']) == MEETING
@@ -272,6 +368,7 @@ def test_a_rank_that_does_not_stop_is_named(tmp_path, monkeypatch, capsys):
         ((1, -signal.SIGKILL), 1),  # told by rank 0, at the broken connection
         ((-signal.SIGABRT, -signal.SIGKILL), 1),
         ((-signal.SIGABRT, 2), 1),
+        ((1, 2), 1),
         ((2, -signal.SIGABRT), 0),
         ((-signal.SIGKILL, -signal.SIGKILL), 0),
         ((0, 3), 1),
