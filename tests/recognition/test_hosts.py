@@ -173,16 +173,16 @@ def shell(tmp_path):
     return path
 
 
-def process_on_second(folder, rank=None):
-    """Number of a rank's process, or of the launcher, that a job with its runs in `folder` has on
-    the second host."""
+def process_on_second(folder, rank=None, name='second'):
+    """Number of a rank's process, or of the launcher of host `name`, that a job with its runs in
+    `folder` has in the second network."""
     for path in Path('/proc').glob('[0-9]*/cmdline'):
         try:
             words = path.read_bytes().split(b'\0')
             variables = (path.parent / 'environ').read_bytes().split(b'\0')
         except OSError:
             continue
-        joined = b'--join' in words
+        joined = b'--join' in words and name.encode() in words
         wanted = joined if rank is None else b'HOROVOD_RANK=%d' % rank in variables
         if wanted and str(folder).encode() in words:
             return int(path.parent.name)
@@ -234,6 +234,23 @@ def test_an_elastic_job_goes_on_without_what_another_host_lost(
     assert result['steps'] == 12
     (state,) = (tmp_path / 'elastic').glob('model-0*.json')
     assert json.loads(state.read_text())['config']['num_workers'] == left
+
+
+def test_an_elastic_job_of_three_hosts_goes_on_without_one(hosts, options, shell, tmp_path, go):
+    """The launcher of the third dies: the rank of the second, which shares a network with it, ends
+    at the broken connection, and this is told before the third is missed."""
+    inside = ['ip', 'netns', 'exec', FIRST, *LAUNCHER]
+    here = ['-np', 3, '-H', 'first:1,second:1,third:1', '--address', ADDRESS, '--port', PORT]
+    words = [*options, '--name', 'elastic', '--steps', 12]
+    first = start(*here, '--elastic', '--remote-shell', shell, *words, program=inside)
+    wait_for(tmp_path / 'elastic' / 'model-0001.json')
+    os.kill(process_on_second(tmp_path, name='third'), signal.SIGKILL)
+    go.touch()
+    code, result, errors = finish(first)
+    assert code == 0, errors
+    told = 'host third has not been heard of for 20 s; starting again with 2 of 3 ranks'
+    assert f'train_multi: {told}' in errors.splitlines()
+    assert result['steps'] == 12
 
 
 def test_a_host_whose_shell_fails_is_named(hosts, options):
