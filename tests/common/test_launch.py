@@ -64,14 +64,14 @@ def test_the_cause_of_an_end_may_lie_on_another_host(others, monkeypatch):
     monkeypatch.setattr(remote, '_SILENCE', 0.2)
     monkeypatch.setattr(remote, 'BEAT', 0.05)
     end, hosts = End('rank 0 on a', 1, 'a'), make({})
-    assert hosts.cause(end) is end  # nobody was there
+    assert hosts.cause(end, Stop()) is end  # nobody was there
     server.put('beat-b-0', 1)
     assert hosts.failed() is None
     with pytest.raises(remote.HostLost, match='host b'):
-        hosts.cause(end)
+        hosts.cause(end, Stop())
     for code, cause in ((-signal.SIGKILL, 'rank 1 on b'), (1, 'rank 0 on a')):
         server.put('end-b-0', vars(End('rank 1 on b', code, 'b')))
-        assert hosts.cause(end).who == cause
+        assert hosts.cause(end, Stop()).who == cause
 
 
 class ThreeHosts:
