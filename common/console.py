@@ -44,6 +44,15 @@ _WIDEST = 10_000  # characters; a table is measured as if the terminal had so ma
 _NON_TTY_LINE_SECONDS = 15.0  # a log file gets a progress line this often instead of a bar
 
 
+# all but the tab and the end of a line: terminals obey them, and names come from others' files
+_CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f]')
+
+
+def shown(text: str) -> str:
+    """A text as people may see it: control characters as Python writes them, ESC as \\x1b."""
+    return _CONTROL.sub(lambda found: f'\\x{ord(found[0]):02x}', text)
+
+
 def stderr_console() -> Console:
     """Rich console on the current stderr (looked up anew, since tests replace it)."""
     return Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 120)
@@ -59,7 +68,7 @@ class _LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         prefix = '' if record.levelno < logging.WARNING else f'{record.levelname.lower()}: '
         (self.bar or stderr_console()).print(
-            prefix + record.getMessage(), markup=False, soft_wrap=True
+            prefix + shown(record.getMessage()), markup=False, emoji=False, soft_wrap=True
         )
 
 
@@ -132,10 +141,10 @@ def progress(
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console) as display:
-            task = display.add_task(description, total=total, completed=start, note='')
+            task = display.add_task(shown(description), total=total, completed=start, note='')
 
             def update(note: str) -> None:
-                note = f'{bar.rate:.1f} {unit}/s {note}'
+                note = f'{bar.rate:.1f} {unit}/s {shown(note)}'
                 display.update(task, completed=bar.done, note=note)
 
             bar._update = update
@@ -169,7 +178,7 @@ def table(
     """Print a table on stderr; the first column is text, the others are numbers, right-aligned, or
     with `prose` text as well."""
     # as Text: rich would take what stands in [brackets] in a name or path for its markup
-    rows = [[str(cell) for cell in row] for row in rows]
+    rows = [[shown(str(cell)) for cell in row] for row in rows]
     console = stderr_console()
     room = console.options.update(max_width=_WIDEST)
     for headers in (columns, _narrow(columns, rows)):
@@ -182,7 +191,7 @@ def table(
         fits = Measurement.get(console, room, output).maximum <= console.width
         if fits:
             break
-    console.print(Text(title, 'bold'))  # not as the table's, to which it would be broken
+    console.print(Text(shown(title), 'bold'))  # not as the table's, to which it would be broken
     console.print(output if fits or len(columns) < 3 else _records(columns, rows))
 
 
@@ -421,7 +430,7 @@ def report_error(prog: str, error: BaseException) -> int:
         message, code = ' '.join(str(error).split()), 2 if isinstance(error, InputError) else 1
     if len(message) > _LINE:  # what is named may come from a file
         message = f'{message[: _LINE // 2]} ... {message[-_LINE // 2 :]}'
-    sys.stderr.write(f'{prog}: {message}\n')
+    sys.stderr.write(f'{prog}: {shown(message)}\n')
     return code
 
 

@@ -66,6 +66,23 @@ def test_expected_errors_are_one_line(error, code, door, capsys, monkeypatch):
     assert captured.err.startswith('vargfacenet test: ')
 
 
+@pytest.mark.parametrize('way', ['log', 'error', 'file', 'table', 'title'])
+def test_a_terminal_obeys_nothing_that_comes_from_a_file(way, capsys):
+    """ESC c resets it, 0x9b begins a sequence as ESC [ does; letters of all languages stay, and a
+    name between colons is no picture."""
+    name = 'a\x1bc\x9b2J\x07\x7f Zoë 王 :cat:.avi'
+    console.set_up_logging()
+    if way == 'log':
+        logging.getLogger('vargfacenet').warning('%s: codec', name)
+    elif way == 'error':
+        console.report_error('test', InputError(name))
+    elif way == 'file':
+        console.report_error('test', FileNotFoundError(errno.ENOENT, 'No such file', name))
+    else:
+        console.table(*((name, ['n'], [['1']]) if way == 'title' else ('', ['n'], [[name]])))
+    assert 'a\\x1bc\\x9b2J\\x07\\x7f Zoë 王 :cat:.avi' in capsys.readouterr().err
+
+
 def test_our_own_faults_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         command(lambda args: {'x': 1 / 0})([])
