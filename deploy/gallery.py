@@ -59,7 +59,6 @@ from .sealing import CROP, FACE, ROW, Codec, Key, Seal
 log = logging.getLogger(__name__)
 
 _GROWTH = 1024  # rows by which the matrix file grows at least
-UNIT_TOLERANCE = 1e-3
 _LOCK_SECONDS = 10.0  # to wait for another process that writes
 _WORK_PER_FACE = 1000  # instructions of SQLite, at most
 _NAMED = 5  # people whose rows are damaged
@@ -759,8 +758,7 @@ class Gallery:
         rows = np.ascontiguousarray(embeddings, np.float32)
         if rows.shape != (count, self._size):
             raise InputError(f'embeddings {rows.shape}: expected {(count, self._size)}')
-        lengths = np.linalg.norm(rows, axis=1)
-        if not np.all(np.abs(lengths - 1) < UNIT_TOLERANCE):
+        if not np.all(gallery_tables.is_unit(rows)):
             raise InputError('embeddings are not of unit length; divide each row by its L2 norm')
         return rows
 

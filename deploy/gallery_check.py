@@ -12,7 +12,7 @@ from ..common.errors import InputError
 from ..common.files import PathLike
 from . import gallery_tables
 from .decision_log import LOG, check_log
-from .gallery import UNIT_TOLERANCE, check_exists
+from .gallery import check_exists
 from .gallery_file import DATABASE, FORMAT, Database, is_gallery_file, matrix_name
 from .gallery_records import decode_face
 from .sealing import Seal
@@ -132,8 +132,7 @@ def _damaged_rows(
         return [f'{path} is cut off: it holds {capacity} rows and the gallery needs {needed}']
     matrix = np.memmap(path, np.float32, 'r', shape=(capacity, size))
     places = [row for row, _ in faces]
-    lengths = np.linalg.norm(matrix[places], axis=1)
-    no_unit = ~(np.abs(lengths - 1) < UNIT_TOLERANCE)  # NaN as well
+    no_unit = ~gallery_tables.is_unit(matrix[places])
     changed = set()
     if checksums is not None:
         noted = [(row, checksums.get(row)) for row in places]

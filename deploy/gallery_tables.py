@@ -43,6 +43,7 @@ MAX_RECORD = 1 << 16  # bytes of what is kept of a person, or of a face besides 
 _SAMPLE = b'vargfacenet gallery'  # lies sealed in the database, to know a wrong key at once
 _LOCK_WORDS = ('codec', 'key', 'salt', 'sample')
 _GENERATION = 'matrix'
+UNIT_TOLERANCE = 1e-3  # of a row's length
 RECORD_COLUMN = short('record', MAX_RECORD)
 CROP_COLUMN = short('crop', MAX_CROP + SLACK)
 
@@ -202,6 +203,12 @@ def damaged_rows(rows: np.ndarray, noted: Iterable[tuple[int, Any]]) -> set[tupl
     }
 
 
+def is_unit(rows: np.ndarray) -> np.ndarray:
+    """Whether rows, float32 (..., D), are of unit length; NaN is not."""
+    with np.errstate(over='ignore', invalid='ignore'):
+        return np.abs(np.linalg.norm(rows, axis=-1) - 1) < UNIT_TOLERANCE
+
+
 def put_checksums(database: Database, places: Iterable[int], rows: Iterable[Any]) -> None:
     """Note the checksums of rows of an open gallery, given as bytes or uint8 (N, width). A seal
     tells by itself that a row was changed."""
@@ -305,10 +312,12 @@ def add_checksums(database: Database, rows: Optional[np.ndarray]) -> None:
     Parameters
     ----------
     rows : those of the matrix file, uint8 (N, width), of an open gallery, every face's among them;
-        None of a sealed one
+        None of a sealed one. What is no embedding, as where a copy ends in zeros, gets no checksum
+        that would make it whole.
     """
     database.create(CHECKSUMS)
     if rows is not None:
         places = [place for place, _ in read_faces(database)]
+        places = [place for place in places if is_unit(rows[place].view(np.float32))]
         put_checksums(database, places, (rows[place] for place in places))
     database.execute("UPDATE meta SET value = ? WHERE key = 'format'", (FORMAT,))

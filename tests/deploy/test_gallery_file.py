@@ -463,6 +463,19 @@ def test_an_older_gallery_whose_matrix_is_cut_off_comes_back_with_it(
     assert 'match nobody' not in caplog.text and inspect_gallery(tmp_path).problems == []
 
 
+def test_an_older_gallery_whose_matrix_ends_in_zeros(tmp_path, rng, caplog):
+    """As a copy that was broken off; a checksum of the zeros would have made them whole."""
+    rows = unit(rng, 2)
+    of_the_second_format(tmp_path, np.stack([rows[0], np.zeros_like(rows[0])]))
+    with contextlib.closing(Gallery(tmp_path, SIZE, MODEL)) as gallery:
+        assert '1 rows are not what was enrolled and match nobody, of Ada;' in caplog.text
+        assert gallery.identify(rows[0], 1)[0].cosine > 0.99999
+        _, second = gallery.person('Ada')[2]
+        assert second.damaged == ('embedding',)
+    (problem,) = inspect_gallery(tmp_path).problems
+    assert 'row 2, of Ada, is not what was enrolled' in problem
+
+
 def meanwhile(monkeypatch, change):
     """Let another process change a gallery between two looks of one who opens it."""
     codec_of, done = gallery_tables.codec_of, []

@@ -621,9 +621,11 @@ def _(path):
     shutil.copy(kept, path.with_name('embeddings.f32'))
     gallery = Gallery(path.parent)
     try:
-        gallery.identities()
         gallery.identify(_rows()[0], 3)
         gallery.crop('ada')
+        for name in gallery.identities():
+            gallery.person(name)
+            gallery.remove(name)
     finally:
         gallery.close()
 
