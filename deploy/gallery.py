@@ -625,12 +625,10 @@ class Gallery:
     def _read_anew(self, version: tuple) -> None:
         if gallery_tables.checked_meta(self._database) != self._meta:
             raise RunError(f'gallery {self.folder} was sealed anew meanwhile; open it again')
-        people, unreadable = gallery_tables.read_people(self._database, self._seal)
         faces = gallery_tables.read_faces(self._database)
+        people, unreadable = gallery_tables.read_people(self._database, self._seal, faces)
         # all rows of the file count, so that those of removed faces are seen wherever they are
         capacity = os.fstat(self._matrix_file).st_size // self._width
-        if not all(row >= 0 and person in people for row, person in faces):
-            raise InputError(f'{self._database.path} is damaged: a face has no row or no name')
         gallery_tables.check_places(faces, self._matrix_path, capacity)
         self._people, self._order = people, list(people)
         self._ids = {person.name: number for number, person in people.items()}

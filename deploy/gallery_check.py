@@ -111,7 +111,7 @@ def _faces_and_people(
     if 'codec' in meta:
         numbers = database.scan('SELECT person FROM people ORDER BY person')
         return faces, {number: '' for (number,) in numbers}, []
-    people, damaged = gallery_tables.read_people(database, Seal())
+    people, damaged = gallery_tables.read_people(database, Seal(), faces)
     names = {number: person.name for number, person in people.items()}
     problems = [
         f'{database.path}: the record of person {names[number]} is not what was enrolled'

@@ -147,11 +147,14 @@ def set_generation(database: Database, generation: int) -> None:
     database.execute('INSERT OR REPLACE INTO meta VALUES (?, ?)', (_GENERATION, str(generation)))
 
 
-def read_people(database: Database, seal: Seal) -> tuple[dict[int, Person], set[int]]:
-    """(number -> person, numbers of those whose record is damaged).
+def read_people(
+    database: Database, seal: Seal, faces: Iterable[tuple[int, int]] = ()
+) -> tuple[dict[int, Person], set[int]]:
+    """(number -> person, numbers of those whose record is damaged, or is missing where `faces`,
+    (row, number), name them).
 
     The latter have their `number_text` for a name, by which they can be removed. Raises InputError
-    for two people of one name.
+    for two people of one name, and for numbers that nobody has.
     """
     people, damaged = {}, set()
     for number, record in database.scan(f'SELECT person, {RECORD_COLUMN} FROM people ORDER BY 1'):
@@ -161,9 +164,17 @@ def read_people(database: Database, seal: Seal) -> tuple[dict[int, Person], set[
             damaged.add(number)
             person = Person(number_text(number))
         people[number] = person
-    names = {person.name for person in people.values()}
-    if len(names) < len(people) or any(number < 1 for number in people):
-        raise InputError(f'{database.path} is damaged: two people have one name')
+    missing = {number for _, number in faces} - people.keys()
+    if not all(isinstance(number, int) and number > 0 for number in missing | people.keys()):
+        raise InputError(
+            f'{database.path} is damaged: somebody has no number; copy the gallery again'
+        )
+    damaged |= missing
+    people.update({number: Person(number_text(number)) for number in missing})
+    if len({person.name for person in people.values()}) < len(people):
+        raise InputError(
+            f'{database.path} is damaged: two people have one name; copy the gallery again'
+        )
     return people, damaged
 
 
@@ -177,7 +188,9 @@ def check_places(faces: Iterable[tuple[int, int]], path: Path, capacity: int) ->
     so many does not hold."""
     places = [row for row, _ in faces]
     if min(places, default=0) < 0:
-        raise InputError(f'{path.parent / DATABASE} is damaged: a face has no row or no name')
+        raise InputError(
+            f'{path.parent / DATABASE} is damaged: a face has no row; copy the gallery again'
+        )
     needed = max(places, default=-1) + 1
     if needed > capacity:
         raise InputError(
@@ -217,9 +230,16 @@ def put_checksums(database: Database, places: Iterable[int], rows: Iterable[Any]
 
 
 def forget_person(database: Database, person: int, rows: Iterable[int]) -> None:
-    """Delete all that the tables hold of a person, who has these rows."""
-    database.connection.executemany('DELETE FROM checksums WHERE row = ?', ((row,) for row in rows))
-    database.execute('DELETE FROM faces WHERE person = ?', (person,))
+    """Delete all that the tables hold of a person, who has these rows; InputError where the index
+    by which faces are found knows of others."""
+    places = [(row,) for row in rows]
+    database.connection.executemany('DELETE FROM checksums WHERE row = ?', places)
+    found = database.execute('DELETE FROM faces WHERE person = ?', (person,)).rowcount
+    if found != len(places):
+        raise InputError(
+            f'{database.path} is damaged: its index finds {found} of the {len(places)} faces of '
+            f'person {number_text(person)}; nothing is removed, copy the gallery again'
+        )
     database.execute('DELETE FROM people WHERE person = ?', (person,))
 
 
