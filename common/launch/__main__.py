@@ -195,11 +195,12 @@ def coordinate(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def _places_left(error: Union['_Failure', HostLost], places: Sequence[Place]) -> list[Place]:
-    """The places without that of the rank that was killed, or without those of the host that is
+    """The places without that of the rank that was killed, or without those of hosts that are
     silent; `error` where it is no such loss, or nobody is left on the first host."""
     counts = Counter(place.hostname for place in places)
     if isinstance(error, HostLost):
-        counts[error.name] = 0
+        for name in error.names:
+            counts[name] = 0
     elif error.end.killed:
         counts[error.end.host] -= 1
     else:

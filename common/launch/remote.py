@@ -25,11 +25,12 @@ _SCOPE = 'launch'
 
 
 class HostLost(RunError):
-    """A host that was there is silent."""
+    """Hosts that were there are silent."""
 
-    def __init__(self, name: str):
-        super().__init__(f'host {name} has not been heard of for {_SILENCE:.0f} s')
-        self.name = name
+    def __init__(self, *names: str):
+        who = f'hosts {", ".join(names)} have' if names[1:] else f'host {names[0]} has'
+        super().__init__(f'{who} not been heard of for {_SILENCE:.0f} s')
+        self.names = names
 
 
 def _word(kind: str, host: str, attempt: int) -> str:
@@ -136,21 +137,24 @@ class OtherHosts:
         other ranks end of either."""
         end = min(self._ends(), key=after_others, default=None)
         if end is None or end.may_follow:
-            for name in self._names:
-                self._check_there(name)
+            silent = {name: self._silence(name) for name in self._names}
+            if max(silent.values(), default=0.0) > _SILENCE:
+                # what was lost at the same moment may have spoken a little later
+                raise HostLost(*(name for name in silent if silent[name] > _SILENCE - 2 * BEAT))
         return end
 
-    def _check_there(self, name: str) -> None:
-        """RunError for a host that has not come, or is silent though not all has ended there."""
+    def _silence(self, name: str) -> float:
+        """For how many seconds a host has said nothing though not all has ended there; RunError for
+        one that has not come."""
         if self._get('end', name) or self._get('done', name):
-            return
+            return 0.0
         now, word = time.monotonic(), self._get('beat', name)
         if word is None:
             self._check_coming(name, now)
-        elif self._heard.get(name, (None,))[0] != word:
+            return 0.0
+        if self._heard.get(name, (None,))[0] != word:
             self._heard[name] = word, now
-        elif now - self._heard[name][1] > _SILENCE:
-            raise HostLost(name)
+        return now - self._heard[name][1]
 
     def _check_coming(self, name: str, now: float) -> None:
         """RunError for a host that has not come in time, or whose shell has failed; one that has

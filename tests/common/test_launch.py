@@ -170,6 +170,29 @@ def test_a_survivor_is_not_taken_for_the_cause(names, monkeypatch):
             assert (others.failed().host, others.failed().code) == ('c', code)
 
 
+@pytest.mark.parametrize(
+    ('silent', 'lost'),
+    [
+        ({'b': 0, 'c': 0.9}, ('b', 'c')),
+        ({'b': 0.9, 'c': 0}, ('b', 'c')),
+        ({'b': 0, 'c': 9}, ('b',)),
+    ],
+)
+def test_hosts_that_are_lost_at_once_are_left_out_together(silent, lost, monkeypatch):
+    hosts = ThreeHosts({}, silent, 1e9)
+    monkeypatch.setattr(remote, 'time', hosts)
+    others = remote.OtherHosts(['b', 'c'], hosts, {})
+    with pytest.raises(remote.HostLost) as error:
+        while hosts.now < 200:
+            assert others.failed() is None
+            hosts.sleep(0.1)
+    assert error.value.names == lost and 120 < hosts.now < 122
+    left = launcher._places_left(error.value, places_of([Host(name, 2) for name in 'abc'], 6))
+    assert left == places_of(
+        [Host(name, 2) for name in 'abc' if name not in lost], 6 - 2 * len(lost)
+    )
+
+
 def test_ranks_wait_for_each_other_as_long_as_the_launcher_does():
     said = environment(PLACES[0], '127.0.0.1', 1, 'lo')
     assert float(said['HOROVOD_GLOO_TIMEOUT_SECONDS']) == MEETING
@@ -283,16 +306,22 @@ def test_dist_train_looks_at_the_options_before_it_starts_roles(words, code, tol
     warn = '\nimport logging\nlogging.getLogger("vargfacenet").warning("a word")\n'
     plugin.write_text(NETWORK.read_text() + warn)
     environment = {'VARGFACENET_VENV': sys.prefix, 'VARGFACENET_PLUGINS': str(plugin)}
-    done = subprocess.run(
+    process = subprocess.Popen(
         ['bash', ROOT / 'recognition' / 'dist_train.sh', '2', *words],
         env={**os.environ, **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
+        start_new_session=True,
     )
-    assert done.returncode == code, done.stderr
-    assert [line.partition(';')[0] for line in done.stderr.splitlines()] == [told] * bool(told)
-    assert done.stdout.count('usage: vargfacenet train') == (code == 0)  # nor do workers say it
+    try:
+        output, errors = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:  # roles that were started wait for each other
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert process.returncode == code, errors
+    assert [line.partition(';')[0] for line in errors.splitlines()] == [told] * bool(told)
+    assert output.count('usage: vargfacenet train') == (code == 0)  # nor do workers say it
 
 
 def test_a_look_that_a_signal_ends_is_named(monkeypatch):
