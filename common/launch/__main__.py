@@ -42,6 +42,7 @@ TRAINING = ('train', 'distill')
 SCRIPT = Path(__file__).resolve().parents[2] / 'recognition' / 'train_multi.sh'
 
 _LOOK = 0.1  # seconds between two looks at the ranks
+_SETTLES = 1.0  # seconds after which a rank that broke the connection should be seen ended as well
 _MOST_RANKS = 9999  # of a host
 _LAST_PORT = 65535
 _ALIKE = 0.8  # of a misspelt option and ours; no option of a command is so near to one of ours
@@ -140,6 +141,9 @@ def watch(ranks: LocalRanks, others: Union[OtherHosts, FirstHost], stop: Stop) -
     told = 0
     while True:
         failed = ranks.failed() or others.failed()
+        if failed and failed.may_follow and not stop.number:
+            time.sleep(_SETTLES)
+            failed = ranks.failed() or others.failed()
         if failed and not failed.stopped and not stop.number:
             return failed
         if ranks.done() and (failed or others.done()):

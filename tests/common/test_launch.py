@@ -417,3 +417,23 @@ def test_of_ranks_that_ended_the_cause_is_named(ends, first):
         assert ranks.failed() == End(f'rank {first} on here', ends[first], 'here')
     finally:
         ranks.kill()
+
+
+@pytest.mark.parametrize('code', [2, -signal.SIGKILL])
+def test_who_is_seen_ended_first_is_not_taken_for_the_cause(code):
+    """A rank leaves the connection before it is gone: another one may end of that before it."""
+    source = (
+        'import os, sys, time\n'
+        'if os.environ["HOROVOD_RANK"] == "1":\n'
+        '    sys.exit(1)\n'
+        'time.sleep(0.5)\n'
+        'end = int(sys.argv[1])\n'
+        'os.kill(os.getpid(), -end) if end < 0 else sys.exit(end)\n'
+    )
+    command = [sys.executable, '-c', source, str(int(code))]
+    ranks = LocalRanks(places_of([Host('here', 2)], 2), command, '127.0.0.1', 1, 'lo')
+    try:
+        end = launcher.watch(ranks, remote.OtherHosts([], None, {}), Stop())
+        assert end == End('rank 0 on here', code, 'here')
+    finally:
+        ranks.kill()
