@@ -12,8 +12,8 @@ GATHER, REDUCE = 'gather', 'all-reduce'
 _FLOAT, _LABEL = 4, 8  # bytes
 # (N, m k) arrays at the peak of a step with PartialFC: the cosines become probabilities and
 # gradients in place, but where the loss moves all of them its graph and the way there hold copies:
-# curricularface 14, arcnegface 13, subcenter_arcface 9
-_COSINES, _COSINES_MOVED = 1, 14
+# curricularface 14 to 16, as MXNet gets round to freeing, arcnegface 13, subcenter_arcface 12
+_COSINES, _COSINES_MOVED = 1, 16
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,8 @@ def test_a_dead_measuring_process_is_noticed():
         child_command('timeit', '-n', '1', '-r', '1', 'import time; time.sleep(60)')
     assert time.monotonic() - started[0] < NOTICED
     before = set(children())
-    worker = Worker(unittest.mock.Mock)  # something to call, from a module that all can import
+    # something to call, from a module that all can import
+    worker = Worker(unittest.mock.Mock, about=None)
     try:
         (pid,) = set(children()) - before
         os.kill(pid, signal.SIGKILL)

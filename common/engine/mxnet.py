@@ -51,7 +51,7 @@ def embed_exactly(network: Network, images: np.ndarray) -> np.ndarray:
     (N, D) float64, raw rows
     """
     symbol, arg_params, aux_params = network.in_mxnet()
-    symbol = _without_prelus(symbol)
+    symbol = _without_prelus(_with_wide_edges(symbol))
     args, auxiliary = (
         {name: params[name].astype('float64') for name in names if name != DATA}
         for params, names in (
@@ -60,9 +60,38 @@ def embed_exactly(network: Network, images: np.ndarray) -> np.ndarray:
         )
     )
     data = np.asarray(images).transpose(0, 3, 1, 2)
-    args[DATA] = mx.nd.array(data, dtype='float64')
+    args[DATA] = mx.nd.array(data, dtype='float32' if _float32_of_pixels(symbol) else 'float64')
     executor = symbol.bind(mx.cpu(), args, grad_req='null', aux_states=auxiliary)
     return executor.forward(is_train=False)[0].asnumpy()
+
+
+def _float32_of_pixels(symbol: 'mx.sym.Symbol') -> bool:
+    """Whether a network computes with constants, which are float32: resizing, whose rounding is
+    meant."""
+    nodes = json.loads(symbol.tojson())['nodes']
+    return any(node['op'] != 'null' and not node['inputs'] for node in nodes)
+
+
+def _with_wide_edges(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
+    """The same network with a Cast to float64 wherever what follows from pixels and constants alone
+    meets parameters; as it is where there are no such constants."""
+    if not _float32_of_pixels(symbol):
+        return symbol
+    graph = json.loads(symbol.tojson())
+    nodes, moved, narrow = [], [], []  # narrow: of each old node, whether it stays float32
+    for node in graph['nodes']:
+        inputs = [[moved[index], *rest] for index, *rest in node['inputs']]
+        old = [narrow[index] for index, *_ in node['inputs']]
+        narrow.append(all(old) if node['op'] != 'null' else node['name'] == DATA)
+        for place, stays in enumerate(old):
+            if stays and not narrow[-1]:
+                name, wide = f'{node["name"]}_wide{place}', {'dtype': 'float64'}
+                cast = {'op': 'Cast', 'name': name, 'inputs': [inputs[place]], 'attrs': wide}
+                nodes.append(cast)
+                inputs[place] = [len(nodes) - 1, 0, 0]
+        nodes.append({**node, 'inputs': inputs})
+        moved.append(len(nodes) - 1)
+    return _symbol_of(nodes, moved, graph)
 
 
 def _without_prelus(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':

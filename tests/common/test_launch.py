@@ -271,6 +271,7 @@ sys.exit(launcher.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.usefixtures('default_signals')
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_during_the_look_at_the_options_is_one_line(number, tmp_path):
     """Ctrl-C on a terminal goes to the whole group of processes."""
