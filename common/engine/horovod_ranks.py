@@ -71,13 +71,12 @@ class HorovodRanks(Ranks):
                 if len(bucket) == 1:
                     horovod.allreduce_(bucket[0], op=horovod.Sum, name=label).wait_to_read()
                     continue
-                flat = mx.nd.concat(*(array.reshape(-1) for array in bucket), dim=0)
-                horovod.allreduce_(flat, op=horovod.Sum, name=label)
-                start = 0
-                for array in bucket:
-                    array[:] = flat[start : start + array.size].reshape(array.shape)
-                    start += array.size
-                flat.wait_to_read()
+                # through NumPy: hundreds of slices and assignments of MXNet take 100 ms
+                flat = np.concatenate([array.asnumpy().ravel() for array in bucket])
+                found = horovod.allreduce(_given(flat), op=horovod.Sum, name=label).asnumpy()
+                ends = np.cumsum([array.size for array in bucket])[:-1]
+                for array, part in zip(bucket, np.split(found, ends)):
+                    array[:] = part.reshape(array.shape)
 
     def _count(self, name: str, array: np.ndarray) -> None:
         """What stands before a colon is the name that a run's result has."""
