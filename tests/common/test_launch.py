@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, needs_mxnet
 from ranks_launched import NETWORK, needs_horovod
 from vargfacenet.__main__ import COMMANDS
 from vargfacenet.common.errors import InputError, RunError
@@ -233,6 +233,7 @@ def test_wrong_words_are_one_line_and_start_nothing(words, told, monkeypatch, ca
     assert line.startswith('train_multi: ') and told in line
 
 
+@needs_mxnet
 @pytest.mark.parametrize(
     ('words', 'told'),
     [
@@ -252,6 +253,7 @@ def test_options_of_a_command_are_looked_at_without_data(words, told, capsys):
     assert line.startswith(f'vargfacenet {command}: ') and told in line
 
 
+@needs_mxnet
 def test_a_name_that_no_disk_takes_is_one_line(capsys):
     assert check.main('distill', ['--teacher', 't,1', '--teacher-store', 300 * 's']) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -271,6 +273,7 @@ sys.exit(launcher.main(sys.argv[1:]))
 """
 
 
+@needs_mxnet
 @pytest.mark.usefixtures('default_signals')
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_during_the_look_at_the_options_is_one_line(number, tmp_path):
@@ -294,6 +297,7 @@ def test_a_stop_during_the_look_at_the_options_is_one_line(number, tmp_path):
     assert errors.splitlines() == ['train_multi: interrupted']
 
 
+@needs_mxnet
 @pytest.mark.parametrize(
     ('words', 'code', 'told'),
     [
