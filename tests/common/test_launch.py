@@ -336,6 +336,7 @@ def test_a_look_that_a_signal_ends_is_named(monkeypatch):
         launcher.check_command(['train'], Stop())
 
 
+@needs_mxnet
 @pytest.mark.parametrize('command', launcher.COMMANDS)
 def test_no_option_of_a_command_is_taken_for_one_of_the_launcher(command):
     module, _ = COMMANDS[command]
