@@ -4,6 +4,7 @@ Silent and instant when a library is up to date. Its name holds a key of everyth
 so a change of source, headers, compiler or CPU leads to a new file, never to a stale one.
 """
 
+import ctypes
 import hashlib
 import logging
 import os
@@ -80,6 +81,19 @@ def library(sources: Sources) -> Optional[Path]:
         if (folder / name).is_file():
             return folder / name
     return _compile(sources, compiler, name)
+
+
+def loaded(sources: Sources) -> Optional[ctypes.CDLL]:
+    """The library that `library` finds or makes, loaded; None, after one warning, where there is
+    none. A call of its functions releases the interpreter lock."""
+    path = library(sources)
+    if path is None:
+        return None
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        log.warning('%s could not be loaded; %s (%s)', path, sources.without, error)
+        return None
 
 
 def _compile(sources: Sources, compiler: str, name: str) -> Optional[Path]:

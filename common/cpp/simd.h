@@ -17,6 +17,7 @@
 #define VARGFACENET_SIMD_H_
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -167,6 +168,18 @@ class Sum {
   double total_[kLanes] = {};
 };
 constexpr int64_t kStretch = 256 * kLanes;  // floats
+
+// 1 / length of a row; `addend` goes to the squared length, so that a row of zeros has one.
+inline float unit_factor(const float* row, int64_t size, float addend) {
+  Sum squares;
+  int64_t count = 0;
+  for_vectors(size, [&](int64_t i, int64_t lanes) {
+    const Vec value = load_first(row + i, lanes);
+    squares.add(value * value);
+    if (++count % 256 == 0) squares.end_stretch();
+  });
+  return static_cast<float>(1 / std::sqrt(squares.total() + addend));
+}
 
 // to = from + add. The rows of small pictures are too short for the library's copying.
 inline void copy_plus(const float* from, int64_t count, float add, float* to) {

@@ -10,7 +10,6 @@ Letters: N rows (probes), M columns (distractors), D embedding size.
 
 import ctypes
 import functools
-import logging
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -18,9 +17,7 @@ import numpy as np
 
 from ...common.console import set_up_logging
 from ...common.errors import InputError
-from ...common.native import Sources, library
-
-log = logging.getLogger(__spec__.name)  # __name__ is '__main__' under python -m
+from ...common.native import Sources, loaded
 
 # as `auto` prefers them: measured with AMX (bf16, float32) and with AVX2 (int8, float32); that int8
 # leads on AVX-512 and AVX-VNNI is what their instructions promise and has not been measured
@@ -54,13 +51,8 @@ _LONG = ctypes.c_int64
 @functools.cache
 def _native() -> Optional[ctypes.CDLL]:
     """The compiled kernels, or None, with one warning, where there are none."""
-    path = library(SOURCES)
-    if path is None:
-        return None
-    try:
-        native = ctypes.CDLL(str(path))  # releases the interpreter lock during a call
-    except OSError as error:
-        log.warning('%s could not be loaded; %s (%s)', path, SOURCES.without, error)
+    native = loaded(SOURCES)
+    if native is None:
         return None
     for kind, packed in (('f32', (_F32,)), ('bf16', (_U16, _F32))):
         for side in ('rows', 'columns'):

@@ -149,17 +149,6 @@ void fetch(const Sample<Value>& sample, int64_t first, int64_t count, int64_t to
   }
 }
 
-float unit_factor(const float* row, int64_t size) {
-  Sum squares;
-  int64_t count = 0;
-  for_vectors(size, [&](int64_t i, int64_t lanes) {
-    const Vec value = load_first(row + i, lanes);
-    squares.add(value * value);
-    if (++count % 256 == 0) squares.end_stretch();
-  });
-  return static_cast<float>(1 / std::sqrt(squares.total() + kNormAddend));
-}
-
 // (images, size) in rows of `width` floats, zeros behind them and in the rows up to kRows.
 void pad_rows(const float* from, int64_t images, int64_t size, int64_t width, float* to) {
   std::fill_n(to, round_up(images, kRows) * width, 0.f);
@@ -177,7 +166,7 @@ void panel_cosines(const Sample<Value>& sample, const float* unit, int64_t image
   if (count < kPanel || depth > size) std::fill_n(rows, kPanel * depth, 0.f);
   for (int64_t c = 0; c < count; ++c) {
     read_row(sample.centre(first + c), size, rows + c * depth);
-    factors[c] = factor[first + c] = unit_factor(rows + c * depth, size);
+    factors[c] = factor[first + c] = unit_factor(rows + c * depth, size, kNormAddend);
   }
   for (int64_t k = 0; k < depth; k += kLanes) {
     for (int v = 0; v < kVectors; ++v) {

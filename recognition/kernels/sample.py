@@ -5,16 +5,13 @@ In a folder of its own, which needs no MXNet, so that a set-up without it compil
 
 import ctypes
 import functools
-import logging
 from pathlib import Path
 from typing import Optional
 
 import numpy as np
 
 from ...common.console import set_up_logging
-from ...common.native import Sources, library
-
-log = logging.getLogger(__spec__.name)  # __name__ is '__main__' under python -m
+from ...common.native import Sources, loaded
 
 SOURCES = Sources(
     'vgcentres',
@@ -33,13 +30,8 @@ _NUMBERS = [ctypes.c_float, ctypes.c_float, ctypes.c_float, ctypes.c_uint32]
 @functools.cache
 def native_kernels() -> Optional[ctypes.CDLL]:
     """The compiled kernels; None, after a warning, where there are none."""
-    path = library(SOURCES)
-    if path is None:
-        return None
-    try:
-        native = ctypes.CDLL(str(path))  # releases the interpreter lock during a call
-    except OSError as error:
-        log.warning('%s could not be loaded: %s; %s', path, error, SOURCES.without)
+    native = loaded(SOURCES)
+    if native is None:
         return None
     for dtype in ('float32', 'float16'):
         forward = getattr(native, f'vgc_cosines_{dtype}')

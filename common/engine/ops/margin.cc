@@ -110,18 +110,6 @@ MXReturnValue margin_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
   return MX_SUCCESS;
 }
 
-// 1 / length of a row.
-float unit_factor(const float* row, int64_t size) {
-  Sum squares;
-  int64_t count = 0;
-  for_vectors(size, [&](int64_t i, int64_t lanes) {
-    const Vec value = load_first(row + i, lanes);
-    squares.add(value * value);
-    if (++count % 256 == 0) squares.end_stretch();
-  });
-  return static_cast<float>(1 / std::sqrt(squares.total() + kNormFloor));
-}
-
 int64_t target_of(const float* label, int64_t row, int64_t classes) {
   return std::min(std::max<int64_t>(static_cast<int64_t>(label[row]), 0), classes - 1);
 }
@@ -152,7 +140,7 @@ void panel_cosines(const Head& head, const float* unit, int64_t first, int64_t c
   for (int64_t c = 0; c < count; ++c) {
     const float* centre = head.centres + (first + c) * head.size;
     copy_row(centre, head.size, rows + c * depth);
-    factors[c] = factor[first + c] = unit_factor(centre, head.size);
+    factors[c] = factor[first + c] = unit_factor(centre, head.size, kNormFloor);
   }
   for (int64_t k = 0; k < depth; k += kLanes) {
     for (int v = 0; v < kVectors; ++v) {
@@ -237,7 +225,7 @@ MXReturnValue margin_forward(const Attributes& attributes, Tensors* inputs, Tens
   float* unit = scratch<4>(round_up(head.images, kRows) * round_up(head.size, kPanel));
   std::vector<float> factors(head.images);
   for (int64_t n = 0; n < head.images; ++n) {
-    factors[n] = unit_factor(head.embedding + n * head.size, head.size);
+    factors[n] = unit_factor(head.embedding + n * head.size, head.size, kNormFloor);
   }
   unit_rows(head.embedding, head.images, head.size, factors.data(), unit);
   const int64_t panels = (head.classes + kPanel - 1) / kPanel;
@@ -369,7 +357,7 @@ MXReturnValue margin_backward(const Attributes& attributes, Tensors* inputs, Ten
     const double wanted = 1 - margin.smoothing + margin.smoothing / head.classes;
     rows.target_gradient.push_back(rows.gradient[n] * margin.scale * (probability - wanted) *
                                    margin.derivative(target));
-    factors[n] = unit_factor(head.embedding + n * size, size);
+    factors[n] = unit_factor(head.embedding + n * size, size, kNormFloor);
   }
   float* unit = scratch<4>(round_up(images, kRows) * width);
   unit_rows(head.embedding, images, size, factors.data(), unit);

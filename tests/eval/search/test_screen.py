@@ -87,7 +87,7 @@ def compiled(request, tmp_path, monkeypatch):
     subprocess.run([*command, '-o', str(path)], check=True)
     if not CPUS[request.param] <= cpu_flags():
         pytest.skip(f'compiles; this CPU is no {request.param}')
-    monkeypatch.setattr(screen, 'library', lambda sources: path)
+    monkeypatch.setattr(native, 'library', lambda sources: path)
     screen._native.cache_clear()
     yield request.param
     screen._native.cache_clear()
