@@ -128,7 +128,8 @@ def progress(
 ) -> Iterator[ProgressBar]:
     """Show progress on stderr with rate and time left: a bar on a terminal, lines elsewhere.
 
-    `start` units count as done before this run (a resumed one).
+    `start` units count as done before this run (a resumed one). A `total` of 0 is not known: only
+    what is done and the rate are shown.
     """
     bar = ProgressBar(unit=unit, total=total, done=start, start=start)
     console = stderr_console()
@@ -141,6 +142,7 @@ def progress(
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console) as display:
+            total = total or None
             task = display.add_task(shown(description), total=total, completed=start, note='')
 
             def update(note: str) -> None:
@@ -162,10 +164,10 @@ def progress(
         if time.monotonic() - last_line < _NON_TTY_LINE_SECONDS:
             return
         last_line = time.monotonic()
-        left = duration(bar.seconds_left)
+        of, left = (f'/{total}', f', {duration(bar.seconds_left)} left') if total else ('', '')
         log.info(
-            f'%s: %d/%d {unit}, %.1f {unit}/s, %s left%s',
-            *(description, bar.done, total, bar.rate, left, f' {note}' if note else ''),
+            f'%s: %d%s {unit}, %.1f {unit}/s%s%s',
+            *(description, bar.done, of, bar.rate, left, f' {note}' if note else ''),
         )
 
     bar._update = line

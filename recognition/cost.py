@@ -14,6 +14,8 @@ _FLOAT, _LABEL = 4, 8  # bytes
 # gradients in place, but where the loss moves all of them its graph and the way there hold copies:
 # curricularface 14 to 16, as MXNet gets round to freeing, arcnegface 13, subcenter_arcface 12
 _COSINES, _COSINES_MOVED = 1, 16
+_HELD = 4  # arrays of each weight: Module has a copy beside gradient and momentum, for checkpoints
+_COSINES_FULL = 2  # of the full head: MXNet keeps another for their gradient
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,12 @@ def exchanges(job: Job) -> list[Exchange]:
     ]
 
 
+def cosine_bytes(images: int, sampled: int, centres_per_class: int, moves_others: bool) -> int:
+    """Of the cosines of (N, m k) that a step of PartialFC holds at its peak."""
+    arrays = _COSINES_MOVED if moves_others else _COSINES
+    return _FLOAT * arrays * images * sampled * centres_per_class
+
+
 def memory(job: Job, activations: int) -> dict[str, int]:
     """Bytes of a rank by part; `activations` are those of one image, forwards.
 
@@ -93,24 +101,22 @@ def memory(job: Job, activations: int) -> dict[str, int]:
     """
     centre = job.centres_per_class * job.embedding_size
     held = {
-        'network: weights, gradients, momenta': 3 * _FLOAT * job.params,
+        'network: weights, gradients, momenta': _HELD * _FLOAT * job.params,
         'network: layers of a batch, both ways': 2 * activations * job.batch,
     }
     if job.partial_fc:
         return {
             **held,
             'centres and momenta': 2 * job.centre_bytes * job.rows * centre,
-            'cosines': _FLOAT
-            * (_COSINES_MOVED if job.moves_others else _COSINES)
-            * job.images
-            * job.sampled
-            * job.centres_per_class,
+            'cosines': cosine_bytes(
+                job.images, job.sampled, job.centres_per_class, job.moves_others
+            ),
             'embeddings and their gradients': 4 * _FLOAT * job.images * job.embedding_size,
         }
     return {
         **held,
-        'centres, gradients, momenta': 3 * _FLOAT * job.classes * centre,
-        'cosines': _FLOAT * job.batch * job.classes * job.centres_per_class,
+        'centres, gradients, momenta': _HELD * _FLOAT * job.classes * centre,
+        'cosines': _COSINES_FULL * _FLOAT * job.batch * job.classes * job.centres_per_class,
     }
 
 

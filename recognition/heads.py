@@ -16,6 +16,7 @@ from ..common.errors import RunError
 from ..common.names import CLASSIFIER_WEIGHT
 from ..common.ranks import Ranks
 from .config import PARTIAL_FC, TrainConfig
+from .cost import cosine_bytes
 from .graph import CLASS_LOSS, CORRECT, NUM_OUTPUTS, TOTAL_LOSS, embedding_size
 from .losses import make_loss
 from .partial_fc import Centres, PartialFC, Settings, shards
@@ -76,7 +77,10 @@ class PartialFCHead(GraphHead):
         width = loss.centres_per_class * settings.embedding_size
         self._sharding = shards.Sharding(ranks, config.num_classes, settings.update == SPARSE)
         rows, folder = self._sharding.mine.rows, config.run_folder
-        self._centres = Centres(rows, width, config.centres_dtype, folder)
+        images, sampled = config.per_batch_size * ranks.size, int(rows * config.sample_rate)
+        moves_others = not loss.margin_on_target_alone
+        beside = cosine_bytes(images, sampled, loss.centres_per_class, moves_others)
+        self._centres = Centres(rows, width, config.centres_dtype, folder, beside)
         self._head = PartialFC(loss, settings, self._centres, ranks)
         self._seed = config.seed
         self._newest: list = []

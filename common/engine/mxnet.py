@@ -12,6 +12,7 @@ from ..names import DATA, IMAGE_SHAPE
 from . import ops
 from .checkpoint import check_match
 from .contract import check_images
+from .graph import Node, assemble, parse
 from .network import Network, plain_symbol
 
 
@@ -33,7 +34,13 @@ def flatten_before_dense(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
             inputs[0] = [len(nodes) - 1, 0, 0]
         moved.append(len(nodes))
         nodes.append({**node, 'inputs': inputs})
-    return _symbol_of(nodes, moved, graph)
+    new = {
+        'nodes': nodes,
+        'arg_nodes': [moved[index] for index in graph['arg_nodes']],
+        'heads': [[moved[index], *output] for index, *output in graph['heads']],
+        'attrs': graph['attrs'],
+    }
+    return mxnet_symbol(new)
 
 
 def embed_exactly(network: Network, images: np.ndarray) -> np.ndarray:
@@ -51,7 +58,7 @@ def embed_exactly(network: Network, images: np.ndarray) -> np.ndarray:
     (N, D) float64, raw rows
     """
     symbol, arg_params, aux_params = network.in_mxnet()
-    symbol = _without_prelus(_with_wide_edges(symbol))
+    symbol, pixels = _for_float64(symbol)
     args, auxiliary = (
         {name: params[name].astype('float64') for name in names if name != DATA}
         for params, names in (
@@ -60,76 +67,48 @@ def embed_exactly(network: Network, images: np.ndarray) -> np.ndarray:
         )
     )
     data = np.asarray(images).transpose(0, 3, 1, 2)
-    args[DATA] = mx.nd.array(data, dtype='float32' if _float32_of_pixels(symbol) else 'float64')
+    args[DATA] = mx.nd.array(data, dtype=pixels)
     executor = symbol.bind(mx.cpu(), args, grad_req='null', aux_states=auxiliary)
     return executor.forward(is_train=False)[0].asnumpy()
 
 
-def _float32_of_pixels(symbol: 'mx.sym.Symbol') -> bool:
-    """Whether a network computes with constants, which are float32: resizing, whose rounding is
-    meant."""
-    nodes = json.loads(symbol.tojson())['nodes']
-    return any(node['op'] != 'null' and not node['inputs'] for node in nodes)
+def _for_float64(symbol: 'mx.sym.Symbol') -> tuple['mx.sym.Symbol', str]:
+    """The same network where MXNet rounds nothing to float32, and the type of its pixels.
 
-
-def _with_wide_edges(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
-    """The same network with a Cast to float64 wherever what follows from pixels and constants alone
-    meets parameters; as it is where there are no such constants."""
-    if not _float32_of_pixels(symbol):
-        return symbol
-    graph = json.loads(symbol.tojson())
-    nodes, moved, narrow = [], [], []  # narrow: of each old node, whether it stays float32
-    for node in graph['nodes']:
-        inputs = [[moved[index], *rest] for index, *rest in node['inputs']]
-        old = [narrow[index] for index, *_ in node['inputs']]
-        narrow.append(all(old) if node['op'] != 'null' else node['name'] == DATA)
-        for place, stays in enumerate(old):
-            if stays and not narrow[-1]:
-                name, wide = f'{node["name"]}_wide{place}', {'dtype': 'float64'}
-                cast = {'op': 'Cast', 'name': name, 'inputs': [inputs[place]], 'attrs': wide}
-                nodes.append(cast)
-                inputs[place] = [len(nodes) - 1, 0, 0]
-        nodes.append({**node, 'inputs': inputs})
-        moved.append(len(nodes) - 1)
-    return _symbol_of(nodes, moved, graph)
-
-
-def _without_prelus(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
-    """The same network with each PReLU as relu(x) - slope relu(-x): MXNet's own rounds to float32
-    in float64 as well."""
+    PReLU, which MXNet rounds in float64 as well, is relu(x) - slope relu(-x). Constants are float32
+    (of resizing, whose rounding is meant), so what follows from them and pixels alone stays so, and
+    is widened where it meets parameters.
+    """
     values = symbol.get_internals()
     shapes = dict(zip(values.list_outputs(), values.infer_shape(**{DATA: (1, *IMAGE_SHAPE)})[1]))
     graph = json.loads(symbol.tojson())
-    nodes, moved = [], []  # moved: index in the old list -> index in the new one
-
-    def add(op: str, name: str, inputs: list, **attrs: str) -> list:
-        nodes.append({'op': op, 'name': name, 'inputs': inputs, 'attrs': attrs})
-        return [len(nodes) - 1, 0, 0]
-
-    for node in graph['nodes']:
-        name, inputs = node['name'], [[moved[index], *rest] for index, *rest in node['inputs']]
-        if node['op'] == 'LeakyReLU' and node['attrs'].get('act_type') == 'prelu':
-            data, slope = inputs
-            axes = len(shapes[f'{name}_output'])
-            slope = add('Reshape', f'{name}_slope', [slope], shape=str((1, -1, 1, 1)[:axes]))
-            below = add('relu', f'{name}_below', [add('negative', f'{name}_negative', [data])])
-            below = add('broadcast_mul', f'{name}_scaled', [below, slope])
-            add('elemwise_sub', name, [add('relu', f'{name}_above', [data]), below])
-        else:
-            nodes.append({**node, 'inputs': inputs})
-        moved.append(len(nodes) - 1)
-    return _symbol_of(nodes, moved, graph)
+    nodes, heads, attrs = parse(graph, [[] for _ in graph['nodes']], {DATA})
+    narrow = set()
+    if any(node.op != 'null' and not node.inputs for node in nodes):
+        for node in nodes:
+            if narrow.issuperset(source for source, _ in node.inputs):
+                if node.op != 'null' or node.name == DATA:
+                    narrow.add(node)
+                continue
+            for place, entry in enumerate(node.inputs):
+                if entry[0] in narrow:
+                    name = f'{node.name}_wide{place}'
+                    node.inputs[place] = Node('Cast', name, {'dtype': 'float64'}, [entry]), 0
+    for node in nodes:
+        if node.op == 'LeakyReLU' and node.attrs.get('act_type') == 'prelu':
+            _split_prelu(node, len(shapes[f'{node.name}_output']))
+    return mxnet_symbol(assemble(heads, attrs)), 'float32' if narrow else 'float64'
 
 
-def _symbol_of(nodes: list, moved: list, graph: dict) -> 'mx.sym.Symbol':
-    """A symbol of other nodes; `moved` has the new index of each of the graph's."""
-    new = {
-        'nodes': nodes,
-        'arg_nodes': [moved[index] for index in graph['arg_nodes']],
-        'heads': [[moved[index], *output] for index, *output in graph['heads']],
-        'attrs': graph['attrs'],
-    }
-    return mxnet_symbol(new)
+def _split_prelu(node: Node, axes: int) -> None:
+    def part(op: str, name: str, *inputs: tuple, **attrs: str) -> tuple:
+        return Node(op, f'{node.name}_{name}', attrs, list(inputs)), 0
+
+    data, slope = node.inputs
+    slope = part('Reshape', 'slope', slope, shape=str((1, -1, 1, 1)[:axes]))
+    below = part('relu', 'below', part('negative', 'negative', data))
+    below = part('broadcast_mul', 'scaled', below, slope)
+    node.become('elemwise_sub', [part('relu', 'above', data), below])
 
 
 class Embedder:

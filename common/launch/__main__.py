@@ -47,7 +47,8 @@ _MOST_RANKS = 9999  # of a host
 _LAST_PORT = 65535
 _ALIKE = 0.8  # of a misspelt option and ours; no option of a command is so near to one of ours
 _SHELL = 'ssh'
-_OF_BOTH = {'-h', '--help', '--json'}
+_HELP = {'-h', '--help'}
+_OF_BOTH = {*_HELP, '--json'}
 _WRONG_INPUT = 2  # exit code
 
 
@@ -59,7 +60,8 @@ def build_parser() -> console.Parser:
         dest='size',
         default='',
         metavar='N',
-        help='number of ranks; auto: one a CPU of this machine',
+        help='number of ranks; auto: one a CPU of this machine, which alone is slower than one '
+        'process with as many threads',
     )
     add('-H', dest='hosts', default='', metavar='HOST:SLOTS,...', help='hosts; the first is this')
     add('--elastic', action='store_true', help='go on without a rank that was killed')
@@ -181,7 +183,7 @@ def coordinate(options: argparse.Namespace, command: Sequence[str]) -> int:
     stop, attempt = Stop(), 0
     with stop.at_signals():
         code = check_command(command, stop)
-        if code or _OF_BOTH & {*command} - {'--json'}:  # wrong, or its help is all that is wanted
+        if code or _HELP & {*command}:  # wrong, or its help is all that is wanted
             return code
         while True:
             try:

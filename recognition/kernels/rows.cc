@@ -53,14 +53,14 @@ float to_float(Half half) {
 #endif
 }
 
-// Of a value that float16 has.
+// Of a value that float16 has, or no number.
 Half exact_half(float value) {
 #if defined(__F16C__)
   return _cvtss_sh(value, 0);
 #else
   const uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000u;
   const float size = std::fabs(value);
-  if (!(size <= kLargestHalf)) return sign | (size == size ? 0x7c00u : 0x7e00u);
+  if (size != size) return sign | 0x7e00u;
   if (size < kSmallestNormal) return sign | static_cast<uint32_t>(size * 16777216.f);
   return sign | ((bits_of(size) - (112u << 23)) >> kDroppedBits);
 #endif

@@ -78,17 +78,24 @@ class Centres:
     rows : classes
     width : values of a class: the embedding size times the centres of a class
     dtype : of `DTYPES`, in which they are stored; with float16 every update is rounded at random
-    folder : where the two take more than `_MOST_OF_MEMORY` of what is free, they are files mapped
-        into memory there, and a step goes at the disk's pace. None: plain memory in any case.
+    folder : where the two take more than `_MOST_OF_MEMORY` of what is free beside a step, they are
+        files mapped into memory there, and a step goes at the disk's pace. None: plain memory in
+        any case.
+    beside : bytes that a step needs as well
     """
 
     def __init__(
-        self, rows: int, width: int, dtype: str = 'float32', folder: Optional[PathLike] = None
+        self,
+        rows: int,
+        width: int,
+        dtype: str = 'float32',
+        folder: Optional[PathLike] = None,
+        beside: int = 0,
     ):
         self.rows, self.width, self.dtype = rows, width, dtype
         shape = (rows, width)
         size = 2 * rows * width * np.dtype(dtype).itemsize
-        self.on_disk = folder is not None and size > _MOST_OF_MEMORY * free_memory()
+        self.on_disk = folder is not None and size > _MOST_OF_MEMORY * (free_memory() - beside)
 
         def zeros() -> np.ndarray:
             return _mapped(shape, dtype, folder) if self.on_disk else np.zeros(shape, dtype)

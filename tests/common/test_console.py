@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -153,6 +154,15 @@ def test_lines_of_progress_end_where_their_words_end(monkeypatch, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith('test: 1/2 images') and first.endswith(' left')
     assert second.startswith('test: 2/2 images') and second.endswith(' left loss 1')
+
+
+def test_progress_of_nobody_knows_how_much_tells_no_end(monkeypatch, capsys):
+    monkeypatch.setattr(console, '_NON_TTY_LINE_SECONDS', 0)
+    console.set_up_logging()
+    with console.progress(0, 'test', 'rounds') as bar:
+        bar.advance()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r'test: 1 rounds, [\d.]+ rounds/s', line)
 
 
 def test_the_entry_point_lists_commands_and_corrects_names(capsys):

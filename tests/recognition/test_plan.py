@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from ranks_launched import LAUNCHER, environment, needs_horovod
+from vargfacenet.deploy.bench import child, measured
 from vargfacenet.recognition import cost
 from vargfacenet.recognition.config import TrainConfig
 from vargfacenet.recognition.losses import make_loss
@@ -37,7 +38,7 @@ def test_memory_of_a_rank_by_hand():
     held = cost.memory(MANY, activations=1_000_000)
     assert (MANY.rows, MANY.sampled) == (1_562_500, 156_250)
     assert held == {
-        'network: weights, gradients, momenta': 60_000_000,
+        'network: weights, gradients, momenta': 80_000_000,
         'network: layers of a batch, both ways': 256_000_000,
         'centres and momenta': 6_400_000_000,  # 8 * 1,562,500 * 512
         'cosines': 5_120_000_000,  # 4 * 8,192 * 156,250
@@ -64,7 +65,7 @@ def test_the_full_head_sends_its_centres():
     full = cost.Job(classes=1000, ranks=2, batch=8, params=100, embedding_size=4, partial_fc=False)
     (only,) = cost.exchanges(full)
     assert only.sent(2) == 4 * (100 + 1000 * 4 + 1)
-    assert cost.memory(full, 0)['centres, gradients, momenta'] == 12 * 1000 * 4
+    assert cost.memory(full, 0)['centres, gradients, momenta'] == 16 * 1000 * 4
     assert cost.seconds(full, cost.Speeds(1.0, 1e9, 1e9, 1e9, 0.0)).keys() == {
         'network',
         'head: matrix products',
@@ -151,6 +152,19 @@ def test_memory_is_what_a_head_takes(loss, dtype, classes, least):
     assert told['centres and momenta'] == stored
     spare = 16 << 20  # MXNet's and BLAS's own, a block of centres
     assert least * told['cosines'] < peak < told['cosines'] + spare
+
+
+def test_memory_is_what_the_full_head_takes():
+    """Four arrays of C x D, of which one is the Module's own, and two of N x C."""
+    classes, images, size = 100_000, 16, 64
+    found = child.run(
+        measured.measure_head,
+        {'OMP_NUM_THREADS': '1'},
+        **{'classes': classes, 'batch_size': images, 'size': size, 'stock': False, 'rounds': 1},
+    )
+    job = cost.Job(classes, 1, images, 0, size, partial_fc=False)
+    told = sum(cost.memory(job, 0).values())
+    assert 0.9 * told < found['bytes'] < told + (16 << 20)
 
 
 def test_command(run_command):

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from matplotlib.figure import Figure
 from vargfacenet.common.engine import ops
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy.bench import measure
@@ -82,8 +83,18 @@ def test_numbers_that_are_none_are_named(text):
         measure.check_numbers(text, '--batches')
 
 
-def test_a_picture_of_numbers_and_of_names(tmp_path):
-    lines = {'a': ([1, 1000], [1.0, 2.0])}, {'b': (['plain', 'stored'], [1.0, 2.0])}
-    panels = [('title', 'x', 'y', line) for line in lines]
-    measure.plot_lines(tmp_path / 'a.png', panels)
-    assert (tmp_path / 'a.png').stat().st_size > 5000
+def test_a_picture_of_numbers_and_of_names(tmp_path, monkeypatch):
+    """Numbers over hundreds have logarithmic axes, names and others have not."""
+    figures, save = [], Figure.savefig
+
+    def noted(figure, *words, **named):
+        figures.append(figure)
+        save(figure, *words, **named)
+
+    monkeypatch.setattr(Figure, 'savefig', noted)
+    few = [1, 10], [1.0, 2.0]
+    lines = {'a': ([1, 1000], [1.0, 2.0])}, {'b': (['plain', 'stored'], [1.0, 2.0])}, {'c': few}
+    measure.plot_lines(tmp_path / 'a.png', [('title', 'x', 'y', line) for line in lines])
+    scales = [(axis.get_xscale(), axis.get_yscale()) for axis in figures[0].axes]
+    assert scales == [('log', 'log'), ('linear', 'linear'), ('linear', 'linear')]
+    assert (tmp_path / 'a.png').read_bytes().startswith(b'\x89PNG')
