@@ -182,7 +182,7 @@ async def _serve(
     if not is_loopback(args.host):
         log.warning(
             '--host %s: others reach this server; what they send, faces and token, can be read on '
-            'the way unless a reverse proxy with TLS stands in front (docs/deploy.md)',
+            'the way unless a reverse proxy with TLS stands in front (docs/serve.md)',
             args.host,
         )
     log.info('%s   (Ctrl-C stops it)', url)

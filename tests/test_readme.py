@@ -10,9 +10,8 @@ from conftest import ROOT
 from vargfacenet.__main__ import COMMANDS
 from vargfacenet.common.launch.__main__ import build_parser as launcher_parser
 
-README = '\n'.join(
-    path.read_text() for path in (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))
-)
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+README = '\n'.join(path.read_text() for path in PAGES)
 
 
 def shown_commands():
@@ -85,3 +84,40 @@ def test_shown_files_exist():
     assert len(names) > 5
     for name in names:
         assert (ROOT / name).exists(), name
+
+
+def heading_anchors(path):
+    """The anchors that a page's headings have on GitHub."""
+    text = re.sub(r'```.*?```', '', path.read_text(), flags=re.S)
+    return {
+        re.sub(r'[^\w\- ]', '', heading.strip().lower()).replace(' ', '-')
+        for heading in re.findall(r'^#+ (.*)$', text, re.M)
+    }
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """Pages, headings and pictures that the text links to are there."""
+    for link in re.findall(r'\]\(([^)\s]+)\)', page.read_text()):
+        if link.startswith('http'):
+            continue
+        name, _, anchor = link.partition('#')
+        target = page.parent / name if name else page
+        assert target.is_file(), link
+        assert not anchor or anchor in heading_anchors(target), link
+
+
+def test_every_page_is_found_from_the_readme():
+    linked = set(re.findall(r'\]\(docs/(\w+\.md)', PAGES[0].read_text()))
+    of_pages = {
+        link for page in PAGES[1:] for link in re.findall(r'\]\((\w+\.md)', page.read_text())
+    }
+    assert {page.name for page in PAGES[1:]} <= linked | of_pages
+
+
+def test_lines_can_be_read():
+    """No prose runs beyond a screen: 120 columns, but for what cannot be broken."""
+    for page in PAGES:
+        text = re.sub(r'```.*?```', '', page.read_text(), flags=re.S)
+        long = [line for line in text.splitlines() if len(line) > 120 and line[0] != '|']
+        assert not [line for line in long if '](http' not in line], page

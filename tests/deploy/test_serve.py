@@ -393,13 +393,13 @@ def test_the_page_and_its_headers(client):
 
 @pytest.fixture
 def examples(tmp_path, monkeypatch, group):
-    """The code of the section on the API in docs/deploy.md, and the pictures that it names."""
+    """The code of the section on the API in docs/serve.md, and the pictures that it names."""
     monkeypatch.chdir(tmp_path)
     for name, content in (('someone', crop(1)), ('ada', crop(2)), ('a', crop(1)), ('b', crop(2))):
         Path(f'{name}.jpg').write_bytes(content)
     Path('group.jpg').write_bytes(group)
-    text = (ROOT / 'docs' / 'deploy.md').read_text()
-    section = text[text.index('## Web page and API') : text.index('### For others than')]
+    text = (ROOT / 'docs' / 'serve.md').read_text()
+    section = text[: text.index('## For others than')]
     return dict(re.findall(r'```(bash|python)\n((?:curl|import requests).*?)```', section, re.S))
 
 
