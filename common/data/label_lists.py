@@ -17,8 +17,8 @@ from typing import Optional
 from ..console import Parser
 from ..errors import InputError
 from ..files import PathLike, is_file, read_lines
-from .folders import Identity, find_identities
-from .listed import listed_path, split_comma
+from .folders import Identity, find_identities, identity_folders
+from .listed import listed_path, read_people, split_comma
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,17 @@ def source_people(args: argparse.Namespace, left_out: Sequence[Path] = ()) -> li
     if args.source.is_file():
         return read_label_list(args.source, args.root)
     return find_identities(args.source, left_out)
+
+
+def named_people(args: argparse.Namespace) -> list[Identity]:
+    """Those of the source whom the file of --people names; without it everybody."""
+    if args.people and args.source.is_file():
+        raise InputError('--people goes with a FOLDER; take the lines out of the list')
+    wanted = set(read_people(args.people, '--people', args.source, args.allow_unknown))
+    if not args.people:
+        return source_people(args)
+    left_out = [folder for folder in identity_folders(args.source) if folder not in wanted]
+    return source_people(args, left_out)
 
 
 def _is_number(word: str) -> bool:

@@ -21,7 +21,8 @@ from ..parallel import ordered_map
 from .detect import warn_if_unaligned
 from .failed_pairs import FailedPair, remove_failed, write_failed
 from .image import jpeg_crop, read_picture
-from .label_lists import add_source_options, check_root, source_people
+from .label_lists import add_source_options, check_root, named_people
+from .listed import add_people_options
 from .pair_lists import (
     FOLDS,
     MissingPicture,
@@ -83,7 +84,7 @@ def _warn_of_few(out: Path, same: list[bool]) -> None:
 
 def drawn(args: argparse.Namespace) -> tuple[PairList, list[Comparison]]:
     """Pairs drawn from the people of a folder or of a list with labels."""
-    pair_list = draw_pairs(source_people(args), args.count, args.seed, args.folds)
+    pair_list = draw_pairs(named_people(args), args.count, args.seed, args.folds)
     pairs = pair_list.pairs
     return pair_list, [
         Comparison(Path(pair.first[1]), Path(pair.second[1]), pair.same, str(args.source))
@@ -145,6 +146,7 @@ def build_parser(parser: console.Parser) -> None:
         metavar='N',
         help='how many to draw; 0: as many as the pictures make, at most 6,000',
     )
+    add_people_options(parser, '--people', 'names of the people to draw from; else all')
     parser.add_argument('--seed', type=int, default=0, help='of the draw')
     parser.add_argument('--folds', type=int, default=FOLDS, help='folds of what is drawn')
     parser.add_argument(
@@ -168,7 +170,13 @@ def _check(args: argparse.Namespace) -> None:
     check_root(args)
     if args.skip_missing and not args.list:
         raise InputError('--skip-missing is for a list of pairs; what is drawn is there')
-    of_a_draw = {'--pairs': args.count, '--seed': args.seed, '--folds': args.folds - FOLDS}
+    of_a_draw = {
+        '--pairs': args.count,
+        '--people': args.people,
+        '--allow-unknown': args.allow_unknown,
+        '--seed': args.seed,
+        '--folds': args.folds - FOLDS,
+    }
     if args.list and any(of_a_draw.values()):
         given = ' and '.join(flag for flag, value in of_a_draw.items() if value)
         raise InputError(f'{given}: for pairs that are drawn; {args.list} says what is compared')

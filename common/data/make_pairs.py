@@ -17,10 +17,10 @@ from ..errors import InputError
 from ..files import free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
-from .folders import Identity, choose_images, identity_folders
+from .folders import choose_images
 from .image import jpeg_crop, read_picture
-from .label_lists import add_source_options, source_people
-from .listed import add_people_options, read_people
+from .label_lists import add_source_options, named_people
+from .listed import add_people_options
 from .people_sets import (
     SUFFIX,
     PeopleSet,
@@ -53,17 +53,6 @@ def build_parser(parser: console.Parser) -> None:
         '--seed', type=int, default=0, help='draws the pictures of --max-images, and --impostors'
     )
     parser.add_argument('--overwrite', action='store_true', help='replace OUT.npz')
-
-
-def _people(args: argparse.Namespace) -> list[Identity]:
-    """The people whose pictures are compared."""
-    if args.people and args.source.is_file():
-        raise InputError('--people goes with a FOLDER; take the lines out of the list')
-    wanted = set(read_people(args.people, '--people', args.source, args.allow_unknown))
-    if not args.people:
-        return source_people(args)
-    left_out = [folder for folder in identity_folders(args.source) if folder not in wanted]
-    return source_people(args, left_out)
 
 
 def _load(paths: Sequence[Path]) -> list[tuple[bytes, bool]]:
@@ -101,7 +90,7 @@ def run(args: argparse.Namespace) -> dict:
     if args.out.suffix != SUFFIX:
         raise InputError(f'{args.out}: expected a name that ends in {SUFFIX}')
     free_to_write(args.out, args.overwrite)
-    identities = choose_images(_people(args), 1, args.max_images, args.seed)
+    identities = choose_images(named_people(args), 1, args.max_images, args.seed)
     people = np.repeat(np.arange(len(identities)), [len(each.paths) for each in identities])
     check_kinds(people, str(args.source))
     impostors = _drawn(people, args)

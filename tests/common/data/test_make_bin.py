@@ -94,6 +94,7 @@ def test_a_broken_picture_names_line_and_path(folder, tmp_path, run_command):
         (('--root', '.'), '--root . goes with a LIST'),
         (('--pairs', 5, '--folds', 2), '--pairs and --folds: for pairs that are drawn'),
         (('--seed', 1), '--seed: for pairs that are drawn'),
+        (('--people', 'pairs.txt'), '--people: for pairs that are drawn'),
     ],
 )
 def test_options_that_would_be_ignored(words, message, folder, tmp_path, run_command):
@@ -188,6 +189,20 @@ def test_a_set_of_ones_own_people(tmp_path, rng, run_command):
     words = ('make-bin', tmp_path / 'z.lst', tmp_path / 'z.bin', '--root', folder, *options)
     assert run_command(*words)[0] == 0
     assert load(tmp_path / 'z.bin') == (images, same)
+
+
+def test_pairs_of_some_people(tmp_path, rng, run_command):
+    folder = write_folder(tmp_path / 'faces', rng, {f'p{number}': 3 for number in range(8)})
+    chosen = {'p1', 'p3', 'p4', 'p6'}
+    (tmp_path / 'test.txt').write_text('\n'.join(sorted(chosen)))
+    options = ('--people', tmp_path / 'test.txt', '--folds', 2)
+    code, result, _ = run_command('make-bin', folder, tmp_path / 'x.bin', *options)
+    assert code == 0 and result['pictures'] == 12
+    people = {path.read_bytes(): path.parent.name for path in folder.rglob('*.jpg')}
+    assert {people[image] for image in load(tmp_path / 'x.bin')[0]} == chosen
+    (tmp_path / 'test.txt').write_text('p1\nnobody')
+    code, _, err = run_command('make-bin', folder, tmp_path / 'y.bin', *options)
+    assert code == 2 and 'nobody' in err and err.count('\n') == 1
 
 
 def test_photographs_are_warned_of(tmp_path, run_command):
