@@ -27,7 +27,7 @@ os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')  # else a line on stderr at
 if gpu.installed():
     gpu.load_libraries()
 
-with quick_import():
+with quick_import('mxnet'):
     import mxnet as mx
 
 if not mx.__version__.startswith('1.9.'):

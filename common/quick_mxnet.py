@@ -1,24 +1,31 @@
-"""Import MXNet 1.9.1 in less than half of its time: its operators are made when they are called.
+"""Import MXNet 1.9.1 in a fourth of its time: what few need is made, or read, when it is called.
 
 As it is imported MXNet writes the Python source of a function for each of its operators in each of
 its namespaces and compiles it, several thousand in all, and those of `nd` and `sym` again when a
-library of operators is loaded. A network needs a few dozen. And it loads scipy.stats for two
-modules that nothing here uses. Neither can be said by an option, so what MXNet's own modules call
-while they are imported is put in their way.
+library of operators is loaded. A network needs a few dozen. And it loads packages that nothing here
+calls, as GluonCV does, of which the learning rates alone are wanted. Neither can be said by an
+option, so what their modules call while they are imported is put in their way.
 """
 
 import contextlib
 import importlib
+import importlib.abc
 import importlib.machinery
 import sys
 import threading
-from collections.abc import Iterator
+import types
+from collections.abc import Collection, Iterator
 from typing import Callable
 
 _BASE = 'mxnet.base'
 _MAKERS = ('_init_op_module', '_init_np_op_module')  # of _BASE: what makes a namespace's functions
-_LATER = 'scipy.stats'
-_LATER_NAMES = {'mxnet.contrib.quantization': 'stats', 'mxnet.test_utils': 'ss'}  # of _LATER
+# package -> modules that are read when something of them is asked for
+_LATER = {
+    'mxnet': ('mxnet.contrib.onnx', 'requests', 'scipy.sparse', 'scipy.stats'),
+    'gluoncv': ('gluoncv.data', 'gluoncv.loss', 'gluoncv.model_zoo', 'gluoncv.nn', 'requests'),
+}
+# MXNet compares versions by it; setuptools has one of its own, which loads all of setuptools
+_VERSIONS = ('distutils.version', 'distutils')
 
 Make = Callable[[object, str, str], Callable]  # of (handle, name of the operator, of the function)
 
@@ -62,45 +69,88 @@ class _Loader(importlib.machinery.SourceFileLoader):
                 setattr(module, name, _with_later_functions(getattr(module, name)))
 
 
-class _Finder:
-    """Finds _BASE with its loader, and no _LATER, in the thread that made it alone."""
+class _SparseMatrix(type):
+    """What MXNet holds every array against; there is none before scipy.sparse is loaded."""
 
-    def __init__(self):
-        self._thread = threading.get_ident()
+    def __instancecheck__(cls, value: object) -> bool:
+        loaded = sys.modules.get('scipy.sparse')
+        return loaded is not None and isinstance(value, loaded.csr_matrix)
+
+
+class _Later(types.ModuleType):
+    """Stands for a module that is imported when something of it is asked for: by another thread
+    at once, by `thread` when that has imported what it was made for."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.thread = threading.get_ident()
+        if name == 'scipy.sparse':
+            kind = _SparseMatrix('csr_matrix', (), {})
+            self.csr = types.SimpleNamespace(csr_matrix=kind)
+
+    def __getattr__(self, name: str):
+        if threading.get_ident() == self.thread:
+            raise AttributeError(f'module {self.__name__!r} is imported later')
+        self.give_way()
+        return getattr(importlib.import_module(self.__name__), name)
+
+    def give_way(self) -> None:
+        """Let whoever imports the module import it."""
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+            parent, _, own = self.__name__.rpartition('.')
+            if parent == 'scipy':  # of MXNet and GluonCV it stays a part
+                delattr(sys.modules[parent], own)
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """For the thread that made it alone: _BASE with its loader, and what stands for modules."""
+
+    def __init__(self, later: Collection[str]):
+        self._later, self._thread = later, threading.get_ident()
+        self.made: list[_Later] = []
 
     def find_spec(self, name: str, path=None, target=None):
-        if threading.get_ident() != self._thread or name not in (_BASE, _LATER):
+        if threading.get_ident() != self._thread:
             return None
-        if name == _LATER:
-            raise ModuleNotFoundError(f'{name} is imported later', name=name)
+        if name in self._later:
+            return importlib.machinery.ModuleSpec(name, self)
+        if name == 'distutils':
+            return importlib.machinery.PathFinder.find_spec(name)
+        if name != _BASE:
+            return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         spec.loader = _Loader(name, spec.origin)
         return spec
 
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> _Later:
+        self.made.append(_Later(spec.name))
+        return self.made[-1]
 
-class _Later:
-    """A module that is imported when something of it is asked for."""
-
-    def __getattr__(self, name: str):
-        return getattr(importlib.import_module(_LATER), name)
+    def exec_module(self, module: _Later) -> None:
+        """There is nothing to execute yet."""
 
 
 @contextlib.contextmanager
-def quick_import() -> Iterator[None]:
-    """`import mxnet` inside it is quick; where MXNet is imported already nothing happens.
+def quick_import(package: str) -> Iterator[None]:
+    """`import mxnet` or `import gluoncv` inside it is quick; where the package is imported already
+    nothing happens.
 
     The functions of mx.nd, mx.sym, mx.np and mx.npx take and return what they always do; their
     signatures and texts for `help` are not there.
     """
-    if 'mxnet' in sys.modules:
+    if package in sys.modules:
         yield
         return
-    finder = _Finder()
+    finder = _Finder(_LATER[package])
+    others = [name for name in _VERSIONS if name not in sys.modules]
     sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
-    for module, name in _LATER_NAMES.items():
-        if module in sys.modules and getattr(sys.modules[module], name, '') is None:
-            setattr(sys.modules[module], name, _Later())
+        for module in finder.made:
+            module.thread = 0
+            module.give_way()
+        for name in others:
+            sys.modules.pop(name, None)

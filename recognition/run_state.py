@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Optional
 
-from gluoncv.utils.lr_scheduler import LRSequential
-
 from ..common.checked_json import write_checked
 from ..common.engine.model_name import params_path
 from ..common.engine.optimizer_states import read_states, write_states
@@ -38,7 +36,7 @@ from ..common.run_files import (
 from ..common.typed import from_values
 from .config import PARTIAL_FC, TrainConfig
 from .partial_fc.centres_file import centres_path, check_centres
-from .schedules import learning_rate
+from .schedules import LRSequential, learning_rate
 
 log = logging.getLogger(__name__)
 SILENT = logging.getLogger(f'{__name__}.silent')  # for who looks before the run does

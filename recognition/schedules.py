@@ -7,9 +7,11 @@ warm-up; a new one is such a function, registered, and `ByStep` makes it of a fo
 
 from typing import Callable
 
-from gluoncv.utils.lr_scheduler import LRScheduler, LRSequential
-
+from ..common.quick_mxnet import quick_import
 from ..common.registry import Registry
+
+with quick_import('gluoncv'):
+    from gluoncv.utils.lr_scheduler import LRScheduler, LRSequential
 
 SCHEDULES: Registry[Callable[..., LRScheduler]] = Registry('learning-rate schedule')
 POLY_POWER = 2

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from gluoncv.utils.lr_scheduler import LRSequential
-
 from ..common import console
 from ..common.backend import mx, parse_devices
 from ..common.data.left_out import LeftOut
@@ -57,6 +55,7 @@ from .run_state import (
     raw_path,
     remove_checkpoint,
 )
+from .schedules import LRSequential
 from .teacher import EmbeddingSource, StoredTeacher, check_sizes, open_teacher
 from .teacher_file import SUFFIX, TeacherFile
 from .teacher_lift import lifted
