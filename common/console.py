@@ -261,7 +261,11 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f'{message}{self._hint(message)} (see {self.prog} --help)')
 
     def _hint(self, message: str) -> str:
-        """Which option was meant by a misspelt one, where such a one can be at fault."""
+        """What was meant by a misspelt choice, or an option where such a one can be at fault."""
+        chosen = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if chosen:
+            near = nearest(chosen[1], re.findall(r"[^', ]+", chosen[2]), 0.6)
+            return f'; did you mean {near}?' if near else ''
         if not re.search('unrecognized|required', message):
             return ''
         known = list(_options_of(self))

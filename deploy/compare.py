@@ -15,6 +15,7 @@ from ..common import console
 from ..common.engine.engines import AUTO, ENGINES, PRECISIONS
 from ..common.engine.export_record import read_record, weights_name
 from ..common.engine.model_name import resolve
+from ..common.engine.open_model import ONNX, SLIM
 from ..common.engine.options import add_options_or_default
 from ..common.files import input_file
 from .decide import (
@@ -55,12 +56,14 @@ def _engine(args: argparse.Namespace) -> str:
 def _measured_elsewhere(model: str) -> bool:
     """Whether the thresholds of this very file were measured in other engines alone.
 
-    Those of model.onnx do not count: engines agree in float32 to rounding, in int8 they do not.
+    Those of a float32 file do not count: engines agree in float32 to rounding, in int8 they do not.
     """
     path = resolve(model)
     name = weights_name(path)
     rows = read_record(path).get('verification', ())
-    engines = {row['engine'] for row in rows if row['file'] == name != 'model.onnx'}
+    if name in (ONNX, weights_name(SLIM)):
+        return False
+    engines = {row['engine'] for row in rows if row['file'] == name}
     return bool(engines) and _SOON not in engines
 
 

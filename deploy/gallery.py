@@ -468,7 +468,7 @@ class Gallery:
             raise InputError(
                 f'gallery {self.folder} was made with another model (embeddings of '
                 f'{meta["size"]} numbers, fingerprint {meta.get("model", "")[:12]}; this one: '
-                f'{size}, {fingerprint[:12]}); take that model or another gallery'
+                f'{size}, {fingerprint[:12]}); name that one by --model, or take another gallery'
             )
         self._size = int(meta['size'])
         found = gallery_tables.codec_of(self.folder, meta, codec, key)

@@ -5,6 +5,7 @@ MXNet is imported only where it is the engine.
 
 import functools
 import hashlib
+import re
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -198,10 +199,18 @@ def _place(model: str, engine: str) -> _Place:
     if ',' not in model:
         raise InputError(
             f'model {model}: no such export folder; expected one, an .onnx file, or a checkpoint '
-            f'PREFIX,EPOCH'
+            f'PREFIX,EPOCH{_checkpoint_there(path)}'
         )
     prefix, epoch = parse_model(model)
     return _Place(model, False, params_path(prefix, epoch))
+
+
+def _checkpoint_there(prefix: Path) -> str:
+    """The end of a message: the newest checkpoint of `prefix`, if there is one."""
+    pattern = re.compile(re.escape(prefix.name) + r'-(\d{4,})\.params')
+    found = (pattern.fullmatch(path.name) for path in prefix.parent.glob('*.params'))
+    numbers = [int(match[1]) for match in found if match]
+    return f'; did you mean {prefix},{max(numbers)}?' if numbers else ''
 
 
 def _inside(folder: Path, engine: str) -> _Place:
@@ -212,9 +221,9 @@ def _inside(folder: Path, engine: str) -> _Place:
     if reads_onnx and onnx.is_file():
         return _Place(str(onnx), True, onnx)
     if not slim.is_file():
+        example = _checkpoint_there(folder / 'model') or f' such as {folder}/model,9'
         raise InputError(
             f'model {folder} has no {(onnx if reads_onnx else slim).name} and is no export folder; '
-            f'expected one, an .onnx file, or a checkpoint PREFIX,EPOCH such as '
-            f'{folder / "model"},9'
+            f'expected one, an .onnx file, or a checkpoint PREFIX,EPOCH{example}'
         )
     return _Place(str(folder / SLIM), False, slim)

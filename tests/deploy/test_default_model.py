@@ -72,6 +72,7 @@ def test_commands_take_it_where_none_is_named(photos, run_command, tmp_path):
     for one, two, expected in ((first, other, cosine), (first, first, 1)):
         code, result, errors = run_command('compare', one, two)
         assert code == 0 and result['model'] == DEFAULT and result['far'] == rates['far']
+        assert result['backend'] == 'onnxruntime'  # the sooner of two for two pictures
         assert result['cosine'] == pytest.approx(expected, abs=1e-4)
         assert result['threshold'] == verified['thresholds'][str(rates['far'])]
         assert result['same'] is (expected > result['threshold'])

@@ -110,6 +110,14 @@ def test_models_that_are_not_there(model, message, tmp_path, monkeypatch):
         FaceEmbedder(model)
 
 
+def test_a_checkpoint_without_its_number_is_shown_with_it(tmp_path):
+    for number in (3, 12):
+        (tmp_path / f'model-{number:04d}.params').touch()
+    for given in (tmp_path, tmp_path / 'model'):
+        with pytest.raises(InputError, match=f'did you mean {tmp_path}/model,12'):
+            FaceEmbedder(given)
+
+
 def test_a_replaced_file_is_noticed(models, tmp_path):
     folder = export_folder(tmp_path)
     (folder / 'model.onnx').write_bytes((models[0] / 'model.onnx').read_bytes() + b'\0')
