@@ -1,60 +1,33 @@
-"""The configuration of a training run: resolved once, frozen, saved with every checkpoint.
+"""The configuration of a training run: frozen, saved with every checkpoint; `configure` makes it.
 
 Each field says of itself what it is: the command line, the checks, the keys of the preset tables
 and what may change on resume come from the fields.
 """
 
 import argparse
-import contextlib
 import json
-import logging
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..common.backend import parse_devices
 from ..common.console import Parser
-from ..common.data.records import open_records
-from ..common.engine.model_name import parse_model
-from ..common.errors import InputError
-from ..common.options import (
-    NOT_NEGATIVE,
-    SHARE,
-    Rule,
-    defaults_of,
-    integer,
-    option,
-    parse,
-    positive,
-    rules_of,
-)
-from ..common.registry import Registry, unknown_name
+from ..common.options import NOT_NEGATIVE, SHARE, Rule, defaults_of, integer, option, positive
+from ..common.registry import Registry
 from ..common.typed import from_values
-from ..symbol import get_symbol, list_networks, parse_options
+from ..symbol import list_networks
 from . import presets
-from .augmentations import (
-    AUGMENTATIONS,
-    COMBINATIONS,
-    make_augmentations,
-    names_of,
-    parse_augmentation_options,
-)
-from .distillation import DISTILLATION_LOSSES, DistillationLoss, make_distillation_loss
+from .augmentations import AUGMENTATIONS, COMBINATIONS
+from .distillation import DISTILLATION_LOSSES, DistillationLoss
 from .distillation.angular import FORMS
-from .losses import LOSSES, ClassificationLoss, check_additions, make_loss
-from .partial_fc import DENSE, DTYPES, UPDATES, check_loss, check_room
-from .processes import HOROVOD, KVSTORES
+from .losses import LOSSES
+from .partial_fc import DTYPES, UPDATES
+from .processes import KVSTORES
 from .schedules import SCHEDULES
 from .views import MOST_VIEWS
 
-log = logging.getLogger(__name__)
-
-WARMUP_SHARE = 0.05  # of all steps, when nothing is asked for
 STATISTICS = 'statistics'
 FULL, PARTIAL_FC = HEADS = ('full', 'partial-fc')
-
-LONGEST_WARMUP_SHARE = 0.1  # of all steps: what a table asks for was meant for a whole run
 
 WHAT, DATA, RUN, WATCH, DISTILL = (
     'what is trained',
@@ -471,12 +444,6 @@ class Request:
 
 # what a row of a table, or the command line, may set
 SETTINGS = {field.name: field for table in (TrainConfig, Request) for field in fields(table)}
-# of which a command line may give one
-_EITHER = (
-    ('resume', 'overwrite'),
-    ('epochs', 'steps'),
-    ('per_batch_size', 'global_batch_size'),
-)
 # fields that the command line gives as KEY=VALUE words
 OPTION_WORDS = ('network_options', 'loss_options', 'distill_options', 'augment_options')
 
@@ -539,335 +506,3 @@ def bare(**values: Any) -> TrainConfig:
     names = {field.name for field in fields(TrainConfig)}
     known = {name: value for name, value in presets.default.items() if name in names}
     return TrainConfig(**{**empty, **known, **values})
-
-
-def _merge(tables, given: dict[str, Any]) -> dict[str, Any]:
-    """default < recipe < dataset < network < loss < command line, options of both merged."""
-    values = dict(tables.default)
-    if given.get('recipe'):
-        values.update(presets.entry(tables, 'recipe', given['recipe']))
-    chosen = {table: given.get(table, values[table]) for table in ('dataset', 'network', 'loss')}
-    data_name = values['dataset'] = chosen['dataset']
-    values.update(presets.entry(tables, 'dataset', data_name))
-    if 'data_dir' in given:
-        values.pop('num_classes', None)  # what the row expects of its own folder
-        values['val_targets'] = ()
-        if 'dataset' not in given:
-            data_name = Path(given['data_dir']).resolve().name
-    for table, known in (('network', list_networks()), ('loss', LOSSES.names())):
-        name = chosen[table]
-        values.update({table: name, table + '_options': {}})
-        if name in tables[table]:
-            values.update(tables[table][name])
-        elif name not in known:
-            raise unknown_name(table, name, {*tables[table], *known})
-    values['name'] = '-'.join([chosen['network'], chosen['loss'], data_name])
-    if 'steps' in given:
-        values.pop('epochs', None)
-    if 'per_batch_size' in given:
-        values.pop('global_batch_size', None)
-    merged = {'dataset', 'network', 'loss', *OPTION_WORDS}
-    values.update({name: value for name, value in given.items() if name not in merged})
-    return values
-
-
-def _words(given: dict[str, Any]) -> dict[str, list[str]]:
-    """The KEY=VALUE words of the command line; of one that is given twice the last counts, as with
-    all other options here."""
-    return {
-        name: list({word.partition('=')[0]: word for word in given.get(name, [])}.values())
-        for name in OPTION_WORDS
-    }
-
-
-def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
-    """Put the KEY=VALUE words of the command line over the tables' options, and try them all."""
-    words = _words(given)
-    options = parse_options(values['network'], words['network_options'])
-    values['network_options'] = {**values['network_options'], **options}
-    get_symbol(values['network'], **values['network_options'])
-    loss = LOSSES.get(values['loss'])
-    options = parse(
-        'loss', values['loss'], words['loss_options'], defaults_of(loss), rules_of(loss)
-    )
-    values['loss_options'] = {**values['loss_options'], **options}
-    loss = make_loss(values['loss'], values['loss_options'])
-    _read_distillation(values, words)
-    if values.get('freeze', '') not in ('', STATISTICS) and not loss.centres_per_class:
-        raise InputError(
-            f'--freeze {values["freeze"]}: --loss {values["loss"]} has no class centres to learn '
-            'or to keep; choose another loss'
-        )
-    additions = [values.get(name, 0.0) for name in ('label_smoothing', 'regular_face')]
-    if any(additions) and not values.get('classification', True):
-        raise InputError(
-            '--label-smoothing and --regular-face are parts of the classification loss, and this '
-            'run has none; leave them out'
-        )
-    check_additions(loss, *additions)
-    _check_head(values, loss)
-
-
-def _check_head(values: dict[str, Any], loss: ClassificationLoss) -> None:
-    """InputError for what the head of the run has no place for."""
-    kinds = {field.name: field.default for field in fields(TrainConfig)}
-    of_partial_fc = ('sample_rate', 'partial_fc_update', 'centres_dtype', 'interclass_filter')
-    if values.get('head', FULL) == FULL:
-        for name in of_partial_fc:
-            if values.get(name, kinds[name]) != kinds[name]:
-                raise InputError(f'{flag_of(name)} {values[name]}: is for --head partial-fc')
-        return
-    check_loss(loss, values['loss'])
-    without = ('label_smoothing', 'regular_face', 'freeze', 'clip_gradient', 'classification')
-    for name in (*without, 'accumulate'):
-        if values.get(name, kinds[name]) not in (kinds[name], STATISTICS):
-            raise InputError(
-                f'--head partial-fc has no place for {flag_of(name)} {values[name]}; leave it out'
-                if name != 'classification'
-                else '--head partial-fc is a classification loss, and this run has none'
-            )
-
-
-def _read_distillation(values: dict[str, Any], words: dict[str, list]) -> None:
-    """The same for the loss of a run with a teacher."""
-    if not values.get('teacher'):
-        return
-    name = values.setdefault('distill', 'angular')
-    kind = DISTILLATION_LOSSES.get(name)
-    values.setdefault('alpha', kind.default_alpha)
-    if kind.classifies:
-        values['classification'] = False
-    if values.get('form'):
-        words['distill_options'] = [*words['distill_options'], f'form={values["form"]}']
-    options = parse(
-        'distillation', name, words['distill_options'], defaults_of(kind), rules_of(kind)
-    )
-    options = {**values.get('distill_options', {}), **options}
-    values['distill_options'] = asdict(make_distillation_loss(name, options))
-
-
-def _read_augmentations(values: dict[str, Any], words: list[str]) -> None:
-    """Make the augmentations, so that all their options are known; InputError where they do not
-    suit the loss."""
-    augment = values['augment']
-    names = names_of(augment)
-    # a table's options are those of its own --augment
-    options = {
-        key: value
-        for key, value in values.get('augment_options', {}).items()
-        if key.partition('.')[0] in names
-    }
-    options.update(parse_augmentation_options(augment, words))
-    augmentations = make_augmentations(augment, options)
-    values['augment_options'] = augmentations.options
-    loss = DISTILLATION_LOSSES.get(values['distill']) if values.get('teacher') else None
-    labels = values.get('classification', True) or loss is None or loss.needs_labels
-    if augmentations.mixes and labels:
-        raise InputError(
-            f'--augment {augment} shows two people in one picture, which has no class; it is for '
-            '`distill --no-classification` with a loss that needs no labels'
-        )
-
-
-def _check(values: dict[str, Any]) -> None:
-    """Ranges of what the user gave; InputError for the first that is out."""
-    for name in sorted(values.keys() - SETTINGS.keys()):
-        raise unknown_name('setting in the tables', name, SETTINGS)
-    for name, value in values.items():
-        rule, choices = (SETTINGS[name].metadata.get(key) for key in ('rule', 'choices'))
-        if rule and not rule.test(value):
-            raise InputError(f'{flag_of(name)} {value}: must be {rule.expected}')
-        if choices and value not in choices:
-            raise unknown_name(flag_of(name), value, choices)
-    if values.get('freeze') and not values.get('pretrained'):
-        raise InputError(f'--freeze {values["freeze"]} needs --pretrained: what is to be kept')
-    keeps_part = values.get('freeze', '') not in ('', STATISTICS)
-    if keeps_part and not values.get('classification', True):
-        raise InputError(
-            f'--freeze {values["freeze"]} is for runs with a classification loss, whose centres '
-            'are what it keeps or leaves to learn'
-        )
-    if values.get('sync_bn') and values.get('freeze', '') in ('backbone', STATISTICS):
-        raise InputError(
-            f'--sync-bn: with --freeze {values["freeze"]} no BatchNorm takes the statistics of a '
-            'batch; leave it out'
-        )
-    if values.get('lr_steps') and values['lr_mode'] != 'step':
-        raise InputError(f'--lr-steps needs --lr-mode step (it is {values["lr_mode"]!r})')
-    if values['lr_mode'] == 'step' and not values.get('lr_steps'):
-        raise InputError("--lr-mode step needs --lr-steps, e.g. '--lr-steps 100000,160000'")
-
-
-def parse_steps(text: str) -> tuple[int, ...]:
-    """'100000,160000' -> (100000, 160000); raises InputError for anything else."""
-    try:
-        steps = tuple(int(step) for step in text.split(','))
-    except ValueError:
-        raise InputError(f'--lr-steps {text!r}: expected steps like 100000,160000') from None
-    if list(steps) != sorted(set(steps)) or steps[0] <= 0:
-        raise InputError(f'--lr-steps {text!r}: must be positive and ascending')
-    return steps
-
-
-def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
-    """Tables and command line as checked values, before any data set is looked at.
-
-    Parameters
-    ----------
-    args : of a parser that `add_arguments` filled
-    extra : fields laid over everything else
-
-    Raises
-    ------
-    InputError as `resolve`, but for what only the data set can tell.
-    """
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    for one, other in _EITHER:
-        if given.get(one) and given.get(other):
-            raise InputError(f'{flag_of(one)} and {flag_of(other)}: give one of the two')
-    if given.get('batch_may_change') and not given.get('resume'):
-        raise InputError('--batch-may-change belongs to --resume')
-    tables = presets.load_tables(given.get('config', ''))
-    try:
-        values = {**_merge(tables, given), **extra}
-        if isinstance(values.get('lr_steps'), str):
-            values['lr_steps'] = parse_steps(values['lr_steps'])
-        if isinstance(values.get('val_targets'), str):
-            values['val_targets'] = tuple(filter(None, values['val_targets'].split(',')))
-        _check(values)
-        _read_options(values, given)
-        values['table_warmup'] = 'warmup_steps' in values and 'warmup_steps' not in given
-        _read_augmentations(values, _words(given)['augment_options'])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f'{given.get("config") or "presets"}: a table lacks an entry or has one of a wrong '
-            f'type: {type(error).__name__}: {error}'
-        ) from None
-    for name in ('pretrained', 'teacher'):  # what `latest` is now, not at another time
-        if str(values.get(name, '')).endswith((',latest', ',best')):
-            values[name] = '{},{}'.format(*parse_model(values[name]))
-    values['num_devices'] = len(parse_devices(values['devices']))
-    return values
-
-
-def _data_size(values: dict[str, Any]) -> tuple[int, int]:
-    """(classes, images) of the data set; InputError for one that cannot be trained on."""
-    with contextlib.closing(open_records(values['data_dir'])) as records:
-        num_classes, num_images = records.num_classes, records.num_images
-        path = records.source
-    expected = values.get('num_classes', num_classes)
-    if expected != num_classes:
-        raise InputError(
-            f'{values["data_dir"]}/property says {num_classes} classes, '
-            f'the preset {values["dataset"]!r} expects {expected}'
-        )
-    distill = values['distill'] if values.get('teacher') else ''
-    needs_labels = bool(distill) and DISTILLATION_LOSSES.get(distill).needs_labels
-    if values.get('classification', True) or needs_labels:
-        if num_classes < 2:
-            kind = f'--distill {distill}' if needs_labels else 'a classification loss'
-            raise InputError(
-                f'{path} holds {("no classes", "one class")[num_classes]}, of which {kind} '
-                'learns nothing; it takes at least two people, a folder each (distil with '
-                '--no-classification and --distill angular to learn from pictures without names)'
-            )
-        if num_classes > num_images:
-            raise InputError(
-                f'{values["data_dir"]}/property says {num_classes} classes, but {path.name} holds '
-                f'{num_images} images; it is the property of another data set'
-            )
-    return num_classes, num_images
-
-
-def _check_sample(values: dict[str, Any], num_classes: int, num_workers: int) -> None:
-    """InputError where a sample of a rank's classes has no room for those of a step."""
-    if values.get('head', FULL) == FULL:
-        return
-    if values['num_devices'] > 1 or (num_workers > 1 and values['kvstore'] != HOROVOD):
-        raise InputError(
-            '--head partial-fc takes one device a process, and several processes by '
-            'recognition/train_multi.sh alone'
-        )
-    dense = values.get('partial_fc_update') == DENSE
-    images = values['per_batch_size'] * num_workers
-    check_room(values.get('sample_rate', 1.0), num_classes, num_workers, images, dense)
-
-
-def _check_sync(values: dict[str, Any], num_workers: int) -> None:
-    """InputError where BatchNorms of one run have no way to each other."""
-    if not values.get('sync_bn'):
-        return
-    if values['num_devices'] > 1 or (num_workers > 1 and values['kvstore'] != HOROVOD):
-        raise InputError(
-            '--sync-bn takes one device a process, and several processes by '
-            'recognition/train_multi.sh alone'
-        )
-
-
-def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
-    """Settings and their data set -> one frozen configuration; see `resolve`."""
-    values = dict(values)
-    num_classes, num_images = _data_size(values)
-    devices = values['num_devices'] * num_workers
-    passes = devices * values.get('accumulate', 1)
-    if 'global_batch_size' in values:
-        values['per_batch_size'], rest = divmod(values['global_batch_size'], passes)
-        if (rest and not values.get('batch_may_change')) or not values['per_batch_size']:
-            raise InputError(
-                f'{values["global_batch_size"]} images a step do not fall into {passes} equal '
-                f'parts (devices x workers x --accumulate); give a --per-batch-size'
-            )
-        if rest:  # no warning, which every rank would show
-            log.info(
-                '%d images a step do not fall into %d equal parts: a step has %d',
-                *(values['global_batch_size'], passes, passes * values['per_batch_size']),
-            )
-    step_images = values['per_batch_size'] * passes
-    if num_images < step_images:
-        raise InputError(
-            f'{values["data_dir"]} holds {num_images} images, fewer than one step of '
-            f'{step_images}; choose a smaller --per-batch-size'
-        )
-    _check_sample(values, num_classes, num_workers)
-    _check_sync(values, num_workers)
-    total = values.get('steps') or values['epochs'] * (num_images // step_images)
-    if values.get('table_warmup'):
-        longest = int(LONGEST_WARMUP_SHARE * total)
-        values['warmup_steps'] = min(values['warmup_steps'], longest)
-    elif values.get('warmup_steps', 0) >= total:
-        raise InputError(
-            f'--warmup-steps {values["warmup_steps"]}: must be below the {total} steps of the run'
-        )
-    missing = {
-        'warmup_steps': int(WARMUP_SHARE * total),
-        'pretrained': '',
-        'lr_steps': (),
-        'threads': 0,
-    }
-    values = {
-        **missing,
-        **values,
-        'num_classes': num_classes,
-        'num_images': num_images,
-        'num_workers': num_workers,
-        'total_steps': total,
-        'val_targets': tuple(values['val_targets']),
-    }
-    names = {field.name for field in fields(TrainConfig)}
-    return TrainConfig(**{name: value for name, value in values.items() if name in names})
-
-
-def resolve(args: argparse.Namespace, num_workers: int = 1, **extra: Any) -> TrainConfig:
-    """Tables, data set and command line -> one frozen configuration.
-
-    Parameters
-    ----------
-    args : of a parser that `add_arguments` filled
-    num_workers : processes of the run
-    extra : fields laid over everything else (distillation's)
-
-    Raises
-    ------
-    InputError for unknown names, values out of range, a data set that is missing or disagrees.
-    """
-    return configure(settings(args, **extra), num_workers)

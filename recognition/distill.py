@@ -19,7 +19,8 @@ from ..common.files import input_file
 from ..eval.verification import VerificationResult, verify
 from ..symbol import get_symbol
 from .augmentations import make_augmentations
-from .config import DATA, DISTILL, RUN, WATCH, WHAT, TrainConfig, add_arguments, configure, settings
+from .config import DATA, DISTILL, RUN, WATCH, WHAT, TrainConfig, add_arguments
+from .configure import configure, settings
 from .distillation import DISTILLATION_LOSSES
 from .graph import embedding_size
 from .hooks import load_targets

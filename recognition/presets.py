@@ -1,6 +1,6 @@
 """Presets by name, as EasyDict tables: `network`, `dataset`, `loss`, `recipe`, `default`.
 
-The tables are data and are never changed by the program. `config.resolve` merges them once, in
+The tables are data and are never changed by the program. `configure.resolve` merges them once, in
 the order default < recipe < dataset < network < loss < command line, into a frozen `TrainConfig`.
 A user's own file (`--config FILE`) is Python that fills tables of the same names, which are laid
 over these, and may register losses, distillation losses, augmentations, learning-rate schedules

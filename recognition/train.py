@@ -10,7 +10,8 @@ import sys
 from typing import Any, Optional
 
 from ..common import console
-from .config import TrainConfig, add_arguments, configure, settings
+from .config import TrainConfig, add_arguments
+from .configure import configure, settings
 from .processes import connect, join, leaving_at_once
 from .results import print_results
 from .synthetic import make_if_missing

@@ -24,7 +24,8 @@ from ...eval.all_pairs import FARS
 from ...eval.report.page import Section, page
 from ...eval.targets import resolve_sets, resolve_targets
 from ...symbol import get_symbol
-from ..config import TrainConfig, configure, settings
+from ..config import TrainConfig
+from ..configure import configure, settings
 from ..views import read_views
 from . import plan, results
 from .page import all_claims, lead, sections, show

@@ -7,15 +7,14 @@ import json
 import pytest
 from vargfacenet.common.console import Parser
 from vargfacenet.common.errors import InputError
-from vargfacenet.recognition import config as config_module
-from vargfacenet.recognition import presets
+from vargfacenet.recognition import configure, presets
 from vargfacenet.recognition.config import (
     SETTINGS,
     TrainConfig,
     add_arguments,
     flag_of,
-    resolve,
 )
+from vargfacenet.recognition.configure import resolve
 
 NEWER_FIELDS = (
     'shuffle',
@@ -110,7 +109,7 @@ def test_epochs_become_steps(patterns):
 def test_images_that_do_not_divide_are_told(patterns, monkeypatch):
     """16 of three workers: refused, or with --batch-may-change 15, before any checkpoint too."""
     told = []
-    monkeypatch.setattr(config_module.log, 'info', lambda form, *args: told.append(form % args))
+    monkeypatch.setattr(configure.log, 'info', lambda form, *args: told.append(form % args))
     words = ['--data-dir', patterns, '--global-batch-size', 16]
     with pytest.raises(InputError, match='16 images a step do not fall into 3 equal parts'):
         resolve(parse(*words), num_workers=3)

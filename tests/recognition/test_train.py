@@ -25,7 +25,8 @@ from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.model_name import parse_model
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
-from vargfacenet.recognition.config import add_arguments, resolve
+from vargfacenet.recognition.config import add_arguments
+from vargfacenet.recognition.configure import resolve
 from vargfacenet.recognition.data import FaceRecordIter, epoch_order
 from vargfacenet.recognition.graph import training_module
 from vargfacenet.recognition.run_state import checkpoint_numbers, load_state

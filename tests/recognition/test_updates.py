@@ -14,7 +14,8 @@ from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
 from vargfacenet.eval.datasets import load_bin
 from vargfacenet.eval.verification import verify
-from vargfacenet.recognition.config import add_arguments, resolve
+from vargfacenet.recognition.config import add_arguments
+from vargfacenet.recognition.configure import resolve
 from vargfacenet.recognition.data import FaceRecordIter
 from vargfacenet.recognition.run_state import raw_path, remove_checkpoint
 from vargfacenet.recognition.updates import clipping_updater
