@@ -17,7 +17,9 @@ def plot_curves(folder: Path, title: str) -> Path:
     rows = read_history(folder)
     logged = [row for row in rows if row.keys() >= _LOGGED]
     targets = sorted({name for row in rows for name in row if name.endswith('_accuracy')})
-    figure = Figure(figsize=(12, 3.5), layout='constrained')
+    figure = Figure(figsize=(12, 3.5))
+    # fixed: to find places by what is drawn takes as long as to draw it
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.14, top=0.88, wspace=0.22)
     loss_axis, rate_axis, accuracy_axis = figure.subplots(1, 3)
     steps = [row['step'] for row in logged]
     for name in ('loss', 'class_loss', 'distill_loss'):
