@@ -7,6 +7,7 @@ warm-up; a new one is such a function, registered, and `ByStep` makes it of a fo
 
 from typing import Callable
 
+from ..common.errors import RunError
 from ..common.quick_mxnet import quick_import
 from ..common.registry import Registry
 
@@ -79,5 +80,11 @@ def learning_rate(
     # counted from the end of warm-up there, from the start of the run here
     after_warmup = tuple(step - warmup_steps for step in steps)
     num_steps = max(2, total_steps - warmup_steps)
-    parts.append(SCHEDULES.get(mode)(lr, num_steps, after_warmup, factor))
+    schedule = SCHEDULES.get(mode)(lr, num_steps, after_warmup, factor)
+    if not isinstance(schedule, LRScheduler):
+        raise RunError(
+            f'--lr-mode {mode} gave {type(schedule).__name__}; expected an LRScheduler, such as '
+            f'ByStep(formula, num_steps)'
+        )
+    parts.append(schedule)
     return LRSequential(parts)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ..console import Parser, check_ranges
-from ..errors import InputError
+from ..errors import InputError, RunError
 from ..files import PathLike
 from .detectors import DEFAULT, DETECTORS, Faces, detector_kind
 from .image import decode_rgb, has_crop_size, middle_crop, read_picture
@@ -67,9 +67,18 @@ class FaceDetector:
             self._detector.expect_many()
 
     def detect(self, image: np.ndarray) -> Faces:
-        """Find faces in a (H, W, 3) uint8 RGB picture, largest first."""
+        """Find faces in a (H, W, 3) uint8 RGB picture, largest first.
+
+        Raises RunError for a detector whose answer is not of the shapes that `Faces` tells.
+        """
         image, scale = within_side(image, self._side)
-        boxes, scores, landmarks = self._detector.find(image)
+        boxes, scores, landmarks = (np.asarray(part) for part in self._detector.find(image))
+        shapes, count = [part.shape for part in (boxes, scores, landmarks)], len(boxes)
+        if shapes != [(count, 4), (count,), (count, 5, 2)]:
+            raise RunError(
+                f'detector {self.name} gave boxes, scores and landmarks of the shapes '
+                f'{", ".join(map(str, shapes))}; expected (N, 4), (N,), (N, 5, 2)'
+            )
         order = np.argsort(-boxes[:, 2:].prod(axis=1), kind='stable')
         order = order[scores[order] >= self._min_score]
         return Faces(boxes[order] / scale, scores[order], landmarks[order] / scale)

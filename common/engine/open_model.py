@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import flops
 from ..console import ProgressBar
-from ..errors import InputError
+from ..errors import InputError, RunError
 from ..files import PathLike, input_file, sha256
 from .checkpoint import load_embedding
 from .contract import Contract, override, read_contract
@@ -97,9 +97,16 @@ class OpenModel:
 
         Raises
         ------
-        InputError for another dtype or shape.
+        InputError for another dtype or shape. RunError for an engine that gives others.
         """
-        return self.engine.embed(images, progress)
+        rows = self.engine.embed(images, progress)
+        expected = (len(images), self.embedding_size)
+        if np.shape(rows) != expected:
+            raise RunError(
+                f'engine {self.engine_name} gave embeddings of the shape {np.shape(rows)}; '
+                f'expected {expected}'
+            )
+        return rows
 
     def count(self) -> flops.Count:
         """FLOPs of one image and parameters, as the organisers of the LFR challenge count them."""

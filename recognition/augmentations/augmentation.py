@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from ...common.errors import InputError
+from ...common.errors import InputError, RunError
 from ...common.options import Rule, check, defaults_of, parse, rules_of
 from ...common.registry import Registry, unknown_name
 
@@ -120,7 +120,12 @@ class Augmentations:
         ----------
         bgr, mirrored, draws : as `Augmentation.change`, with `num_draws` numbers
         another : uniform number in [0, 1) -> crop of the picture of the data set at that share
+
+        Raises
+        ------
+        RunError for an augmentation that gives no uint8 array of the crop's shape.
         """
+        shape = bgr.shape
         for number, part in enumerate(self.parts):
             own = draws[number * NUM_DRAWS : (number + 1) * NUM_DRAWS]
             if part.mixes:
@@ -128,6 +133,11 @@ class Augmentations:
             else:
                 bgr = part.change(bgr, mirrored and part.mirrors, own)
                 mirrored = mirrored and not part.mirrors
+            if not isinstance(bgr, np.ndarray) or (bgr.shape, bgr.dtype) != (shape, np.uint8):
+                given = f'{getattr(bgr, "dtype", type(bgr).__name__)} {np.shape(bgr)}'
+                raise RunError(
+                    f'augmentation {self.names[number]} gave {given}; expected uint8 {shape}'
+                )
         return bgr
 
 

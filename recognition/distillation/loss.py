@@ -49,7 +49,7 @@ class DistillationLoss:
     def loss(self, pair: Pair) -> 'mx.sym.Symbol':
         """L_s of every image, (N,) float32; the trainer takes alpha times its mean (VarGFaceNet,
         arXiv:1910.04985, Eq. 7). A loss of the batch as a whole gives every image the same."""
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} has neither loss nor terms of its own')
 
     def terms(self, pair: Pair) -> Terms:
         """L_s and what else a loss has; a loss that has no more leaves this as it is."""

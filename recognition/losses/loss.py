@@ -84,7 +84,7 @@ class ClassificationLoss:
 
     def logits(self, head: Head) -> 'mx.sym.Symbol':
         """(N, C) float32, the target's margin already in it."""
-        raise NotImplementedError
+        raise NotImplementedError(f'{type(self).__name__} has neither logits nor terms of its own')
 
     def all_logits(self, head: Head) -> Logits:
         """The logits and what else a loss has; one that has no more leaves this as it is."""

@@ -4,7 +4,8 @@ import math
 import pickle
 
 import pytest
-from vargfacenet.recognition.schedules import learning_rate
+from vargfacenet.common.errors import RunError
+from vargfacenet.recognition.schedules import SCHEDULES, learning_rate
 
 
 def closed_form(mode, step, lr, total, warmup, steps=(), factor=0.1):
@@ -41,3 +42,9 @@ def test_a_function_of_the_step_alone():
 def test_very_short_runs(total, warmup):
     lr_at = learning_rate('cosine', 0.1, total, warmup)
     assert all(0 <= lr_at(step) <= 0.1 for step in range(total + 2))
+
+
+def test_what_is_no_schedule_is_named(monkeypatch):
+    monkeypatch.setattr(SCHEDULES, 'get', lambda mode: lambda *numbers: lambda step: 0.1)
+    with pytest.raises(RunError, match='--lr-mode mine gave function; expected an LRScheduler'):
+        learning_rate('mine', 0.1, 100)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pictures import encoded, scene
 from vargfacenet.common.data.detect import FaceDetector, choose
-from vargfacenet.common.data.detectors import DETECTORS, detector_kind
+from vargfacenet.common.data.detectors import DETECTORS, Faces, detector_kind, no_faces
 from vargfacenet.common.data.image import decode_rgb
-from vargfacenet.common.errors import InputError
+from vargfacenet.common.errors import InputError, RunError
 
 POINTS = ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')
 PHOTOS = os.environ.get('VARGFACENET_TEST_PHOTOS')
@@ -244,3 +244,16 @@ def test_yunets_points_are_those_of_mtcnn():
         assert same_faces(file, images, 0.6) >= len(images)
     assert detector_kind(files[0])[0].title == 'YuNet'
     assert cv2.__version__ < '5'
+
+
+def test_answers_of_other_shapes_are_named(monkeypatch):
+    detector = FaceDetector()
+    picture = np.zeros((40, 60, 3), np.uint8)
+    wrong = Faces(np.zeros((2, 4)), np.ones(2), np.zeros((2, 3, 2)))
+    monkeypatch.setattr(detector._detector, 'find', lambda image: wrong)
+    with pytest.raises(
+        RunError, match=r'detector mtcnn .* \(2, 4\), \(2,\), \(2, 3, 2\); expected'
+    ):
+        detector.detect(picture)
+    monkeypatch.setattr(detector._detector, 'find', lambda image: no_faces())
+    assert len(detector.detect(picture).scores) == 0

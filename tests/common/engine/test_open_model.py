@@ -435,3 +435,10 @@ def test_a_published_model_resaved(engine, changes, preprocessing, published, fa
         model = change(model)
     result = opened(model, tmp_path / 'other.onnx', engine, preprocessing=preprocessing)
     np.testing.assert_allclose(_row(result, faces), expected, rtol=0, atol=1e-4)
+
+
+def test_an_engine_of_other_shapes_is_named(monkeypatch, case, tmp_path):
+    model = opened(case[1], tmp_path / 'mine.onnx', 'onnxruntime')
+    monkeypatch.setattr(model.engine, 'embed', lambda images, progress: np.zeros((3, 5)))
+    with pytest.raises(RunError, match=rf'engine {model.engine_name} gave .* \(3, 5\); expected'):
+        model.embed(np.zeros((2, 112, 112, 3), np.uint8))

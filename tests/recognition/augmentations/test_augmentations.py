@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 from pictures import picture
-from vargfacenet.common.errors import InputError
+from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.common.options import defaults_of
 from vargfacenet.recognition.augmentations import (
     AUGMENTATIONS,
     COMBINATIONS,
     NUM_DRAWS,
+    Augmentation,
+    Augmentations,
     make_augmentations,
     parse_augmentation_options,
 )
@@ -316,3 +318,23 @@ def test_colour_changes_one_at_a_time():
     np.testing.assert_allclose(colours((0.5, 1.0, 0.5, 0.5), bgr), 127.5 + 1.2 * (bgr - 127.5))
     np.testing.assert_allclose(colours((0.5, 0.5, 0.0, 0.5), bgr), grey + 0.6 * (bgr - grey))
     np.testing.assert_allclose(colours((0.5, 0.5, 0.9, 0.05), bgr), [grey] * 3)
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        (lambda bgr: bgr / 255, r'augmentation mine gave float64 \(112, 112, 3\)'),
+        (lambda bgr: bgr[:50], r'augmentation mine gave uint8 \(50, 112, 3\)'),
+        (lambda bgr: None, r'augmentation mine gave NoneType \(\)'),
+    ],
+)
+def test_what_is_no_crop_is_named(change, told, bgr):
+    """OpenCV would leave the row of another picture where it was, without a word."""
+
+    class Mine(Augmentation):
+        def change(self, bgr, mirrored, draws):
+            return change(bgr)
+
+    mine = Augmentations(('mine',), (Mine(),))
+    with pytest.raises(RunError, match=told):
+        mine.change(bgr, False, MIDDLE, no_other)
