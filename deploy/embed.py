@@ -179,8 +179,8 @@ def _run_pictures(
     tally, rate = _embed_all(args, listed, embedder, rows)
     if tally.several and args.which == 'largest':
         log.warning(
-            'several faces in %d pictures, such as %s; the largest was taken (--which all takes '
-            'every one)',
+            "several faces (of half of the largest one's side or more) in %d pictures, such as %s; "
+            'the largest was taken (--which all takes every one)',
             len(tally.several),
             tally.several[0],
         )

@@ -269,8 +269,8 @@ def run_videos(
         table,
     )
     log.info(
-        '%d frames looked at: %d used, %d without a face, %d broken; %d with several faces, of '
-        'which the largest was taken; %.1f frames/s',
+        '%d frames looked at: %d used, %d without a face, %d broken; %d with several faces (of '
+        "half of the largest one's side or more), of which the largest was taken; %.1f frames/s",
         *(outcome.looked_at, used, outcome.left_out[_NO_FACE], outcome.left_out[_BROKEN]),
         *(outcome.left_out[_SEVERAL], rate),
     )

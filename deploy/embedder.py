@@ -14,6 +14,7 @@ from ..common.engine.engines import AUTO
 from ..common.engine.open_model import OpenModel, open_model
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file
+from ..common.names import IMAGE_SIZE
 from ..common.registry import unknown_name
 from ..common.vectors import unit_rows
 
@@ -63,20 +64,9 @@ class FaceFinder:
         finder = FaceDetector(kind.smallest, CANDIDATE, self._detector.name)
         return finder.detect(image)
 
-    def detect(self, image: np.ndarray) -> detect.Faces:
-        """Boxes, scores and landmarks of a (H, W, 3) uint8 RGB photograph, largest face first."""
-        return self._detector.detect(image)
-
-    def find(self, image: np.ndarray, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(boxes, scores, crops), as in Faces, of a (H, W, 3) uint8 RGB photograph."""
-        faces = self.detect(image)
-        count = len(faces.scores) if which == 'all' else min(1, len(faces.scores))
-        crops = [crop(image, landmarks) for landmarks in faces.landmarks[:count]]
-        return (
-            faces.boxes[:count],
-            faces.scores[:count],
-            np.array(crops, np.uint8).reshape(-1, 112, 112, 3),
-        )
+    def wanted(self, image: np.ndarray, which: str) -> detect.Wanted:
+        """As FaceDetector.wanted."""
+        return self._detector.wanted(image, which)
 
 
 class FaceEmbedder:
@@ -187,19 +177,28 @@ class FaceEmbedder:
         """
         if which not in WHICH:
             raise unknown_name('choice of faces', which, WHICH)
-        found = [self.finder.find(read_photo(photo), which) for photo in photos]
+        found, crops = [], []
+        for photo in photos:
+            image = read_photo(photo)
+            found.append(self.finder.wanted(image, which).faces)
+            crops.append(cut_out(image, found[-1].landmarks))
         # faces of all photographs fill the batches together
-        crops = [crops for _, _, crops in found]
         rows = iter(self.embed(np.concatenate(crops)) if crops else ())
         return [
             Faces(
-                np.array([next(rows) for _ in crops], np.float32).reshape(-1, self.embedding_size),
-                boxes,
-                scores,
-                crops,
+                np.array([next(rows) for _ in cut], np.float32).reshape(-1, self.embedding_size),
+                faces.boxes,
+                faces.scores,
+                cut,
             )
-            for boxes, scores, crops in found
+            for faces, cut in zip(found, crops)
         ]
+
+
+def cut_out(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Aligned crops (n, 112, 112, 3) uint8 RGB of the faces with landmarks (n, 5, 2)."""
+    crops = [crop(image, points) for points in landmarks]
+    return np.array(crops, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 3)
 
 
 def unit_length(embeddings: np.ndarray, model: str) -> np.ndarray:

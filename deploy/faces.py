@@ -37,7 +37,7 @@ class Face(NamedTuple):
 
     embedding: np.ndarray  # (D,) float32, unit length
     crop: np.ndarray  # (112, 112, 3) uint8 RGB
-    count: int  # faces in the picture
+    count: int  # faces in the picture; by `find_face` those with half of this one's side or more
     quality: Quality
     turned: int  # degrees by which the picture was turned, against the clock, to find it
     detected: bool  # False for an aligned crop, taken as it is
@@ -92,7 +92,7 @@ def find_face(embedder: FaceEmbedder, image: np.ndarray, faces: str = 'auto') ->
     ------
     NoFace if there is none; InputError for another size if it must be a crop.
     """
-    return find_group(embedder, image, faces, LARGEST).faces[0]
+    return _find(embedder, image, faces, LARGEST, 'largest').faces[0]
 
 
 def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: slice) -> Group:
@@ -100,6 +100,13 @@ def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: sli
 
     Otherwise as `find_face`. The box of an aligned crop is the whole picture.
     """
+    return _find(embedder, image, faces, which, 'all')
+
+
+def _find(
+    embedder: FaceEmbedder, image: np.ndarray, faces: str, which: slice, wanted: str
+) -> Group:
+    """`find_group` of the faces that are `wanted`, as FaceDetector has it."""
     height, width = image.shape[:2]
     if faces == 'crop':
         check_crop(image)
@@ -109,12 +116,11 @@ def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: sli
         return Group(whole, np.ones(1), only)
     for turns, how in _TURNS.items():
         upright = image if how is None else cv2.rotate(image, how)
-        found = embedder.finder.detect(upright)
-        count = len(found.scores)
+        found, count = embedder.finder.wanted(upright, wanted)
         if count:
             judged = [
                 _judged(embedder, upright, count, found, 90 * turns, index)
-                for index in range(count)[which]
+                for index in range(len(found.scores))[which]
             ]
             return Group(turned_back(found.boxes, turns, width, height), found.scores, judged)
     raise NoFace(_why_no_face(embedder, image))
@@ -147,7 +153,11 @@ def face_of(embedder: FaceEmbedder, path: str, faces: str = 'auto') -> Face:
     except InputError as error:
         raise type(error)(f'{path}: {error}') from None
     if face.count > 1:
-        log.warning('%s: %d faces; the largest counts', path, face.count)
+        log.warning(
+            "%s: %d faces (of half of the largest one's side or more); the largest counts",
+            path,
+            face.count,
+        )
     if face.turned:
         log.warning(
             '%s: the face was found with the picture turned by %d degrees', path, face.turned

@@ -12,7 +12,7 @@ import numpy as np
 from ..common.data.image import check_crop
 from ..common.errors import InputError
 from ..common.names import IMAGE_SIZE
-from .embedder import FaceFinder, Photo, read_photo
+from .embedder import FaceFinder, Photo, cut_out, read_photo
 
 NOTHING = np.empty((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
@@ -24,7 +24,7 @@ class Found(NamedTuple):
     crops: np.ndarray = NOTHING  # (n, 112, 112, 3) uint8 RGB
     boxes: np.ndarray = np.empty((0, 4))
     scores: np.ndarray = np.empty(0)
-    count: int = 0  # faces in the picture, n or more
+    count: int = 0  # as of detect.Wanted
     error: str = ''
     broken: bool = False  # no picture at all, or none of the kind that was asked for
 
@@ -71,11 +71,11 @@ class PictureReader:
         if is_crop:
             whole = np.array([[0.0, 0, IMAGE_SIZE, IMAGE_SIZE]])
             return Found(path, image[None], whole, np.ones(1), 1)
-        boxes, scores, crops = self._finder().find(image, 'all')
-        if not len(crops):
+        found = self._finder().wanted(image, self._args.which)
+        if not found.count:
             return Found(path, error=f'{path}: no face found')
-        taken = slice(None if self._args.which == 'all' else 1)
-        return Found(path, crops[taken], boxes[taken], scores[taken], len(crops))
+        crops = cut_out(image, found.faces.landmarks)
+        return Found(path, crops, found.faces.boxes, found.faces.scores, found.count)
 
 
 def batches(items: Iterable, size: int) -> Iterator[list]:

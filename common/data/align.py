@@ -22,7 +22,7 @@ from .. import console
 from ..errors import InputError
 from ..files import atomic_write, exclusive, naming, output_folder, read_lines
 from ..parallel import cpu_count, ordered_map
-from .detect import WHICH, FaceDetector, add_detector_options, choose, detector_from
+from .detect import WHICH, FaceDetector, add_detector_options, detector_from
 from .folders import Found, find_pictures, warn_of_others
 from .image import IMAGE_SUFFIXES, decode_rgb, encode_jpeg, read_picture
 from .warp import crop
@@ -130,9 +130,9 @@ class _Aligner:
                 f'{photograph.source}: {error}; remove it, or leave such pictures out with '
                 f'--skip-broken'
             ) from None
-        faces = self._detector().detect(image)
+        found = self._detector().wanted(image, self._args.which)
         written = []
-        for number, landmarks in enumerate(choose(faces, self._args.which, image.shape)):
+        for number, landmarks in enumerate(found.faces.landmarks):
             target = photograph.target
             if self._args.which == 'all':
                 target = target.with_name(f'{target.stem}_{number}.jpg')
@@ -141,7 +141,7 @@ class _Aligner:
                 self._crops.write(os.fsencode(target.relative_to(self._args.out)) + b'\n')
             atomic_write(target, encode_jpeg(crop(image, landmarks), self._args.quality))
             written.append(target)
-        return Outcome(photograph.source, len(faces.scores), written)
+        return Outcome(photograph.source, found.count, written)
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -157,7 +157,8 @@ def build_parser(parser: console.Parser) -> None:
         '--which',
         choices=WHICH,
         default='largest',
-        help='face to take if there are several; all: PICTURE_0.jpg, PICTURE_1.jpg ...',
+        help='face to take if there are several (besides the largest, those with half of its side '
+        'or more count); all: PICTURE_0.jpg, PICTURE_1.jpg ...',
     )
     parser.add_argument('--quality', type=int, default=95, help='JPEG quality of the crops')
     parser.add_argument(

@@ -5,15 +5,15 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
-import cv2
 import numpy as np
 
 from ..console import Parser, check_ranges
-from ..errors import InputError, RunError
+from ..errors import InputError
 from ..files import PathLike
-from .detectors import DEFAULT, DETECTORS, Faces, detector_kind
+from .coarse_to_fine import DOUBT, largest_face, of_faces
+from .detectors import DEFAULT, DETECTORS, Faces, detector_kind, found_by, made_smaller
 from .image import decode_rgb, has_crop_size, middle_crop, read_picture
 from .warp import TEMPLATE
 
@@ -28,6 +28,13 @@ CROP_FACE = 36  # smallest face to look for in a 112x112 picture
 _OFF_TEMPLATE = 8.0
 _LOOKED_AT = 32  # pictures, to tell whether a set is aligned
 _TOLERATED = 0.2  # share of them that may look otherwise
+
+
+class Wanted(NamedTuple):
+    """The wanted faces of a picture, and how many it shows."""
+
+    faces: Faces
+    count: int  # where only the largest is wanted, of those with half of its side or more
 
 
 class FaceDetector:
@@ -60,36 +67,49 @@ class FaceDetector:
                 f'--min-face {min_size}: {kind.title} finds faces from {kind.smallest} pixels on'
             )
         self.name = detector
-        self._side = kind.side
+        self._side, self._min_size = kind.side, min_size
         self._min_score = kind.usual_score if min_score is None else min_score
-        self._detector = kind(model, min_size, self._min_score)
+        self._detector = kind(model, min_size, DOUBT * self._min_score)
         if many:
             self._detector.expect_many()
 
     def detect(self, image: np.ndarray) -> Faces:
-        """Find faces in a (H, W, 3) uint8 RGB picture, largest first.
+        """Find all faces in a (H, W, 3) uint8 RGB picture, largest first.
 
         Raises RunError for a detector whose answer is not of the shapes that `Faces` tells.
         """
         image, scale = within_side(image, self._side)
-        boxes, scores, landmarks = (np.asarray(part) for part in self._detector.find(image))
-        shapes, count = [part.shape for part in (boxes, scores, landmarks)], len(boxes)
-        if shapes != [(count, 4), (count,), (count, 5, 2)]:
-            raise RunError(
-                f'detector {self.name} gave boxes, scores and landmarks of the shapes '
-                f'{", ".join(map(str, shapes))}; expected (N, 4), (N,), (N, 5, 2)'
-            )
+        boxes, scores, landmarks = found_by(self._detector, image)
         order = np.argsort(-boxes[:, 2:].prod(axis=1), kind='stable')
         order = order[scores[order] >= self._min_score]
         return Faces(boxes[order] / scale, scores[order], landmarks[order] / scale)
+
+    def wanted(self, image: np.ndarray, which: str) -> Wanted:
+        """The wanted faces of a (H, W, 3) uint8 RGB picture.
+
+        `which` is 'largest', 'centre' (nearest to the picture's middle, as in LFW) or 'all', the
+        largest first. Of these the largest takes the least time: see `largest_face`. Raises
+        RunError as `detect`.
+        """
+        if which == 'largest':
+            image, scale = within_side(image, self._side)
+            found = largest_face(self._detector, image, self._min_size, self._min_score)
+            boxes, scores, landmarks = found.faces
+            return Wanted(Faces(boxes / scale, scores, landmarks / scale), found.count)
+        faces = self.detect(image)
+        count = len(faces.scores)
+        if which == 'centre' and count:
+            middle = np.array(image.shape[1::-1]) / 2
+            offsets = faces.boxes[:, :2] + faces.boxes[:, 2:] / 2 - middle
+            faces = of_faces(faces, [int((offsets**2).sum(axis=1).argmin())])
+        return Wanted(faces, count)
 
 
 def within_side(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
     """A picture made smaller so that no side of it is longer than `side`, and by how much, 0..1."""
     scale = min(1, side / max(image.shape[:2]))
     if scale < 1:
-        size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        image = made_smaller(image, scale)
     return image, scale
 
 
@@ -117,24 +137,6 @@ def detector_from(args: argparse.Namespace, min_score: Optional[float] = None) -
     return FaceDetector(args.min_face, min_score, args.detector, many=True)
 
 
-def choose(faces: Faces, which: str, image_shape: Sequence[int]) -> np.ndarray:
-    """Landmarks of the wanted faces, (n, 5, 2).
-
-    Parameters
-    ----------
-    faces : of a picture, largest first
-    which : 'largest', 'centre' (nearest to the picture's middle, as in LFW) or 'all'
-    image_shape : (H, W, ...)
-    """
-    if which == 'all' or len(faces.scores) == 0:
-        return faces.landmarks
-    if which == 'largest':
-        return faces.landmarks[:1]
-    middle = np.array((image_shape[1], image_shape[0])) / 2
-    offsets = faces.boxes[:, :2] + faces.boxes[:, 2:] / 2 - middle
-    return faces.landmarks[[np.argmin((offsets**2).sum(axis=1))]]
-
-
 def template_distance(crop: np.ndarray, detector: FaceDetector) -> Optional[float]:
     """How far the face of a crop lies from the template: mean distance of the five points.
 
@@ -147,10 +149,10 @@ def template_distance(crop: np.ndarray, detector: FaceDetector) -> Optional[floa
     -------
     pixels; None where no face is found, which says nothing
     """
-    landmarks = choose(detector.detect(crop), 'centre', crop.shape)
-    if not len(landmarks):
+    faces = detector.wanted(crop, 'centre').faces
+    if not len(faces.scores):
         return None
-    return float(np.linalg.norm(landmarks[0] - TEMPLATE, axis=1).mean())
+    return float(np.linalg.norm(faces.landmarks[0] - TEMPLATE, axis=1).mean())
 
 
 def is_aligned_crop(image: np.ndarray, detector: FaceDetector) -> bool:

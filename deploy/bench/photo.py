@@ -37,7 +37,7 @@ _POINTS = ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')
 _CPU_CALLS = 10
 STAGES = ('decode', 'detect', 'align', 'embed', 'whole')
 
-Landmarks = Callable[[np.ndarray], np.ndarray]  # of a picture's faces, (n, 5, 2)
+Landmarks = Callable[[np.ndarray], np.ndarray]  # of a picture's faces, the wanted one first
 
 
 def drawn_photograph() -> bytes:
@@ -73,7 +73,9 @@ def detectors(files: Sequence[str], min_face: int, many: bool) -> dict[str, Land
     for name in ('mtcnn', *files):
         detector = FaceDetector(min_face, detector=name, many=many)
         shown = 'MTCNN' if name == 'mtcnn' else Path(name).stem
-        found[shown] = lambda image, detector=detector: detector.detect(image).landmarks
+        found[shown] = lambda image, detector=detector: (
+            detector.wanted(image, 'largest').faces.landmarks
+        )
     return found
 
 

@@ -15,7 +15,7 @@ from deploy_models import export_folder, portrait, portraits, write_checkpoint
 from PIL import Image, ImageOps
 from tiny_network import embed_on_stock_graph
 from vargfacenet.common.checked_json import write_checked
-from vargfacenet.common.data.detect import FaceDetector, Faces
+from vargfacenet.common.data.detect import FaceDetector, Faces, Wanted
 from vargfacenet.common.data.detectors import DETECTORS
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.data.warp import TEMPLATE
@@ -142,7 +142,12 @@ def drawn_faces(monkeypatch):
         boxes = np.array([(x, y, 112, 112) for x, y in places], np.float64).reshape(-1, 4)
         marks = np.array([TEMPLATE + np.array([x, y]) for x, y in places]).reshape(-1, 5, 2)
         found = Faces(boxes, np.linspace(1, 0.9, len(places)), marks)
-        monkeypatch.setattr(FaceDetector, 'detect', lambda self, image: found)
+
+        def wanted(self, image, which):
+            shown = slice(None if which == 'all' else 1)
+            return Wanted(Faces(*(part[shown] for part in found)), len(places))
+
+        monkeypatch.setattr(FaceDetector, 'wanted', wanted)
 
     return photograph, put
 
@@ -169,12 +174,12 @@ def test_large_photographs_are_cut_out_at_full_size(models, drawn_faces, monkeyp
     x, y = 1000, 500
     image = photograph((x, y), height=2400, width=3200)
 
-    def find(self, small):
+    def find(self, small, times):
         assert small.shape == (1200, 1600, 3)  # what the detector sees is half as large
         points = (TEMPLATE + (x, y)) / 2  # noqa: RUF005
         return Faces(np.array([(x / 2, y / 2, 56, 56)]), np.ones(1), points[None])
 
-    monkeypatch.setattr(DETECTORS.get('mtcnn'), 'find', find)
+    monkeypatch.setattr(DETECTORS.get('mtcnn'), 'find_larger', find)
     found = FaceEmbedder(models[0]).embed_photos([image])[0]
     np.testing.assert_array_equal(found.crops[0], portrait(0))
     assert found.boxes.tolist() == [[x, y, 112, 112]]

@@ -64,6 +64,7 @@ class Mtcnn(Detector):
     title = 'MTCNN'
     smallest = _WINDOW
     side = 1600
+    exact_from = 1  # the last network sees every face in the picture as it is
 
     def __init__(self, model: str, min_size: float, min_score: float):
         self._networks = _networks(_by_opencv)
@@ -77,15 +78,18 @@ class Mtcnn(Detector):
             self._networks = _networks(_by_onnxruntime)
 
     def find(self, image: np.ndarray) -> Faces:
-        boxes = self._candidates(image)
+        return self.find_larger(image, 1)
+
+    def find_larger(self, image: np.ndarray, times: float) -> Faces:
+        boxes = self._candidates(image, times)
         boxes = self._refined(image, boxes) if len(boxes) else boxes
         return self._landmarked(image, boxes) if len(boxes) else no_faces()
 
-    def _candidates(self, image: np.ndarray) -> np.ndarray:
-        """Square boxes (N, 4), x, y, right and bottom, of what may be a face, by the first network
-        on a pyramid."""
+    def _candidates(self, image: np.ndarray, times: float) -> np.ndarray:
+        """Square boxes (N, 4), x, y, right and bottom, of what may be a face at least `times` as
+        large as the smallest, by the first network on a pyramid."""
         found = [np.empty((0, 9))]
-        for scale, level in _pyramid(image, self._scale):
+        for scale, level in _pyramid(image, self._scale, times):
             changes, shares = self._networks['pnet'](_pixels(cv2.transpose(level)[None]))
             columns, rows = np.nonzero(shares[0, :, :, 1] >= _THRESHOLDS[0])
             corner = _STRIDE * np.stack([columns, rows], 1)
@@ -142,12 +146,15 @@ class Mtcnn(Detector):
         return [np.concatenate(outputs) for outputs in zip(*parts)]
 
 
-def _pyramid(image: np.ndarray, scale: float) -> Iterator[tuple[float, np.ndarray]]:
+def _pyramid(image: np.ndarray, scale: float, times: float) -> Iterator[tuple[float, np.ndarray]]:
     """Scales and pictures made smaller, down to where the shorter side shows a single window.
 
+    The first is that of `scale`, or for `times` as large faces a later one of the same pyramid.
     Each is made of the whole picture: from a smaller one landmarks move by up to four pixels.
     """
     height, width = image.shape[:2]
+    while times * _SHRINK >= 1:
+        times, scale = times * _SHRINK, scale * _SHRINK
     while min(height, width) * scale >= _WINDOW:
         size = int(np.ceil(width * scale)), int(np.ceil(height * scale))
         yield scale, cv2.resize(image, size, interpolation=cv2.INTER_AREA)

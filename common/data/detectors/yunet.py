@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...extras import missing, need
 from ...files import input_file
 from ...limits import LAYER_BYTES
-from . import DETECTORS, Detector, Faces, no_faces
+from . import DETECTORS, Detector, Faces, made_smaller, no_faces
 
 _MAX_BYTES = 32 << 20  # the published files have 0.2 to 0.4 MB
 _MAX_NODES = 1000  # and about 100 nodes
@@ -24,7 +24,7 @@ _NUMBERS = {'cls': 1, 'obj': 1, 'bbox': 4, 'kps': 10}  # what is told at each pl
 # what the published files are made of; all of it OpenCV runs on pictures of other sizes
 _OPERATORS = {'Add', 'Conv', 'MaxPool', 'Relu', 'Reshape', 'Resize', 'Sigmoid', 'Transpose'}
 _FLOAT, _INT64 = 1, 7  # of ONNX
-_ROUNDED = 64  # pixels, to a multiple of which a picture is filled up: few sizes are to be prepared
+_ROUNDED = 32  # pixels, to a multiple of which a picture is filled up: few sizes are to be prepared
 _OVERLAP = 0.3  # of two boxes that are one face, as in OpenCV's own example
 _MAX_FACES = 5000
 _FARTHEST = 1e6  # pixels: what is told beyond is no face
@@ -72,12 +72,13 @@ class YuNet(Detector):
         return path.suffix == '.onnx'
 
     def find(self, image: np.ndarray) -> Faces:
+        return self.find_larger(image, 1)
+
+    def find_larger(self, image: np.ndarray, times: float) -> Faces:
         height, width = image.shape[:2]
         # small ones make it faster, and no face that is asked for is smaller than it finds
-        small = image
-        if self._scale < 1:
-            size = [max(1, round(length * self._scale)) for length in (width, height)]
-            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        scale = self._scale / times
+        small = made_smaller(image, scale) if scale < 1 else image
         found = self._run(self._canvas(small))
         if found is None:
             return no_faces()
@@ -94,8 +95,7 @@ class YuNet(Detector):
         if (width, height) not in self._sizes:
             self._check_size(width, height)
         canvas = np.zeros((height, width, 3), np.uint8)
-        inside = canvas[: image.shape[0], : image.shape[1]]
-        inside[:] = image[:, :, ::-1]
+        cv2.cvtColor(image, cv2.COLOR_RGB2BGR, canvas[: image.shape[0], : image.shape[1]])
         return canvas
 
     def _by_opencv(self, canvas: np.ndarray) -> Optional[np.ndarray]:
@@ -130,7 +130,7 @@ class YuNet(Detector):
         names = [f'{kind}_{stride}' for stride in _STRIDES for kind in _NUMBERS]
 
         def run(canvas: np.ndarray) -> np.ndarray:
-            pixels = np.ascontiguousarray(canvas.transpose(2, 0, 1)[None], np.float32)
+            pixels = cv2.dnn.blobFromImage(canvas)
             outputs = dict(zip(names, session.run(names, {data.name: pixels})))
             return _told(outputs, canvas.shape[1], self._min_score)
 

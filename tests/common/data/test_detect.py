@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 from pictures import decoded, encoded, scene, with_border
 from vargfacenet.common.data.detect import (
+    WHICH,
     FaceDetector,
     Faces,
-    choose,
     looks_aligned,
     warn_if_unaligned,
 )
+from vargfacenet.common.data.detectors import DETECTORS
 from vargfacenet.common.synth.face import jpeg_faces, landmarks, person, render
 from vargfacenet.common.synth.traits import Variation
 
@@ -59,18 +60,26 @@ def test_small_faces_are_found_only_if_asked_for():
     assert len(FaceDetector(min_size=100).detect(photograph).scores) == 0
 
 
-def test_choose_takes_the_largest_the_central_or_all():
-    boxes = np.array([(0, 0, 50, 60), (80, 40, 30, 30), (150, 0, 20, 20)], float)
+def test_the_largest_the_central_or_all_are_wanted(detector, monkeypatch):
+    boxes = np.array([(150, 0, 20, 20), (80, 40, 30, 30), (0, 0, 50, 60)], float)
     points = np.arange(30.0).reshape(3, 5, 2)
-    faces = Faces(boxes, np.array([0.95, 0.99, 0.97]), points)
-    np.testing.assert_array_equal(choose(faces, 'largest', (100, 200, 3)), points[:1])
-    np.testing.assert_array_equal(choose(faces, 'centre', (100, 200, 3)), points[1:2])
-    np.testing.assert_array_equal(choose(faces, 'all', (100, 200, 3)), points)
-    # 200 high and 100 wide: now the first is nearest to the middle
-    np.testing.assert_array_equal(choose(faces, 'centre', (200, 60, 3)), points[:1])
-    nobody = Faces(np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2)))
-    for which in ('largest', 'centre', 'all'):
-        assert choose(nobody, which, (100, 200, 3)).shape == (0, 5, 2)
+    faces = Faces(boxes, np.array([0.97, 0.99, 0.95]), points)
+    monkeypatch.setattr(DETECTORS.get('mtcnn'), 'find', lambda self, image: faces)
+    monkeypatch.setattr(DETECTORS.get('mtcnn'), 'find_larger', lambda self, image, times: faces)
+
+    def wanted(which, height, width):
+        found = detector.wanted(np.zeros((height, width, 3), np.uint8), which)
+        return found.faces.landmarks.tolist(), found.count
+
+    # the smallest has less than half of the largest one's side
+    assert wanted('largest', 100, 200) == ([points[2].tolist()], 2)
+    assert wanted('centre', 100, 200) == ([points[1].tolist()], 3)
+    assert wanted('all', 100, 200) == (points[::-1].tolist(), 3)
+    # 200 high and 60 wide: now the largest is nearest to the middle
+    assert wanted('centre', 200, 60) == ([points[2].tolist()], 3)
+    faces = Faces(np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2)))
+    for which in WHICH:
+        assert wanted(which, 100, 200) == ([], 0)
 
 
 def test_a_large_photograph_is_searched_made_smaller(detector):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from pictures import encoded, scene
-from vargfacenet.common.data.detect import FaceDetector, choose
+from vargfacenet.common.data.detect import FaceDetector
 from vargfacenet.common.data.detectors import DETECTORS, Faces, detector_kind, no_faces
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.errors import InputError, RunError
@@ -232,7 +232,7 @@ def test_yunets_points_are_those_of_mtcnn():
     assert len(files) == 2
     for name in ('mtcnn', *files):
         detector = FaceDetector(detector=name)
-        chosen = [choose(detector.detect(image), 'centre', image.shape) for image in images]
+        chosen = [detector.wanted(image, 'centre').faces.landmarks for image in images]
         assert all(len(one) for one in chosen)
         points[name] = np.concatenate(chosen)
     eyes = np.linalg.norm(points['mtcnn'][:, 1] - points['mtcnn'][:, 0], axis=1)
@@ -252,8 +252,11 @@ def test_answers_of_other_shapes_are_named(monkeypatch):
     wrong = Faces(np.zeros((2, 4)), np.ones(2), np.zeros((2, 3, 2)))
     monkeypatch.setattr(detector._detector, 'find', lambda image: wrong)
     with pytest.raises(
-        RunError, match=r'detector mtcnn .* \(2, 4\), \(2,\), \(2, 3, 2\); expected'
+        RunError, match=r'detector MTCNN .* \(2, 4\), \(2,\), \(2, 3, 2\); expected'
     ):
         detector.detect(picture)
+    monkeypatch.setattr(detector._detector, 'find_larger', lambda image, times: wrong)
+    with pytest.raises(RunError, match='detector MTCNN '):
+        detector.wanted(np.zeros((400, 600, 3), np.uint8), 'largest')
     monkeypatch.setattr(detector._detector, 'find', lambda image: no_faces())
     assert len(detector.detect(picture).scores) == 0
