@@ -44,13 +44,53 @@ _WIDEST = 10_000  # characters; a table is measured as if the terminal had so ma
 _NON_TTY_LINE_SECONDS = 15.0  # a log file gets a progress line this often instead of a bar
 
 
-# all but the tab and the end of a line: terminals obey them, and names come from others' files
-_CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f]')
+# all but the tab and the end of a line: terminals obey them, and names come from others' files;
+# those of the second row turn the letters behind them around, or end a line
+_CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]')
 
 
 def shown(text: str) -> str:
     """A text as people may see it: control characters as Python writes them, ESC as \\x1b."""
-    return _CONTROL.sub(lambda found: f'\\x{ord(found[0]):02x}', text)
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _one_line(value: Any) -> Any:
+    """A name in a log line: what follows an end of a line in it would pass for a line of ours."""
+    return str(value).replace('\n', '\\n') if isinstance(value, (str, os.PathLike)) else value
+
+
+class _Unbreakable:
+    """stderr, of which a failure costs what was to be shown and never the command: it may be a file
+    on a full disk, or a pipe whose reader is gone."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
+def _make_streams_sound() -> None:
+    """Have stdin, stdout and stderr, closed ones as the null device: the first file that is opened
+    would take the place of one, and get what libraries print there."""
+    for number, name in enumerate(('stdin', 'stdout', 'stderr')):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, open(number, 'w' if number else 'r', closefd=False))  # noqa: SIM115
+    if not isinstance(sys.stderr, _Unbreakable):
+        sys.stderr = _Unbreakable(sys.stderr)
 
 
 def stderr_console() -> Console:
@@ -67,6 +107,8 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = '' if record.levelno < logging.WARNING else f'{record.levelname.lower()}: '
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(_one_line, record.args))
         (self.bar or stderr_console()).print(
             prefix + shown(record.getMessage()), markup=False, emoji=False, soft_wrap=True
         )
@@ -391,11 +433,11 @@ def command(
             result = run(arguments)
         result, code = result if isinstance(result, tuple) else (result, 0)
         if result is not None and (asked or not sys.stdout.isatty()):
-            sys.stdout.write(_json_line(result) + '\n')
-            sys.stdout.flush()
+            _print_result(_json_line(result))
         return code
 
     def main(argv: Optional[Sequence[str]] = None) -> int:
+        _make_streams_sound()
         set_up_logging()
         words = list(sys.argv[1:] if argv is None else argv)
         return with_errors_told(f'vargfacenet {name}', lambda: run_words(words))
@@ -414,6 +456,21 @@ def with_errors_told(prog: str, work: Callable[[], int]) -> int:
         if os.environ.get('VARGFACENET_DEBUG'):
             raise
         return report_error(prog, error)
+
+
+def _print_result(line: str) -> None:
+    """RunError where stdout takes no more; at the end of the process nothing is tried again."""
+    try:
+        sys.stdout.write(line + '\n')
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)
+        raise RunError(
+            f'the result cannot be written to stdout ({error.strerror}); all else is done'
+        ) from None
 
 
 def _json_line(result: dict) -> str:
@@ -477,6 +534,7 @@ def dispatch(
     the command's exit code, 2 for an unknown or missing one. What was asked for, the list of
     `--help` and the version, goes to stdout.
     """
+    _make_streams_sound()
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in commands:
         module = f'{package}.{commands[argv[0]][0]}'

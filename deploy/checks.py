@@ -35,7 +35,7 @@ from ..common.engine.optimizer_states import read_states
 from ..common.engine.params_file import has_checksum, read_arrays
 from ..common.engine.symbol_file import read_symbol
 from ..common.errors import InputError, RunError
-from ..common.files import sha256
+from ..common.files import is_file, sha256
 from ..common.history import HISTORY, scan_history
 from ..common.names import IMAGE_SIZE
 from ..common.parallel import ordered_map
@@ -101,14 +101,21 @@ class Item:
 def find(folder: Path) -> tuple[list[Item], list[Path]]:
     """(what lies in a folder and below, files of other kinds), both in the order of their paths.
 
-    Hidden files and folders are left out, and links to folders are not followed.
+    Hidden files and folders are left out, and links to folders are not followed. A folder that
+    cannot be listed is one of the items, and damaged.
     """
     items, others = [], []
     for place, folders, names in os.walk(folder):
         place = Path(place)
+        seen = sorted(name for name in names if not is_hidden(name))
+        # a pipe would be waited for, whatever it is called
+        others += [place / name for name in seen if not is_file(place / name)]
         # the list of checksums is read with the files that it tells of
-        names = sorted(name for name in names if not is_hidden(name) and name != CHECKSUMS)
+        names = [name for name in seen if is_file(place / name) and name != CHECKSUMS]
         folders[:] = sorted(name for name in folders if not is_hidden(name))
+        closed = [name for name in folders if not _is_listed(place / name)]
+        items += [Item('folder', place / name, _look_at_closed) for name in closed]
+        folders[:] = [name for name in folders if name not in closed]
         identities = [name for name in folders if _is_identity(place / name)]
         rest = set(names)
         for kind, look, path, taken in _known(place, names):
@@ -126,6 +133,18 @@ def find(folder: Path) -> tuple[list[Item], list[Path]]:
             rest.discard(path.name)
         others += [place / name for name in sorted(rest)]
     return items, others
+
+
+def _is_listed(folder: Path) -> bool:
+    try:
+        os.scandir(folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def _look_at_closed(folder: Path, _checked: Checked) -> None:
+    os.scandir(folder).close()
 
 
 def _with_a_checksum(place: Path, names: set[str]) -> Iterator[tuple[str, Callable, Path]]:

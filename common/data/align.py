@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..files import atomic_write, exclusive, naming, output_folder, read_lines
 from ..parallel import cpu_count, ordered_map
 from .detect import WHICH, FaceDetector, add_detector_options, detector_from
-from .folders import Found, find_pictures, warn_of_others
+from .folders import Found, check_line, find_pictures, warn_of_others
 from .image import IMAGE_SUFFIXES, decode_rgb, encode_jpeg, read_picture
 from .warp import crop
 
@@ -54,8 +54,8 @@ def find_photographs(folder: Path, out: Path) -> tuple[list[Photograph], Found]:
 
     Raises
     ------
-    InputError if there is none, if `out` lies in `folder`, or if two pictures differ in their
-    suffix only and would become one crop.
+    InputError if there is none, if `out` lies in `folder`, if two pictures differ in their suffix
+    only and would become one crop, and for a name that cannot be a line of a list.
     """
     if not folder.is_dir():
         raise InputError(f'{folder} is no folder; expected a folder of photographs')
@@ -70,6 +70,7 @@ def find_photographs(folder: Path, out: Path) -> tuple[list[Photograph], Found]:
     photographs: dict[Path, Photograph] = {}
     for source in found.pictures:
         name = source.relative_to(folder)
+        check_line(str(name), source)
         known = name.suffix.lower() in IMAGE_SUFFIXES
         target = out / (name.with_suffix('.jpg') if known else f'{name}.jpg')
         if target in photographs:

@@ -1,13 +1,13 @@
 """Pictures in the folders that people bring: found by name or content, links followed.
 
 What is hidden (a leading dot, macOS's and NAS boxes' shadow folders) is no picture of theirs. Every
-other file that is left out is counted, and `warn_of_others` says so.
+other file that is left out, pipes and devices too, is counted, and `warn_of_others` says so.
 """
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,10 +27,10 @@ class Found(NamedTuple):
     """Files of a folder, each list sorted by path."""
 
     pictures: list[Path]
-    others: list[Path]  # no pictures, of a kind that nothing here can read, links to nothing
+    others: list[Path]  # no pictures, of a kind that nothing here can read, no ordinary files
 
     def add(self, path: Path) -> None:
-        is_one = not _leads_nowhere(path) and is_picture(path)
+        is_one = path.is_file() and is_picture(path)
         (self.pictures if is_one else self.others).append(path)
 
 
@@ -64,26 +64,50 @@ def _leads_nowhere(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def _files_below(folder: Path, above: frozenset) -> Iterable[Path]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_hidden(entry.name):
+def _files_below(folder: Path) -> Iterator[Path]:
+    """What lies below `folder` and is no folder; links to folders are followed, when all that lies
+    there by its own name is known.
+
+    Each folder counts once: a link to one above it has no end, and some links to each other's
+    folders lead along more ways than anybody could go.
+    """
+    known: set[str] = set()
+    again: list[Path] = []
+    links = deque([folder])
+    while links:
+        left = [links.popleft()]
+        while left:
+            here = left.pop()
+            real = os.path.realpath(here)
+            if real in known:
+                again.append(here)
                 continue
-            path = folder / entry.name
-            if entry.is_file() or _leads_nowhere(path):
-                yield path
-            elif entry.is_dir():
-                real = os.path.realpath(path)
-                if real in above:  # a link to a folder that it lies in has no end
-                    log.warning('%s is a link to a folder above it; left out', path)
+            known.add(real)
+            with os.scandir(here) as entries:
+                shown = [entry for entry in entries if not is_hidden(entry.name)]
+            for entry in sorted(shown, key=lambda entry: entry.name):
+                if not entry.is_dir():
+                    yield here / entry.name
                 else:
-                    yield from _files_below(path, above | {real})
+                    (links if entry.is_symlink() else left).append(here / entry.name)
+    _warn_of_links(folder, again)
+
+
+def _warn_of_links(folder: Path, again: Sequence[Path]) -> None:
+    if again:
+        log.warning(
+            '%s: %d links to folders that are there already are left out (%s ...)',
+            *(folder, len(again), again[0]),
+        )
 
 
 def find_pictures(folder: Path) -> Found:
-    """All files below `folder`, however deep, through symbolic links as well."""
+    """All files below `folder`, however deep, through symbolic links as well, of each folder once.
+
+    A warning counts links to folders that are there already.
+    """
     found = Found([], [])
-    for path in sorted(_files_below(folder, frozenset({os.path.realpath(folder)}))):
+    for path in sorted(_files_below(folder)):
         found.add(path)
     return found
 
@@ -94,9 +118,10 @@ def _pictures_in(folder: Path) -> tuple[Found, int]:
     for path in sorted(folder.iterdir()):
         if is_hidden(path.name):
             continue
-        if path.is_file() or _leads_nowhere(path):
+        if path.is_dir():
+            folders += 1
+        else:
             found.add(path)
-        folders += path.is_dir()
     return found, folders
 
 
@@ -120,7 +145,8 @@ def find_identities(folder: Path, left_out: Sequence[Path] = ()) -> list[Identit
 
     Raises
     ------
-    InputError if there are none, or for an identity without pictures.
+    InputError if there are none, for an identity without pictures, and for a name that cannot be a
+    line of a list.
     """
     absent = {os.path.realpath(path) for path in left_out}  # a link to one is the same person
     identities, others, deeper, again = [], [], [], []
@@ -133,6 +159,7 @@ def find_identities(folder: Path, left_out: Sequence[Path] = ()) -> list[Identit
             again.append(entry)
             continue
         known.add(real)
+        check_line(entry.name, entry)
         found, folders = _pictures_in(entry)
         if not found.pictures:
             inside = f'{folders} folders but no pictures' if folders else 'no pictures'
@@ -146,12 +173,8 @@ def find_identities(folder: Path, left_out: Sequence[Path] = ()) -> list[Identit
     if not identities:
         raise InputError(f'{folder}: no identity folders; expected FOLDER/<identity>/<picture>')
     beside, _ = _pictures_in(folder)
-    warn_of_others(folder, others + list(filter(_leads_nowhere, beside.others)))
-    if again:
-        log.warning(
-            '%s: %d links to folders that are there already are left out (%s ...)',
-            *(folder, len(again), again[0]),
-        )
+    warn_of_others(folder, others + [path for path in beside.others if not path.is_file()])
+    _warn_of_links(folder, again)
     if deeper:
         log.warning(
             '%s: folders inside %d identity folders are left out (%s ...); pictures lie directly '
@@ -165,6 +188,14 @@ def find_identities(folder: Path, left_out: Sequence[Path] = ()) -> list[Identit
             '%s: %d pictures in no identity folder are left out', folder, len(beside.pictures)
         )
     return identities
+
+
+def check_line(name: str, path: Path) -> None:
+    """InputError for a name that cannot stand in a line of a list, whose words end at tabs."""
+    if {'\n', '\r', '\t'} & set(name):
+        raise InputError(
+            f'{str(path)!r}: lists cannot hold a name with a line end or a tab in it; rename it'
+        )
 
 
 def choose_images(
@@ -187,14 +218,18 @@ def choose_images(
     return chosen
 
 
+def _kind_of_file(path: Path) -> str:
+    """What a file that is left out is called in the count."""
+    if path.is_file():
+        return path.suffix.lower() or 'no suffix'
+    return 'links to nothing' if _leads_nowhere(path) else 'no ordinary files'
+
+
 def warn_of_others(folder: Path, others: Sequence[Path]) -> None:
     """One warning with the number of files that are left out, and their suffixes."""
     if not others:
         return
-    suffixes = Counter(
-        'links to nothing' if _leads_nowhere(path) else path.suffix.lower() or 'no suffix'
-        for path in others
-    )
+    suffixes = Counter(map(_kind_of_file, others))
     shown = ', '.join(f'{suffix} {count}' for suffix, count in suffixes.most_common(_SHOWN))
     hint = ''
     if {'.heic', '.heif'} & suffixes.keys():

@@ -11,6 +11,7 @@ import io
 import operator
 import os
 import re
+import stat
 import struct
 import warnings
 from typing import NamedTuple
@@ -222,10 +223,18 @@ def _decode(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, _
 
 
 def read_picture(path: PathLike) -> bytes:
-    """The bytes of a picture's file; InputError for one that no picture needs."""
-    with open(path, 'rb') as handle:
-        limits.within(os.fstat(handle.fileno()).st_size, limits.PICTURE_BYTES, 'its size in bytes')
+    """The bytes of a picture's file; InputError for one that no picture needs, and for a pipe, a
+    device or the like, which may have no end, or no beginning until somebody writes to it."""
+    with open(path, 'rb', opener=_without_waiting) as handle:
+        status = os.fstat(handle.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError('it is no ordinary file')
+        limits.within(status.st_size, limits.PICTURE_BYTES, 'its size in bytes')
         return handle.read()
+
+
+def _without_waiting(path: PathLike, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def decode_bgr(encoded: bytes) -> np.ndarray:

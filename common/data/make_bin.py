@@ -20,6 +20,7 @@ from ..files import atomic_write, free_to_write, output_folder
 from ..parallel import ordered_map
 from .detect import warn_if_unaligned
 from .failed_pairs import FailedPair, remove_failed, write_failed
+from .folders import check_line
 from .image import jpeg_crop, read_picture
 from .label_lists import add_source_options, check_root, named_people
 from .listed import add_people_options
@@ -190,6 +191,8 @@ def run(args: argparse.Namespace) -> dict:
         comparisons, failed = listed(args.source, pair_list, args.list, args.skip_missing)
     else:
         (pair_list, comparisons), failed = drawn(args), []
+        for path in {path for comparison in comparisons for path in comparison[:2]}:
+            check_line(path.name, path)  # before the list that tells what was drawn is written
     same = [comparison.same for comparison in comparisons]
     _warn_of_few(args.out, same)
     output_folder(args.out.parent)

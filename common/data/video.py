@@ -101,12 +101,13 @@ def find_videos(source: Path) -> list[Video]:
     """
     if source.is_dir():
         found = folders.find_pictures(source)
-        videos = [Video(path) for path in found.others if is_video_file(path)]
+        files = {path for path in found.others if is_video_file(path) and path.is_file()}
+        videos = [Video(path) for path in files]
         frames: dict[Path, list[Path]] = {}
         for path in found.pictures:
             frames.setdefault(path.parent, []).append(path)
         videos += [Video(folder, _ordered(paths)) for folder, paths in frames.items()]
-        folders.warn_of_others(source, [path for path in found.others if not is_video_file(path)])
+        folders.warn_of_others(source, [path for path in found.others if path not in files])
         videos.sort()
     elif is_video_file(source):
         videos = [Video(input_file(source, 'video'))]

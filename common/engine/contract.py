@@ -13,6 +13,7 @@ import numpy as np
 from .. import limits
 from ..errors import InputError, RunError
 from ..extras import need
+from ..files import is_file
 from ..names import DATA, IMAGE_SIZE
 from ..options import REAL, one_of, parse, positive
 
@@ -131,6 +132,8 @@ def load_graph(model: Model, whole: bool = False) -> 'onnx.ModelProto':  # noqa:
         raise unreadable(model, error) from None
     if not loaded.graph.node:
         raise unreadable(model, ValueError('its graph is empty'))
+    if not isinstance(model, bytes):
+        _check_parts(model, loaded)
     for node in _nodes(loaded.graph):
         if not node.output:
             raise unreadable(model, ValueError(f'{node.op_type[:_SHOWN]} gives nothing'))
@@ -139,6 +142,20 @@ def load_graph(model: Model, whole: bool = False) -> 'onnx.ModelProto':  # noqa:
                 shown_node = f'{node.op_type} {node.name[:_SHOWN]}'
                 raise unreadable(model, ValueError(f'{shown_node}: {attribute.name} below 1'))
     return loaded
+
+
+def _check_parts(model: Union[str, Path], loaded) -> None:
+    """InputError unless the files that the weights lie in are ordinary ones beside the model: it
+    may name any file of whoever runs it, or a pipe that has no end."""
+    tensors = [*loaded.graph.initializer]
+    for node in _nodes(loaded.graph):
+        tensors += [attribute.t for attribute in node.attribute if attribute.HasField('t')]
+    entries = (entry for tensor in tensors for entry in tensor.external_data)
+    for name in {entry.value for entry in entries if entry.key == 'location'}:
+        beside = not Path(name).is_absolute() and '..' not in Path(name).parts
+        if not (beside and is_file(Path(model).parent / name)):
+            why = f'{name[:_SHOWN]!r}, where its weights are to be, is no file beside it'
+            raise unreadable(model, ValueError(why))
 
 
 def _nodes(graph) -> Iterator:

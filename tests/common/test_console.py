@@ -6,9 +6,11 @@ import logging
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,9 +71,9 @@ def test_expected_errors_are_one_line(error, code, door, capsys, monkeypatch):
 
 @pytest.mark.parametrize('way', ['log', 'error', 'file', 'table', 'title'])
 def test_a_terminal_obeys_nothing_that_comes_from_a_file(way, capsys):
-    """ESC c resets it, 0x9b begins a sequence as ESC [ does; letters of all languages stay, and a
-    name between colons is no picture."""
-    name = 'a\x1bc\x9b2J\x07\x7f Zoë 王 :cat:.avi'
+    """ESC c resets it, 0x9b begins a sequence as ESC [ does, and U+202E turns what follows around;
+    letters of all languages stay, and a name between colons is no picture."""
+    name = 'a\x1bc\x9b2J\x07\x7f\u202e Zoë 王 :cat:.avi'
     console.set_up_logging()
     if way == 'log':
         logging.getLogger('vargfacenet').warning('%s: codec', name)
@@ -81,7 +83,43 @@ def test_a_terminal_obeys_nothing_that_comes_from_a_file(way, capsys):
         console.report_error('test', FileNotFoundError(errno.ENOENT, 'No such file', name))
     else:
         console.table(*((name, ['n'], [['1']]) if way == 'title' else ('', ['n'], [[name]])))
-    assert 'a\\x1bc\\x9b2J\\x07\\x7f Zoë 王 :cat:.avi' in capsys.readouterr().err
+    assert 'a\\x1bc\\x9b2J\\x07\\x7f\\u202e Zoë 王 :cat:.avi' in capsys.readouterr().err
+
+
+def test_a_name_makes_no_line_of_its_own_in_a_log(capsys):
+    console.set_up_logging()
+    name = 'a.jpg\nvargfacenet verify: all is well'
+    logging.getLogger('vargfacenet').warning('%s: no face in %d pictures', Path(name), 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == 'warning: a.jpg\\nvargfacenet verify: all is well: no face in 3 pictures'
+
+
+_SPEAKS = """
+import logging, sys
+from vargfacenet.common import console
+def run(args):
+    logging.getLogger('vargfacenet').warning('a line')
+    console.table('t', ['n'], [['1']])
+    with console.progress(2, 'work') as bar:
+        bar.advance()
+    open(sys.argv[1], 'w').write('done')
+    return {'n': 1}
+sys.exit(console.command('test', lambda parser: parser.add_argument('out'), run)())
+"""
+
+
+@pytest.mark.parametrize('where', ['2>/dev/full', '2>&-', '>/dev/full', '>&-', '<&- >&- 2>&-'])
+def test_a_full_or_closed_stream_ends_no_work(where, tmp_path):
+    """A log on a disk that is full costs the log; a result that has no place is told, once."""
+    out = tmp_path / 'out'
+    words = shlex.join([sys.executable, '-c', _SPEAKS, str(out)])
+    done = subprocess.run(f'{words} {where}', shell=True, capture_output=True, text=True)
+    assert out.read_text() == 'done'
+    assert done.returncode == (where == '>/dev/full')
+    if where.startswith('2'):
+        assert json.loads(done.stdout) == {'n': 1} and not done.stderr
+    elif where == '>/dev/full':
+        assert 'stdout (No space left on device); all else is done' in done.stderr.splitlines()[-1]
 
 
 def test_our_own_faults_keep_their_traceback():

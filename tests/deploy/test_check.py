@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,40 @@ def test_json_that_cannot_be_read_stops_nothing(tmp_path, capsys):
     code, items = check(tmp_path, capsys)
     assert code == 1 and not items['whole.json']['problems']
     assert 'failing.json: Input/output error' in items['failing.json']['problems'][0]
+
+
+PIPES = """
+train.rec pairs.bin model-0001.params model-0001.json model-0001.states model-symbol.json a.npz
+a.npy history.jsonl gallery.sqlite export.json checksums.json decisions.jsonl
+train.teacher-abc.f16 1.jpg
+"""
+
+
+@pytest.mark.parametrize('name', PIPES.split())
+def test_a_pipe_is_never_opened_whatever_it_is_called(name, tmp_path, capsys):
+    write_checked(tmp_path / 'whole.json', {'a': 1})
+    os.mkfifo(tmp_path / name)
+    assert find(tmp_path)[1] == [tmp_path / name]
+    code, items = check(tmp_path, capsys)
+    assert code == 0 and list(items) == ['whole.json']
+
+
+def test_a_folder_that_cannot_be_listed_is_damage(capsys):
+    with tempfile.TemporaryDirectory() as place:  # whose parents anybody may enter
+        folder = Path(place)
+        folder.chmod(0o755)
+        write_checked(folder / 'whole.json', {'a': 1})
+        (folder / 'closed').mkdir(0o700 if os.geteuid() == 0 else 0)
+        ours = os.geteuid()
+        try:
+            if ours == 0:  # whom no mode keeps out
+                os.seteuid(65534)
+            code, items = check(folder, capsys)
+        finally:
+            os.seteuid(ours)
+            (folder / 'closed').chmod(0o700)
+    assert code == 1 and not items['whole.json']['problems']
+    assert 'Permission denied' in items['closed']['problems'][0]
 
 
 def test_logs_of_tensorboard_are_called_so():

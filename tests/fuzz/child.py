@@ -2,8 +2,8 @@
 
 An order: reader, folder, and either `cases` (paths) or `count` and `seed` of mutations. The number
 of the case at hand is in FOLDER/at and its content at the reader's file, so that a crash can be
-told. A line of JSON for each order: cases run and, for each that was neither read nor refused,
-what happened; such cases are kept in FOLDER.
+told. A line of JSON for each order: cases run, how many of them were read, and, for each that was
+neither read nor refused, what happened; such cases are kept in FOLDER.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from fuzz.readers import READERS
 ROOM = 2 << 30  # bytes that one file may take beyond what the process has
 SECONDS = 5.0  # of the CPU, which a busy machine does not stretch
 PATIENCE = 60.0  # seconds of waiting for anything but a CPU, as of a sleep or a lock
+READ, REFUSED = 'read', 'refused'
 
 
 def _limit_memory():
@@ -62,7 +63,7 @@ def _patience(until):
 
 
 def outcome(read, path, refused):
-    """'' for a result or one clear line, otherwise what happened."""
+    """READ for a result, REFUSED for one clear line, otherwise what happened."""
     started = time.process_time()
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     signal.signal(signal.SIGALRM, _patience(_waited() + PATIENCE))
@@ -71,7 +72,7 @@ def outcome(read, path, refused):
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             read(path)
     except refused:
-        return ''
+        return REFUSED
     except Slow:
         return f'slow: more than {SECONDS} s of the CPU, or {PATIENCE} s of waiting'
     except MemoryError:
@@ -83,7 +84,7 @@ def outcome(read, path, refused):
         signal.setitimer(signal.ITIMER_REAL, 0)
     if time.process_time() - started > SECONDS:
         return 'slow'
-    return ''
+    return READ
 
 
 def prepared(order):
@@ -99,6 +100,8 @@ def prepared(order):
         for seed in seeds:
             path.write_bytes(seed)
             reader.read(path)
+            for _, work in reader.behind:
+                work(path)
     return reader, path, seeds
 
 
@@ -111,16 +114,21 @@ def run(order, reader, path, seeds):
     else:
         cases = mutated(seeds, order['seed'], order['count'])
     folder = Path(order['folder'])
-    found, count = {}, 0
+    found, count, taken = {}, 0, 0
     for name, content in cases:
         (folder / 'at').write_text(str(name))
         path.write_bytes(content)
         count += 1
         what = outcome(reader.read, path, (InputError, RunError))
-        if what:
+        if what == READ:
+            for every, work in reader.behind:
+                if taken % every == 0 and what in (READ, REFUSED):
+                    what = outcome(work, path, (InputError, RunError))
+            taken += 1
+        if what not in (READ, REFUSED):
             found[str(name)] = what
             (folder / f'case-{name if "cases" not in order else count}').write_bytes(content)
-    return {'reader': order['reader'], 'cases': count, 'found': found}
+    return {'reader': order['reader'], 'cases': count, 'read': taken, 'found': found}
 
 
 def main(orders):

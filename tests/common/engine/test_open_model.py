@@ -1,6 +1,7 @@
 """Any model through one door: ours, and ONNX files as others write them."""
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -442,3 +443,30 @@ def test_an_engine_of_other_shapes_is_named(monkeypatch, case, tmp_path):
     monkeypatch.setattr(model.engine, 'embed', lambda images, progress: np.zeros((3, 5)))
     with pytest.raises(RunError, match=rf'engine {model.engine_name} gave .* \(3, 5\); expected'):
         model.embed(np.zeros((2, 112, 112, 3), np.uint8))
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_weights_may_lie_beside_a_model_and_nowhere_else(case, engine, tmp_path):
+    """A file of weights that the model names is read by the engine, whatever it is."""
+    _, model, images, expected = case
+    folder = tmp_path / 'model'
+    folder.mkdir()
+    path = folder / 'm.onnx'
+    apart = {'save_as_external_data': True, 'location': 'weights', 'size_threshold': 100}
+    onnx.save(foreign.copied(model), str(path), **apart)
+    assert (folder / 'weights').stat().st_size > path.stat().st_size
+    np.testing.assert_allclose(open_model(path, engine).embed(images), expected, **CLOSE)
+    (folder / 'weights').rename(tmp_path / 'weights')
+    os.mkfifo(folder / 'pipe')
+    (folder / 'zero').symlink_to('/dev/zero')
+    written = path.read_bytes()
+    places = ('weights', '../weights', str(tmp_path / 'weights'), '/etc/passwd', 'pipe', 'zero', '')
+    for place in places:
+        changed = onnx.load_model_from_string(written)
+        for tensor in changed.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == 'location':
+                    entry.value = place
+        path.write_bytes(changed.SerializeToString())
+        with pytest.raises(InputError, match='where its weights are to be, is no file beside it'):
+            open_model(path, engine)

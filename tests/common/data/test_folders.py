@@ -1,0 +1,70 @@
+"""What is found in folders that others have filled."""
+
+import os
+import socket
+
+import pytest
+from pictures import jpeg
+from vargfacenet.common.data.folders import find_identities, find_pictures
+from vargfacenet.common.data.image import read_picture
+from vargfacenet.common.data.video import find_videos
+from vargfacenet.common.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """Ada with a picture and what is none: a pipe, a socket, a device without end."""
+    ada = tmp_path / 'people' / 'ada'
+    ada.mkdir(parents=True)
+    (ada / '1.jpg').write_bytes(jpeg(rng))
+    os.mkfifo(ada / '2.jpg')
+    (ada / '3.jpg').symlink_to('/dev/zero')
+    here = os.getcwd()
+    os.chdir(ada)  # a socket's name is short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind('4.mp4')
+    os.chdir(here)
+    return tmp_path / 'people'
+
+
+def test_pipes_and_devices_are_counted_and_never_opened(folder, caplog):
+    (identity,) = find_identities(folder)
+    assert [path.name for path in identity.paths] == ['1.jpg']
+    assert '3 files are no pictures' in caplog.text and 'no ordinary files 3' in caplog.text
+    found = find_pictures(folder)
+    assert [path.name for path in found.pictures] == ['1.jpg']
+    assert [path.name for path in found.others] == ['2.jpg', '3.jpg', '4.mp4']
+    caplog.clear()
+    (video,) = find_videos(folder)
+    assert video.path == folder / 'ada' and 'no ordinary files 3' in caplog.text
+
+
+@pytest.mark.parametrize('name', ['2.jpg', '3.jpg'])
+def test_a_list_may_name_them(folder, name):
+    """Nobody writes to the pipe, and the device has no end."""
+    with pytest.raises(InputError, match='no ordinary file'):
+        read_picture(folder / 'ada' / name)
+
+
+def test_each_folder_is_entered_once(tmp_path, rng, caplog):
+    """Twelve folders with links to each other: 12! ways lead through them."""
+    for number in range(12):
+        (tmp_path / f'{number}').mkdir()
+        (tmp_path / f'{number}' / 'own.jpg').write_bytes(jpeg(rng))
+        for other in range(12):
+            (tmp_path / f'{number}' / f'to{other}').symlink_to(tmp_path / f'{other}')
+    found = find_pictures(tmp_path)
+    # by its own name, and not by that of a link that sorts before it
+    assert {str(path.relative_to(tmp_path)) for path in found.pictures} == {
+        f'{number}/own.jpg' for number in range(12)
+    }
+    assert '144 links to folders that are there already are left out' in caplog.text
+
+
+@pytest.mark.parametrize('name', ['a\nb', 'a\rb', 'a\tb'])
+def test_a_name_that_no_list_can_hold_is_refused(tmp_path, rng, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / '1.jpg').write_bytes(jpeg(rng))
+    with pytest.raises(InputError, match=r'line end or a tab in it; rename it') as error:
+        find_identities(tmp_path)
+    assert name not in str(error.value)  # it is shown as Python writes it
