@@ -16,6 +16,7 @@ from typing import Any, Optional
 
 from ...common.child import module_words
 from ...common.errors import InputError, RunError
+from ...common.plugins import load_plugins
 from .measure import repeated
 
 Environment = Optional[dict[str, str]]
@@ -160,6 +161,7 @@ def _main(how: str, module: str, name: str, options: str) -> None:
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     try:
+        load_plugins()
         result = getattr(importlib.import_module(module), name)(**json.loads(options))
         if how == _ONCE:
             answers.write(json.dumps(result) + '\n')

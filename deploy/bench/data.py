@@ -9,13 +9,13 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 
 from ...common import console
-from ...common.data.recordio import RecordPaths, record_paths, write_face_records
+from ...common.data.recordio import RecordFile, RecordPaths, record_paths, write_face_records
 from ...common.data.records import record_file
 from ...common.files import input_file
 from ...common.names import IMAGE_SIZE
@@ -127,9 +127,9 @@ def cold_epochs(paths: RecordPaths, batch_size: int, rounds: int = 4) -> dict:
 def write_long_index(paths: RecordPaths, folder: Path, records: int) -> None:
     """A data set whose index has `records` lines, over and over those of a short record file."""
     offsets = np.loadtxt(paths.idx, dtype=np.int64, ndmin=2)
-    grouped = offsets[:, 0].min() == 0
-    images = offsets[1 : len(offsets) - 1, 1][: 1000 if grouped else None]
-    images = np.sort(offsets[:, 1])[: len(images)]  # the images are in front in both layouts
+    with closing(RecordFile(paths.rec)) as file:
+        count = min(file.num_images, 1000) if file.grouped else file.num_images
+    images = np.sort(offsets[:, 1])[:count]  # they are in front in both layouts
     long = record_paths(folder / 'train')
     os.symlink(paths.rec.resolve(), long.rec)
     os.symlink(paths.property.resolve(), long.property)

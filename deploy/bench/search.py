@@ -149,7 +149,8 @@ def measure(
         for call in calls.values():
             call()
         slices = {name: repeated(call) for name, call in calls.items()}
-        return slices_in_turn({**slices, **programs}, seconds), checked
+        slice_seconds = min(0.5, seconds)
+        return slices_in_turn({**slices, **programs}, seconds, slice_seconds), checked
 
 
 def run(arguments: argparse.Namespace) -> dict:

@@ -24,6 +24,11 @@ def checkpoint(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp('model'))
 
 
+@pytest.fixture(autouse=True)
+def short_trials(monkeypatch):
+    monkeypatch.setattr(stock, '_TRIAL_SECONDS', 0.02)
+
+
 @pytest.mark.parametrize('batch_size', [1, 4])
 def test_the_original_is_mxnets_own_module(checkpoint, batch_size, rng):
     network = load_embedding(checkpoint)

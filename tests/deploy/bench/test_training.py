@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from conftest import DATA
+from vargfacenet.common import plugins
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.recordio import record_paths
 from vargfacenet.common.engine import ops
@@ -11,9 +13,9 @@ from vargfacenet.common.parallel import cpu_count
 from vargfacenet.deploy.bench import data, distilling, iterators, steps, stock, train
 from vargfacenet.recognition import presets
 from vargfacenet.recognition.losses import Head, class_loss, make_loss
-from vargfacenet.symbol import get_symbol
+from vargfacenet.symbol import NETWORKS, get_symbol
 
-SMALL = ['--network-option', 'multiplier=0.25']
+WIDE = DATA / 'wide_network.py'
 
 
 def check_files(result, out):
@@ -21,22 +23,35 @@ def check_files(result, out):
     assert out.with_suffix('.png').stat().st_size > 5000
 
 
-def test_train(run_command, tmp_path, monkeypatch):
+@pytest.fixture
+def wide(monkeypatch):
+    """Name of a network of a few layers whose width is an option, as VarGFaceNet's is; here, and
+    in the processes that measure, by a plugin."""
+    monkeypatch.setenv('VARGFACENET_PLUGINS', str(WIDE))
+    monkeypatch.setattr(NETWORKS, '_items', dict(NETWORKS._items))
+    monkeypatch.setattr(NETWORKS, '_files', dict(NETWORKS._files))
+    monkeypatch.setattr(plugins, '_loaded', set())
+    monkeypatch.setattr(train, 'WIDE', 'wide')
+    return 'wide'
+
+
+def test_train(wide, run_command, tmp_path, monkeypatch):
     out = tmp_path / 'train.json'
     monkeypatch.setattr(train, 'SETTINGS', {'bound': {'OMP_PROC_BIND': 'true'}})
-    options = [*SMALL, '--batches', '4', '--multipliers', '0.25', '--seconds', 0.1]
+    options = ['--network', wide, '--batches', '32', '--multipliers', '0.5', '--seconds', 0.1]
     options += ['--classes', 20, '--rounds', 1, '--out', out]
     code, result, errors = run_command('bench', 'train', *options)
     assert code == 0
     assert {'default', 'bound'} <= set(result['settings'])
     assert result['processes']['count'] == cpu_count()
     check_files(result, out)
-    assert set(result['batches']) == {'4'}
-    for row in (*result['batches']['4'].values(), *result['best'].values()):
+    assert set(result['batches']) == {'32'}
+    for row in (*result['batches']['32'].values(), *result['best'].values()):
         assert row['ratio']['low'] <= row['ratio']['median'] <= row['ratio']['high']
-    assert set(result['batches']['4']) == set(stock.environments())
+    assert set(result['batches']['32']) == set(stock.environments())
     assert result['best']['default']['setting'] == stock.DEFAULT
     assert [row['series'] for row in result['growth']] == ['batch', 'width']
+    assert [row.get('multiplier') for row in result['growth']] == [None, 0.5]
     for row in result['growth']:
         assert row['ours']['bytes'] > 5e6 and row['stock']['images_per_second'] > 0
     assert any(name.endswith('Convolution') for name in result['profile']['operators'])
@@ -115,15 +130,16 @@ def test_distill(run_command, tmp_path):
     assert result['teach']['engine'] in errors
 
 
-def test_data(run_command, tmp_path, monkeypatch):
-    small = {'PEOPLE': 4, 'FACES': 4, 'COPIES': 40, 'TRAINING_BATCH': 4}
-    for name, value in {**small, 'NETWORK_OPTIONS': {'multiplier': 0.25}}.items():
+def test_data(wide, run_command, tmp_path, monkeypatch):
+    small = {'PEOPLE': 4, 'FACES': 4, 'COPIES': 20, 'TRAINING_BATCH': 4}
+    for name, value in {**small, 'NETWORK': wide, 'NETWORK_OPTIONS': {'multiplier': 0.5}}.items():
         monkeypatch.setattr(data, name, value)
+    monkeypatch.setattr(stock, '_TRIAL_SECONDS', 0.05)
     out = tmp_path / 'data.json'
-    options = ['--batch-size', 16, '--seconds', 0.5, '--threads', '1', '--index-records', 3000]
+    options = ['--batch-size', 16, '--seconds', 0.1, '--threads', '1', '--index-records', 3000]
     options += ['--out', out]
-    code, result, _ = run_command('bench', 'data', *options)
-    assert code == 0
+    code, result, errors = run_command('bench', 'data', *options)
+    assert code == 0, errors
     check_files(result, out)
     assert set(result['warm']) == {'stock', data.MXNET, 'threads 1'}
     assert result['warm'][data.MXNET]['setting'].endswith('threads')
