@@ -1,7 +1,12 @@
 """VarGFaceNet on MXNet: the whole life of a light face-recognition network.
 
-Importing this package loads nothing heavy; MXNet comes in with the subpackage that needs it. The
-names of PUBLIC are loaded when they are first asked for.
+    model = vargfacenet.open_model('export')  # an export, a checkpoint PREFIX,EPOCH, an .onnx file
+    embeddings = model.embed(crops)  # uint8 (N, 112, 112, 3) RGB -> float32 (N, D)
+
+`FaceEmbedder` finds the faces of photographs first; `load_bin` and `verify` measure a model;
+`get_symbol` and `list_networks` are the networks, in MXNet. The commands, `vargfacenet --help`, do
+the rest of its life. Importing this package loads nothing heavy: the names of PUBLIC come with
+what they need when they are first asked for, MXNet where it is used.
 """
 
 import importlib

@@ -1,5 +1,6 @@
 """FaceEmbedder: crops and photographs to embeddings, on the fastest engine that is installed."""
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple, Union
 
@@ -159,6 +160,9 @@ class FaceEmbedder:
         """(N, D) float32 as the model gives them, of any length; otherwise as `embed`."""
         return self._opened.embed(images)
 
+    def __repr__(self) -> str:
+        return f'FaceEmbedder({str(self.model)!r}, {self.backend!r}, {self.embedding_size} values)'
+
     def embed_photos(self, photos: Sequence[Photo], which: str = 'largest') -> list[Faces]:
         """Find, align and embed the faces of photographs.
 
@@ -177,6 +181,8 @@ class FaceEmbedder:
         """
         if which not in WHICH:
             raise unknown_name('choice of faces', which, WHICH)
+        if isinstance(photos, (str, bytes, os.PathLike)) or getattr(photos, 'ndim', 4) == 3:
+            raise InputError('photos is one photograph; expected a list of them')
         found, crops = [], []
         for photo in photos:
             image = read_photo(photo)

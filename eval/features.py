@@ -89,6 +89,15 @@ def _parts(root: Path, names: list[str], frames: int) -> Iterator[tuple[int, lis
         yield start, folders
 
 
+def check_some_there(root: Path, names: list[str], listed: str) -> None:
+    """Raise InputError if no picture of a list is there, before anything is embedded."""
+    if not any(listed_path(root, name).is_file() for name in names):
+        raise InputError(
+            f'{listed}: none of the {len(names)} pictures of the list is there, e.g. {names[0]}; '
+            f'is --root right?'
+        )
+
+
 def write_features(out: Path, rows: Iterator[Rows], names: list[str], columns: int) -> list[str]:
     """Write the feature file as its rows come; returns the names of missing rows.
 

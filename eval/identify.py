@@ -76,12 +76,14 @@ def _embed(
 ) -> dict[str, Embeddings]:
     """Embed image lists into feature files, in the first process; the others wait for them."""
     # here, since a run on stored embeddings needs none of it
-    from .features import image_rows, write_features
+    from .features import check_some_there, image_rows, write_features
     from .image_list import report_missing
     from .matrix_file import read_matrix
 
-    output_folder(arguments.features)
     listed = {name: read_identities(path, arguments.root) for name, path in lists.items()}
+    for name, (paths, _) in listed.items():
+        check_some_there(arguments.root, paths, str(lists[name]))
+    output_folder(arguments.features)
     if world.is_first:
         embedder = open_from(arguments, arguments.batch_size, 'mxnet')
         for name, (paths, _) in listed.items():

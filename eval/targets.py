@@ -35,6 +35,8 @@ def resolve_targets(texts: list[str], data_dir: Optional[str]) -> dict[str, Path
     for word in words:
         path = Path(word)
         if path.suffix != '.bin':
+            if path.suffix == '.npz':
+                raise InputError(f'target {word!r}: a set of make-pairs is for --pairs')
             if data_dir is None:
                 raise InputError(
                     f'target {word!r} is no .bin file; a name needs --data-dir (DIR/{word}.bin)'

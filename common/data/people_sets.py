@@ -10,6 +10,7 @@ of pairs, so here each picture is stored once, with whose it is; the pairs follo
     impostors  (K, 2) int32, pairs of different people that were drawn; absent where all count
 """
 
+from pathlib import Path
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -81,6 +82,8 @@ def write_people_set(path: PathLike, people_set: PeopleSet) -> None:
 
 def read_people_set(path: PathLike) -> PeopleSet:
     """Read what `write_people_set` wrote; InputError for any other file, and for damage."""
+    if Path(path).suffix == '.bin':
+        raise InputError(f'{path} is no set of people; a .bin is for --target')
     arrays = read_npz(input_file(path, 'set of people'))
     if not _ARRAYS <= arrays.keys() <= _ARRAYS | {'impostors'}:
         raise InputError(f'{path} is no set of people; vargfacenet make-pairs writes them')

@@ -61,6 +61,9 @@ class OpenModel:
         self._changed = changed
         self._source = source_digest(record, weights) if record else None
 
+    def __repr__(self) -> str:
+        return f'OpenModel({self.name!r}, {self.engine_name!r}, {self.embedding_size} values)'
+
     @property
     def engine_name(self) -> str:
         """'openvino', 'openvino-bf16', 'onnxruntime', 'mxnet' ..."""

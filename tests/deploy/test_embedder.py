@@ -110,6 +110,15 @@ def test_models_that_are_not_there(model, message, tmp_path, monkeypatch):
         FaceEmbedder(model)
 
 
+def test_one_photograph_is_no_list_of_them(models, tmp_path):
+    embedder = FaceEmbedder(models[0])
+    size = embedder.embedding_size
+    assert repr(embedder) == f"FaceEmbedder('{models[0]}', '{embedder.backend}', {size} values)"
+    for one in ('a.jpg', tmp_path / 'a.jpg', b'bytes', np.zeros((40, 40, 3), np.uint8)):
+        with pytest.raises(InputError, match='photos is one photograph; expected a list'):
+            embedder.embed_photos(one)
+
+
 def test_a_checkpoint_without_its_number_is_shown_with_it(tmp_path):
     for number in (3, 12):
         (tmp_path / f'model-{number:04d}.params').touch()

@@ -123,6 +123,12 @@ def test_images_of_a_model(folder, run_command, rng):
     assert result['pairs']['positives'] == 4 * 3
     assert '1 of 20 distractors' in err and 'd4/4.png' in err
     assert read_matrix(folder / 'features' / 'probes.bin').shape == (12, 16)
+    # a list without a picture is refused before the first is embedded
+    (folder / 'd.txt').write_text('nobody/1.png nobody')
+    options[options.index('--features') + 1] = folder / 'other'
+    code, _, err = run_command('identify', *options)
+    assert code == 2 and 'd.txt: none of the 1 pictures of the list is there' in err
+    assert not (folder / 'other').exists()
 
 
 def imports(program):

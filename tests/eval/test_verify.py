@@ -123,6 +123,8 @@ BAD = {
     'missing second target': ('--target', 'FOLDER/lfw.bin,FOLDER/x.bin', 'x.bin does not exist'),
     'folder as target': ('--target', 'FOLDER', 'is no .bin file'),
     'name without folder': ('--target', 'lfw', 'needs --data-dir'),
+    'set of people as target': ('--target', 'FOLDER/all.npz', 'make-pairs is for --pairs'),
+    'target as set of people': ('--pairs', 'FOLDER/lfw.bin', 'a .bin is for --target'),
     'empty target': ('--target', ',', 'expected a .bin file'),
     'twice': ('--target', 'FOLDER/lfw.bin,FOLDER/lfw.bin', 'is given twice'),
     'cut target': ('--target', 'FOLDER/cut.bin', 'cut.bin'),
