@@ -48,12 +48,12 @@ def cosine_to_teacher(model: str, teacher: str, patterns) -> float:
 
 
 def test_generations_start_from_each_other_and_end_in_a_table(
-    options, teacher, patterns, run_command, tmp_path
+    small_options, teacher, patterns, run_command, tmp_path
 ):
     before = checkpoint.params_path(*teacher.split(',')[:1], 1).read_bytes()
-    _, scratch, _ = run_command('train', *options, '--name', 'scratch')
+    _, scratch, _ = run_command('train', *small_options, '--name', 'scratch')
     words = ['--teacher', teacher, '--scratch', scratch['model'], '--generations', 2]
-    code, result, errors = run_command('distill', *options, *words, '--target', 'pairs')
+    code, result, errors = run_command('distill', *small_options, *words, '--target', 'pairs')
     assert code == 0
     assert list(result['targets']) == ['teacher', 'scratch', 'generation 1', 'generation 2']
     for row in result['targets']:
@@ -68,10 +68,12 @@ def test_generations_start_from_each_other_and_end_in_a_table(
     assert result['models']['generation 2'] == result['model']
 
 
-def test_the_student_turns_towards_the_teacher(options, teacher, patterns, run_command, tmp_path):
-    _, plain, _ = run_command('train', *options, '--name', 'plain')
+def test_the_student_turns_towards_the_teacher(
+    small_options, teacher, patterns, run_command, tmp_path
+):
+    _, plain, _ = run_command('train', *small_options, '--name', 'plain')
     words = ['--teacher', teacher, '--generations', 1, '--steps', 40, '--lr', 0.1]
-    code, distilled, _ = run_command('distill', *options, *words, '--no-classification')
+    code, distilled, _ = run_command('distill', *small_options, *words, '--no-classification')
     assert code == 0
     alike = cosine_to_teacher(distilled['model'], teacher, patterns)
     assert alike > 0.3 + cosine_to_teacher(plain['model'], teacher, patterns)
@@ -79,10 +81,10 @@ def test_the_student_turns_towards_the_teacher(options, teacher, patterns, run_c
     assert 'fc7_weight' not in arg_params
 
 
-def test_equation_4_trains_as_well(options, teacher, run_command, tmp_path):
+def test_equation_4_trains_as_well(small_options, teacher, run_command, tmp_path):
     words = ['--teacher', teacher, '--generations', 1, '--steps', 24, '--lr', 0.1]
     words += ['--form', 'cosine', '--no-classification']
-    code, _, _ = run_command('distill', *options, *words)
+    code, _, _ = run_command('distill', *small_options, *words)
     assert code == 0
     distances = [row['distill_loss'] for row in read_history(tmp_path / 'run-gen1')]
     assert distances[-1] < 0.7 * distances[0]

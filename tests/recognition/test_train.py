@@ -35,12 +35,19 @@ from vargfacenet.symbol import get_symbol
 
 from tests.recognition.conftest import SMALL_NETWORK
 
+STEPS_OF_SECONDS = 150  # of the small network: enough to be stopped among them
+
 
 def start(*options) -> subprocess.Popen:
-    """The training command in a process of its own."""
+    """The training command in a process of its own, which knows the small network as well."""
     command = [sys.executable, '-m', 'vargfacenet', 'train', *map(str, options)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, 'VARGFACENET_PLUGINS': str(SMALL_NETWORK)},
     )
 
 
@@ -132,9 +139,10 @@ def test_killed_and_resumed_ends_with_the_same_weights(run_options, tmp_path):
     assert steps == sorted(set(steps))
 
 
-def test_interrupt_saves_and_resume_goes_on(options, run_command, tmp_path):
+def test_interrupt_saves_and_resume_goes_on(small_options, run_command, tmp_path):
     """Ctrl-C between two checkpoints, then the same command again: the weights of a whole run."""
-    options = [*options, '--steps', 12, '--frequent', 1]
+    options = [*small_options, '--steps', STEPS_OF_SECONDS, '--frequent', 1]
+    options += ['--verbose', STEPS_OF_SECONDS]
     process = start(*options)
     wait_for(tmp_path / 'run' / 'history.jsonl', process)  # behind the first step
     os.killpg(process.pid, signal.SIGINT)
@@ -143,7 +151,7 @@ def test_interrupt_saves_and_resume_goes_on(options, run_command, tmp_path):
     assert 'go on with --resume' in errors
     assert 'Traceback' not in errors
     _, state = load_state(tmp_path / 'run' / 'model', 1)
-    assert 0 < state.step < 12
+    assert 0 < state.step < STEPS_OF_SECONDS
     assert state.seconds > 0
     assert run_command('train', *options, '--resume')[0] == 0
     assert run_command('train', *options, '--name', 'whole')[0] == 0
@@ -173,9 +181,9 @@ def test_a_bad_record_stops_a_run_saved_and_may_be_left_out(
     assert_same_weights(resumed, weights(tmp_path / 'whole' / 'model', 1))
 
 
-def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(options, run_command, tmp_path):
+def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(small_options, run_command, tmp_path):
     """The learning rate jumps to 1e30 behind the checkpoint of step 4: float32 overflows."""
-    wild = [*options, '--steps', 100, '--verbose', 4, '--loss', 'softmax']
+    wild = [*small_options, '--steps', 100, '--verbose', 4, '--loss', 'softmax']
     jump = tmp_path / 'jump.py'
     jump.write_text('default = dict(lr_mode="step", lr_steps=(5,), lr_factor=1e30)')
     code, _, errors = run_command('train', *wild, '--config', jump, '--warmup-steps', 0)
@@ -231,7 +239,7 @@ def test_a_finished_run_resumed_gives_its_result_again(small_options, run_comman
 
 def test_the_checkpoint_loads_in_the_official_symbol(options, run_command, tmp_path):
     """The saved symbol has no operator of ours and the authors' argument names."""
-    _, result, _ = run_command('train', *options)
+    _, result, _ = run_command('train', *options, '--steps', 2)
     saved = json.loads((tmp_path / 'run' / 'model-symbol.json').read_text())
     assert not [node['op'] for node in saved['nodes'] if node['op'].startswith('vg_')]
     official = get_symbol('vargfacenet', multiplier=0.25, emb_size=32)
