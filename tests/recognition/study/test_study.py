@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from vargfacenet.__main__ import main
+from vargfacenet.common import plugins
 from vargfacenet.common.data.people_sets import PeopleSet, write_people_set
 from vargfacenet.common.engine.params_file import read_arrays
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
 from vargfacenet.recognition.study.plan import TEACH, Job, read_study
 from vargfacenet.recognition.study.runner import Records
+from vargfacenet.symbol import NETWORKS
 
-from tests.recognition.conftest import pattern
+from tests.recognition.conftest import SMALL_NETWORK, pattern
 
 FILE = """
 title = 'A small study'
@@ -38,8 +40,7 @@ per-batch-size = 8
 frequent = 2
 verbose = {verbose}
 lr = 0.05
-network = 'vargfacenet'
-network-option = {{multiplier = 0.25, emb_size = 32, bn_mom = 0.5}}
+{network}
 
 [test]
 target = ['{data}/pairs.bin']
@@ -70,6 +71,22 @@ pretrained = 'run:broken'
 """
 
 
+SMALL = "network = 'small'\nnetwork-option = {emb_size = 32}"
+LARGER = """network = 'vargfacenet'
+network-option = {multiplier = 0.25, emb_size = 32, bn_mom = 0.5}"""
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small_network():
+    """The network of a few layers, here and in the processes of a study."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('VARGFACENET_PLUGINS', str(SMALL_NETWORK))
+        patch.setattr(NETWORKS, '_items', dict(NETWORKS._items))
+        patch.setattr(NETWORKS, '_files', dict(NETWORKS._files))
+        patch.setattr(plugins, '_loaded', set())
+        yield
+
+
 @pytest.fixture(scope='module')
 def crowd(tmp_path_factory):
     """40 people of two pictures, 3,120 impostor pairs."""
@@ -80,10 +97,11 @@ def crowd(tmp_path_factory):
     return path
 
 
-def write_study(folder, patterns, crowd, more='', steps=4, verbose=100):
+def write_study(folder, patterns, crowd, more='', steps=4, verbose=100, network=SMALL):
     path = folder / 'own.toml'
     values = {'runs': folder / 'runs', 'data': patterns, 'crowd': crowd}
-    path.write_text(FILE.format(**values, steps=steps, verbose=verbose) + more)
+    text = FILE.format(**values, steps=steps, verbose=verbose, network=network)
+    path.write_text(text + more)
     return path
 
 
@@ -114,7 +132,7 @@ def test_figures_are_those_of_the_tests(done):
             (tar['value'], tar['low'], tar['high'])
         )
         assert entry['pairs accuracy']['value'] == test['targets']['pairs']['accuracy']
-        assert result['arms'][arm]['steps'] == 4 and result['arms'][arm]['params'] > 1e6
+        assert result['arms'][arm]['steps'] == 4 and result['arms'][arm]['params'] > 1e3
     (question,) = result['questions']
     for each in question['comparisons']:
         values = [found[arm][each['measure']]['value'] for arm in ('angular', 'scratch')]
@@ -357,7 +375,7 @@ def test_a_killed_study_ends_with_the_same_weights(patterns, crowd, tmp_path, nu
     for kind in ('whole', 'killed'):
         folder = tmp_path / kind
         folder.mkdir()
-        path = write_study(folder, patterns, crowd, steps=40, verbose=5)
+        path = write_study(folder, patterns, crowd, steps=40, verbose=5, network=LARGER)
         runs = folder / 'runs'
         process = _start(path)
         if kind == 'killed':
