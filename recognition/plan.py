@@ -71,11 +71,11 @@ def whole(name: str, value: float) -> int:
 def of_partial_fc(args: argparse.Namespace) -> argparse.Namespace:
     """The options of PartialFC, or what `train` takes without them; InputError for those of another
     head, and out of range."""
+    if args.head != PARTIAL_FC:
+        console.refuse_options(args, _OF_PARTIAL_FC, f'only with --head {PARTIAL_FC}')
     values = {}
     for name in _OF_PARTIAL_FC:
         value, rule = getattr(args, name), SETTINGS[name].metadata.get('rule')
-        if value is not None and args.head != PARTIAL_FC:
-            raise InputError(f'{flag_of(name)} {value}: is for --head {PARTIAL_FC}')
         if value is not None and rule and not rule.test(value):
             raise InputError(f'{flag_of(name)} {value:g}: must be {rule.expected}')
         values[name] = SETTINGS[name].default if value is None else value

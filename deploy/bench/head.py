@@ -134,10 +134,7 @@ def run(args: argparse.Namespace) -> dict:
     check_options(args, dict.fromkeys(('batch_size', 'embedding_size', 'rounds'), integer(1)))
     if args.partial_fc:
         return measure_partial_fc(classes, read_rates(args), args)
-    for option in ('rates', 'centres_dtype'):
-        value = getattr(args, option)
-        if value is not None:
-            raise InputError(f'--{option.replace("_", "-")} {value}: is for --partial-fc')
+    console.refuse_options(args, ('rates', 'centres_dtype'), 'only with --partial-fc')
     with console.progress(len(classes), 'heads', 'sizes') as bar:
         rows = []
         for number in classes:

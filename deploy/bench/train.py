@@ -13,7 +13,6 @@ from typing import NamedTuple, Optional
 
 from ...common import console
 from ...common.engine import ops
-from ...common.errors import InputError
 from ...common.flops import count
 from ...common.options import integer
 from ...common.parallel import cpu_count
@@ -340,14 +339,11 @@ def run_against_torch(args: argparse.Namespace, step: Step, batches: list[int]) 
 def read_others(args: argparse.Namespace) -> tuple[list[float], int]:
     """(--multipliers, --rounds), or their defaults; InputError where the measurement has no use for
     what was given."""
-    uses = {'torch_python': 'torch', 'multipliers': 'stock', 'rounds': 'stock'}
-    for name, against in uses.items():
-        value = getattr(args, name)
-        if value is not None and args.against != against:
-            flag = '--' + name.replace('_', '-')
-            raise InputError(f'{flag} {value}: is for --against {against}')
-    if args.multipliers is not None and args.network != WIDE:
-        raise InputError(f'--multipliers {args.multipliers}: is for --network {WIDE}')
+    for against, names in (('torch', ['torch_python']), ('stock', ['multipliers', 'rounds'])):
+        if args.against != against:
+            console.refuse_options(args, names, f'only with --against {against}')
+    if args.network != WIDE:
+        console.refuse_options(args, ['multipliers'], f'only with --network {WIDE}')
     multipliers = _MULTIPLIERS if args.multipliers is None else args.multipliers
     args.rounds = _ROUNDS if args.rounds is None else args.rounds
     check_options(args, {'rounds': integer(1)})

@@ -29,9 +29,14 @@ def lengths(rows: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum('md,md->m', rows, rows) + np.float32(_NORM_ADDEND))
 
 
+def _count(centres: Centres, rows: Optional[np.ndarray]) -> int:
+    """How many rows of the shard a sample has."""
+    return centres.rows if rows is None else len(rows)
+
+
 def _blocks(centres: Centres, rows: Optional[np.ndarray]) -> Iterator[tuple[slice, Rows]]:
     """(places in the sample, rows of the shard) of a block of centres."""
-    total = centres.rows if rows is None else len(rows)
+    total = _count(centres, rows)
     for start in range(0, total, BLOCK):
         places = slice(start, min(start + BLOCK, total))
         yield places, places if rows is None else rows[places]
@@ -39,8 +44,8 @@ def _blocks(centres: Centres, rows: Optional[np.ndarray]) -> Iterator[tuple[slic
 
 def _sample(centres: Centres, rows: Optional[np.ndarray], per_row: int) -> tuple:
     """What the kernels are told of a sample; `rows` stays in the caller's hands."""
-    total = centres.rows if rows is None else len(rows)
-    return rows.ctypes.data if rows is not None else None, per_row, total * per_row
+    place = None if rows is None else rows.ctypes.data
+    return place, per_row, _count(centres, rows) * per_row
 
 
 def cosines(
@@ -59,14 +64,14 @@ def cosines(
     (N, m * k) float32, and (m * k,) float32: 1 / length of every centre
     """
     size, native = unit.shape[1], native_kernels()
-    total = (centres.rows if rows is None else len(rows)) * (centres.width // size)
+    k = centres.width // size
+    total = k * _count(centres, rows)
     found, factors = np.empty((len(unit), total), np.float32), np.empty(total, np.float32)
     if native is not None:
         call = getattr(native, f'vgc_cosines_{centres.dtype}')
-        sample = _sample(centres, rows, centres.width // size)
+        sample = _sample(centres, rows, k)
         call(unit, len(unit), size, centres.weights.ctypes.data, *sample, found, factors)
         return found, factors
-    k = centres.width // size
     for places, chosen in _blocks(centres, rows):
         weights = centres.read_weights(chosen).reshape(-1, size)
         columns = slice(places.start * k, places.stop * k)
@@ -100,15 +105,16 @@ def update(
     (N, D) float32: the gradient of the sum of the losses by `unit`
     """
     size, native, rate = unit.shape[1], native_kernels(), move.lr / len(unit)
+    k = centres.width // size
     if native is not None:
         found = np.empty_like(unit)
         call = getattr(native, f'vgc_update_{centres.dtype}')
         stored = centres.weights.ctypes.data, centres.momenta.ctypes.data
-        sample = _sample(centres, rows, centres.width // size)
+        sample = _sample(centres, rows, k)
         numbers = rate, move.lr * move.wd, move.mom, int(random.integers(1 << 32))
         call(unit, len(unit), size, *stored, *sample, gradient, factors, *numbers, found)
         return found
-    found, k = np.zeros_like(unit), centres.width // size
+    found = np.zeros_like(unit)
     for places, chosen in _blocks(centres, rows):
         weights, momenta = centres.read(chosen)
         directions = weights.reshape(-1, size)

@@ -16,22 +16,11 @@ from vargfacenet.common.errors import InputError
 from vargfacenet.common.ranks import SingleRank
 from vargfacenet.recognition.losses import LOSSES, make_loss
 from vargfacenet.recognition.losses.cosine import CosineLoss
-from vargfacenet.recognition.partial_fc import Centres, PartialFC, Settings, check_loss, products
+from vargfacenet.recognition.partial_fc import Centres, PartialFC, Settings, check_loss
 
 COSINE_LOSSES = sorted(name for name in LOSSES if issubclass(LOSSES.get(name), CosineLoss))
 CLASSES, SIZE, IMAGES = 23, 6, 8
 SMALL_SCALE = {'s': 16.0}  # the original's loss ends at -log(1e-30)
-
-
-@pytest.fixture(params=['compiled', 'NumPy'])
-def way(request, monkeypatch):
-    """Both ways of going over the centres."""
-    if request.param == 'NumPy':
-        monkeypatch.setattr(products, 'native_kernels', lambda: None)
-        monkeypatch.setattr(products, 'BLOCK', 3)  # several blocks, the last one smaller
-    elif products.native_kernels() is None:
-        pytest.skip('no C++ compiler')
-    return request.param
 
 
 @pytest.mark.parametrize('case', GOLDEN['cases'])

@@ -7,16 +7,6 @@ from vargfacenet.recognition.partial_fc import Centres, centres, products
 MOVE = products.Move(lr=0.3, mom=0.9, wd=0.02)
 
 
-@pytest.fixture(params=['compiled', 'NumPy'])
-def way(request, monkeypatch):
-    if request.param == 'NumPy':
-        monkeypatch.setattr(products, 'native_kernels', lambda: None)
-        monkeypatch.setattr(products, 'BLOCK', 5)
-    elif products.native_kernels() is None:
-        pytest.skip('no C++ compiler')
-    return request.param
-
-
 def stored(random, rows, width, dtype):
     made = Centres(rows, width, dtype)
     made.weights[:] = random.standard_normal((rows, width))
