@@ -39,6 +39,7 @@ from .gallery_file import (
     make_private,
     matrix_name,
     private_folder,
+    rows_of,
 )
 from .gallery_records import (
     UNKNOWN,
@@ -509,7 +510,7 @@ class Gallery:
             if meta['format'] != WITHOUT_CHECKSUMS:
                 self._migrate(seal, codec)
             path = self.folder / matrix_name(gallery_tables.generation_of(database.meta()))
-            rows = _rows_of(path, self._width_of(seal))
+            rows = rows_of(path, self._width_of(seal))
             # a row that is missing would get no checksum, and match nobody when it is there again
             gallery_tables.check_places(gallery_tables.read_faces(database), path, len(rows))
             gallery_tables.add_checksums(database, rows if seal.is_open else None)
@@ -520,7 +521,7 @@ class Gallery:
         people = gallery_tables.migrate(self._database, seal, codec)
         if codec:
             path = self.folder / MATRIX
-            raw = _rows_of(path, len(codec.seal(bytes(4 * self._size))))
+            raw = rows_of(path, len(codec.seal(bytes(4 * self._size))))
             gallery_tables.check_places(people.items(), path, len(raw))
             rows = ((row, person, codec.open(raw[row].tobytes())) for row, person in people.items())
             self._write_new_matrix(1, seal, rows)
@@ -765,14 +766,6 @@ def check_exists(folder: PathLike) -> None:
     """Raise InputError unless a folder holds a gallery."""
     if not (Path(folder) / DATABASE).is_file():
         raise InputError(f'{folder} holds no gallery; `vargfacenet gallery enrol` makes one')
-
-
-def _rows_of(path: Path, width: int) -> np.ndarray:
-    """The whole rows of a matrix file, uint8 (N, width)."""
-    count = path.stat().st_size // width if path.is_file() else 0
-    if not count:
-        return np.empty((0, width), np.uint8)
-    return np.memmap(path, np.uint8, 'r', shape=(count, width))
 
 
 def _private_matrix(rows: int, size: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from ..common.files import PathLike
 from . import gallery_tables
 from .decision_log import LOG, check_log
 from .gallery import check_exists
-from .gallery_file import DATABASE, FORMAT, Database, is_gallery_file, matrix_name
+from .gallery_file import DATABASE, FORMAT, Database, is_gallery_file, matrix_name, rows_of
 from .gallery_records import decode_face
 from .sealing import Seal
 
@@ -125,18 +125,17 @@ def _damaged_rows(
 ) -> list[str]:
     """What is wrong with the rows of the matrix that faces have; an older gallery has no
     checksums."""
-    width = 4 * size
-    capacity = path.stat().st_size // width if path.is_file() else 0
-    needed = max(row for row, _ in faces) + 1
-    if needed > capacity:
-        return [f'{path} is cut off: it holds {capacity} rows and the gallery needs {needed}']
-    matrix = np.memmap(path, np.float32, 'r', shape=(capacity, size))
+    rows = rows_of(path, 4 * size)
+    try:
+        gallery_tables.check_places(faces, path, len(rows))
+    except InputError as error:
+        return [str(error)]
     places = [row for row, _ in faces]
-    no_unit = ~gallery_tables.is_unit(matrix[places])
+    no_unit = ~gallery_tables.is_unit(rows.view(np.float32)[places])
     changed = set()
     if checksums is not None:
         noted = [(row, checksums.get(row)) for row in places]
-        changed = {row for row, _ in gallery_tables.damaged_rows(matrix.view(np.uint8), noted)}
+        changed = {row for row, _ in gallery_tables.damaged_rows(rows, noted)}
     problems = []
     for (row, name), is_no_unit in zip(faces, no_unit):
         if row in changed or is_no_unit:

@@ -40,7 +40,7 @@ from .faces import Face, add_faces_option, face_of
 from .gallery import Gallery, check_exists
 from .gallery_file import DATABASE, private_folder
 from .gallery_records import checked_name, checked_terms, picture_digest
-from .gallery_tables import check_lock
+from .gallery_tables import key_for
 from .person_export import about_person, check_export_path, export_person
 from .sealing import CODEC_HELP, NEW, Key, add_key_options, key_of, make_key
 from .tail import GalleryDecision
@@ -153,9 +153,7 @@ def _enrol(args: argparse.Namespace) -> dict:
     terms = checked_terms(args.basis, args.purpose, args.expires)
     for path in args.photographs:
         input_file(path, 'photograph')
-    is_new = not (args.gallery / DATABASE).is_file()
-    key = key_of(args, args.gallery, is_new)
-    check_lock(key, args.codec)
+    key, is_new = key_for(args)
     if is_new:
         private_folder(args.gallery)
     embedder = embedder_from(args)

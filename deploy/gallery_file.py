@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..common.errors import InputError
 from ..common.files import PathLike, output_folder
 from .decision_log import HEAD, LOG
@@ -67,6 +69,14 @@ def is_gallery_file(name: str) -> bool:
     """Whether a file's name is one that a gallery gives."""
     journals = (f'{DATABASE}-{kind}' for kind in ('wal', 'shm', 'journal'))
     return name in (DATABASE, LOG, HEAD, *journals) or is_matrix(name)
+
+
+def rows_of(path: Path, width: int) -> np.ndarray:
+    """The whole rows of a matrix file, uint8 (N, width)."""
+    count = path.stat().st_size // width if path.is_file() else 0
+    if not count:
+        return np.empty((0, width), np.uint8)
+    return np.memmap(path, np.uint8, 'r', shape=(count, width))
 
 
 def private_folder(path: PathLike) -> Path:

@@ -5,6 +5,7 @@ records (`gallery_records`) and pictures, `checksums` are those of the rows of a
 functions work inside a transaction of the caller.
 """
 
+import argparse
 import re
 import secrets
 import zlib
@@ -37,7 +38,7 @@ from .gallery_records import (
     picture_digest,
     plain_text,
 )
-from .sealing import AES, CODECS, CROP, FACE, PERSON, SALT_BYTES, Codec, Key, Seal
+from .sealing import AES, CODECS, CROP, FACE, PERSON, SALT_BYTES, Codec, Key, Seal, key_of
 
 MAX_RECORD = 1 << 16  # bytes of what is kept of a person, or of a face besides its picture
 _SAMPLE = b'vargfacenet gallery'  # lies sealed in the database, to know a wrong key at once
@@ -61,6 +62,17 @@ def check_lock(key: Optional[Key], codec: str) -> None:
         raise InputError('a key file or a passphrase seals a gallery, or a codec; give one of them')
     if codec:
         CODECS.get(codec)
+
+
+def key_for(args: argparse.Namespace) -> tuple[Optional[Key], bool]:
+    """(key of the options of a command that makes its gallery where none is, whether it will).
+
+    Raises InputError as `key_of` and `check_lock`.
+    """
+    is_new = not (args.gallery / DATABASE).is_file()
+    key = key_of(args, args.gallery, is_new)
+    check_lock(key, args.codec)
+    return key, is_new
 
 
 def new_lock(key: Optional[Key], codec: str) -> Lock:
@@ -183,8 +195,8 @@ def read_faces(database: Database) -> list[tuple[int, int]]:
     return list(database.scan('SELECT row, person FROM faces ORDER BY row'))
 
 
-def check_places(faces: Iterable[tuple[int, int]], path: Path, capacity: int) -> None:
-    """Raise InputError where faces, (row, number of the person), have rows that the matrix file of
+def check_places(faces: Iterable[tuple[int, Any]], path: Path, capacity: int) -> None:
+    """Raise InputError where faces, (row, whose it is), have rows that the matrix file of
     so many does not hold."""
     places = [row for row, _ in faces]
     if min(places, default=0) < 0:

@@ -22,9 +22,9 @@ from ..common.parallel import cpu_count
 from .decide import HOW_TO_GET_THRESHOLDS, embedder_from, stored_thresholds
 from .faces import add_faces_option
 from .gallery import Gallery
-from .gallery_file import DATABASE, private_folder
-from .gallery_tables import check_lock
-from .sealing import CODEC_HELP, add_key_options, key_of
+from .gallery_file import private_folder
+from .gallery_tables import key_for
+from .sealing import CODEC_HELP, add_key_options
 from .web_access import (
     LOCAL_NAMES,
     Access,
@@ -138,9 +138,7 @@ def run(args: argparse.Namespace) -> dict:
         check_host_name(name)
     if args.token_file:
         check_token_file(args.token_file)
-    is_new = not (args.gallery / DATABASE).is_file()
-    key = key_of(args, args.gallery, is_new)
-    check_lock(key, args.codec)
+    key, is_new = key_for(args)
     with contextlib.ExitStack() as stack:
         # what can fail comes before the gallery, which is made if needed
         listener = stack.enter_context(listen(args.host, args.port))

@@ -19,6 +19,7 @@ from typing import Optional
 import numpy as np
 
 from ..common import console
+from ..common.data.folders import refuse_inside
 from ..common.data.records import open_records
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
@@ -101,17 +102,6 @@ def _margin(args: argparse.Namespace) -> float:
     return _MARGIN if args.margin is None else args.margin
 
 
-def _check_out(args: argparse.Namespace) -> None:
-    """InputError for an --out inside a set, among whose pictures the list would lie."""
-    for folder in filter(None, (args.folder, args.other)):
-        inside = Path(folder).is_dir() and Path(folder).resolve()
-        if inside and (inside == args.out.resolve() or inside in args.out.resolve().parents):
-            raise InputError(
-                f'--out {args.out} lies in the set {folder} and would become a part of it; choose '
-                f'a folder elsewhere'
-            )
-
-
 def _find(
     args: argparse.Namespace, people: People, other: Optional[People]
 ) -> tuple[list[Finding], float]:
@@ -185,7 +175,9 @@ def run(args: argparse.Namespace) -> dict:
     )
     if args.other and args.margin is not None:
         raise InputError('--margin is for one set; between two nobody is in the wrong folder')
-    _check_out(args)
+    for folder in filter(None, (args.folder, args.other)):
+        if Path(folder).is_dir():
+            refuse_inside(args.out, Path(folder))
     with contextlib.ExitStack() as stack:
         sets = [
             stack.enter_context(contextlib.closing(open_records(path)))

@@ -134,8 +134,8 @@ def test_an_option_that_nothing_would_come_of(line, place, run_command):
 
 
 WRONG = {
-    'clean photos --model absent,1 --out photos': 'lies in the set photos',
-    'clean photos --model absent,1 --out photos/cleaning': 'lies in the set photos',
+    'clean photos --model absent,1 --out photos': 'lies in photos',
+    'clean photos --model absent,1 --out photos/cleaning': 'lies in photos',
     'convert absent,1 --to x.onnx': '--to x.onnx: expected a name that ends in .pth',
     'gallery enrol Ada a.png --gallery new --model absent,1 --codec nope': (
         "unknown gallery codec 'nope'"

@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..files import atomic_write, exclusive, naming, output_folder, read_lines
 from ..parallel import cpu_count, ordered_map
 from .detect import WHICH, FaceDetector, add_detector_options, detector_from
-from .folders import Found, check_line, find_pictures, warn_of_others
+from .folders import Found, check_line, find_pictures, refuse_inside, warn_of_others
 from .image import IMAGE_SUFFIXES, decode_rgb, encode_jpeg, read_picture
 from .warp import crop
 
@@ -59,8 +59,7 @@ def find_photographs(folder: Path, out: Path) -> tuple[list[Photograph], Found]:
     """
     if not folder.is_dir():
         raise InputError(f'{folder} is no folder; expected a folder of photographs')
-    if folder.resolve() in (out.resolve(), *out.resolve().parents):
-        raise InputError(f'{out} lies in {folder}; choose an output folder outside')
+    refuse_inside(out, folder)
     found = find_pictures(folder)
     if not found.pictures:
         raise InputError(

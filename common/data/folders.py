@@ -125,6 +125,15 @@ def _pictures_in(folder: Path) -> tuple[Found, int]:
     return found, folders
 
 
+def refuse_inside(out: Path, folder: Path) -> None:
+    """Raise InputError for an output folder that is a folder of pictures or lies in it: what is
+    written would become a part of what is read."""
+    if folder.resolve() in (out.resolve(), *out.resolve().parents):
+        raise InputError(
+            f'{out} lies in {folder} and would become a part of it; choose a folder outside'
+        )
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """Pictures that lie in `folder` itself, sorted; [] where there is no such folder."""
     return _pictures_in(folder)[0].pictures if folder.is_dir() else []
