@@ -497,19 +497,24 @@ def report_error(prog: str, error: BaseException) -> int:
     return code
 
 
+def main_of(name: str) -> Callable[[Optional[Sequence[str]]], int]:
+    """The `main(argv=None)` of `vargfacenet NAME`; InputError for an unknown command."""
+    package = __package__.rpartition('.')[0]
+    # by its name: the door knows all rooms, and none may know it
+    known = importlib.import_module('.__main__', package).COMMANDS
+    if name not in known:
+        raise unknown_name('command', name, known)
+    return importlib.import_module(f'.{known[name][0]}', package).main
+
+
 def parse_command(words: Sequence[str]) -> Optional[argparse.Namespace]:
     """What `vargfacenet WORDS` would be given: for whoever starts commands as processes, to know
     before what is wrong with them. None for a group of commands.
 
     Raises InputError for an unknown command, and for words that it does not take.
     """
-    package = __package__.rpartition('.')[0]
-    # by its name: the door knows all rooms, and none may know it
-    known = importlib.import_module('.__main__', package).COMMANDS
     name, *rest = words or ['']
-    if name not in known:
-        raise unknown_name('command', name, known)
-    main = importlib.import_module(f'.{known[name][0]}', package).main
+    main = main_of(name)
     return main.parser().parse_args(rest) if hasattr(main, 'parser') else None
 
 

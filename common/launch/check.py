@@ -4,7 +4,6 @@ A process of its own, since the launcher, which forks, should not have the comma
 it. The log stays silent: the ranks say the same again.
 """
 
-import importlib
 import logging
 import sys
 
@@ -13,11 +12,8 @@ from .. import console
 
 def main(command: str, words: list[str]) -> int:
     """Exit code: 0 where nothing is wrong that can be told without data."""
-    # by its name: the door knows all rooms, and none may know it
-    module, _ = importlib.import_module('vargfacenet.__main__').COMMANDS[command]
     return console.with_errors_told(
-        f'vargfacenet {command}',
-        lambda: importlib.import_module(f'vargfacenet.{module}').main.check(words),
+        f'vargfacenet {command}', lambda: console.main_of(command).check(words)
     )
 
 
