@@ -325,6 +325,10 @@ def _open_entry(result: OpenSetResult) -> dict:
     }
 
 
+def _words(numbers: Sequence[float]) -> str:
+    return ' '.join(f'{number:g}' for number in numbers)
+
+
 def build_parser(parser: console.Parser) -> None:
     for name, text in (
         ('probes', 'embeddings to identify (.npy, .npz, LFR feature file)'),
@@ -345,10 +349,21 @@ def build_parser(parser: console.Parser) -> None:
             help='identities, .npy or one a line; default: those of the .npz',
         )
     parser.add_argument('--protocol', choices=PROTOCOLS, default='lfr', help='what to measure')
-    parser.add_argument('--fpr', type=float, nargs='+', help='FPRs; default: all that are known')
-    parser.add_argument('--fpir', type=float, nargs='+', help='FPIRs of open-set (0.01 0.1)')
     parser.add_argument(
-        '--sizes', type=int, nargs='+', help='numbers of distractors of megaface (10 100 ... 10^6)'
+        '--fpr',
+        type=float,
+        nargs='+',
+        help=f'FPRs of lfr (default: of {_words(FPRS)} what the pairs can tell) and megaface '
+        f'(default: {_MEGAFACE_FPR:g})',
+    )
+    parser.add_argument(
+        '--fpir', type=float, nargs='+', help=f'FPIRs of open-set (default: {_words(FPIRS)})'
+    )
+    parser.add_argument(
+        '--sizes',
+        type=int,
+        nargs='+',
+        help='numbers of distractors of megaface (default: 10 100 1000 ... 1000000, or all)',
     )
     parser.add_argument(
         '--ranks', type=int, help=f'ranks 1..k of megaface, open-set (default: {_RANKS})'
