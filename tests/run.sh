@@ -12,7 +12,7 @@ fi
 # workers share the cores: a thread that waits gives its own away at once, and what processes are
 # started imports compiled modules
 export GOMP_SPINCOUNT=0 PYTHONDONTWRITEBYTECODE=
-# a file of tests a process; most tests keep one core busy
+# a file of tests a process; most tests keep one core busy. The slowest are listed at the end.
 cores=$(nproc)
 exec python -m pytest -n $((cores < 4 ? cores : 4)) --dist loadfile --no-loadscope-reorder \
-  "${select[@]}" "$@"
+  --durations 20 "${select[@]}" "$@"
