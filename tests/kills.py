@@ -24,7 +24,7 @@ from typing import Callable
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import conftest  # noqa: F401  makes the package importable
 import numpy as np
-from conftest import ROOT
+from conftest import DATA, ROOT
 from deploy_models import portrait, write_checkpoint
 from pictures import encoded
 from vargfacenet.__main__ import main
@@ -92,10 +92,11 @@ def enrolled(folder, _shown):
 
 def jobs():
     data = ['--data-dir', 'data', '--models-root', 'runs', '--per-batch-size', '4']
-    small = ['--network', 'r18_se', '--network-option', 'width=0.125', '--verbose', '4']
-    train = [*PROGRAM, 'train', *data, *small, '--steps', '12', '--name', 'run']
-    distill = [*PROGRAM, 'distill', *data, *small, '--network-option', 'emb_size=32']
-    distill += ['--steps', '8', '--name', 'student', '--teacher', 'model/model,3']
+    small = ['--network', 'small', '--network-option', 'emb_size=32', '--verbose', '15']
+    small += ['--network-option', 'dropout=0.4']  # whose random numbers a resumed run goes on with
+    train = [*PROGRAM, 'train', *data, *small, '--steps', '60', '--name', 'run']
+    distill = [*PROGRAM, 'distill', *data, *small]
+    distill += ['--steps', '30', '--name', 'student', '--teacher', 'model/model,3']
     distill += ['--generations', '2', '--threads', '1']
     teach = [*PROGRAM, 'teach', '--data-dir', 'data', '--teacher', 'model/model,3']
     export = [*PROGRAM, 'export', '--model', 'model/model,3', '--out', 'export']
@@ -132,6 +133,7 @@ def make_inputs(folder):
 
 def start(words, folder):
     environment = {**os.environ, 'VARGFACENET_VENV': sys.prefix, 'OMP_NUM_THREADS': '1'}
+    environment['VARGFACENET_PLUGINS'] = str(DATA / 'small_network.py')
     output = (folder / 'shown').open('w')
     errors = (folder / 'errors').open('w')
     with output, errors:

@@ -9,6 +9,7 @@ from vargfacenet.symbol import NETWORKS, Family
 @dataclass(frozen=True)
 class Options:
     emb_size: int = 16
+    dropout: float = 0.0
 
 
 def build(options):
@@ -22,6 +23,8 @@ def build(options):
     x = mx.sym.Convolution(x, kernel=(1, 1), num_filter=16, no_bias=True, name='conv1')
     x = mx.sym.BatchNorm(x, fix_gamma=False, eps=2e-5, momentum=0.5, name='bn1')
     x = mx.sym.Pooling(x, kernel=(2, 2), stride=(4, 4), pool_type='avg', name='pool1')
+    if options.dropout:
+        x = mx.sym.Dropout(x, p=options.dropout, name='dropout0')
     x = mx.sym.FullyConnected(x, num_hidden=options.emb_size, name='pre_fc1')
     return mx.sym.BatchNorm(x, fix_gamma=True, eps=2e-5, momentum=0.5, name='fc1')
 

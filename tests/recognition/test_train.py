@@ -118,21 +118,20 @@ def test_pictures_without_labels_are_refused_by_a_classification(options, run_co
     assert code == 2 and 'holds no classes' in errors and errors.count('\n') == 1
 
 
-def test_killed_and_resumed_ends_with_the_same_weights(run_options, tmp_path):
+def test_killed_and_resumed_ends_with_the_same_weights(small_options, tmp_path):
     """SIGKILL between two checkpoints; the network has dropout, the data are shuffled and
     mirrored, the learning rate changes at every step."""
-    network = ['--network', 'r18_se', '--network-option', 'width=0.125']
-    run_options = [*run_options, '--verbose', 4]
-    whole = start(*run_options, *network, '--name', 'whole')
-    killed = start(*run_options, *network, '--name', 'killed')
+    options = [*small_options, '--network-option', 'dropout=0.4', '--steps', 60, '--verbose', 20]
+    whole = start(*options, '--name', 'whole')
+    killed = start(*options, '--name', 'killed')
     prefix = tmp_path / 'killed' / 'model'
     wait_for(Path(f'{prefix}-0001.json'), killed)
     killed.kill()
     killed.wait()
     assert whole.wait() == 0, whole.communicate()[1]
     _, state = load_state(prefix, checkpoint_numbers(prefix)[-1])
-    assert state.step < 12
-    resumed = start(*run_options, *network, '--name', 'killed', '--resume')
+    assert state.step < 60
+    resumed = start(*options, '--name', 'killed', '--resume')
     assert resumed.wait() == 0, resumed.communicate()[1]
     assert_same_weights(weights(tmp_path / 'whole' / 'model', 3), weights(prefix, 3))
     steps = [row['step'] for row in read_history(tmp_path / 'killed')]
