@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .errors import InputError
-from .files import PathLike, atomic_write, read_json
+from .files import PathLike, atomic_write, check_holes, read_json
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,8 @@ _BLOCK = 1 << 20
 
 
 def crc32(path: PathLike) -> int:
-    """Of a file's content."""
+    """Of a file's content; InputError as `check_holes`."""
+    check_holes(path)
     total = 0
     with open(path, 'rb') as handle:
         for block in iter(lambda: handle.read(_BLOCK), b''):

@@ -28,6 +28,7 @@ _held: set[Path] = set()  # folders that this process keeps
 _made: list[Path] = []  # folders that `_make_folder` made, those above others first
 _hidden: dict[Path, list[str]] = {}  # folder -> names that begin with a dot, at its first use here
 
+_BLOCK = 512  # bytes, in which the system counts what a file has on the disk
 _BYTE_ORDER_MARK = '\ufeff'
 
 
@@ -345,6 +346,17 @@ def input_file(path: PathLike, what: str) -> Path:
     return path
 
 
+def check_holes(path: PathLike) -> None:
+    """InputError for a file of holes: one of a few bytes may have a terabyte of zeros to read."""
+    status = os.stat(path)
+    there = _BLOCK * status.st_blocks
+    if status.st_size > limits.HOLES + 2 * there:
+        raise InputError(
+            f'{path} is damaged: {status.st_size >> 20} MB by its length, of which {there >> 20} '
+            f'MB are on the disk; copy it again'
+        )
+
+
 def read_json(path: PathLike, what: str) -> Any:
     """What a JSON file holds; InputError where it is missing, too large or no JSON in UTF-8."""
     path = input_file(path, what)
@@ -356,7 +368,8 @@ def read_json(path: PathLike, what: str) -> Any:
 
 
 def sha256(path: PathLike) -> str:
-    """Hex digest of a file's content, read in blocks of 1 MiB."""
+    """Hex digest of a file's content, read in blocks of 1 MiB; InputError as `check_holes`."""
+    check_holes(path)
     digest = hashlib.sha256()
     with open(path, 'rb') as handle:
         for block in iter(lambda: handle.read(1 << 20), b''):

@@ -20,6 +20,7 @@ NUM_NODES = 1 << 16  # of a network; ResNet-100 with attention has 1,900
 LAYER_LENGTH = 1 << 24  # of any axis of a layer: 16 million classes
 LAYER_BYTES = 16 << 20  # of what one layer gives for one picture; ResNet-100's largest has 3 MB
 NETWORK_BYTES = 1 << 30  # of what all layers give; ResNet-100 with attention has 0.1 GB
+HOLES = 1 << 30  # of a file that may hold some, where half of it is none
 
 # Compressed arrays may unpack to this much, or to the file's size times the factor if that is more:
 # embeddings shrink by 1.1, labels and masks by 20; deflate could reach 1000.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from ..common.errors import InputError, RunError
-from ..common.files import PathLike, output_file
+from ..common.files import PathLike, check_holes, output_file
 
 LOG = 'decisions.jsonl'
 _HEAD = '.head'
@@ -134,6 +134,7 @@ def entries(path: PathLike, person: str) -> Iterator[dict]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
+    check_holes(path)
     try:
         with open(path, 'rb') as file:
             while True:
@@ -166,6 +167,8 @@ class _Head(NamedTuple):
 
 
 def _read_head(path: Path) -> Optional[_Head]:
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         with open(path, 'rb') as file:
             count, chain = file.read(200).decode().split()

@@ -9,11 +9,19 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from ..common.errors import InputError
-from ..common.files import PathLike
+from ..common.files import PathLike, check_holes
 from . import gallery_tables
 from .decision_log import LOG, check_log
 from .gallery import check_exists
-from .gallery_file import DATABASE, FORMAT, Database, is_gallery_file, matrix_name, rows_of
+from .gallery_file import (
+    DATABASE,
+    FORMAT,
+    Database,
+    is_gallery_file,
+    matrix_name,
+    refuse_links,
+    rows_of,
+)
 from .gallery_records import decode_face
 from .sealing import Seal
 
@@ -35,9 +43,11 @@ class Inspection(NamedTuple):
 def inspect_gallery(folder: PathLike) -> Inspection:
     """Look a gallery through.
 
-    Raises InputError for a database that is damaged, has other tables, or is none.
+    Raises InputError for a database that is damaged, has other tables, or is none, and for links
+    and pipes in place of the gallery's files.
     """
     check_exists(folder)
+    refuse_links(Path(folder))
     folder = Path(folder)
     path = folder / DATABASE
     try:
@@ -71,6 +81,9 @@ def inspect_gallery(folder: PathLike) -> Inspection:
 def _content(database: Database, meta: dict, folder: Path) -> tuple[list[tuple], list[str]]:
     """((row, person) of every face, what is wrong with people, pictures and rows)."""
     faces, people, problems = _faces_and_people(database, meta)
+    matrix = folder / matrix_name(gallery_tables.generation_of(meta))
+    if matrix.is_file():
+        check_holes(matrix)
     checksums = None
     if 'codec' not in meta and meta['format'] == FORMAT:
         problems += _damaged_pictures(database)
@@ -78,7 +91,6 @@ def _content(database: Database, meta: dict, folder: Path) -> tuple[list[tuple],
     if any(row < 0 or person not in people for row, person in faces):
         problems.append(f'{database.path}: a face has no row or no name')
     elif faces and 'codec' not in meta:
-        matrix = folder / matrix_name(gallery_tables.generation_of(meta))
         named = [(row, people[person]) for row, person in faces]
         problems += _damaged_rows(matrix, int(meta['size']), named, checksums)
     return faces, problems

@@ -92,7 +92,7 @@ def private_folder(path: PathLike) -> Path:
     if not existed:
         folder.chmod(0o700)
         return folder
-    _refuse_links(folder)
+    refuse_links(folder)
     opened = [path for path in folder.iterdir() if is_gallery_file(path.name) and _shut(path)]
     others = sorted(path.name for path in folder.iterdir() if not is_gallery_file(path.name))
     seen = [name for name in others if not name.startswith('.') and name != _OF_A_VOLUME]
@@ -115,7 +115,7 @@ def private_folder(path: PathLike) -> Path:
     return folder
 
 
-def _refuse_links(folder: Path) -> None:
+def refuse_links(folder: Path) -> None:
     """InputError where one of the gallery's files is none: rows and logs are written, and what a
     change of the key leaves is overwritten, which would hit whatever a stranger's link names."""
     for path in folder.iterdir():

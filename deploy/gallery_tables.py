@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from ..common.errors import InputError
+from ..common.files import check_holes
 from .gallery_file import (
     CHECKSUMS,
     DATABASE,
@@ -196,8 +197,8 @@ def read_faces(database: Database) -> list[tuple[int, int]]:
 
 
 def check_places(faces: Iterable[tuple[int, Any]], path: Path, capacity: int) -> None:
-    """Raise InputError where faces, (row, whose it is), have rows that the matrix file of
-    so many does not hold."""
+    """Raise InputError where faces, (row, whose it is), have rows that the matrix file of so many
+    does not hold, and for a file of holes, which would be searched and fill the memory."""
     places = [row for row, _ in faces]
     if min(places, default=0) < 0:
         raise InputError(
@@ -209,6 +210,7 @@ def check_places(faces: Iterable[tuple[int, Any]], path: Path, capacity: int) ->
             f'{path} is cut off: it holds {capacity} rows and the gallery needs {needed}; copy the '
             f'gallery again'
         )
+    check_holes(path)
 
 
 def read_checksums(database: Database) -> dict[int, Any]:

@@ -133,14 +133,20 @@ def check_token_file(path: PathLike) -> None:
     path = Path(path)
     if path.is_file():
         _read_token(path)
-    elif path.is_dir() or not path.exists():  # anything else, such as a pipe, can be read once
+    elif path.is_dir() or not path.exists():
         output_file(path)
+    else:  # a pipe, which can be read once
+        _check_private(path)
+
+
+def _check_private(path: Path) -> None:
+    if path.stat().st_mode & 0o077:
+        raise InputError(f'--token-file {path}: others can read it; chmod 600 {path}')
 
 
 def _read_token(path: Path) -> str:
     try:
-        if path.stat().st_mode & 0o077:
-            raise InputError(f'--token-file {path}: others can read it; chmod 600 {path}')
+        _check_private(path)
         token = path.read_text(encoding='ascii').strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'--token-file {path}: {error}') from None

@@ -241,7 +241,7 @@ def read_property(path: PathLike, size: int = IMAGE_SIZE) -> int:
 
 def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(keys, offsets) of an `.idx` file, int64, sorted by key."""
-    with warnings.catch_warnings(), open(path, 'rb') as handle:
+    with warnings.catch_warnings(), open(input_file(path, 'index'), 'rb') as handle:
         if handle.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
             handle.seek(0)
         warnings.simplefilter('error', DeprecationWarning)  # how NumPy reports unreadable text

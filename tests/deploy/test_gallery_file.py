@@ -90,6 +90,40 @@ def test_a_strangers_links_lead_nowhere(name, tmp_path, rng):
     assert precious.read_bytes() == b'x' * 4096 and precious.stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize(
+    'name', [MATRIX, decision_log.HEAD, DATABASE + '-journal', 'embeddings.7.f32']
+)
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(name, tmp_path, rng):
+    with contextlib.closing(Gallery(tmp_path, SIZE, MODEL)) as gallery:
+        gallery.enrol(['Ada'], unit(rng, 1))
+        gallery.note('enrol', people=[1])
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    for look in (Gallery, inspect_gallery):
+        with pytest.raises(InputError, match='is a link or no file'):
+            look(tmp_path)
+
+
+@pytest.mark.parametrize('name', [MATRIX, decision_log.LOG])
+@pytest.mark.parametrize('key', [None, Key('file', bytes(32))])
+def test_a_terabyte_of_holes_is_not_read(name, key, tmp_path, rng):
+    with contextlib.closing(Gallery(tmp_path, SIZE, MODEL, key=key)) as gallery:
+        gallery.enrol(['Ada'], unit(rng, 1))
+        gallery.note('enrol', people=[1])
+    os.truncate(tmp_path / name, 1 << 40)
+    said = '1048576 MB by its length, of which 0 MB are on the disk'
+    with pytest.raises(InputError, match=said):
+        inspect_gallery(tmp_path)
+    if name == MATRIX:
+        with pytest.raises(InputError, match=said):
+            Gallery(tmp_path, key=key)
+        return
+    with contextlib.closing(Gallery(tmp_path, key=key)) as gallery:
+        assert gallery.identities() == {'Ada': 1}
+        with pytest.raises(InputError, match=said):
+            list(decision_log.entries(gallery.log_path, '1'))
+
+
 def test_a_gallery_that_others_could_read_is_shut(tmp_path, rng, caplog):
     caplog.set_level('INFO')
     Gallery(tmp_path / 'g', SIZE, MODEL).close()

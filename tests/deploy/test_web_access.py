@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import http.server
+import os
 import re
 import socket
 import stat
@@ -14,7 +15,7 @@ from deploy_models import encoded_crop as crop
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy import serve
 from vargfacenet.deploy.service import RequestError
-from vargfacenet.deploy.web_access import Access, read_or_make_token
+from vargfacenet.deploy.web_access import Access, check_token_file, read_or_make_token
 from web_service import HOSTS
 
 TOKEN = 'a-token-of-a-test-that-is-long'
@@ -81,6 +82,14 @@ def test_token_files_that_hold_none(content, tmp_path):
     path.chmod(0o600)
     with pytest.raises(InputError, match='token'):
         read_or_make_token(path)
+
+
+def test_a_pipe_that_others_can_read_is_refused_before_anything_is_made(tmp_path):
+    os.mkfifo(tmp_path / 'pipe', 0o644)
+    with pytest.raises(InputError, match='others can read it'):
+        check_token_file(tmp_path / 'pipe')
+    (tmp_path / 'pipe').chmod(0o600)
+    check_token_file(tmp_path / 'pipe')  # and leaves it to be read, once
 
 
 def test_token_files_that_others_can_read(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from pictures import jpeg
 from vargfacenet.common.data.folders import find_identities, find_pictures
 from vargfacenet.common.data.image import read_picture
+from vargfacenet.common.data.recordio import RecordFile, write_face_records
 from vargfacenet.common.data.video import find_videos
 from vargfacenet.common.errors import InputError
 
@@ -68,3 +69,11 @@ def test_a_name_that_no_list_can_hold_is_refused(tmp_path, rng, name):
     with pytest.raises(InputError, match=r'line end or a tab in it; rename it') as error:
         find_identities(tmp_path)
     assert name not in str(error.value)  # it is shown as Python writes it
+
+
+def test_an_index_that_is_a_pipe_is_not_waited_for(tmp_path, rng):
+    written = write_face_records(tmp_path / 'train', [[jpeg(rng)], [jpeg(rng)]])
+    written.paths.idx.unlink()
+    os.mkfifo(written.paths.idx)
+    with pytest.raises(InputError, match=r'index .*train\.idx is no ordinary file'):
+        RecordFile(tmp_path / 'train.rec')
