@@ -578,7 +578,8 @@ def _show_verification(rows: list[dict]) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> dict:
+def _check(args: argparse.Namespace) -> None:
+    """What is wrong with the options, before anything is read; puts in defaults."""
     if not args.calibrate:
         console.refuse_options(args, ['calibrate_images'], 'only with --calibrate')
     if args.calibrate_images is None:
@@ -598,6 +599,10 @@ def run(args: argparse.Namespace) -> dict:
             '--compact writes no ONNX file; leave out --calibrate, --fp16, --l2-normalize and '
             '--input-type'
         )
+
+
+def run(args: argparse.Namespace) -> dict:
+    _check(args)
     checkpoint.load_embedding(args.model)  # what is wrong is found before a folder is made
     with_onnx = _wants_onnx(args)
     out = Path(args.out)

@@ -163,7 +163,7 @@ def _csv(rows: list[dict]) -> str:
     return text.getvalue()
 
 
-def run(args: argparse.Namespace) -> dict:
+def _check(args: argparse.Namespace) -> None:
     console.check_ranges(
         [
             ('--duplicate', args.duplicate, -1, 1),
@@ -178,6 +178,10 @@ def run(args: argparse.Namespace) -> dict:
     for folder in filter(None, (args.folder, args.other)):
         if Path(folder).is_dir():
             refuse_inside(args.out, Path(folder))
+
+
+def run(args: argparse.Namespace) -> dict:
+    _check(args)
     with contextlib.ExitStack() as stack:
         sets = [
             stack.enter_context(contextlib.closing(open_records(path)))

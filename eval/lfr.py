@@ -83,7 +83,8 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--batch-size', type=int, default=64, help='images per forward pass')
 
 
-def run(arguments: argparse.Namespace) -> dict:
+def _read_names(arguments: argparse.Namespace) -> list[str]:
+    """The names of the list, once the options are found right."""
     console.check_ranges([('--batch-size', arguments.batch_size, 1, 4096)])
     output_file(arguments.out)
     names = [name for name, *_ in read_list(arguments.list, arguments.root)]
@@ -91,14 +92,16 @@ def run(arguments: argparse.Namespace) -> dict:
         raise InputError(
             f'--root {arguments.root} is no folder; {arguments.list} names what is in it'
         )
-    video = arguments.track == 'video'
-    if not video and (arguments.pooling or arguments.quality or arguments.flip):
-        raise InputError(
-            '--pooling, --quality and --flip are for --track video; the image track always mirrors'
+    if arguments.track != 'video':
+        console.refuse_options(
+            arguments,
+            ('pooling', 'quality', 'flip'),
+            'only with --track video; the image track always mirrors',
         )
-    embedder = open_from(arguments, arguments.batch_size, 'mxnet')
-    pooling = pooling_from(arguments, embedder, arguments.batch_size, 'mxnet') if video else None
-    rule = check_budget(_count(embedder, pooling), arguments.budget)
+    return names
+
+
+def _warn_of_budget(arguments: argparse.Namespace, rule: dict) -> None:
     if not rule['within_budget']:
         log.warning(
             '%s: %.4g FLOPs and %.1f MB are more than the %s track allows (%.4g FLOPs%s)',
@@ -109,6 +112,15 @@ def run(arguments: argparse.Namespace) -> dict:
             rule['flops_limit'],
             '' if rule['megabytes_limit'] is None else f', {rule["megabytes_limit"]:g} MB',
         )
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    names = _read_names(arguments)
+    video = arguments.track == 'video'
+    embedder = open_from(arguments, arguments.batch_size, 'mxnet')
+    pooling = pooling_from(arguments, embedder, arguments.batch_size, 'mxnet') if video else None
+    rule = check_budget(_count(embedder, pooling), arguments.budget)
+    _warn_of_budget(arguments, rule)
     expected = VIDEO_ROWS if video else IMAGE_ROWS
     if len(names) != expected:
         log.info("%d rows; the challenge's own list has %d", len(names), expected)

@@ -124,7 +124,7 @@ def _percent(interval: Interval, sign: str = '') -> str:
     return f'{value} [{low}, {high}]'
 
 
-def run(args: argparse.Namespace) -> dict:
+def _check(args: argparse.Namespace) -> None:
     ranges = [
         ('--far', args.far, 1e-9, 0.999),
         ('--replicates', args.replicates, 10, 10**6),
@@ -133,6 +133,10 @@ def run(args: argparse.Namespace) -> dict:
     ]
     console.check_ranges(ranges)
     check_video_set(args.videos)
+
+
+def run(args: argparse.Namespace) -> dict:
+    _check(args)
     model = open_from(args, args.batch_size)
     judges = [Norms()]
     judges += [judge_from(args, quality, model, args.batch_size) for quality in args.quality]

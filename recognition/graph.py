@@ -11,7 +11,7 @@ from ..common.names import CLASSIFIER_PREFIX, DATA, IMAGE_SHAPE, LABEL, TEACHER,
 from ..common.ranks import Ranks
 from .config import FULL, STATISTICS, TrainConfig
 from .distillation import Pair, make_distillation_loss
-from .losses import Head, check_pairs, class_loss, make_loss
+from .losses import Head, Terms, check_pairs, class_loss, make_loss
 from .processes import HOROVOD
 from .rank_norm import synchronised
 
@@ -27,6 +27,22 @@ def embedding_size(symbol: 'mx.sym.Symbol') -> int:
     """D of an embedding symbol."""
     _, shapes, _ = symbol.infer_shape(**{DATA: (1, *IMAGE_SHAPE)})
     return shapes[0][1]
+
+
+def _distillation(
+    embedding: 'mx.sym.Symbol', label: 'mx.sym.Symbol', config: TrainConfig, compiled: bool
+) -> Terms:
+    """What the student learns from the teacher's embeddings, the input TEACHER."""
+    pair = Pair(
+        student=embedding,
+        teacher=mx.sym.Variable(TEACHER),
+        label=label,
+        batch_size=config.per_batch_size,
+        num_classes=config.num_classes,
+        embedding_size=embedding_size(embedding),
+        compiled=compiled,
+    )
+    return make_distillation_loss(config.distill, config.distill_options).terms(pair)
 
 
 def training_symbol(
@@ -59,16 +75,7 @@ def training_symbol(
         states.update(next_states)
         total = class_term
     if config.teacher:
-        pair = Pair(
-            student=embedding,
-            teacher=mx.sym.Variable(TEACHER),
-            label=label,
-            batch_size=config.per_batch_size,
-            num_classes=config.num_classes,
-            embedding_size=embedding_size(embedding),
-            compiled=compiled,
-        )
-        terms = make_distillation_loss(config.distill, config.distill_options).terms(pair)
+        terms = _distillation(embedding, label, config, compiled)
         distill_loss = terms.loss
         states.update(terms.states)
         correct = correct if terms.correct is None else terms.correct

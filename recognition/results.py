@@ -5,8 +5,11 @@ from ..eval.verification import VerificationResult
 
 
 def print_results(title: str, rows: dict[str, dict[str, VerificationResult]]) -> None:
-    """Table on stderr: one row a model, accuracy and VAL of every target as columns."""
+    """Table on stderr: one row a model, accuracy and VAL of every target as columns; none where
+    nothing was verified."""
     names = sorted({name for targets in rows.values() for name in targets})
+    if not names:
+        return
     columns = ['model']
     for name in names:
         columns += [f'{name} accuracy %', f'{name} VAL % @ FAR']
