@@ -113,11 +113,3 @@ def test_every_page_is_found_from_the_readme():
         link for page in PAGES[1:] for link in re.findall(r'\]\((\w+\.md)', page.read_text())
     }
     assert {page.name for page in PAGES[1:]} <= linked | of_pages
-
-
-def test_lines_can_be_read():
-    """No prose runs beyond a screen: 120 columns, but for what cannot be broken."""
-    for page in PAGES:
-        text = re.sub(r'```.*?```', '', page.read_text(), flags=re.S)
-        long = [line for line in text.splitlines() if len(line) > 120 and line[0] != '|']
-        assert not [line for line in long if '](http' not in line], page
