@@ -17,5 +17,5 @@ def make_if_missing(values: dict[str, Any]) -> None:
     if values['dataset'] != 'synth' or folder != Path(presets.dataset.synth.data_dir):
         return
     if not all((folder / name).exists() for name in FILES):
-        log.info('no data set was named: making synthetic faces in %s', folder)
+        log.info('no --data-dir and no --dataset: drawing faces in %s, in some minutes', folder)
         make_dataset(folder)
