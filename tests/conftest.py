@@ -15,19 +15,22 @@ DATA = ROOT / 'tests' / 'data'
 # What takes longest, in this order. Workers that take whole files begin with these, or one of them
 # would be alone with such a file in the end.
 LONGEST = (
+    'recognition/test_ranks.py',
+    'fuzz/test_fuzz.py',
+    'deploy/test_export.py',
     'recognition/test_train.py',
     'deploy/bench/test_training.py',
-    'recognition/test_teacher_store.py',
-    'deploy/test_export.py',
     'test_kills.py',
-    'recognition/test_distill.py',
     'deploy/bench/test_engines.py',
+    'recognition/test_teacher_store.py',
+    'deploy/test_web_page.py',
+    'eval/report/test_report.py',
     'eval/report/test_parts.py',
     'recognition/test_updates.py',
-    'fuzz/test_fuzz.py',
-    'recognition/study/test_study.py',
+    'recognition/test_distill.py',
     'common/engine/test_open_model.py',
-    'eval/report/test_report.py',
+    'recognition/study/test_study.py',
+    'symbol/test_networks.py',
 )
 
 

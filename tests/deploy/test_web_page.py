@@ -585,7 +585,7 @@ def test_by_keyboard_alone(page, people, client):
 
 def test_slow_offline_and_busy(page, people, client):
     page.open(client)
-    network = {'offline': False, 'latency': 0, 'throughput': 200 << 10}
+    network = {'offline': False, 'latency': 0, 'throughput': 500 << 10}
     page.browser.set_network_conditions(**network)
     noise = np.random.RandomState(0).randint(0, 256, (400, 400, 3)).astype(np.uint8)
     large = page.file('large.png', encoded(noise, '.png'))
