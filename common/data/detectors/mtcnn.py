@@ -153,8 +153,7 @@ def _pyramid(image: np.ndarray, scale: float, times: float) -> Iterator[tuple[fl
     Each is made of the whole picture: from a smaller one landmarks move by up to four pixels.
     """
     height, width = image.shape[:2]
-    while times * _SHRINK >= 1:
-        times, scale = times * _SHRINK, scale * _SHRINK
+    scale *= _SHRINK ** round(-np.log(times) / np.log(_SHRINK))
     while min(height, width) * scale >= _WINDOW:
         size = int(np.ceil(width * scale)), int(np.ceil(height * scale))
         yield scale, cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -85,7 +85,7 @@ def test_a_large_face_takes_a_part_of_the_work():
     for x, y in ((200, 150), (0, 0), (460, 300)):
         box, count, seen = search(drawn([(x, y, 180, 255), (400, 5, 40, 255)]))
         np.testing.assert_allclose(box, [x, y, 180, 180], atol=2)
-        assert count == 1 and seen < 0.3
+        assert count == 1 and seen < 0.4
 
 
 @pytest.mark.parametrize(
