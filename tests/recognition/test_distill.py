@@ -18,7 +18,7 @@ from vargfacenet.recognition.teacher import FrozenTeacher, open_teacher
 
 @pytest.fixture(scope='module')
 def teacher(patterns, tmp_path_factory):
-    """A small ResNet-SE teacher, trained for 30 steps: 'PREFIX,EPOCH'."""
+    """A small ResNet-SE teacher, trained for 12 steps: 'PREFIX,EPOCH'."""
     from vargfacenet.__main__ import main
 
     root = tmp_path_factory.mktemp('teacher')
@@ -31,7 +31,7 @@ def teacher(patterns, tmp_path_factory):
         '--network-option',
         'emb_size=32',
     ]
-    code = main([*words, *['--per-batch-size', '8', '--steps', '30', '--frequent', '10']])
+    code = main([*words, *['--per-batch-size', '8', '--steps', '12', '--frequent', '4']])
     assert code == 0
     return f'{root}/teacher/model,1'
 
