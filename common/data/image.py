@@ -77,6 +77,8 @@ _MARKER = re.compile(rb'\xff[^\x00\xd0-\xd7\xff]')
 _EXIF = b'Exif\0'
 _EXIF_PLACE = 1 << 16  # it stands in one of the first segments
 _PNG_END = b'IEND'
+# kind, width, height and the largest number; PBM (P1, P4) has none
+_PNM_HEADER = re.compile(rb'P[2356](?:(?:\s|#[^\r\n]*[\r\n])+(\d{1,5})\b){3}')
 _TIFF_STARTS = (b'II*\0', b'MM\0*')
 _UNSIGNED = 1  # sample format of a TIFF
 _BROKEN = (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error)  # Pillow's
@@ -213,13 +215,32 @@ def _decode(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, _
         raise InputError(f'PNG of {len(encoded)} bytes is cut off')  # libpng would print a line
     if header.kind in _BY_PILLOW:
         return _decode_by_pillow(encoded, header.kind), header
+    largest = _unheeded_maximum(encoded) if header.kind == 'PPM' else 0
+    how = cv2.IMREAD_UNCHANGED if largest else cv2.IMREAD_COLOR
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), how)
     except cv2.error:  # a damaged header
         image = None
     if image is None:
         raise InputError(f'{len(encoded)} bytes of {header.kind} are damaged or cut off')
-    return image, header
+    return _scaled(image, largest) if largest else image, header
+
+
+def _unheeded_maximum(encoded: bytes) -> int:
+    """The number that is white in a PNM file, where OpenCV takes no notice of it; else 0."""
+    match = _PNM_HEADER.match(encoded)
+    if not match:
+        return 0
+    largest = int(match[1])
+    heeded = largest in (255, 65535) or (encoded[1:2] in b'23' and largest < 255)
+    return 0 if heeded else largest
+
+
+def _scaled(numbers: np.ndarray, largest: int) -> np.ndarray:
+    """uint8 (H, W, 3) of numbers of which `largest` is white, and black is 0."""
+    table = np.arange(np.iinfo(numbers.dtype).max + 1) * (255 / largest)
+    image = np.rint(table.clip(0, 255)).astype(np.uint8)[numbers]
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
 
 
 def read_picture(path: PathLike) -> bytes:
