@@ -34,9 +34,12 @@ PUBLIC = {
     'verify': 'eval.verification',
 }
 __all__ = sorted(PUBLIC)
+_SUBPACKAGES = ('common', 'deploy', 'eval', 'recognition', 'symbol')
 
 
 def __getattr__(name: str):
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f'.{name}', __name__)
     if name not in PUBLIC:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     value = getattr(importlib.import_module(f'.{PUBLIC[name]}', __name__), name)

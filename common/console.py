@@ -537,10 +537,12 @@ def dispatch(
     Returns
     -------
     the command's exit code, 2 for an unknown or missing one. What was asked for, the list of
-    `--help` and the version, goes to stdout.
+    `--help` and the version, goes to stdout. `help COMMAND` is `COMMAND --help`.
     """
     _make_streams_sound()
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ['help']:
+        argv = [*argv[1:], '--help']
     if argv and argv[0] in commands:
         module = f'{package}.{commands[argv[0]][0]}'
         # an import may fail as well: on a machine on which a library cannot run, or at Ctrl-C

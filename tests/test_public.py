@@ -27,6 +27,8 @@ def test_public_names_are_the_modules_own():
     assert vargfacenet.open_model is open_model
     assert vargfacenet.verify is verify
     assert 'vargfacenet' in vargfacenet.list_networks()
+    code = "import vargfacenet; print('y1' in vargfacenet.symbol.list_networks())"
+    assert subprocess.check_output([sys.executable, '-c', code], text=True) == 'True\n'
     with pytest.raises(AttributeError, match='no_such_name'):
         vargfacenet.no_such_name  # noqa: B018
 

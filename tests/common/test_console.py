@@ -1,5 +1,6 @@
 """The frame of every command: exit codes, one-line errors, progress."""
 
+import contextlib
 import errno
 import json
 import logging
@@ -178,6 +179,16 @@ def test_a_misspelt_option_is_corrected(words, meant, capsys):
     assert main(words) == 2
     line = capsys.readouterr().err
     assert meant in line and ('did you mean' in line) == bool(meant) and line.count('\n') == 1
+
+
+@pytest.mark.parametrize('command', [[], ['gallery']])
+def test_help_is_a_word_too(command, capsys):
+    shown = []
+    for words in ([*command, '--help'], ['help', *command]):
+        with contextlib.suppress(SystemExit):  # argparse's own way out
+            assert main(words) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and shown[0].startswith('usage: vargfacenet')
 
 
 def test_a_table_of_prose_begins_at_the_left(capsys):
