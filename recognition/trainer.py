@@ -507,9 +507,10 @@ def _train(config, start: Start, processes: Processes, teacher) -> TrainResult:
                 # the others are in the middle of the next step
                 alone = ranks.size == 1
                 kept = save() if alone else last_checkpoint(config, state)
+                again = 'go on with --resume' if state.number else 'begin again'
                 raise InputError(
-                    f'{error}; stopped at step {state.step} ({kept}). --resume goes on, with '
-                    f'--skip-corrupt N without up to N such records'
+                    f'{error}; stopped at step {state.step} ({kept}). Mend or remove it and '
+                    f'{again}; --skip-corrupt N leaves up to N such records out'
                 ) from None
             if not verify_hook.results:  # resumed after its end
                 verify_hook(state)
