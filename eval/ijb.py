@@ -148,7 +148,7 @@ def write_features(embedder: OpenModel, images: Path, meta: Meta, out: Path) -> 
         try:
             picture = decode_rgb(read_picture(listed_path(images, meta.names[index])))
             return crop(picture, meta.landmarks[index])
-        except (OSError, InputError):  # the lists hold zeros or NaN where no face was found
+        except InputError:  # the lists hold zeros or NaN where no face was found
             return None
 
     count, size = len(meta.names), embedder.embedding_size

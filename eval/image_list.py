@@ -34,7 +34,7 @@ def load_crop(path: Path) -> Optional[np.ndarray]:
     """
     try:
         image = decode_rgb(read_picture(path))
-    except (OSError, InputError):
+    except InputError:
         return None
     check_crop(image, str(path))
     return image

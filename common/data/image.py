@@ -244,14 +244,18 @@ def _scaled(numbers: np.ndarray, largest: int) -> np.ndarray:
 
 
 def read_picture(path: PathLike) -> bytes:
-    """The bytes of a picture's file; InputError for one that no picture needs, and for a pipe, a
-    device or the like, which may have no end, or no beginning until somebody writes to it."""
-    with open(path, 'rb', opener=_without_waiting) as handle:
-        status = os.fstat(handle.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError('it is no ordinary file')
-        limits.within(status.st_size, limits.PICTURE_BYTES, 'its size in bytes')
-        return handle.read()
+    """The bytes of a picture's file; InputError for one that cannot be read or is longer than any
+    picture, and for a pipe, a device or the like, which may have no end, or no beginning until
+    somebody writes to it."""
+    try:
+        with open(path, 'rb', opener=_without_waiting) as handle:
+            status = os.fstat(handle.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError('it is no ordinary file')
+            limits.within(status.st_size, limits.PICTURE_BYTES, 'its size in bytes')
+            return handle.read()
+    except OSError as error:  # a picture is lost like a broken one: rights, a disk that fails
+        raise InputError(f'it cannot be read ({error.strerror})') from None
 
 
 def _without_waiting(path: PathLike, flags: int) -> int:

@@ -119,10 +119,6 @@ class FolderRecords:
             return int(self.labels[position]), read_picture(self._paths[position])
         except InputError as error:
             raise InputError(f'{self.name(position)}: {error}') from None
-        except OSError as error:
-            raise InputError(
-                f'{self.name(position)} cannot be read any more ({error.strerror})'
-            ) from None
 
     def name(self, position: int) -> str:
         """See `Records`."""

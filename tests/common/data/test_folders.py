@@ -1,10 +1,12 @@
 """What is found in folders that others have filled."""
 
+import json
 import os
 import socket
 
 import pytest
 from pictures import jpeg
+from vargfacenet.__main__ import main
 from vargfacenet.common.data.folders import find_identities, find_pictures
 from vargfacenet.common.data.image import read_picture
 from vargfacenet.common.data.recordio import RecordFile, write_face_records
@@ -45,6 +47,18 @@ def test_a_list_may_name_them(folder, name):
     """Nobody writes to the pipe, and the device has no end."""
     with pytest.raises(InputError, match='no ordinary file'):
         read_picture(folder / 'ada' / name)
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_as_a_broken_one_is(tmp_path, rng, capsys):
+    for number in range(3):
+        (tmp_path / 'people' / 'ada').mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'people' / 'ada' / f'{number}.jpg').write_bytes(jpeg(rng))
+    (tmp_path / 'people' / 'ada' / '3.jpg').symlink_to('/proc/self/mem')  # whose first byte fails
+    words = ['make-rec', str(tmp_path / 'people'), str(tmp_path / 'set')]
+    assert main(words) == 2
+    assert '3.jpg: it cannot be read (Input/output error)' in capsys.readouterr().err
+    assert main([*words, '--skip-broken']) == 0
+    assert json.loads(capsys.readouterr().out)['skipped'] == 1
 
 
 def test_each_folder_is_entered_once(tmp_path, rng, caplog):

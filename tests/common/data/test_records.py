@@ -84,7 +84,7 @@ def test_what_is_no_training_set(tmp_path, folder):
         open_records(tmp_path / 'empty')
     records = open_records(folder)
     (folder / 'cy' / 'cy_0002.jpg').unlink()
-    with pytest.raises(InputError, match=r'cy_0002\.jpg cannot be read any more'):
+    with pytest.raises(InputError, match=r'cy_0002\.jpg: it cannot be read \(No such file'):
         records.read(5)
 
 
