@@ -22,9 +22,11 @@ _MAKERS = ('_init_op_module', '_init_np_op_module')  # of _BASE: what makes a na
 # package -> modules that are read when something of them is asked for
 _LATER = {
     'mxnet': ('mxnet.contrib.onnx', 'requests', 'scipy.sparse', 'scipy.stats'),
+    'mxboard': (),
     'gluoncv': ('gluoncv.data', 'gluoncv.loss', 'gluoncv.model_zoo', 'gluoncv.nn', 'requests'),
 }
-# MXNet compares versions by it; setuptools has one of its own, which loads all of setuptools
+# MXNet and mxboard compare versions by it; setuptools has one of its own, which loads all the rest
+# of it
 _VERSIONS = ('distutils.version', 'distutils')
 
 Make = Callable[[object, str, str], Callable]  # of (handle, name of the operator, of the function)
@@ -133,7 +135,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @contextlib.contextmanager
 def quick_import(package: str) -> Iterator[None]:
-    """`import mxnet` or `import gluoncv` inside it is quick; where the package is imported already
+    """`import mxnet`, gluoncv or mxboard inside it is quick; where the package is imported already
     nothing happens.
 
     The functions of mx.nd, mx.sym, mx.np and mx.npx take and return what they always do; their

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..common.quick_mxnet import quick_import
+
 log = logging.getLogger(__name__)
 
 
@@ -23,8 +25,9 @@ class EventLog:
         self._file = None
         self._folder = folder
         with self._guard():
-            from mxboard.proto import event_pb2
-            from mxboard.record_writer import masked_crc32c
+            with quick_import('mxboard'):
+                from mxboard.proto import event_pb2
+                from mxboard.record_writer import masked_crc32c
 
             self._event, self._checksum = event_pb2.Event, masked_crc32c
             folder.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from conftest import needs_mxnet
 pytestmark = needs_mxnet
 
 PROGRAM = """
-import contextlib, inspect, json, sys
+import contextlib, inspect, json, pathlib, sys
 from vargfacenet.common import quick_mxnet
 
 plain = sys.argv[1] == 'plain'
@@ -18,7 +18,10 @@ if plain:
     quick_mxnet.quick_import = contextlib.nullcontext
 before = {*sys.modules}
 from vargfacenet.common.backend import mx
+from vargfacenet.recognition.event_log import EventLog
 from vargfacenet.recognition.schedules import learning_rate
+
+EventLog(pathlib.Path(sys.argv[2])).close()
 
 later_modules = [
     *('scipy.stats', 'scipy.sparse', 'requests', 'onnx', 'gluoncv.data', 'gluoncv.model_zoo'),
@@ -163,11 +166,11 @@ print(*seen, sys.modules.get('scipy.sparse'), mx.gluon.utils.requests.codes.ok)
 
 
 @pytest.fixture(scope='module')
-def found():
+def found(tmp_path_factory):
     """How -> what a process that imports MXNet so has to say."""
     done = {}
     for how in ('plain', 'quick'):
-        words = [sys.executable, '-c', PROGRAM, how]
+        words = [sys.executable, '-c', PROGRAM, how, tmp_path_factory.mktemp(how)]
         done[how] = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
     return done
 
