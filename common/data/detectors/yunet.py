@@ -25,6 +25,9 @@ _NUMBERS = {'cls': 1, 'obj': 1, 'bbox': 4, 'kps': 10}  # what is told at each pl
 _OPERATORS = {'Add', 'Conv', 'MaxPool', 'Relu', 'Reshape', 'Resize', 'Sigmoid', 'Transpose'}
 _FLOAT, _INT64 = 1, 7  # of ONNX
 _ROUNDED = 32  # pixels, to a multiple of which a picture is filled up: few sizes are to be prepared
+# networks in OpenCV: coarse to fine two sizes come in turn, and to be prepared for another one
+# takes a network as long as a small picture
+_PREPARED = 2
 _OVERLAP = 0.3  # of two boxes that are one face, as in OpenCV's own example
 _MAX_FACES = 5000
 _FARTHEST = 1e6  # pixels: what is told beyond is no face
@@ -48,19 +51,9 @@ class YuNet(Detector):
         self._min_score = min_score
         self._sizes: set[tuple[int, int]] = set()
         self._check_size(self.side, self.side)
-        try:
-            self._network = cv2.FaceDetectorYN.create(
-                'onnx',
-                np.frombuffer(content, np.uint8),
-                np.empty(0, np.uint8),
-                (self.side, self.side),
-                min_score,
-                _OVERLAP,
-                _MAX_FACES,
-            )
-        except cv2.error as error:
-            raise _no_yunet(model, f'OpenCV does not load it ({error.err})') from None
-        self._size = (self.side, self.side)
+        self._content = content
+        size = (self.side, self.side)
+        self._networks = {size: self._loaded(size)}  # by sizes, the last one used comes last
         self._run = self._by_opencv
 
     def expect_many(self) -> None:
@@ -101,13 +94,26 @@ class YuNet(Detector):
     def _by_opencv(self, canvas: np.ndarray) -> Optional[np.ndarray]:
         """(N, 15) float32 of a canvas: box, five points and score of each face; None for none."""
         size = canvas.shape[1::-1]
-        if size != self._size:
-            self._network.setInputSize(size)
-            self._size = size
+        network = self._networks.pop(size, None)
+        if network is None and len(self._networks) < _PREPARED:
+            network = self._loaded(size)
+        elif network is None:
+            network = self._networks.pop(next(iter(self._networks)))
+            network.setInputSize(size)
+        self._networks[size] = network
         try:
-            return self._network.detect(canvas)[1]
+            return network.detect(canvas)[1]
         except cv2.error as error:
             raise _no_yunet(self._model, f'OpenCV does not run it ({error.err})') from None
+
+    def _loaded(self, size: tuple[int, int]) -> cv2.FaceDetectorYN:
+        """The network in OpenCV for pictures of a size, width and height."""
+        arrays = np.frombuffer(self._content, np.uint8), np.empty(0, np.uint8)
+        settings = size, self._min_score, _OVERLAP, _MAX_FACES
+        try:
+            return cv2.FaceDetectorYN.create('onnx', *arrays, *settings)
+        except cv2.error as error:
+            raise _no_yunet(self._model, f'OpenCV does not load it ({error.err})') from None
 
     def _onnxruntime(self) -> Callable[[np.ndarray], np.ndarray]:
         """What gives the faces of `_by_opencv`, to rounding."""
