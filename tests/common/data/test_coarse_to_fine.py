@@ -1,6 +1,7 @@
 """The largest face, coarse to fine, beside what is drawn and what a complete search finds."""
 
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,7 +10,8 @@ from pictures import scene
 from vargfacenet.common.data.coarse_to_fine import largest_face
 from vargfacenet.common.data.detect import FaceDetector
 from vargfacenet.common.data.detectors import Detector, Faces
-from vargfacenet.common.data.warp import TEMPLATE
+from vargfacenet.common.data.image import decode_rgb
+from vargfacenet.common.data.warp import TEMPLATE, estimate_similarity
 
 PHOTOS = os.environ.get('VARGFACENET_TEST_PHOTOS')
 YUNET = os.environ.get('VARGFACENET_TEST_YUNET')
@@ -132,3 +134,32 @@ def test_a_look_of_mtcnn_sees_what_a_complete_search_sees():
         complete, found = detector.detect(photograph), detector.wanted(photograph, 'largest')
         np.testing.assert_allclose(found.faces.landmarks[0], complete.landmarks[0], atol=0.01)
         np.testing.assert_allclose(found.faces.boxes[0], complete.boxes[0], atol=0.01)
+
+
+@pytest.mark.skipif(
+    not (PHOTOS and YUNET), reason='VARGFACENET_TEST_PHOTOS and _YUNET name no folders'
+)
+def test_of_real_faces_the_largest_is_the_same():
+    """Beside smaller ones, at the edge and turned; points a complete search's, in the crop."""
+    faces = [
+        cv2.resize(decode_rgb(path.read_bytes())[47:203, 47:203], (300, 300))
+        for path in sorted(Path(PHOTOS).rglob('*_0001.jpg'))[:8]
+    ]
+    photographs = []
+    for number, face in enumerate(faces):
+        photograph = np.full((480, 640, 3), 110, np.uint8)
+        turn = cv2.getRotationMatrix2D((150, 150), (0, 20)[number % 2], 1)
+        large = cv2.warpAffine(face, turn, (300, 300), borderMode=cv2.BORDER_REPLICATE)
+        photograph[number * 20 : number * 20 + 300, :300] = large
+        side = (80, 150, 240, 290)[number % 4]
+        photograph[100 : 100 + side, 330 : 330 + side] = cv2.resize(faces[-number], (side, side))
+        photographs.append(photograph)
+    for name in ('mtcnn', *sorted(map(str, Path(YUNET).glob('*.onnx')))):
+        detector, offsets = FaceDetector(SMALLEST, detector=name), []
+        for photograph in photographs:
+            complete = detector.detect(photograph).landmarks[0]
+            found = detector.wanted(photograph, 'largest').faces.landmarks[0]
+            linear = estimate_similarity(complete)[:, :2]
+            offsets.append(np.linalg.norm((found - complete) @ linear.T, axis=1).mean())
+        assert max(offsets) < (0.01 if name == 'mtcnn' else 10), name
+        assert np.mean(offsets) < 3, name
