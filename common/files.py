@@ -157,6 +157,11 @@ def _remove_leftovers(path: Path) -> None:
             (folder / name).unlink()
 
 
+def real_path(path: PathLike) -> Path:
+    """A path without links; unlike for `Path.resolve`, a circle of links is no error."""
+    return Path(os.path.realpath(path))
+
+
 def sync_folder(folder: PathLike) -> None:
     """Have the names in a folder on the disk: a rename lies in memory until then, and a power cut
     undoes it."""

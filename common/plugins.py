@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .files import PathLike, input_file
+from .files import PathLike, input_file, real_path
 from .registry import Registry
 
 VARIABLE = 'VARGFACENET_PLUGINS'
@@ -45,7 +45,7 @@ def load_plugins() -> None:
     """Run the files that VARGFACENET_PLUGINS names, each once a process; InputError as `run_file`
     and for a file that registers nothing."""
     for word in filter(None, os.environ.get(VARIABLE, '').split(os.pathsep)):
-        path = Path(word).resolve()
+        path = real_path(word)
         if path in _loaded:
             continue
         registered = Registry.registered

@@ -19,7 +19,7 @@ from typing import Callable, NamedTuple, Optional, Protocol
 from ..common.console import Parser
 from ..common.errors import InputError
 from ..common.extras import need
-from ..common.files import PathLike, input_file, sync_folder
+from ..common.files import PathLike, input_file, real_path, sync_folder
 from ..common.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def read_key(path: PathLike, gallery: Optional[PathLike] = None) -> Key:
             f'key file {path}: {size} bytes; expected {KEY_BYTES} random ones '
             f'(`vargfacenet gallery make-key FILE` makes such a file)'
         )
-    if gallery is not None and Path(gallery).resolve() in path.resolve().parents:
+    if gallery is not None and real_path(gallery) in real_path(path).parents:
         raise InputError(
             f'key file {path} lies in the gallery, and whoever copies that has the key; move it'
         )

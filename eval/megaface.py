@@ -20,7 +20,7 @@ from ..common.data.listed import listed_path, read_list
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import HELP, add_options, open_from
 from ..common.errors import InputError
-from ..common.files import PathLike, exclusive, output_folder, read_json, read_lines
+from ..common.files import PathLike, exclusive, output_folder, read_json, read_lines, real_path
 from .image_list import embed_images, report_missing
 from .matrix_file import read_megaface, write_megaface
 from .verification import add_flips
@@ -258,7 +258,7 @@ def _embed(arguments: argparse.Namespace) -> dict:
 def _clean(arguments: argparse.Namespace) -> dict:
     lists = {kind: image_names(_listed(getattr(arguments, kind)), kind) for kind in _DEPTH}
     noises = {kind: read_noises(getattr(arguments, f'{kind}_noises')) for kind in _DEPTH}
-    if arguments.out.resolve() == arguments.features.resolve():
+    if real_path(arguments.out) == real_path(arguments.features):
         raise InputError(f'--out {arguments.out} is --features; choose another folder')
     counts = clean(arguments.features, arguments.out, arguments.algo, lists, noises, arguments.seed)
     rows = [(kind, len(lists[kind]), counts[kind]) for kind in lists]

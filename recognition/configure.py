@@ -4,13 +4,13 @@ import argparse
 import contextlib
 import logging
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 from ..common.backend import parse_devices
 from ..common.data.records import open_records
 from ..common.engine.model_name import parse_model
 from ..common.errors import InputError
+from ..common.files import real_path
 from ..common.options import defaults_of, parse, rules_of
 from ..common.registry import unknown_name
 from ..symbol import get_symbol, list_networks, parse_options
@@ -47,7 +47,7 @@ def _merge(tables, given: dict[str, Any]) -> dict[str, Any]:
         values.pop('num_classes', None)  # what the row expects of its own folder
         values['val_targets'] = ()
         if 'dataset' not in given:
-            data_name = Path(given['data_dir']).resolve().name
+            data_name = real_path(given['data_dir']).name
     for table, known in (('network', list_networks()), ('loss', LOSSES.names())):
         name = chosen[table]
         values.update({table: name, table + '_options': {}})

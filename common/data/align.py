@@ -20,7 +20,7 @@ import cv2
 
 from .. import console
 from ..errors import InputError
-from ..files import atomic_write, exclusive, naming, output_folder, read_lines
+from ..files import atomic_write, exclusive, naming, output_folder, read_lines, real_path
 from ..parallel import cpu_count, ordered_map
 from .detect import WHICH, FaceDetector, add_detector_options, detector_from
 from .folders import Found, check_line, find_pictures, refuse_inside, warn_of_others
@@ -89,9 +89,12 @@ def prepare_output(out: Path, overwrite: bool) -> None:
     """
     if overwrite and (out / CROPS).is_file():
         for name in read_lines(out / CROPS, 'list of crops'):
-            listed = Path(name)
-            if listed.suffix == '.jpg' and '..' not in listed.parts and not listed.is_absolute():
-                (out / listed).unlink(missing_ok=True)
+            listed = out / name
+            # a list of others may lead out of the folder, by its names or by links in it
+            inside = real_path(out) in real_path(listed.parent / 'x').parents
+            if listed.suffix == '.jpg' and inside:
+                with contextlib.suppress(OSError):  # what is left is told below
+                    listed.unlink()
         (out / CROPS).unlink()
     left = find_pictures(out).pictures
     if left:

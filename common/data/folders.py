@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
+from ..files import real_path
 from .image import IMAGE_SUFFIXES, has_picture_start, is_unreadable_kind
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,8 @@ def _pictures_in(folder: Path) -> tuple[Found, int]:
 def refuse_inside(out: Path, folder: Path) -> None:
     """Raise InputError for an output folder that is a folder of pictures or lies in it: what is
     written would become a part of what is read."""
-    if folder.resolve() in (out.resolve(), *out.resolve().parents):
+    real = real_path(out)
+    if real_path(folder) in (real, *real.parents):
         raise InputError(
             f'{out} lies in {folder} and would become a part of it; choose a folder outside'
         )

@@ -166,6 +166,8 @@ def read_study(path: PathLike) -> Study:
         json.dumps(content, allow_nan=False)  # it stands in the results
     except (TypeError, ValueError) as error:
         raise InputError(f'study {path}: {error}; a date in quotes is a text') from None
+    except RecursionError:  # tables in tables, which TOML may name in one line
+        raise InputError(f'study {path} is nested too deep') from None
     _typed(content, _PARTS, f'study {path}')
     for part in ('arms', 'test'):
         if not content.get(part):

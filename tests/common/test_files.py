@@ -198,6 +198,17 @@ def test_what_a_path_is(tmp_path):
             files.output_folder(path)
 
 
+def test_a_circle_of_links_has_an_end(tmp_path):
+    """Of which `Path.resolve` makes a RuntimeError up to Python 3.12."""
+    (tmp_path / 'circle').symlink_to('circle')
+    assert files.real_path(tmp_path / 'circle') == files.real_path(tmp_path) / 'circle'
+    (tmp_path / 'link').symlink_to('folder')
+    (tmp_path / 'folder').mkdir()
+    assert files.real_path(tmp_path / 'link') == (tmp_path / 'link').resolve()
+    with pytest.raises(InputError, match='cannot write here'):
+        files.output_folder(tmp_path / 'circle')
+
+
 def test_an_error_names_the_file_that_was_asked_for(tmp_path):
     (tmp_path / 'a.npz').mkdir()
     for path in (tmp_path / 'a.npz', Path('/proc/a.npz')):

@@ -124,7 +124,9 @@ def test_overwriting_removes_nothing_that_align_did_not_write(folder, tmp_path, 
     out.mkdir()
     (out / 'holiday.jpg').write_bytes(encoded(blank()))
     (tmp_path / 'precious.jpg').write_bytes(b'')
-    (out / 'crops.txt').write_text(f'../precious.jpg\n{tmp_path}/precious.jpg\nholiday.txt\n')
+    (out / 'link').symlink_to(tmp_path)
+    names = ('../precious.jpg', f'{tmp_path}/precious.jpg', 'link/precious.jpg', 'holiday.txt')
+    (out / 'crops.txt').write_text('\n'.join(names))
     code, _, errors = run_command('align', folder, out, '--min-size', 60, '--overwrite')
     assert code == 2 and 'holiday.jpg' in errors
     assert (out / 'holiday.jpg').is_file() and (tmp_path / 'precious.jpg').is_file()

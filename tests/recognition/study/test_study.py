@@ -441,3 +441,9 @@ def test_the_paper_study_at_small_scale(patterns, tmp_path, monkeypatch, capsys)
     assert all(question['comparisons'] for question in result['questions'])
     page = (tmp_path / 'runs/paper/report.html').read_text()
     assert page.count('DEVIATES') > 10 and 'deepglint-light TPR@1e-8' in page
+
+
+def test_tables_in_tables_without_end_are_one_line(tmp_path):
+    (tmp_path / 'deep.toml').write_text(f'[{".".join(["a"] * 5000)}]\n')
+    with pytest.raises(InputError, match='nested too deep'):
+        read_study(tmp_path / 'deep.toml')
