@@ -202,8 +202,8 @@ def test_wrong_folders_give_one_line(tmp_path, run_command):
     for folder, out, words in (
         ('missing', 'out', 'is no folder'),
         ('empty', 'out', 'no pictures'),
-        ('photos', 'photos/crops', 'choose an output folder outside'),
-        ('photos', 'photos', 'choose an output folder outside'),
+        ('photos', 'photos/crops', 'choose a folder outside'),
+        ('photos', 'photos', 'choose a folder outside'),
         ('photos', 'file', 'cannot write here'),
     ):
         code, _, errors = run_command('align', tmp_path / folder, tmp_path / out)
