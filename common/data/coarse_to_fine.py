@@ -4,7 +4,6 @@ Where a large face is seen there, no smaller one can be the largest, and the sea
 which takes most of the work, is left out. What cannot be told so is searched completely.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -14,8 +13,10 @@ from .detectors import Detector, Faces, found_by, no_faces
 BESIDE = 0.5  # of the side of the largest face: a face from there on counts beside it
 DOUBT = 2 / 3  # of the score of a face that counts: what has less is none
 
-_FIRST = 9.6  # times the smallest face that the first look finds is the picture's longer side
-_LAST = 2  # times the smallest face of all is that of the last look: less would save nothing
+# times the smallest face that a coarse look finds is the picture's longer side; one look, since a
+# second one between it and the complete search costs MTCNN half of that
+_LOOK = 9.6
+_WORTH = 2  # times the smallest face of all is that of a look: less would save nothing
 _SEEN = 2.5  # times the smallest face of a look: from there on it finds those beside as well
 _ALIKE = 0.85  # of the side of the largest face: what has more may be larger, looked at closely
 _AROUND = 0.75  # of its side, from its middle on, is looked at of a face that is seen again
@@ -45,7 +46,8 @@ def largest_face(
     min_size : side of the smallest face to look for, in pixels of the picture
     min_score : the lowest score of a face that counts
     """
-    for times in _looks(max(image.shape[:2]), min_size):
+    times = max(image.shape[:2]) / (_LOOK * min_size)
+    if times >= _WORTH:
         found = _settled(found_by(detector, image, times), times * min_size, min_score)
         if found and sides(found.faces)[0] < detector.exact_from * times * min_size:
             again = _seen_again(detector, image, found.faces.boxes[0], min_size, min_score)
@@ -74,14 +76,6 @@ def sides(faces: Faces) -> np.ndarray:
 def of_faces(faces: Faces, numbers) -> Faces:
     """Some of the faces, by their numbers."""
     return Faces(*(part[numbers] for part in faces))
-
-
-def _looks(longer: int, min_size: float) -> Iterator[float]:
-    """How many times as large as min_size the smallest face is that each look finds."""
-    times = longer / (_FIRST * min_size)
-    while times >= _LAST:
-        yield times
-        times /= 2
 
 
 def _settled(faces: Faces, smallest: float, min_score: float) -> Optional[Largest]:
