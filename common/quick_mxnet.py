@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import threading
 import types
@@ -19,9 +20,12 @@ from typing import Callable
 
 _BASE = 'mxnet.base'
 _MAKERS = ('_init_op_module', '_init_np_op_module')  # of _BASE: what makes a namespace's functions
+# In a rank it is read at once: Horovod makes the symbols of MXNet's library everybody's, its
+# protobuf among them, and onnx, loaded after that, takes them for its own and crashes.
+_ONNX = 'mxnet.contrib.onnx'
 # package -> modules that are read when something of them is asked for
 _LATER = {
-    'mxnet': ('mxnet.contrib.onnx', 'requests', 'scipy.sparse', 'scipy.stats'),
+    'mxnet': (_ONNX, 'requests', 'scipy.sparse', 'scipy.stats'),
     'mxboard': (),
     'gluoncv': ('gluoncv.data', 'gluoncv.loss', 'gluoncv.model_zoo', 'gluoncv.nn', 'requests'),
 }
@@ -144,7 +148,10 @@ def quick_import(package: str) -> Iterator[None]:
     if package in sys.modules:
         yield
         return
-    finder = _Finder(_LATER[package])
+    later = set(_LATER[package])
+    if 'HOROVOD_SIZE' in os.environ:
+        later.discard(_ONNX)
+    finder = _Finder(later)
     others = [name for name in _VERSIONS if name not in sys.modules]
     sys.meta_path.insert(0, finder)
     try:
