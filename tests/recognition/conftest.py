@@ -1,6 +1,7 @@
 """A small data set of coloured patterns and the options of a run that takes a second or two."""
 
 import runpy
+import shutil
 
 import cv2
 import numpy as np
@@ -38,6 +39,13 @@ def patterns(tmp_path_factory):
         issame.append(same)
     write_pairs(folder / 'pairs.bin', images, issame)
     return folder
+
+
+@pytest.fixture
+def data(patterns, tmp_path):
+    """A copy of `patterns`, without the stores that other tests left beside the pictures."""
+    stores = shutil.ignore_patterns('train.teacher-*')
+    return shutil.copytree(patterns, tmp_path / 'data', ignore=stores)
 
 
 @pytest.fixture

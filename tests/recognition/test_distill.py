@@ -1,7 +1,6 @@
 """Angular distillation: the frozen teacher, the loss that is trained, the generations."""
 
 import collections
-import shutil
 
 import numpy as np
 import pytest
@@ -230,12 +229,10 @@ def test_pictures_without_labels_teach_as_those_with_labels(
 
 
 def test_class_centres_come_from_a_store_whatever_the_augmentation(
-    small_options, teacher, patterns, run_command, tmp_path
+    small_options, teacher, data, run_command
 ):
     words = [*small_options, '--teacher', teacher, '--generations', 1]
-    words += ['--steps', 2, '--augment', 'mild']
-    data = shutil.copytree(patterns, tmp_path / 'data')
-    words += ['--data-dir', data]
+    words += ['--steps', 2, '--augment', 'mild', '--data-dir', data]
     code, _, errors = run_command(
         'distill', *words, '--distill', 'margin', '--teacher-store', 'live'
     )

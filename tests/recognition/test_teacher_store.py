@@ -50,12 +50,6 @@ def teachers(tmp_path_factory):
 
 
 @pytest.fixture
-def data(patterns, tmp_path):
-    """A copy of the data set of one test's own: 48 images."""
-    return shutil.copytree(patterns, tmp_path / 'data')
-
-
-@pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(teaching, 'BLOCK', 10)
 
