@@ -4,7 +4,7 @@ Callers always give uint8 (N, 112, 112, 3) RGB crops; the contract says what bec
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
@@ -132,39 +132,60 @@ def load_graph(model: Model, whole: bool = False) -> 'onnx.ModelProto':  # noqa:
         raise unreadable(model, error) from None
     if not loaded.graph.node:
         raise unreadable(model, ValueError('its graph is empty'))
-    if not isinstance(model, bytes):
-        _check_parts(model, loaded)
-    for node in _nodes(loaded.graph):
+    graphs = list(_graphs(loaded))
+    _check_parts(model, graphs)
+    for node in (node for graph in graphs for node in graph.node):
         if not node.output:
             raise unreadable(model, ValueError(f'{node.op_type[:_SHOWN]} gives nothing'))
         for attribute in node.attribute:
-            if attribute.name in _COUNTS and min(attribute.ints or [attribute.i]) < 1:
+            is_count = attribute.name in _COUNTS and not attribute.ref_attr_name
+            if is_count and min(attribute.ints or [attribute.i]) < 1:
                 shown_node = f'{node.op_type} {node.name[:_SHOWN]}'
                 raise unreadable(model, ValueError(f'{shown_node}: {attribute.name} below 1'))
     return loaded
 
 
-def _check_parts(model: Union[str, Path], loaded) -> None:
+def _check_parts(model: Model, graphs: Sequence) -> None:
     """InputError unless the files that the weights lie in are ordinary ones beside the model: it
     may name any file of whoever runs it, or a pipe that has no end."""
-    tensors = [*loaded.graph.initializer]
-    for node in _nodes(loaded.graph):
-        tensors += [attribute.t for attribute in node.attribute if attribute.HasField('t')]
-    entries = (entry for tensor in tensors for entry in tensor.external_data)
+    if any(map(_is_sparse, graphs)):
+        raise unreadable(model, ValueError('it has sparse weights, which no face network needs'))
+    entries = (entry for tensor in _tensors(graphs) for entry in tensor.external_data)
     for name in {entry.value for entry in entries if entry.key == 'location'}:
-        beside = not Path(name).is_absolute() and '..' not in Path(name).parts
-        if not (beside and is_file(Path(model).parent / name)):
+        beside = not isinstance(model, bytes) and not Path(name).is_absolute()
+        if not (beside and '..' not in Path(name).parts and is_file(Path(model).parent / name)):
             why = f'{name[:_SHOWN]!r}, where its weights are to be, is no file beside it'
             raise unreadable(model, ValueError(why))
 
 
-def _nodes(graph) -> Iterator:
-    """All nodes of an ONNX graph and of the graphs in it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+def _graphs(loaded) -> Iterator:
+    """All graphs and functions of an ONNX model, and the graphs in their nodes."""
+    left = [loaded.graph, *loaded.functions]
+    while left:
+        graph = left.pop()
+        yield graph
+        for attribute in _attributes(graph):
+            left += [attribute.g] * attribute.HasField('g') + [*attribute.graphs]
+
+
+def _attributes(graph) -> Iterator:
+    return (attribute for node in graph.node for attribute in node.attribute)
+
+
+def _tensors(graphs: Sequence) -> Iterator:
+    """All tensors that are no sparse ones; functions have no initializers."""
+    for graph in graphs:
+        yield from getattr(graph, 'initializer', ())
+        for attribute in _attributes(graph):
+            yield attribute.t
+            yield from attribute.tensors
+
+
+def _is_sparse(graph) -> bool:
+    return bool(getattr(graph, 'sparse_initializer', ())) or any(
+        attribute.HasField('sparse_tensor') or attribute.sparse_tensors
+        for attribute in _attributes(graph)
+    )
 
 
 def read_contract(model: Model, raw_pixels: bool = False) -> Contract:

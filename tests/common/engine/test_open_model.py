@@ -470,3 +470,45 @@ def test_weights_may_lie_beside_a_model_and_nowhere_else(case, engine, tmp_path)
         path.write_bytes(changed.SerializeToString())
         with pytest.raises(InputError, match='where its weights are to be, is no file beside it'):
             open_model(path, engine)
+    for change in _APART:
+        changed = foreign.copied(model)
+        change(changed, _elsewhere())
+        path.write_bytes(changed.SerializeToString())
+        for given in (path, changed.SerializeToString()):
+            with pytest.raises(InputError, match=r'is no file beside it|it has sparse weights'):
+                read_contract(given)
+        with pytest.raises(InputError, match=r'is no file beside it|it has sparse weights'):
+            open_model(path, engine)
+
+
+def _elsewhere():
+    """A tensor of four numbers whose file is the user's."""
+    tensor = onnx.TensorProto(name='w', data_type=onnx.TensorProto.FLOAT, dims=[4])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key='location', value='/etc/passwd')
+    return tensor
+
+
+def _sparse(values):
+    indices = onnx.numpy_helper.from_array(np.arange(4), 'indices')
+    return onnx.SparseTensorProto(values=values, indices=indices, dims=[1, 4])
+
+
+def _node(**attributes):
+    return onnx.helper.make_node('Constant', [], ['w'], **attributes)
+
+
+def _branch(tensor):
+    return onnx.helper.make_graph([_node()], 'branch', [], [], [tensor])
+
+
+_APART = [
+    lambda model, tensor: model.graph.node.append(_node(value=tensor)),
+    lambda model, tensor: model.graph.node.append(_node(values=[tensor])),
+    lambda model, tensor: model.graph.node.append(_node(then_branch=_branch(tensor))),
+    lambda model, tensor: model.graph.node.append(_node(branches=[_branch(tensor)])),
+    lambda model, tensor: model.functions.add(name='f').node.append(_node(value=tensor)),
+    lambda model, tensor: model.graph.sparse_initializer.append(_sparse(tensor)),
+    lambda model, tensor: model.graph.node.append(_node(sparse_value=_sparse(tensor))),
+    lambda model, tensor: model.graph.node.append(_node(sparse_values=[_sparse(tensor)])),
+]  # where a model may hold a tensor, besides its initializers
