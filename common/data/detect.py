@@ -191,7 +191,7 @@ def warn_if_unaligned(source: PathLike, paths: Sequence[Path]) -> int:
     detector = FaceDetector(CROP_FACE)
     aligned = []
     for index in np.unique(np.linspace(0, len(paths) - 1, _LOOKED_AT).astype(int)):
-        with contextlib.suppress(InputError, OSError):
+        with contextlib.suppress(InputError):
             aligned.append(looks_aligned(read_picture(paths[index]), detector))
     told = [answer for answer in aligned if answer is not None]
     wrong = told.count(False)

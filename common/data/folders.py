@@ -87,10 +87,11 @@ def _files_below(folder: Path) -> Iterator[Path]:
             with os.scandir(here) as entries:
                 shown = [entry for entry in entries if not is_hidden(entry.name)]
             for entry in sorted(shown, key=lambda entry: entry.name):
-                if not entry.is_dir():
-                    yield here / entry.name
+                path = here / entry.name
+                if not path.is_dir():
+                    yield path
                 else:
-                    (links if entry.is_symlink() else left).append(here / entry.name)
+                    (links if entry.is_symlink() else left).append(path)
     _warn_of_links(folder, again)
 
 

@@ -140,7 +140,7 @@ class FolderRecords:
             content.update(name + b'\0%d\0' % path.stat().st_size)
         last = self.num_images - 1
         for position in np.unique(np.linspace(0, last, _SAMPLES).astype(int)).tolist():
-            content.update(read_picture(self._paths[position]))
+            content.update(self.read(position)[1])
         return content.hexdigest()
 
     def close(self) -> None:

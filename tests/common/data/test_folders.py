@@ -68,7 +68,9 @@ def test_each_folder_is_entered_once(tmp_path, rng, caplog):
         (tmp_path / f'{number}' / 'own.jpg').write_bytes(jpeg(rng))
         for other in range(12):
             (tmp_path / f'{number}' / f'to{other}').symlink_to(tmp_path / f'{other}')
+    (tmp_path / 'self').symlink_to('self')
     found = find_pictures(tmp_path)
+    assert found.others == [tmp_path / 'self']
     # by its own name, and not by that of a link that sorts before it
     assert {str(path.relative_to(tmp_path)) for path in found.pictures} == {
         f'{number}/own.jpg' for number in range(12)

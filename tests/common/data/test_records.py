@@ -57,6 +57,16 @@ def test_the_digest_of_a_folder_follows_names_and_pictures(folder, rng):
     assert digests[0] == digests[1] and len(set(digests)) == 3
 
 
+def test_a_picture_lost_meanwhile_is_named(folder):
+    records = open_records(folder)
+    path = folder / 'bea' / 'bea_0001.jpg'
+    path.unlink()
+    path.mkdir()
+    for read in (records.digest, lambda: everything(records)):
+        with pytest.raises(InputError, match=f'{path}: it cannot be read'):
+            read()
+
+
 def test_a_record_file_of_any_name_is_found_if_it_is_the_only_one(tmp_path, rng):
     write_face_records(tmp_path / 'mine', [[jpeg(rng)], [jpeg(rng)]])
     for place in (tmp_path, tmp_path / 'mine.rec', tmp_path / 'mine'):
