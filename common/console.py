@@ -312,7 +312,7 @@ class Parser(argparse.ArgumentParser):
             return ''
         known = list(_options_of(self))
         for word in (word.split('=')[0] for word in self._words if word.startswith('--')):
-            near = '' if word in known else nearest(word, known, 0.6)
+            near = '' if word in known else nearest(word, known, 0.7)
             if near:
                 return f'; did you mean {near} by {word}?'
         return ''

@@ -109,7 +109,7 @@ def _check_head(values: dict[str, Any], loss: ClassificationLoss) -> None:
     if values.get('head', FULL) == FULL:
         for name in of_partial_fc:
             if values.get(name, kinds[name]) != kinds[name]:
-                raise InputError(f'{flag_of(name)} {values[name]}: is for --head partial-fc')
+                raise InputError(f'{flag_of(name)} {values[name]}: only with --head partial-fc')
         return
     check_loss(loss, values['loss'])
     without = ('label_smoothing', 'regular_face', 'freeze', 'clip_gradient', 'classification')
@@ -277,23 +277,18 @@ def _check_sample(values: dict[str, Any], num_classes: int, num_workers: int) ->
     """InputError where a sample of a rank's classes has no room for those of a step."""
     if values.get('head', FULL) == FULL:
         return
-    if values['num_devices'] > 1 or (num_workers > 1 and values['kvstore'] != HOROVOD):
-        raise InputError(
-            '--head partial-fc takes one device a process, and several processes by '
-            'recognition/train_multi.sh alone'
-        )
+    _check_ranks('--head partial-fc', values, num_workers)
     dense = values.get('partial_fc_update') == DENSE
     images = values['per_batch_size'] * num_workers
     check_room(values.get('sample_rate', 1.0), num_classes, num_workers, images, dense)
 
 
-def _check_sync(values: dict[str, Any], num_workers: int) -> None:
-    """InputError where BatchNorms of one run have no way to each other."""
-    if not values.get('sync_bn'):
-        return
+def _check_ranks(what: str, values: dict[str, Any], num_workers: int) -> None:
+    """InputError where the processes of a run have no way to each other but a parameter server, or
+    a process has several devices."""
     if values['num_devices'] > 1 or (num_workers > 1 and values['kvstore'] != HOROVOD):
         raise InputError(
-            '--sync-bn takes one device a process, and several processes by '
+            f'{what} takes one device a process, and several processes by '
             'recognition/train_multi.sh alone'
         )
 
@@ -323,7 +318,8 @@ def configure(values: dict[str, Any], num_workers: int = 1) -> TrainConfig:
             f'{step_images}; choose a smaller --per-batch-size'
         )
     _check_sample(values, num_classes, num_workers)
-    _check_sync(values, num_workers)
+    if values.get('sync_bn'):
+        _check_ranks('--sync-bn', values, num_workers)
     total = values.get('steps') or values['epochs'] * (num_images // step_images)
     if values.get('table_warmup'):
         longest = int(LONGEST_WARMUP_SHARE * total)

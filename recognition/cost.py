@@ -88,10 +88,12 @@ def exchanges(job: Job) -> list[Exchange]:
     ]
 
 
-def cosine_bytes(images: int, sampled: int, centres_per_class: int, moves_others: bool) -> int:
-    """Of the cosines of (N, m k) that a step of PartialFC holds at its peak."""
-    arrays = _COSINES_MOVED if moves_others else _COSINES
-    return _FLOAT * arrays * images * sampled * centres_per_class
+def cosine_bytes(job: Job) -> int:
+    """Of the cosines that a rank holds at the peak of a step."""
+    images, arrays = job.batch, _COSINES_FULL
+    if job.partial_fc:
+        images, arrays = job.images, _COSINES_MOVED if job.moves_others else _COSINES
+    return _FLOAT * arrays * images * job.sampled * job.centres_per_class
 
 
 def memory(job: Job, activations: int) -> dict[str, int]:
@@ -108,15 +110,13 @@ def memory(job: Job, activations: int) -> dict[str, int]:
         return {
             **held,
             'centres and momenta': 2 * job.centre_bytes * job.rows * centre,
-            'cosines': cosine_bytes(
-                job.images, job.sampled, job.centres_per_class, job.moves_others
-            ),
+            'cosines': cosine_bytes(job),
             'embeddings and their gradients': 4 * _FLOAT * job.images * job.embedding_size,
         }
     return {
         **held,
         'centres, gradients, momenta': _HELD * _FLOAT * job.classes * centre,
-        'cosines': _COSINES_FULL * _FLOAT * job.batch * job.classes * job.centres_per_class,
+        'cosines': cosine_bytes(job),
     }
 
 

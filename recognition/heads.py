@@ -16,10 +16,10 @@ from ..common.errors import RunError
 from ..common.names import CLASSIFIER_WEIGHT
 from ..common.ranks import Ranks
 from .config import PARTIAL_FC, TrainConfig
-from .cost import cosine_bytes
+from .cost import Job, cosine_bytes
 from .graph import CLASS_LOSS, CORRECT, NUM_OUTPUTS, TOTAL_LOSS, embedding_size
 from .losses import make_loss
-from .partial_fc import Centres, PartialFC, Settings, shards
+from .partial_fc import DENSE, Centres, PartialFC, Settings, shards
 from .partial_fc.centres import BLOCK
 from .partial_fc.centres_file import CENTRES, centres_path, read_blocks, shape_of
 from .partial_fc.head import SPARSE
@@ -77,10 +77,18 @@ class PartialFCHead(GraphHead):
         width = loss.centres_per_class * settings.embedding_size
         self._sharding = shards.Sharding(ranks, config.num_classes, settings.update == SPARSE)
         rows, folder = self._sharding.mine.rows, config.run_folder
-        images, sampled = config.per_batch_size * ranks.size, int(rows * config.sample_rate)
-        moves_others = not loss.margin_on_target_alone
-        beside = cosine_bytes(images, sampled, loss.centres_per_class, moves_others)
-        self._centres = Centres(rows, width, config.centres_dtype, folder, beside)
+        job = Job(
+            classes=config.num_classes,
+            ranks=ranks.size,
+            batch=config.per_batch_size,
+            params=0,
+            embedding_size=settings.embedding_size,
+            centres_per_class=loss.centres_per_class,
+            sample_rate=config.sample_rate,
+            dense=settings.update == DENSE,
+            moves_others=not loss.margin_on_target_alone,
+        )
+        self._centres = Centres(rows, width, config.centres_dtype, folder, cosine_bytes(job))
         self._head = PartialFC(loss, settings, self._centres, ranks)
         self._seed = config.seed
         self._newest: list = []

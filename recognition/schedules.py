@@ -7,6 +7,7 @@ warm-up; a new one is such a function, registered, and `ByStep` makes it of a fo
 
 from typing import Callable
 
+from ..common import backend  # noqa: F401  (MXNet, which GluonCV imports, as it is set up there)
 from ..common.errors import RunError
 from ..common.quick_mxnet import quick_import
 from ..common.registry import Registry

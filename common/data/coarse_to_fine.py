@@ -27,16 +27,17 @@ _GRID = 4  # pixels, to a multiple of which a cut is rounded
 _SAME = 0.4  # of the union of two boxes that they share, of one face
 
 
-class Largest(NamedTuple):
-    """The largest face of a picture, and how many count beside it."""
+class Wanted(NamedTuple):
+    """The wanted faces of a picture, and how many it shows: where the largest alone is wanted, of
+    those with a side of at least BESIDE of its own, itself included."""
 
-    faces: Faces  # one, or none
-    count: int  # of faces with a side of at least BESIDE of its own, itself included
+    faces: Faces
+    count: int
 
 
 def largest_face(
     detector: Detector, image: np.ndarray, min_size: float, min_score: float
-) -> Largest:
+) -> Wanted:
     """The face that `largest_of` takes of all faces, for less work where it is large.
 
     Parameters
@@ -51,21 +52,21 @@ def largest_face(
         found = _settled(found_by(detector, image, times), times * min_size, min_score)
         if found and sides(found.faces)[0] < detector.exact_from * times * min_size:
             again = _seen_again(detector, image, found.faces.boxes[0], min_size, min_score)
-            found = Largest(again, found.count) if again else None
+            found = Wanted(again, found.count) if again else None
         if found:
             return found
     return largest_of(found_by(detector, image), min_score)
 
 
-def largest_of(faces: Faces, min_score: float) -> Largest:
+def largest_of(faces: Faces, min_score: float) -> Wanted:
     """The largest of all faces of a picture whose scores are high enough."""
     faces = of_faces(faces, np.flatnonzero(faces.scores >= min_score))
     if not len(faces.scores):
-        return Largest(no_faces(), 0)
+        return Wanted(no_faces(), 0)
     all_sides = sides(faces)
     largest = int(all_sides.argmax())
     count = int((all_sides >= BESIDE * all_sides[largest]).sum())
-    return Largest(of_faces(faces, [largest]), count)
+    return Wanted(of_faces(faces, [largest]), count)
 
 
 def sides(faces: Faces) -> np.ndarray:
@@ -78,7 +79,7 @@ def of_faces(faces: Faces, numbers) -> Faces:
     return Faces(*(part[numbers] for part in faces))
 
 
-def _settled(faces: Faces, smallest: float, min_score: float) -> Optional[Largest]:
+def _settled(faces: Faces, smallest: float, min_score: float) -> Optional[Wanted]:
     """The largest of the faces that are found from a side of `smallest` on; None where a complete
     search may take another one."""
     found = largest_of(faces, min_score)
@@ -98,7 +99,7 @@ def _seen_again(
     # a cut that can be halved some times is made smaller faster
     low, high = (middle - _AROUND * side) / _GRID, (middle + _AROUND * side) / _GRID
     left, top = _GRID * np.floor(low).clip(min=0).astype(int)
-    right, bottom = _GRID * np.ceil(high).astype(int)
+    right, bottom = _GRID * np.ceil(high).clip(min=0).astype(int)
     cut = image[top:bottom, left:right]
     if not cut.size:
         return None

@@ -5,14 +5,14 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import numpy as np
 
 from ..console import Parser, check_ranges
 from ..errors import InputError
 from ..files import PathLike
-from .coarse_to_fine import DOUBT, largest_face, of_faces
+from .coarse_to_fine import DOUBT, Wanted, largest_face, of_faces
 from .detectors import DEFAULT, DETECTORS, Faces, detector_kind, found_by, made_smaller
 from .image import decode_rgb, has_crop_size, middle_crop, read_picture
 from .warp import TEMPLATE
@@ -28,13 +28,6 @@ CROP_FACE = 36  # smallest face to look for in a 112x112 picture
 _OFF_TEMPLATE = 8.0
 _LOOKED_AT = 32  # pictures, to tell whether a set is aligned
 _TOLERATED = 0.2  # share of them that may look otherwise
-
-
-class Wanted(NamedTuple):
-    """The wanted faces of a picture, and how many it shows."""
-
-    faces: Faces
-    count: int  # where only the largest is wanted, of those with half of its side or more
 
 
 class FaceDetector:
@@ -79,10 +72,10 @@ class FaceDetector:
         Raises RunError for a detector whose answer is not of the shapes that `Faces` tells.
         """
         image, scale = within_side(image, self._side)
-        boxes, scores, landmarks = found_by(self._detector, image)
-        order = np.argsort(-boxes[:, 2:].prod(axis=1), kind='stable')
-        order = order[scores[order] >= self._min_score]
-        return Faces(boxes[order] / scale, scores[order], landmarks[order] / scale)
+        found = found_by(self._detector, image)
+        order = np.argsort(-found.boxes[:, 2:].prod(axis=1), kind='stable')
+        order = order[found.scores[order] >= self._min_score]
+        return _enlarged(of_faces(found, order), scale)
 
     def wanted(self, image: np.ndarray, which: str) -> Wanted:
         """The wanted faces of a (H, W, 3) uint8 RGB picture.
@@ -94,8 +87,7 @@ class FaceDetector:
         if which == 'largest':
             image, scale = within_side(image, self._side)
             found = largest_face(self._detector, image, self._min_size, self._min_score)
-            boxes, scores, landmarks = found.faces
-            return Wanted(Faces(boxes / scale, scores, landmarks / scale), found.count)
+            return Wanted(_enlarged(found.faces, scale), found.count)
         faces = self.detect(image)
         count = len(faces.scores)
         if which == 'centre' and count:
@@ -103,6 +95,11 @@ class FaceDetector:
             offsets = faces.boxes[:, :2] + faces.boxes[:, 2:] / 2 - middle
             faces = of_faces(faces, [int((offsets**2).sum(axis=1).argmin())])
         return Wanted(faces, count)
+
+
+def _enlarged(faces: Faces, scale: float) -> Faces:
+    """The faces of a picture, found in it made smaller by `scale`."""
+    return Faces(faces.boxes / scale, faces.scores, faces.landmarks / scale)
 
 
 def within_side(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:

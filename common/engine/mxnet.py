@@ -12,7 +12,7 @@ from ..names import DATA, IMAGE_SHAPE
 from . import ops
 from .checkpoint import check_match
 from .contract import check_images
-from .graph import Node, assemble, parse
+from .graph import Node, assemble, flag, parse
 from .network import Network, plain_symbol
 
 
@@ -23,24 +23,13 @@ def flatten_before_dense(symbol: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
     cannot read what a fused convolution writes (MobileFaceNet; VarGFaceNet at batch size 1).
     """
     graph = json.loads(symbol.tojson())
-    nodes, moved = [], []  # moved: index in the old list -> index in the new one
-    for node in graph['nodes']:
-        inputs = [[moved[index], *output] for index, *output in node['inputs']]
-        flattens = node.get('attrs', {}).get('flatten', 'True') in ('True', '1')
-        source = graph['nodes'][node['inputs'][0][0]]['op'] if node['inputs'] else None
-        if node['op'] == 'FullyConnected' and flattens and source != 'Flatten':
-            name = f'{node["name"]}_flatten'
-            nodes.append({'op': 'Flatten', 'name': name, 'inputs': [inputs[0]]})
-            inputs[0] = [len(nodes) - 1, 0, 0]
-        moved.append(len(nodes))
-        nodes.append({**node, 'inputs': inputs})
-    new = {
-        'nodes': nodes,
-        'arg_nodes': [moved[index] for index in graph['arg_nodes']],
-        'heads': [[moved[index], *output] for index, *output in graph['heads']],
-        'attrs': graph['attrs'],
-    }
-    return mxnet_symbol(new)
+    nodes, heads, attrs = parse(graph, [[] for _ in graph['nodes']], {DATA})
+    for node in nodes:
+        if node.op == 'FullyConnected' and flag(node, 'flatten', True):
+            source = node.inputs[0]
+            if source[0].op != 'Flatten':
+                node.inputs[0] = Node('Flatten', f'{node.name}_flatten', {}, [source]), 0
+    return mxnet_symbol(assemble(heads, attrs))
 
 
 def embed_exactly(network: Network, images: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import math
 import pickle
+import subprocess
+import sys
 
 import pytest
 from vargfacenet.common.errors import RunError
@@ -48,3 +50,13 @@ def test_what_is_no_schedule_is_named(monkeypatch):
     monkeypatch.setattr(SCHEDULES, 'get', lambda mode: lambda *numbers: lambda step: 0.1)
     with pytest.raises(RunError, match='--lr-mode mine gave function; expected an LRScheduler'):
         learning_rate('mine', 0.1, 100)
+
+
+def test_a_plugin_of_schedules_gets_mxnet_as_commands_do():
+    """GluonCV imports MXNet: not before the one module that sets it up has."""
+    program = (
+        'import sys; from vargfacenet.recognition.schedules import SCHEDULES; '
+        "print('vargfacenet.common.backend' in sys.modules, 'scipy.stats' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert done.stdout.split() == ['True', 'False'], done.stderr

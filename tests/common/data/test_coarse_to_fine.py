@@ -121,6 +121,20 @@ def test_a_face_that_is_not_seen_again_is_searched_for():
     assert detector.seen > 480 * 640
 
 
+def test_a_box_beside_the_picture_is_not_looked_for_in_it():
+    class Beside(Squares):
+        def find_larger(self, image, times):
+            box = [[-400.0, 100, 300, 300]]
+            return Faces(np.array(box), np.array([1.0]), np.zeros((1, 5, 2)))
+
+        def find(self, image):
+            assert image.shape == (480, 640, 3)  # the complete search, no cut
+            return super().find(image)
+
+    found = largest_face(Beside(), drawn([(200, 100, 200, 255)]), SMALLEST, SURE)
+    np.testing.assert_array_equal(found.faces.boxes, [[200, 100, 200, 200]])
+
+
 def test_a_look_of_mtcnn_sees_what_a_complete_search_sees():
     """The large faces of drawn photographs, with the same points to rounding."""
     photographs = [

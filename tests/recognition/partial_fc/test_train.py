@@ -97,7 +97,7 @@ def test_says_how_much_the_filter_leaves_out(short, run_command):
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['--sample-rate', 0.5], '--sample-rate 0.5: is for --head partial-fc'),
+        (['--sample-rate', 0.5], '--sample-rate 0.5: only with --head partial-fc'),
         (['--head', 'partial-fc', '--loss', 'softmax'], 'softmax is no function of cosines'),
         (['--head', 'partial-fc', '--sample-rate', 0.5], 'have no room for those of a step'),
         (['--head', 'partial-fc', '--sample-rate', 2], '--sample-rate 2.0: must be a number'),
