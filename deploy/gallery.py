@@ -13,8 +13,6 @@ sealed; the rows are then opened into memory.
 
 import contextlib
 import logging
-import mmap
-import os
 import sqlite3
 import threading
 from collections import Counter
@@ -26,20 +24,25 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from ..common.errors import InputError, RunError
-from ..common.files import PathLike, error_of_disk, sync_folder
+from ..common.files import PathLike, error_of_disk
 from . import decision_log, gallery_tables
 from .gallery_file import (
     DATABASE,
     FORMAT,
-    MATRIX,
     MAX_CROP,
     WITHOUT_CHECKSUMS,
     Database,
-    is_matrix,
     make_private,
-    matrix_name,
     private_folder,
+)
+from .gallery_matrix import (
+    MATRIX,
+    MatrixFile,
+    matrix_name,
+    private_rows,
     rows_of,
+    wipe,
+    write_matrix,
 )
 from .gallery_records import (
     UNKNOWN,
@@ -59,7 +62,6 @@ from .sealing import CROP, FACE, ROW, Codec, Key, Seal
 
 log = logging.getLogger(__name__)
 
-_GROWTH = 1024  # rows by which the matrix file grows at least
 _LOCK_SECONDS = 10.0  # to wait for another process that writes
 _WORK_PER_FACE = 1000  # instructions of SQLite, at most
 _NAMED = 5  # people whose rows are damaged
@@ -130,7 +132,7 @@ class Gallery:
         self.folder = private_folder(folder)
         self._lock = threading.RLock()
         self._wait = _LOCK_SECONDS if wait is None else wait
-        self._matrix_file = -1
+        self._file: Optional[MatrixFile] = None
         self._version: Optional[tuple] = None
         path = self.folder / DATABASE
         try:
@@ -146,9 +148,8 @@ class Gallery:
     def close(self) -> None:
         """Close the files; the object is of no use afterwards."""
         self._database.close()
-        if self._matrix_file >= 0:
-            os.close(self._matrix_file)
-            self._matrix_file = -1
+        if self._file is not None:
+            self._file.close()
 
     def __len__(self) -> int:
         """Number of faces."""
@@ -213,7 +214,7 @@ class Gallery:
             people = [numbers[name] for name in names]
             places = self._unused(len(names)).tolist()
             sealed = self._sealed_rows(rows, places, people)
-            self._write_rows(np.asarray(places, np.int64), sealed)
+            self._file.write(np.asarray(places, np.int64), sealed)
             if not self.is_sealed:
                 gallery_tables.put_checksums(self._database, places, sealed)
             for place, person, face, crop in zip(places, people, faces, crops):
@@ -483,12 +484,11 @@ class Gallery:
         """Take a seal, what the gallery said of itself when it had it, and the files that belong
         to them."""
         self._seal = seal
-        self._width = self._width_of(seal)
         self._meta = meta
-        if self._matrix_file >= 0:
-            os.close(self._matrix_file)
-        self._matrix_path = self.folder / matrix_name(gallery_tables.generation_of(self._meta))
-        self._matrix_file = os.open(self._matrix_path, os.O_RDWR | os.O_CREAT, 0o600)
+        if self._file is not None:
+            self._file.close()
+        generation = gallery_tables.generation_of(meta)
+        self._file = MatrixFile(self.folder, generation, self._width_of(seal))
         self._version = None
         self._whole: set[tuple[int, Any]] = set()  # (row, checksum) of rows that had it
         self._damaged: list[int] = []  # rows that have another, or that do not open
@@ -523,29 +523,21 @@ class Gallery:
             path = self.folder / MATRIX
             raw = rows_of(path, len(codec.seal(bytes(4 * self._size))))
             gallery_tables.check_places(people.items(), path, len(raw))
-            rows = ((row, person, codec.open(raw[row].tobytes())) for row, person in people.items())
-            self._write_new_matrix(1, seal, rows)
+            sealed = (
+                (row, seal.close(codec.open(raw[row].tobytes()), ROW, row, person))
+                for row, person in people.items()
+            )
+            write_matrix(self.folder, 1, sealed)
             gallery_tables.set_generation(self._database, 1)
 
     def _write_matrix(self, generation: int, seal: Seal) -> None:
         """All rows, sealed anew, in a file of their own."""
         rows = np.flatnonzero(self._codes >= 0).tolist()
-        contents = ((row, self._person_of(row), self._matrix[row].tobytes()) for row in rows)
-        self._write_new_matrix(generation, seal, contents)
-
-    def _write_new_matrix(
-        self, generation: int, seal: Seal, rows: Iterable[tuple[int, int, bytes]]
-    ) -> None:
-        path = self.folder / matrix_name(generation)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, 'wb') as file:
-            for row, person, content in rows:
-                sealed = seal.close(content, ROW, row, person)
-                file.seek(len(sealed) * row)
-                file.write(sealed)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(self.folder)
+        sealed = (
+            (row, seal.close(self._matrix[row].tobytes(), ROW, row, self._person_of(row)))
+            for row in rows
+        )
+        write_matrix(self.folder, generation, sealed)
 
     def _sealed_rows(self, rows: np.ndarray, places: list[int], people: list[int]) -> np.ndarray:
         """float32 (N, D) as they lie on the disk, uint8 (N, width)."""
@@ -553,7 +545,7 @@ class Gallery:
             self._seal.close(row.tobytes(), ROW, place, person)
             for row, place, person in zip(rows, places, people)
         )
-        return np.frombuffer(sealed, np.uint8).reshape(len(rows), self._width)
+        return np.frombuffer(sealed, np.uint8).reshape(len(rows), -1)
 
     @contextlib.contextmanager
     def _access(self, more: int = 0) -> Iterator[None]:
@@ -629,15 +621,15 @@ class Gallery:
         faces = gallery_tables.read_faces(self._database)
         people, unreadable = gallery_tables.read_people(self._database, self._seal, faces)
         # all rows of the file count, so that those of removed faces are seen wherever they are
-        capacity = os.fstat(self._matrix_file).st_size // self._width
-        gallery_tables.check_places(faces, self._matrix_path, capacity)
+        self._raw = self._file.mapped()
+        capacity = len(self._raw)
+        gallery_tables.check_places(faces, self._file.path, capacity)
         self._people, self._order = people, list(people)
         self._ids = {person.name: number for number, person in people.items()}
         self._codes = np.full(capacity, -1, np.int64)
         codes = {number: code for code, number in enumerate(people)}
         for row, person in faces:
             self._codes[row] = codes[person]
-        self._raw = self._map(capacity)
         if self.is_sealed:
             self._matrix, damaged = self._opened(faces)
         else:
@@ -671,7 +663,7 @@ class Gallery:
             log.warning(
                 '%s: %d rows are not what was enrolled and match nobody, of %s; remove these '
                 'people and enrol them anew, or copy the gallery again',
-                *(self._matrix_path, len(rows), self._names_of(map(self._person_of, rows))),
+                *(self._file.path, len(rows), self._names_of(map(self._person_of, rows))),
             )
         if not people.issubset(self._unreadable):
             log.warning(
@@ -689,7 +681,7 @@ class Gallery:
 
     def _opened(self, faces: list[tuple[int, int]]) -> tuple[np.ndarray, list[int]]:
         """(the rows of a sealed gallery, float32 (rows of the file, D), those that do not open)."""
-        matrix = _private_matrix(len(self._raw), self._size)
+        matrix = private_rows(len(self._raw), self._size)
         damaged = []
         for row, person in faces:
             try:
@@ -699,30 +691,11 @@ class Gallery:
                 damaged.append(row)
         return matrix, damaged
 
-    def _map(self, rows: int) -> np.ndarray:
-        """The matrix file, uint8 (rows, width)."""
-        if not rows:
-            return np.empty((0, self._width), np.uint8)
-        return np.memmap(self._matrix_path, np.uint8, 'r+', shape=(rows, self._width))
-
     def _unused(self, count: int) -> np.ndarray:
         """Rows that no face has, the first ones."""
         free = np.flatnonzero(self._codes < 0)[:count]
         end = len(self._codes)
         return np.concatenate([free, np.arange(end, end + count - len(free))])
-
-    def _write_rows(self, places: np.ndarray, rows: np.ndarray) -> None:
-        """Put rows, uint8 (N, width), into the matrix file and on the disk."""
-        if not len(places):
-            return
-        width = self._width
-        needed = width * (int(places.max()) + 1)
-        if os.fstat(self._matrix_file).st_size < needed:
-            os.ftruncate(self._matrix_file, needed + width * _GROWTH)
-        # neighbours go in one write
-        for run in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) != 1) + 1):
-            _write_all(self._matrix_file, rows[run].tobytes(), width * int(places[run[0]]))
-        os.fsync(self._matrix_file)
 
     def _tidy(self) -> None:
         """Overwrite rows of removed faces, and matrix files of former keys, also those that a crash
@@ -736,22 +709,17 @@ class Gallery:
             try:
                 self._refresh()
                 stale = np.flatnonzero(self._codes < 0)
-                if self._former_matrices() or (len(stale) and self._raw[stale].any()):
+                if self._file.others() or (len(stale) and self._raw[stale].any()):
                     # an enrolment by another process may take these rows, or have filled them
                     with self._transaction():
                         self._version = None
                         self._refresh()
                         stale = np.flatnonzero(self._codes < 0)
-                        self._write_rows(stale, np.zeros((len(stale), self._width), np.uint8))
-                        for path in self._former_matrices():
-                            _wipe(path)
+                        self._file.write(stale, np.zeros((len(stale), self._file.width), np.uint8))
+                        for path in self._file.others():
+                            wipe(path)
             finally:
                 self._database.execute(f'PRAGMA busy_timeout = {1000 * self._wait:.0f}')
-
-    def _former_matrices(self) -> list[Path]:
-        """Matrix files of other keys than today's, and of changes of it that came to no end."""
-        names = (name for name in os.listdir(self.folder) if is_matrix(name))
-        return [self.folder / name for name in names if name != self._matrix_path.name]
 
     def _checked_rows(self, embeddings: np.ndarray, count: int) -> np.ndarray:
         rows = np.ascontiguousarray(embeddings, np.float32)
@@ -766,38 +734,3 @@ def check_exists(folder: PathLike) -> None:
     """Raise InputError unless a folder holds a gallery."""
     if not (Path(folder) / DATABASE).is_file():
         raise InputError(f'{folder} holds no gallery; `vargfacenet gallery enrol` makes one')
-
-
-def _private_matrix(rows: int, size: int) -> np.ndarray:
-    """float32 zeros (rows, size), which no core dump holds.
-
-    They begin on a page, as a mapped file does: NumPy's own begin 16 bytes behind one, and a
-    product takes a fifth longer.
-    """
-    if not rows:
-        return np.empty((0, size), np.float32)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    memory = mmap.mmap(-1, 4 * rows * size, flags=flags)
-    for advice in ('MADV_DONTDUMP', 'MADV_HUGEPAGE'):
-        with contextlib.suppress(AttributeError, OSError):  # Linux alone knows them
-            memory.madvise(getattr(mmap, advice))
-    return np.frombuffer(memory, np.float32).reshape(rows, size)
-
-
-def _wipe(path: Path) -> None:
-    """Overwrite a file with zeros and remove it."""
-    with open(path, 'r+b') as file:
-        left = os.fstat(file.fileno()).st_size
-        while left > 0:
-            left -= file.write(bytes(min(left, 1 << 20)))
-        file.flush()
-        os.fsync(file.fileno())
-    path.unlink()
-
-
-def _write_all(handle: int, content: bytes, offset: int) -> None:
-    """os.pwrite writes at most 2 GiB at once."""
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(handle, view, offset)
-        view, offset = view[written:], offset + written

@@ -18,10 +18,9 @@ from .gallery_file import (
     FORMAT,
     Database,
     is_gallery_file,
-    matrix_name,
     refuse_links,
-    rows_of,
 )
+from .gallery_matrix import matrix_name, rows_of
 from .gallery_records import decode_face
 from .sealing import Seal
 

@@ -8,7 +8,6 @@ and SQLite stops after more work than a database of that size can need.
 import contextlib
 import logging
 import os
-import re
 import sqlite3
 import stat
 import tempfile
@@ -16,16 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..common.errors import InputError
 from ..common.files import PathLike, output_folder
 from .decision_log import HEAD, LOG
+from .gallery_matrix import is_matrix
 
 log = logging.getLogger(__name__)
 
 DATABASE = 'gallery.sqlite'
-MATRIX = 'embeddings.f32'
 FORMAT = '3'
 WITHOUT_CHECKSUMS = '2'  # the format before
 MAX_CROP = 1 << 20  # bytes of an encoded crop
@@ -50,33 +47,14 @@ CREATE INDEX faces_by_identity ON faces (identity);
 _STEP = 10_000  # SQLite's instructions between two looks at the sum
 _ALLOWED = 20_000_000  # instructions of one access, half a second; and so many for each byte:
 _ALLOWED_PER_BYTE = 8
-_MATRIX_FORM = re.compile(r'embeddings(\.[1-9][0-9]{0,8})?\.f32')
 _OF_A_VOLUME = 'lost+found'  # made with the file system, in a folder that is one of its own
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-
-
-def matrix_name(generation: int) -> str:
-    """The name of the matrix file after so many changes of the key."""
-    return f'embeddings.{generation}.f32' if generation else MATRIX
-
-
-def is_matrix(name: str) -> bool:
-    """Whether a file's name is that of a matrix, of any generation."""
-    return _MATRIX_FORM.fullmatch(name) is not None
 
 
 def is_gallery_file(name: str) -> bool:
     """Whether a file's name is one that a gallery gives."""
     journals = (f'{DATABASE}-{kind}' for kind in ('wal', 'shm', 'journal'))
     return name in (DATABASE, LOG, HEAD, *journals) or is_matrix(name)
-
-
-def rows_of(path: Path, width: int) -> np.ndarray:
-    """The whole rows of a matrix file, uint8 (N, width)."""
-    count = path.stat().st_size // width if path.is_file() else 0
-    if not count:
-        return np.empty((0, width), np.uint8)
-    return np.memmap(path, np.uint8, 'r', shape=(count, width))
 
 
 def private_folder(path: PathLike) -> Path:

@@ -12,7 +12,8 @@ import pytest
 from conftest import ROOT
 from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.deploy import gallery as module
-from vargfacenet.deploy.gallery import DATABASE, MATRIX, Gallery, GalleryBusy
+from vargfacenet.deploy.gallery import DATABASE, Gallery, GalleryBusy
+from vargfacenet.deploy.gallery_matrix import MATRIX
 
 SIZE = 16
 MODEL = 'a' * 64
@@ -281,7 +282,7 @@ def test_several_make_the_same_gallery_at_once(tmp_path):
 
 CRASH = """
 import os, signal, sys, numpy as np
-from vargfacenet.deploy import gallery as module
+from vargfacenet.deploy import gallery_matrix as module
 from vargfacenet.deploy.gallery import Gallery
 folder, moment = sys.argv[1:]
 gallery = Gallery(folder, 16, 'a' * 64)
@@ -291,8 +292,8 @@ if moment == 'before the rows':
 elif moment == 'before fsync':
     os.fsync = die
 elif moment == 'before the database':
-    rows = gallery._write_rows
-    gallery._write_rows = lambda *args: (rows(*args), die())
+    rows = gallery._file.write
+    gallery._file.write = lambda *args: (rows(*args), die())
 elif moment == 'before wiping':
     gallery._tidy = die
 row = np.zeros((1, 16), np.float32); row[0, 0] = 1

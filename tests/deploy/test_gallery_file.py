@@ -14,9 +14,10 @@ import pytest
 from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.deploy import decision_log, gallery_check, gallery_tables
 from vargfacenet.deploy import gallery as gallery_module
-from vargfacenet.deploy.gallery import CODECS, DATABASE, MATRIX, Gallery, GalleryBusy
+from vargfacenet.deploy.gallery import CODECS, DATABASE, Gallery, GalleryBusy
 from vargfacenet.deploy.gallery_check import inspect_gallery
 from vargfacenet.deploy.gallery_file import Database
+from vargfacenet.deploy.gallery_matrix import MATRIX
 from vargfacenet.deploy.gallery_records import Terms
 from vargfacenet.deploy.sealing import Key
 

@@ -18,7 +18,8 @@ from conftest import ROOT
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.deploy import sealing
-from vargfacenet.deploy.gallery import DATABASE, MATRIX, Gallery
+from vargfacenet.deploy.gallery import DATABASE, Gallery
+from vargfacenet.deploy.gallery_matrix import MATRIX
 from vargfacenet.deploy.gallery_records import Terms
 from vargfacenet.deploy.sealing import Key, make_key, read_key, read_passphrase
 
@@ -112,7 +113,7 @@ def test_two_galleries_of_one_key_have_nothing_in_common(tmp_path, rng):
         gallery = Gallery(tmp_path / folder, SIZE, MODEL, key=KEY)
         gallery.enrol(NAMES, rows)
         gallery.close()
-        contents.append((tmp_path / folder / MATRIX).read_bytes()[: 3 * gallery._width])
+        contents.append((tmp_path / folder / MATRIX).read_bytes()[: 3 * gallery._file.width])
     first = {contents[0][start : start + 16] for start in range(len(contents[0]) - 15)}
     assert not any(contents[1][start : start + 16] in first for start in range(len(contents[1])))
 
@@ -136,7 +137,7 @@ def test_only_its_key_opens_a_gallery(tmp_path, rng):
 def test_a_row_that_is_moved_to_another_person_does_not_open(tmp_path, rng, caplog):
     """Who can write and has no key makes nobody look like somebody else."""
     gallery, rows, _ = filled(tmp_path / 'g', rng, KEY)
-    width = gallery._width
+    width = gallery._file.width
     gallery.close()
     path = tmp_path / 'g' / MATRIX
     content = path.read_bytes()

@@ -23,7 +23,8 @@ from pictures import encoded, scene
 from vargfacenet.common import console
 from vargfacenet.deploy import FaceEmbedder, serve
 from vargfacenet.deploy import service as service_module
-from vargfacenet.deploy.gallery_file import DATABASE, MATRIX
+from vargfacenet.deploy.gallery_file import DATABASE
+from vargfacenet.deploy.gallery_matrix import MATRIX
 from vargfacenet.deploy.openapi import document
 from vargfacenet.deploy.service import MAX_REQUEST
 from vargfacenet.deploy.web_access import is_loopback

@@ -34,12 +34,13 @@ def test_a_training_step(loss, rng):
         [mx.nd.array(rng.randint(0, 256, (4, 3, 112, 112)))], [mx.nd.array([0, 1, 4, 4])]
     )
     outputs, gradients, operators = {}, {}, {}
+    start = None
     for device in (mx.cpu(), OTHER):
         module = training_module(symbol, config, [device])
         operators[device] = ours(module.symbol)
         mx.random.seed(1)
         module.init_params(mx.init.Xavier())
-        if device == OTHER:
+        if start:
             module.set_params(*start)
         start = module.get_params()
         module.forward_backward(batch)
