@@ -54,11 +54,6 @@ def shown(text: str) -> str:
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def _one_line(value: Any) -> Any:
-    """A name in a log line: what follows an end of a line in it would pass for a line of ours."""
-    return str(value).replace('\n', '\\n') if isinstance(value, (str, os.PathLike)) else value
-
-
 class _Unbreakable:
     """stderr, of which a failure costs what was to be shown and never the command: it may be a file
     on a full disk, or a pipe whose reader is gone."""
@@ -81,14 +76,15 @@ class _Unbreakable:
 
 def _make_streams_sound() -> None:
     """Have stdin, stdout and stderr, closed ones as the null device: the first file that is opened
-    would take the place of one, and get what libraries print there."""
+    would take the place of one, and get what libraries print there. Children have them too."""
     for number, name in enumerate(('stdin', 'stdout', 'stderr')):
         if getattr(sys, name) is None:
-            with contextlib.suppress(OSError):
-                os.fstat(number)
-                continue
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-            setattr(sys, name, open(number, 'w' if number else 'r', closefd=False))  # noqa: SIM115
+            try:
+                os.fstat(number)  # of a file that has taken the place already
+            except OSError:
+                # the lowest number that is free
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, open(os.devnull, 'w' if number else 'r'))  # noqa: SIM115
     if not isinstance(sys.stderr, _Unbreakable):
         sys.stderr = _Unbreakable(sys.stderr)
 
@@ -107,18 +103,17 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = '' if record.levelno < logging.WARNING else f'{record.levelname.lower()}: '
-        if isinstance(record.args, tuple):
-            record.args = tuple(map(_one_line, record.args))
-        (self.bar or stderr_console()).print(
-            prefix + shown(record.getMessage()), markup=False, emoji=False, soft_wrap=True
-        )
+        # what follows an end of a line in a name, or in an error's, would pass for a line of ours
+        line = prefix + shown(record.getMessage()).replace('\n', '\\n')
+        (self.bar or stderr_console()).print(line, markup=False, emoji=False, soft_wrap=True)
 
 
 _handler = _LineHandler()
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Send the project's log records to stderr; safe to call more than once."""
+    """Send the project's log records to stderr, whatever that is; safe to call more than once."""
+    _make_streams_sound()
     for name in ('vargfacenet', '__main__'):  # the second is a module run by `python -m`
         logger = logging.getLogger(name)
         logger.setLevel(level)
@@ -437,7 +432,6 @@ def command(
         return code
 
     def main(argv: Optional[Sequence[str]] = None) -> int:
-        _make_streams_sound()
         set_up_logging()
         words = list(sys.argv[1:] if argv is None else argv)
         return with_errors_told(f'vargfacenet {name}', lambda: run_words(words))

@@ -95,10 +95,35 @@ def test_a_name_makes_no_line_of_its_own_in_a_log(capsys):
     assert line == 'warning: a.jpg\\nvargfacenet verify: all is well: no face in 3 pictures'
 
 
+@pytest.mark.parametrize(
+    'words',
+    [
+        ('%s', InputError('a.jpg\nb')),  # as Pillow's and the system's name what they were given
+        ('%s', ['a.jpg\nb']),
+        ('%(name)s', {'name': 'a.jpg\nb'}),
+        ('a.jpg\nb',),
+    ],
+)
+def test_a_name_makes_no_line_whatever_brings_it(words, capsys, caplog):
+    console.set_up_logging()
+    logger = logging.getLogger('vargfacenet')
+    logger.addHandler(caplog.handler)
+    try:
+        logger.warning(*words)
+    finally:
+        logger.removeHandler(caplog.handler)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('warning: ') and 'a.jpg\\nb' in line
+    # other handlers get the record as it was
+    (record,) = caplog.records
+    assert record.msg == words[0] and record.args in (words[1:], *words[1:])
+
+
 _SPEAKS = """
-import logging, sys
+import logging, subprocess, sys
 from vargfacenet.common import console
 def run(args):
+    subprocess.run(['sh', '-c', 'true <&0 >&1 2>&2'], check=True)
     logging.getLogger('vargfacenet').warning('a line')
     console.table('t', ['n'], [['1']])
     with console.progress(2, 'work') as bar:
@@ -121,6 +146,24 @@ def test_a_full_or_closed_stream_ends_no_work(where, tmp_path):
         assert json.loads(done.stdout) == {'n': 1} and not done.stderr
     elif where == '>/dev/full':
         assert 'stdout (No space left on device); all else is done' in done.stderr.splitlines()[-1]
+
+
+def test_a_file_in_place_of_a_closed_stream_stays_as_it_is(tmp_path):
+    source = f"""
+import sys
+taken = open({str(tmp_path / 'out')!r}, 'w')
+assert taken.fileno() == 1
+from vargfacenet.common import console
+sys.exit(console.command('test', lambda parser: None, lambda args: {{'n': 1}})([]))
+"""
+    words = shlex.join([sys.executable, '-c', source])
+    done = subprocess.run(f'{words} >&-', shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '') and not (tmp_path / 'out').read_text()
+
+
+def test_a_launcher_without_a_log_tells_wrong_input_by_its_code():
+    words = shlex.join([sys.executable, '-m', 'vargfacenet.common.launch', '--nonsense'])
+    assert subprocess.run(f'{words} 2>/dev/full', shell=True).returncode == 2
 
 
 def test_our_own_faults_keep_their_traceback():
