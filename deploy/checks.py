@@ -105,17 +105,18 @@ def find(folder: Path) -> tuple[list[Item], list[Path]]:
     cannot be listed is one of the items, and damaged.
     """
     items, others = [], []
-    for place, folders, names in os.walk(folder):
-        place = Path(place)
-        seen = sorted(name for name in names if not is_hidden(name))
-        # a pipe would be waited for, whatever it is called
-        others += [place / name for name in seen if not is_file(place / name)]
-        # the list of checksums is read with the files that it tells of
-        names = [name for name in seen if is_file(place / name) and name != CHECKSUMS]
+
+    def closed(error: OSError) -> None:
+        items.append(Item('folder', Path(error.filename), lambda *_: _raise(error)))
+
+    for place, folders, found in os.walk(folder, onerror=closed):
+        place, names = Path(place), []
+        for name in sorted(name for name in found if not is_hidden(name)):
+            if not is_file(place / name):  # a pipe would be waited for, whatever it is called
+                others.append(place / name)
+            elif name != CHECKSUMS:  # which is read with the files that it tells of
+                names.append(name)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
-        closed = [name for name in folders if not _is_listed(place / name)]
-        items += [Item('folder', place / name, _look_at_closed) for name in closed]
-        folders[:] = [name for name in folders if name not in closed]
         identities = [name for name in folders if _is_identity(place / name)]
         rest = set(names)
         for kind, look, path, taken in _known(place, names):
@@ -135,16 +136,8 @@ def find(folder: Path) -> tuple[list[Item], list[Path]]:
     return items, others
 
 
-def _is_listed(folder: Path) -> bool:
-    try:
-        os.scandir(folder).close()
-    except OSError:
-        return False
-    return True
-
-
-def _look_at_closed(folder: Path, _checked: Checked) -> None:
-    os.scandir(folder).close()
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _with_a_checksum(place: Path, names: set[str]) -> Iterator[tuple[str, Callable, Path]]:
@@ -202,8 +195,12 @@ def _is_picture(path: Path) -> bool:
 
 
 def _is_identity(folder: Path) -> bool:
-    """Whether a folder holds pictures before all: a run's folder with its curves is none."""
-    names = [path for path in folder.iterdir() if path.is_file() and not is_hidden(path.name)]
+    """Whether a folder holds pictures before all: a run's folder with its curves is none, nor is
+    one that cannot be listed."""
+    try:
+        names = [path for path in folder.iterdir() if path.is_file() and not is_hidden(path.name)]
+    except OSError:
+        return False
     return bool(names) and 2 * sum(map(_is_picture, names)) > len(names)
 
 

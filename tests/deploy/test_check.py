@@ -276,16 +276,19 @@ def test_a_folder_that_cannot_be_listed_is_damage(capsys):
         folder.chmod(0o755)
         write_checked(folder / 'whole.json', {'a': 1})
         (folder / 'closed').mkdir(0o700 if os.geteuid() == 0 else 0)
+        (folder / 'link').symlink_to('closed')  # which is not followed
         ours = os.geteuid()
         try:
             if ours == 0:  # whom no mode keeps out
                 os.seteuid(65534)
             code, items = check(folder, capsys)
+            itself, (closed,) = check(folder / 'closed', capsys)[0], find(folder / 'closed')[0]
         finally:
             os.seteuid(ours)
             (folder / 'closed').chmod(0o700)
-    assert code == 1 and not items['whole.json']['problems']
+    assert code == itself == 1 and not items['whole.json']['problems']
     assert 'Permission denied' in items['closed']['problems'][0]
+    assert list(items) == ['whole.json', 'closed'] and closed.path == folder / 'closed'
 
 
 def test_logs_of_tensorboard_are_called_so():
