@@ -58,7 +58,7 @@ from .gallery_records import (
     plain_text,
 )
 from .sealing import CODECS as CODECS  # plugins take it from here
-from .sealing import CROP, FACE, ROW, Codec, Key, Seal
+from .sealing import CROP, FACE, ROW, Codec, Key, Seal, check_lock
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Gallery:
     ):
         if fingerprint is None:
             check_exists(folder)
-        gallery_tables.check_lock(key, codec)  # before there is a file
+        check_lock(key, codec)  # before there is a file
         self.folder = private_folder(folder)
         self._lock = threading.RLock()
         self._wait = _LOCK_SECONDS if wait is None else wait

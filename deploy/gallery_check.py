@@ -46,8 +46,8 @@ def inspect_gallery(folder: PathLike) -> Inspection:
     and pipes in place of the gallery's files.
     """
     check_exists(folder)
-    refuse_links(Path(folder))
     folder = Path(folder)
+    refuse_links(folder)
     path = folder / DATABASE
     try:
         with contextlib.closing(Database(path, _WAIT, read_only=True)) as database:
@@ -81,7 +81,7 @@ def _content(database: Database, meta: dict, folder: Path) -> tuple[list[tuple],
     """((row, person) of every face, what is wrong with people, pictures and rows)."""
     faces, people, problems = _faces_and_people(database, meta)
     matrix = folder / matrix_name(gallery_tables.generation_of(meta))
-    if matrix.is_file():
+    if 'codec' in meta and matrix.is_file():  # its rows are not looked at
         check_holes(matrix)
     checksums = None
     if 'codec' not in meta and meta['format'] == FORMAT:

@@ -40,9 +40,8 @@ from .faces import Face, add_faces_option, face_of
 from .gallery import Gallery, check_exists
 from .gallery_file import DATABASE, private_folder
 from .gallery_records import checked_name, checked_terms, picture_digest
-from .gallery_tables import key_for
 from .person_export import about_person, check_export_path, export_person
-from .sealing import CODEC_HELP, NEW, Key, add_key_options, key_of, make_key
+from .sealing import CODEC_HELP, NEW, Key, add_key_options, key_for, key_of, make_key
 from .tail import GalleryDecision
 
 log = logging.getLogger(__name__)

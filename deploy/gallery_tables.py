@@ -5,7 +5,6 @@ records (`gallery_records`) and pictures, `checksums` are those of the rows of a
 functions work inside a transaction of the caller.
 """
 
-import argparse
 import re
 import secrets
 import zlib
@@ -39,7 +38,7 @@ from .gallery_records import (
     picture_digest,
     plain_text,
 )
-from .sealing import AES, CODECS, CROP, FACE, PERSON, SALT_BYTES, Codec, Key, Seal, key_of
+from .sealing import AES, CODECS, CROP, FACE, PERSON, SALT_BYTES, Codec, Key, Seal, check_lock
 
 MAX_RECORD = 1 << 16  # bytes of what is kept of a person, or of a face besides its picture
 _SAMPLE = b'vargfacenet gallery'  # lies sealed in the database, to know a wrong key at once
@@ -55,25 +54,6 @@ class Lock(NamedTuple):
 
     seal: Seal
     words: dict[str, str]
-
-
-def check_lock(key: Optional[Key], codec: str) -> None:
-    """Raise InputError for a codec that is not known, or one beside a key."""
-    if key and codec:
-        raise InputError('a key file or a passphrase seals a gallery, or a codec; give one of them')
-    if codec:
-        CODECS.get(codec)
-
-
-def key_for(args: argparse.Namespace) -> tuple[Optional[Key], bool]:
-    """(key of the options of a command that makes its gallery where none is, whether it will).
-
-    Raises InputError as `key_of` and `check_lock`.
-    """
-    is_new = not (args.gallery / DATABASE).is_file()
-    key = key_of(args, args.gallery, is_new)
-    check_lock(key, args.codec)
-    return key, is_new
 
 
 def new_lock(key: Optional[Key], codec: str) -> Lock:

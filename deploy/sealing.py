@@ -21,6 +21,7 @@ from ..common.errors import InputError
 from ..common.extras import need
 from ..common.files import PathLike, input_file, real_path, sync_folder
 from ..common.registry import Registry
+from .gallery_file import DATABASE
 
 log = logging.getLogger(__name__)
 
@@ -229,3 +230,22 @@ def key_of(
     if getattr(args, f'{name}passphrase'):
         return read_passphrase(is_new, variable_of(prefix))
     return None
+
+
+def check_lock(key: Optional[Key], codec: str) -> None:
+    """Raise InputError for a codec that is not known, or one beside a key."""
+    if key and codec:
+        raise InputError('a key file or a passphrase seals a gallery, or a codec; give one of them')
+    if codec:
+        CODECS.get(codec)
+
+
+def key_for(args: argparse.Namespace) -> tuple[Optional[Key], bool]:
+    """(key of the options of a command that makes its gallery where none is, whether it will).
+
+    Raises InputError as `key_of` and `check_lock`.
+    """
+    is_new = not (args.gallery / DATABASE).is_file()
+    key = key_of(args, args.gallery, is_new)
+    check_lock(key, args.codec)
+    return key, is_new

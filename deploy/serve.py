@@ -23,8 +23,7 @@ from .decide import HOW_TO_GET_THRESHOLDS, embedder_from, stored_thresholds
 from .faces import add_faces_option
 from .gallery import Gallery
 from .gallery_file import private_folder
-from .gallery_tables import key_for
-from .sealing import CODEC_HELP, add_key_options
+from .sealing import CODEC_HELP, add_key_options, key_for
 from .web_access import (
     LOCAL_NAMES,
     Access,

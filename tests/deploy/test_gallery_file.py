@@ -113,8 +113,12 @@ def test_a_terabyte_of_holes_is_not_read(name, key, tmp_path, rng):
         gallery.note('enrol', people=[1])
     os.truncate(tmp_path / name, 1 << 40)
     said = '1048576 MB by its length, of which 0 MB are on the disk'
-    with pytest.raises(InputError, match=said):
-        inspect_gallery(tmp_path)
+    if name == MATRIX and key is None:  # its other problems are told as well
+        (problem,) = inspect_gallery(tmp_path).problems
+        assert said in problem
+    else:
+        with pytest.raises(InputError, match=said):
+            inspect_gallery(tmp_path)
     if name == MATRIX:
         with pytest.raises(InputError, match=said):
             Gallery(tmp_path, key=key)
