@@ -22,8 +22,7 @@ _BLOCK = 1 << 20
 
 
 def crc32(path: PathLike) -> int:
-    """Of a file's content; InputError as `check_holes`."""
-    check_holes(path)
+    """Of a file's content."""
     total = 0
     with open(path, 'rb') as handle:
         for block in iter(lambda: handle.read(_BLOCK), b''):
@@ -49,10 +48,14 @@ def _entries(path: Path, _stamp: tuple[int, ...]) -> dict[str, int]:
 
 
 def agrees(path: PathLike) -> bool:
-    """Whether a file is absent, in no list, or the one that its folder's list tells of."""
+    """Whether a file is absent, in no list, or the one that its folder's list tells of; InputError
+    as `check_holes`."""
     path = Path(path)
     known = listed(path.parent).get(path.name)
-    return known is None or not path.is_file() or crc32(path) == known
+    if known is None or not path.is_file():
+        return True
+    check_holes(path)
+    return crc32(path) == known
 
 
 def check(path: PathLike) -> None:

@@ -5,11 +5,13 @@ import fcntl
 import os
 import subprocess
 import sys
+import types
+import zlib
 from pathlib import Path
 
 import pytest
 from pictures import encoded, scene
-from vargfacenet.common import files
+from vargfacenet.common import checksums, files
 from vargfacenet.common.errors import InputError
 from vargfacenet.eval.matrix_file import new_matrix
 
@@ -251,3 +253,46 @@ def test_a_folder_made_for_a_file_that_failed_goes_with_it(tmp_path):
     with pytest.raises(ZeroDivisionError), files.empty_folders_removed(), made:
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('is_packed', [False, True])
+def test_a_file_that_is_packed_on_its_disk_is_none_of_holes(is_packed, tmp_path, monkeypatch):
+    """As file systems that compress give few blocks, and some none before a file is on the disk."""
+    monkeypatch.setattr(files.limits, 'HOLES', 1 << 20)
+    path, stat_of = tmp_path / 'file', os.stat
+    with open(path, 'wb') as file:
+        file.write(b'1' * (1 << 20))
+        file.seek(2 << 20)
+        file.write(b'1' * (1 << 20))
+    if is_packed:
+
+        def packed(*words, **options):
+            size = stat_of(*words, **options).st_size
+            return types.SimpleNamespace(st_size=size, st_blocks=8)
+
+        monkeypatch.setattr(os, 'stat', packed)
+    files.check_holes(path)  # 3 MB, two of which are there
+    os.truncate(path, 5 << 20)
+    files.check_holes(path)
+    os.truncate(path, 6 << 20)
+    with pytest.raises(InputError, match='6 MB by its length, of which 2 MB are on the disk'):
+        files.check_holes(path)
+
+
+def test_room_that_is_kept_for_a_file_is_no_hole(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.limits, 'HOLES', 1 << 20)
+    path = tmp_path / 'file'
+    with open(path, 'wb') as file:
+        os.posix_fallocate(file.fileno(), 0, 8 << 20)
+    files.check_holes(path)
+
+
+def test_what_is_written_here_is_not_refused_when_it_is_noted(tmp_path, monkeypatch):
+    """Rows of zeros may stay holes; the list tells of them, and whoever reads it is told."""
+    monkeypatch.setattr(files.limits, 'HOLES', 1 << 20)
+    path = tmp_path / 'file'
+    with checksums.noted(path), open(path, 'wb') as file:
+        file.truncate(8 << 20)
+    assert checksums.listed(tmp_path) == {'file': zlib.crc32(bytes(8 << 20))}
+    with pytest.raises(InputError, match='of which 0 MB are on the disk'):
+        checksums.agrees(path)
