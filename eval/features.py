@@ -1,6 +1,7 @@
 """Embeddings of image lists as a feature file: of crops with their mirror images, or of videos."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -89,11 +90,13 @@ def _parts(root: Path, names: list[str], frames: int) -> Iterator[tuple[int, lis
         yield start, folders
 
 
-def check_some_there(root: Path, names: list[str], listed: str) -> None:
-    """Raise InputError if no picture of a list is there, before anything is embedded."""
-    if not any(listed_path(root, name).is_file() for name in names):
+def check_some_there(root: Path, names: list[str], listed: str, videos: bool = False) -> None:
+    """Raise InputError if no picture of a list, or no folder of frames, is there, before anything
+    is embedded."""
+    is_one, what = (os.path.isdir, 'folders') if videos else (os.path.isfile, 'pictures')
+    if not any(is_one(listed_path(root, name)) for name in names):
         raise InputError(
-            f'{listed}: none of the {len(names)} pictures of the list is there, e.g. {names[0]}; '
+            f'{listed}: none of the {len(names)} {what} of the list is there, e.g. {names[0]}; '
             f'is --root right?'
         )
 

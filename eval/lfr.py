@@ -18,7 +18,7 @@ from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
 from ..common.files import output_file
-from .features import image_rows, video_rows, write_features
+from .features import check_some_there, image_rows, video_rows, write_features
 from .frame_quality import FramePooling, add_pooling_options, pooling_from
 from .image_list import report_missing
 
@@ -92,7 +92,9 @@ def _read_names(arguments: argparse.Namespace) -> list[str]:
         raise InputError(
             f'--root {arguments.root} is no folder; {arguments.list} names what is in it'
         )
-    if arguments.track != 'video':
+    is_video = arguments.track == 'video'
+    check_some_there(arguments.root, names, arguments.list, is_video)
+    if not is_video:
         console.refuse_options(
             arguments,
             ('pooling', 'quality', 'flip'),

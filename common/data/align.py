@@ -88,11 +88,12 @@ def prepare_output(out: Path, overwrite: bool) -> None:
     InputError if pictures remain: crops of another run would be taken for those of this one.
     """
     if overwrite and (out / CROPS).is_file():
+        ours = real_path(out)
         for name in read_lines(out / CROPS, 'list of crops'):
             listed = out / name
             # a list of others may lead out of the folder, by its names or by links in it
-            inside = real_path(out) in real_path(listed.parent / 'x').parents
-            if listed.suffix == '.jpg' and inside:
+            folder = real_path(listed.parent)
+            if listed.suffix == '.jpg' and ours in (folder, *folder.parents):
                 with contextlib.suppress(OSError):  # what is left is told below
                     listed.unlink()
         (out / CROPS).unlink()

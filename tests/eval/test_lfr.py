@@ -218,6 +218,13 @@ def test_wrong_input(folder, run_command, change, message):
         assert not (folder / 'features.bin').exists()
 
 
+def test_a_list_of_nothing_is_refused_before_the_model_is_read(folder, run_command):
+    (folder / 'no.txt').write_text('x\nx' + 300 * 'y' + '\n')
+    for track, what in (('image', 'pictures'), ('video', 'folders')):
+        code, _, err = run(folder, run_command, 'no.txt', '--track', track, '--model', 'no.onnx')
+        assert code == 2 and f'no.txt: none of the 2 {what} of the list is there, e.g. x;' in err
+
+
 @pytest.mark.parametrize(
     ('network', 'options', 'budget', 'fits'),
     [

@@ -127,8 +127,9 @@ def test_words_do_not_start_like_a_picture():
 
 
 @pytest.mark.parametrize('largest', [1, 15, 100, 254, 255, 256, 1023, 4095, 65534, 65535])
+@pytest.mark.parametrize('form', [b'%d', b'%08d'])
 @pytest.mark.parametrize('kind', ['P2', 'P3', 'P5', 'P6'])
-def test_the_largest_number_of_a_pnm_is_white(kind, largest, rng):
+def test_the_largest_number_of_a_pnm_is_white(kind, form, largest, rng):
     """Which OpenCV knows of 8 and 16 whole bits alone: cameras write 10 and 12."""
     shape = (3, 4, 3) if kind in ('P3', 'P6') else (3, 4)
     numbers = rng.randint(0, largest + 1, shape)
@@ -137,7 +138,7 @@ def test_the_largest_number_of_a_pnm_is_white(kind, largest, rng):
         body = ' '.join(map(str, numbers.ravel())).encode() + b'\n'
     else:
         body = numbers.astype('>u2' if largest > 255 else 'u1').tobytes()
-    content = b'%s # a camera\n4 3\n%d\n%s' % (kind.encode(), largest, body)
+    content = b'%s # a camera\n4 3\n%s\n%s' % (kind.encode(), form % largest, body)
     expected = 255 * numbers / largest
     if kind in ('P2', 'P5'):
         expected = expected[..., None].repeat(3, axis=2)
