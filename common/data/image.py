@@ -78,7 +78,7 @@ _EXIF = b'Exif\0'
 _EXIF_PLACE = 1 << 16  # it stands in one of the first segments
 _PNG_END = b'IEND'
 # kind, width, height and the largest number; PBM (P1, P4) has none
-_PNM_HEADER = re.compile(rb'P[2356](?:(?:\s|#[^\r\n]*[\r\n])+(\d{1,5})\b){3}')
+_PNM_HEADER = re.compile(rb'P[2356](?:(?:\s|#[^\r\n]*[\r\n])+0*(\d{1,5})\b){3}')
 _TIFF_STARTS = (b'II*\0', b'MM\0*')
 _UNSIGNED = 1  # sample format of a TIFF
 _BROKEN = (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error)  # Pillow's
@@ -171,7 +171,7 @@ def _read_jpeg(encoded: bytes) -> _Header:
                 return header
 
 
-def _read_header(encoded: bytes) -> _Header:
+def _read_header(encoded: bytes, max_pixels: int) -> _Header:
     """InputError for what is none of our kinds of picture; nothing is decoded."""
     if is_jpeg(encoded):
         return _read_jpeg(encoded)
@@ -182,7 +182,7 @@ def _read_header(encoded: bytes) -> _Header:
                 raise _no_picture(encoded)
             return _Header(image.format, *image.size, image.mode != 'F')
     except Image.DecompressionBombError:
-        raise _too_large('') from None
+        raise _too_large('', max_pixels) from None
     except _BROKEN:
         if encoded[:4] not in _TIFF_STARTS:
             raise _no_picture(encoded) from None
@@ -206,7 +206,7 @@ def _read_header(encoded: bytes) -> _Header:
 
 def _decode(encoded: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, _Header]:
     """(uint8 (H, W, 3) BGR, what the file says of itself); see `decode_rgb`."""
-    header = _read_header(encoded)
+    header = _read_header(encoded, max_pixels)
     if header.width * header.height > max_pixels:
         raise _too_large(f' of {header.width}x{header.height}', max_pixels)
     if not header.usual:
@@ -288,7 +288,7 @@ def decode_rgb(encoded: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, bgr)
 
 
-def _too_large(size: str, max_pixels: int = MAX_PIXELS) -> InputError:
+def _too_large(size: str, max_pixels: int) -> InputError:
     return InputError(
         f'the picture{size} has more than {max_pixels // 10**6} million pixels; make it smaller'
     )
