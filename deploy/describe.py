@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from ..common import flops
 from ..common.engine.checkpoint import load_embedding
@@ -13,7 +13,7 @@ from ..common.engine.model_name import params_path, parse_model, resolve
 from ..common.engine.onnx_flops import count_onnx
 from ..common.engine.open_model import ONNX, SLIM
 from ..common.errors import InputError
-from ..common.files import input_file, sha256
+from ..common.files import PathLike, input_file, sha256
 from ..common.run_files import read_state, state_path, symbol_path
 
 _OF_TRAINING = (
@@ -78,12 +78,19 @@ def _checkpoint(model: str) -> dict[str, Any]:
         'input': 'RGB 0..255, 112x112',
     }
     if state_path(prefix, epoch).is_file():
-        config, state = read_state(prefix, epoch)
-        keys = (*_OF_TRAINING, *(_OF_DISTILLATION if config.get('teacher') else ()))
-        known = {key: config[key] for key in keys if config.get(key) not in (None, '', {})}
-        described.update(training=known, step=state.get('step'))
+        known, step = training_of(prefix, epoch)
+        described.update(training=known, step=step)
     record = read_record(f'{prefix},{epoch}')
     return {**described, **_of_record(record, weights)} if record else described
+
+
+def training_of(prefix: PathLike, epoch: int) -> tuple[dict[str, Any], Optional[int]]:
+    """(the configuration of the run that wrote a checkpoint, its step), as its state tells them;
+    InputError for one that is missing or damaged."""
+    config, state = read_state(prefix, epoch)
+    keys = (*_OF_TRAINING, *(_OF_DISTILLATION if config.get('teacher') else ()))
+    known = {key: config[key] for key in keys if config.get(key) not in (None, '', {})}
+    return known, state.get('step')
 
 
 def _onnx_file(model: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from ..common.checked_json import write_checked
 from ..common.data.records import open_records
 from ..common.engine import checkpoint, parity
 from ..common.engine.contract import OUTPUT, Contract
+from ..common.engine.default_model import is_default
 from ..common.engine.engines import by_rank
 from ..common.engine.export_record import RECORD
 from ..common.engine.fold import fold_batch_norms, without_dropout
@@ -49,12 +50,13 @@ from ..common.files import (
     sync_folder,
 )
 from ..common.names import DATA, IMAGE_SHAPE
+from ..common.run_files import state_path
 from ..common.vectors import unit_rows
 from ..eval.datasets import load_bin
 from ..eval.verification import embed_both, verify_rows
 from . import quantize
 from .decide import DEFAULT_FAR, DEFAULT_FPIR
-from .describe import describe
+from .describe import training_of
 from .embedder import unit_length
 from .group_rates import group_rates, read_groups
 from .model_card import CARD, model_card
@@ -164,11 +166,12 @@ def _add_record_options(parser: console.Parser) -> None:
 class _Export:
     """Writes and checks the files of one export in a folder of its own."""
 
-    def __init__(self, args: argparse.Namespace, folder: Path):
+    def __init__(self, args: argparse.Namespace, network: Network, folder: Path):
         self._args = args
         self._folder = folder
-        self._network = checkpoint.load_embedding(args.model)
-        self.symbol = without_dropout(self._network.symbol)
+        self._network = network
+        self._sources = {path.name: sha256(path) for path in _sources(args.model)}
+        self.symbol = without_dropout(network.symbol)
         self.files: dict[str, dict] = {}
         self.kept_float: list[str] = []  # layers of the int8 file
         self.parities: list[parity.Parity] = []
@@ -341,11 +344,9 @@ class _Export:
     def record(self) -> dict:
         """What export.json holds."""
         args, count = self._args, flops.count(self.symbol)
-        prefix, epoch = checkpoint.parse_model(args.model)
-        sources = (checkpoint.symbol_path(prefix), checkpoint.params_path(prefix, epoch))
         return {
             'source': args.model,
-            'source_sha256': {path.name: sha256(path) for path in sources},
+            'source_sha256': self._sources,
             'vargfacenet': __version__,
             'trained_on': args.trained_on,
             'licence': args.licence,
@@ -434,9 +435,16 @@ def _rates_by_group(
     }
 
 
+def _sources(model: str) -> tuple[Path, Path]:
+    """The files of a checkpoint."""
+    prefix, epoch = checkpoint.parse_model(model)
+    return checkpoint.symbol_path(prefix), checkpoint.params_path(prefix, epoch)
+
+
 def _training(model: str) -> Optional[dict]:
     """The configuration that made a checkpoint, where a training run did."""
-    return describe(model).get('training')
+    prefix, epoch = checkpoint.parse_model(model)
+    return training_of(prefix, epoch)[0] if state_path(prefix, epoch).is_file() else None
 
 
 def _embedded(model, images: np.ndarray, text: str) -> np.ndarray:
@@ -465,9 +473,7 @@ def _check_targets(out: Path, model: str) -> None:
         exported = {name: files[name]['sha256'] for name in CHECKPOINT}
     except (OSError, ValueError, KeyError, TypeError):
         exported = {}
-    prefix, epoch = checkpoint.parse_model(model)
-    paths = (checkpoint.symbol_path(prefix), checkpoint.params_path(prefix, epoch))
-    sources = {path.resolve() for path in paths}
+    sources = {path.resolve() for path in _sources(model)}
     kept = [
         path.name
         for path in (out / name for name in CHECKPOINT)
@@ -603,12 +609,14 @@ def _check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> dict:
     _check(args)
-    checkpoint.load_embedding(args.model)  # what is wrong is found before a folder is made
+    if not is_default(args.model):  # 'latest' of a run that goes on would soon be another
+        args.model = '{},{}'.format(*checkpoint.parse_model(args.model))
+    network = checkpoint.load_embedding(args.model)  # what is wrong comes before a folder is made
     with_onnx = _wants_onnx(args)
     out = Path(args.out)
     _check_targets(out, args.model)
     with naming(out), _folder_for(out) as folder:
-        export = _Export(args, folder)
+        export = _Export(args, network, folder)
         export.mxnet()
         if with_onnx:
             export.onnx()

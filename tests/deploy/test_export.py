@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import DATA, ROOT
 from deploy_models import EMBEDDING_SIZE, portraits, write_checkpoint
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.backend import mx
+from vargfacenet.common.checked_json import write_checked
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.engine import checkpoint, parity
@@ -23,6 +25,7 @@ from vargfacenet.common.engine.parity import cosines
 from vargfacenet.common.engine.to_onnx import inference_model, to_onnx
 from vargfacenet.common.errors import RunError
 from vargfacenet.common.files import sha256
+from vargfacenet.common.run_files import state_path
 from vargfacenet.deploy import export, quantize
 from vargfacenet.eval.frame_quality import QualityNetwork
 from vargfacenet.symbol import get_symbol, list_networks
@@ -169,6 +172,30 @@ def test_a_second_export_leaves_nothing_of_the_first(trained, run_command, tmp_p
     (out / 'notes.txt').write_text('mine')
     assert run_command('export', '--model', trained, '--out', out)[0] == 0
     assert files(out) == ALL_FILES - {'model.fp16.onnx', 'model.int8.onnx'} | {'notes.txt'}
+
+
+def test_a_run_that_goes_on_is_exported_as_it_was(trained, run_command, tmp_path, monkeypatch):
+    """Its newest checkpoint is read once, and the record tells of that one."""
+    prefix, _ = trained.split(',')
+    params, read, loads = tmp_path / 'model-0003.params', checkpoint.read_arrays, []
+    digest, state = sha256(params), state_path(prefix, 3)
+    write_checked(state, {'config': {'network': 'tiny'}, 'state': {'step': 7}})
+
+    def counted(path):
+        arrays = read(path)
+        if path.parent == tmp_path:
+            loads.append(path.name)
+            shutil.copy(params, tmp_path / 'model-0004.params')
+            shutil.copy(state, state_path(prefix, 4))
+        return arrays
+
+    monkeypatch.setattr(checkpoint, 'read_arrays', counted)
+    out = tmp_path / 'out'
+    code, result, _ = run_command('export', '--model', f'{prefix},latest', '--out', out)
+    assert code == 0 and loads == ['model-0003.params']
+    assert result['source'] == trained
+    assert 'tiny' in (out / 'MODEL_CARD.md').read_text()
+    assert result['source_sha256']['model-0003.params'] == digest
 
 
 @pytest.mark.parametrize('epoch', [0, 3])
