@@ -8,6 +8,7 @@ import numpy as np
 
 from ..common.console import Parser
 from ..common.data import detect
+from ..common.data.coarse_to_fine import count_beside
 from ..common.data.image import check_crop
 from ..common.data.warp import crop
 from ..common.errors import InputError
@@ -37,7 +38,7 @@ class Face(NamedTuple):
 
     embedding: np.ndarray  # (D,) float32, unit length
     crop: np.ndarray  # (112, 112, 3) uint8 RGB
-    count: int  # faces in the picture; by `find_face` those with half of this one's side or more
+    count: int  # of faces in the picture with half of the largest one's side or more
     quality: Quality
     turned: int  # degrees by which the picture was turned, against the clock, to find it
     detected: bool  # False for an aligned crop, taken as it is
@@ -92,7 +93,7 @@ def find_face(embedder: FaceEmbedder, image: np.ndarray, faces: str = 'auto') ->
     ------
     NoFace if there is none; InputError for another size if it must be a crop.
     """
-    return _find(embedder, image, faces, LARGEST, 'largest').faces[0]
+    return _judged(embedder, _look(embedder, image, faces, 'largest'), 0)
 
 
 def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: slice) -> Group:
@@ -100,29 +101,36 @@ def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: sli
 
     Otherwise as `find_face`. The box of an aligned crop is the whole picture.
     """
-    return _find(embedder, image, faces, which, 'all')
-
-
-def _find(
-    embedder: FaceEmbedder, image: np.ndarray, faces: str, which: slice, wanted: str
-) -> Group:
-    """`find_group` of the faces that are `wanted`, as FaceDetector has it."""
     height, width = image.shape[:2]
+    look = _look(embedder, image, faces, 'all')
+    boxes, scores = np.array([[0, 0, width, height]], np.float64), np.ones(1)
+    if look.found is not None:
+        boxes, scores = turned_back(look.found.boxes, look.turns, width, height), look.found.scores
+    judged = [_judged(embedder, look, index) for index in range(len(boxes))[which]]
+    return Group(boxes, scores, judged)
+
+
+class _Look(NamedTuple):
+    """A picture as its faces stand upright."""
+
+    image: np.ndarray
+    found: Optional[detect.Faces] = None  # in it, the largest first; None of an aligned crop
+    count: int = 1  # as in Face
+    turns: int = 0  # by 90 degrees against the clock, from the picture as it came
+
+
+def _look(embedder: FaceEmbedder, image: np.ndarray, faces: str, wanted: str) -> _Look:
+    """The faces that are `wanted`, the 'largest' or 'all'; raises as `find_face`."""
     if faces == 'crop':
         check_crop(image)
     if faces == 'crop' or (faces == 'auto' and embedder.finder.is_crop(image)):
-        whole = np.array([[0, 0, width, height]], np.float64)
-        only = [_judged(embedder, image, 1)] if range(1)[which] else []
-        return Group(whole, np.ones(1), only)
+        return _Look(image)
     for turns, how in _TURNS.items():
         upright = image if how is None else cv2.rotate(image, how)
         found, count = embedder.finder.wanted(upright, wanted)
         if count:
-            judged = [
-                _judged(embedder, upright, count, found, 90 * turns, index)
-                for index in range(len(found.scores))[which]
-            ]
-            return Group(turned_back(found.boxes, turns, width, height), found.scores, judged)
+            count = count_beside(found) if wanted == 'all' else count
+            return _Look(upright, found, count, turns)
     raise NoFace(_why_no_face(embedder, image))
 
 
@@ -167,26 +175,19 @@ def face_of(embedder: FaceEmbedder, path: str, faces: str = 'auto') -> Face:
     return face
 
 
-def _judged(
-    embedder: FaceEmbedder,
-    image: np.ndarray,
-    count: int,
-    found: Optional[detect.Faces] = None,
-    turned: int = 0,
-    index: int = 0,
-) -> Face:
-    """The face of a crop, or one of those found in a photograph."""
-    cut = image if found is None else crop(image, found.landmarks[index])
+def _judged(embedder: FaceEmbedder, look: _Look, index: int) -> Face:
+    """One of the faces of a picture."""
+    cut, landmarks, score = look.image, None, None
+    if look.found is not None:
+        landmarks, score = look.found.landmarks[index], float(look.found.scores[index])
+        cut = crop(look.image, landmarks)
     raw = embedder.raw(cut[None])
     usual = usual_norm(embedder)
-    quality = assess(
-        cut,
-        None if found is None else found.landmarks[index],
-        None if found is None else float(found.scores[index]),
-        None if usual is None else float(np.linalg.norm(raw[0])) / usual,
-    )
+    length = None if usual is None else float(np.linalg.norm(raw[0])) / usual
+    quality = assess(cut, landmarks, score, length)
     embedding = unit_length(raw, embedder.model)[0]
-    return Face(embedding, cut, count, quality, turned, found is not None, index)
+    detected = look.found is not None
+    return Face(embedding, cut, look.count, quality, 90 * look.turns, detected, index)
 
 
 def usual_norm(embedder: FaceEmbedder) -> Optional[float]:

@@ -184,9 +184,10 @@ class Service:
         name = checked_name(name)
         (seen,) = await self._look({'photograph': photograph}, client)
         face = seen.faces[0]
-        if face.count > 1:
+        if len(seen.boxes) > 1:  # however small: nobody looks at them
             raise RequestError(
-                f'the photograph shows {face.count} faces; enrol from one of a single person', 422
+                f'the photograph shows {len(seen.boxes)} faces; enrol from one of a single person',
+                422,
             )
         doubts, identities = await self._in_thread(lambda: self._add(name, face, force))
         return {
@@ -388,6 +389,7 @@ def _shown(seen: Seen, face: Face) -> dict:
         'box': seen.boxes[face.index],
         'crop': _encoded_url(encode_jpeg(face.crop)),
         **face.summary(),
+        'count': len(seen.boxes),
     }
 
 

@@ -106,7 +106,11 @@ def test_all_faces_of_a_group(embedder):
     alone = [find_face(embedder, part) for part in (image[:, 200:], image[:, :200])]
     cosines = [[face.embedding @ other.embedding for other in alone] for face in group.faces]
     assert np.argmax(cosines, axis=1).tolist() == [0, 1] and np.diag(cosines).min() > 0.95, cosines
-    assert [face.count for face in group.faces] == [2, 2]
+    # the second is of less than half of the first one's side, and counts for nobody
+    assert [face.count for face in group.faces] == [1, 1] == 2 * [find_face(embedder, image).count]
+    alike = np.concatenate([cv2.resize(scene(0), (420, 420)), image[:, 200:]], axis=1)
+    counts = [face.count for face in find_group(embedder, alike, 'detect', slice(None)).faces]
+    assert counts == [2, 2] == 2 * [find_face(embedder, alike).count]
     second = find_group(embedder, image, 'detect', slice(1, 2)).faces
     assert len(second) == 1 and np.array_equal(second[0].embedding, group.faces[1].embedding)
     lying = find_group(embedder, np.ascontiguousarray(np.rot90(image, -1)), 'detect', slice(1))
