@@ -186,6 +186,24 @@ def atomic_write(path: PathLike, content: Union[bytes, str]) -> None:
         temporary.write_bytes(content)
 
 
+def write_secret(path: PathLike, content: bytes) -> None:
+    """Write a new file that only its owner can read, on the disk when this returns.
+
+    Raises FileExistsError where there is one, and OSError for a place or a disk that does not take
+    it, of which nothing is left.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with naming(path), os.fdopen(handle, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(Path(path).absolute().parent)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
 def read_lines(path: PathLike, what: str) -> list[str]:
     """Lines of a text file that people or other programs wrote, without their ends.
 

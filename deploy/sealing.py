@@ -19,7 +19,7 @@ from typing import Callable, NamedTuple, Optional, Protocol
 from ..common.console import Parser
 from ..common.errors import InputError
 from ..common.extras import need
-from ..common.files import PathLike, input_file, real_path, sync_folder
+from ..common.files import PathLike, input_file, real_path, write_secret
 from ..common.registry import Registry
 from .gallery_file import DATABASE
 
@@ -166,18 +166,12 @@ def read_key(path: PathLike, gallery: Optional[PathLike] = None) -> Key:
 
 def make_key(path: PathLike) -> None:
     """Write a new key file that only its owner can read; InputError if there is a file."""
-    path = Path(path)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_secret(path, os.urandom(KEY_BYTES))
     except FileExistsError:
         raise InputError(f'{path} is there already; a key is never replaced') from None
     except OSError as error:
         raise InputError(f'{path}: cannot write here ({error.strerror})') from None
-    with os.fdopen(handle, 'wb') as file:
-        file.write(os.urandom(KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path.absolute().parent)
 
 
 def read_passphrase(is_new: bool, variable: str = PASSPHRASE) -> Key:
@@ -186,15 +180,18 @@ def read_passphrase(is_new: bool, variable: str = PASSPHRASE) -> Key:
     if not text:
         if not sys.stdin.isatty():
             raise InputError(f'no passphrase: set {variable}, or use a terminal, which asks for it')
-        text = getpass.getpass('passphrase of the gallery: ')
-        if is_new and getpass.getpass('once more: ') != text:
-            raise InputError('the two passphrases differ')
+        try:
+            text = getpass.getpass('passphrase of the gallery: ')
+            if is_new and getpass.getpass('once more: ') != text:
+                raise InputError('the two passphrases differ')
+        except EOFError:
+            raise InputError('no passphrase was given') from None
     if is_new and len(text) < _SHORTEST_PASSPHRASE:
         raise InputError(
             f'a passphrase of {len(text)} characters is soon guessed; take at least '
             f'{_SHORTEST_PASSPHRASE}, such as five words'
         )
-    return Key('passphrase', text.encode())
+    return Key('passphrase', text.encode('utf-8', 'surrogateescape'))  # whatever its bytes are
 
 
 def add_key_options(parser: Parser, prefix: str = '', whose: str = 'of the gallery') -> None:

@@ -1,10 +1,8 @@
 """Who may use the web service: the names it goes by, pages of other sites, and the token."""
 
 import base64
-import binascii
 import hmac
 import ipaddress
-import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from ..common.errors import InputError
-from ..common.files import PathLike, output_file
+from ..common.files import PathLike, output_file, write_secret
 from .service import RequestError
 
 LOCAL_NAMES = ('localhost', '127.0.0.1', '::1')
@@ -55,7 +53,7 @@ class Access(NamedTuple):
         if kind.lower() == 'basic':
             try:
                 given = base64.b64decode(given, validate=True).decode().partition(':')[2]
-            except (binascii.Error, UnicodeDecodeError):
+            except ValueError:  # no base64, no ASCII, or no UTF-8 in it
                 return False
         elif kind.lower() != 'bearer':
             return False
@@ -115,16 +113,13 @@ def read_or_make_token(path: Optional[PathLike]) -> tuple[str, bool]:
     """
     if path is None:
         return secrets.token_urlsafe(32), True
-    path = Path(path)
+    token = secrets.token_urlsafe(32)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_secret(path, f'{token}\n'.encode())
     except FileExistsError:
-        return _read_token(path), False
+        return _read_token(Path(path)), False
     except OSError as error:
         raise InputError(f'--token-file {path}: {error.strerror}') from None
-    token = secrets.token_urlsafe(32)
-    with os.fdopen(handle, 'w') as file:
-        file.write(f'{token}\n')
     return token, True
 
 

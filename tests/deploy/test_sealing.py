@@ -5,7 +5,9 @@ import hashlib
 import hmac
 import io
 import os
+import pty
 import random
+import resource
 import signal
 import stat
 import subprocess
@@ -22,6 +24,7 @@ from vargfacenet.deploy.gallery import DATABASE, Gallery
 from vargfacenet.deploy.gallery_matrix import MATRIX
 from vargfacenet.deploy.gallery_records import Terms
 from vargfacenet.deploy.sealing import Key, make_key, read_key, read_passphrase
+from vargfacenet.deploy.web_access import read_or_make_token
 
 SIZE = 32
 MODEL = 'a' * 64
@@ -304,6 +307,49 @@ def test_passphrases(monkeypatch):
         read_passphrase(is_new=True)
     monkeypatch.setenv(sealing.PASSPHRASE, 'correct horse battery staple')
     assert read_passphrase(is_new=True).kind == 'passphrase'
+    for words in (
+        b'p\xe4ssw\xf6rter von frueher',
+        'pässwörter von heute'.encode(),
+    ):  # Latin-1, UTF-8
+        monkeypatch.setenv(sealing.PASSPHRASE, os.fsdecode(words))
+        assert read_passphrase(is_new=True).secret == words
+
+
+def test_a_passphrase_that_is_not_given_at_the_terminal(monkeypatch, tmp_path):
+    """Ctrl-D where it is asked for."""
+    main, terminal = pty.openpty()
+    words = [sys.executable, '-m', 'vargfacenet', 'gallery', 'list', '--gallery', str(tmp_path)]
+    Gallery(tmp_path, SIZE, MODEL).close()
+    monkeypatch.delenv(sealing.PASSPHRASE, raising=False)
+    with subprocess.Popen(
+        [*words, '--passphrase'],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # without the terminal of whoever runs this
+        cwd=ROOT.parent,
+    ) as process:
+        asked = b''
+        while not asked.endswith(b'gallery: '):  # what is typed before is thrown away
+            asked += os.read(process.stderr.fileno(), 1000) or pytest.fail(asked.decode())
+        os.write(main, b'\4')
+        told = process.stderr.read().decode().splitlines()
+    assert process.returncode == 2 and told[-1].endswith('no passphrase was given'), told
+    for handle in (main, terminal):
+        os.close(handle)
+
+
+def test_a_secret_that_the_disk_does_not_take_leaves_no_file(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        with pytest.raises(InputError, match='key: cannot write here'):
+            make_key(tmp_path / 'key')
+        with pytest.raises(InputError, match='token: File too large'):
+            read_or_make_token(tmp_path / 'token')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def test_a_token_opens_everything_and_nothing_opens_without(guarded):
     paths = [('GET', '/'), ('GET', '/static/app.js'), ('GET', '/api/info')]
     paths += [('GET', '/openapi.json'), ('GET', '/nothing'), ('POST', '/api/identify')]
     wrong = ['', 'Bearer', f'Bearer {TOKEN}x', f'Bearer {TOKEN[:-1]}', basic('x'), 'Basic ?']
-    wrong += [TOKEN, f'Digest {TOKEN}', basic('', TOKEN), 'Basic /w==']
+    wrong += [TOKEN, f'Digest {TOKEN}', basic('', TOKEN), 'Basic /w==', 'Basic ä', 'Bearer ä']
     for method, path in paths:
         for given in wrong:
             headers = {'Authorization': given} if given else {}
