@@ -93,13 +93,13 @@ def _read_names(arguments: argparse.Namespace) -> list[str]:
             f'--root {arguments.root} is no folder; {arguments.list} names what is in it'
         )
     is_video = arguments.track == 'video'
-    check_some_there(arguments.root, names, arguments.list, is_video)
     if not is_video:
         console.refuse_options(
             arguments,
             ('pooling', 'quality', 'flip'),
             'only with --track video; the image track always mirrors',
         )
+    check_some_there(arguments.root, names, arguments.list, is_video)
     return names
 
 
