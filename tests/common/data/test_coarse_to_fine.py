@@ -10,6 +10,7 @@ from pictures import scene
 from vargfacenet.common.data.coarse_to_fine import largest_face
 from vargfacenet.common.data.detect import FaceDetector
 from vargfacenet.common.data.detectors import Detector, Faces
+from vargfacenet.common.data.detectors.mtcnn import Mtcnn
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.data.warp import TEMPLATE, estimate_similarity
 
@@ -135,8 +136,9 @@ def test_a_box_beside_the_picture_is_not_looked_for_in_it():
     np.testing.assert_array_equal(found.faces.boxes, [[200, 100, 200, 200]])
 
 
-def test_a_look_of_mtcnn_sees_what_a_complete_search_sees():
-    """The large faces of drawn photographs, with the same points to rounding."""
+def test_a_look_of_mtcnn_sees_what_a_complete_search_sees(monkeypatch):
+    """The large faces of drawn photographs, with the same points to rounding. Only the third one,
+    whose face is not large enough for a coarse look, is searched completely."""
     photographs = [
         np.hstack([scene(0, size=240), np.pad(scene(1, size=80), ((280, 0), (0, 0), (0, 0)))]),
         cv2.resize(scene(2), (640, 640)),
@@ -144,10 +146,22 @@ def test_a_look_of_mtcnn_sees_what_a_complete_search_sees():
         cv2.warpAffine(scene(4, size=240), cv2.getRotationMatrix2D((210, 210), 15, 1), (420, 420)),
     ]
     detector = FaceDetector(SMALLEST)
+    find_larger, times = Mtcnn.find_larger, []
+
+    def recorded(self, image, least):
+        times.append(least)
+        return find_larger(self, image, least)
+
+    monkeypatch.setattr(Mtcnn, 'find_larger', recorded)
+    completely = []
     for photograph in photographs:
-        complete, found = detector.detect(photograph), detector.wanted(photograph, 'largest')
+        complete = detector.detect(photograph)
+        times.clear()
+        found = detector.wanted(photograph, 'largest')
+        completely.append(1 in times)
         np.testing.assert_allclose(found.faces.landmarks[0], complete.landmarks[0], atol=0.01)
         np.testing.assert_allclose(found.faces.boxes[0], complete.boxes[0], atol=0.01)
+    assert completely == [False, False, True, False]
 
 
 @pytest.mark.skipif(
