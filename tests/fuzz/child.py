@@ -2,8 +2,8 @@
 
 An order: reader, folder, and either `cases` (paths) or `count` and `seed` of mutations. The number
 of the case at hand is in FOLDER/at and its content at the reader's file, so that a crash can be
-told. A line of JSON for each order: cases run, how many of them were read, and, for each that was
-neither read nor refused, what happened; such cases are kept in FOLDER.
+told. A line of JSON for each order: cases run, how many of them were read though changed, and, for
+each that was neither read nor refused, what happened; such cases are kept in FOLDER.
 """
 
 import contextlib
@@ -114,7 +114,7 @@ def run(order, reader, path, seeds):
     else:
         cases = mutated(seeds, order['seed'], order['count'])
     folder = Path(order['folder'])
-    found, count, taken = {}, 0, 0
+    found, count, taken, changed = {}, 0, 0, 0
     for name, content in cases:
         (folder / 'at').write_text(str(name))
         path.write_bytes(content)
@@ -125,10 +125,11 @@ def run(order, reader, path, seeds):
                 if taken % every == 0 and what in (READ, REFUSED):
                     what = outcome(work, path, (InputError, RunError))
             taken += 1
+            changed += content not in seeds
         if what not in (READ, REFUSED):
             found[str(name)] = what
             (folder / f'case-{name if "cases" not in order else count}').write_bytes(content)
-    return {'reader': order['reader'], 'cases': count, 'read': taken, 'found': found}
+    return {'reader': order['reader'], 'cases': count, 'changed': changed, 'found': found}
 
 
 def main(orders):
