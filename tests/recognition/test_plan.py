@@ -159,12 +159,11 @@ def test_memory_is_what_the_full_head_takes():
     classes, images, size = 100_000, 16, 64
     job = cost.Job(classes, 1, images, 0, size, partial_fc=False)
     told = sum(cost.memory(job, 0).values())
-    most = told + (16 << 20)
+    # MXNet frees the two of N x C up to a step late when the machine is busy (12.2 MiB); a fifth
+    # of C x D (24.4 MiB) would still be seen
+    most = told + (24 << 20)
     what = {'classes': classes, 'batch_size': images, 'size': size, 'stock': False, 'rounds': 1}
-    for _ in range(3):  # on a busy machine MXNet frees an array now and then too late
-        found = child.run(measured.measure_head, {'OMP_NUM_THREADS': '1'}, **what)['bytes']
-        if found < most:
-            break
+    found = child.run(measured.measure_head, {'OMP_NUM_THREADS': '1'}, **what)['bytes']
     assert 0.9 * told < found < most
 
 
