@@ -94,6 +94,7 @@ def jobs():
     data = ['--data-dir', 'data', '--models-root', 'runs', '--per-batch-size', '4']
     small = ['--network', 'small', '--network-option', 'emb_size=32', '--verbose', '15']
     small += ['--network-option', 'dropout=0.4']  # whose random numbers a resumed run goes on with
+    small += ['--lr-mode', 'slow']
     train = [*PROGRAM, 'train', *data, *small, '--steps', '60', '--name', 'run']
     distill = [*PROGRAM, 'distill', *data, *small]
     distill += ['--steps', '30', '--name', 'student', '--teacher', 'model/model,3']
@@ -133,7 +134,8 @@ def make_inputs(folder):
 
 def start(words, folder):
     environment = {**os.environ, 'VARGFACENET_VENV': sys.prefix, 'OMP_NUM_THREADS': '1'}
-    environment['VARGFACENET_PLUGINS'] = str(DATA / 'small_network.py')
+    plugins = DATA / 'small_network.py', DATA / 'paced_schedules.py'
+    environment['VARGFACENET_PLUGINS'] = os.pathsep.join(map(str, plugins))
     output = (folder / 'shown').open('w')
     errors = (folder / 'errors').open('w')
     with output, errors:

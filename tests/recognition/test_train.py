@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import DATA
 from pictures import corrupted
 from saved_weights import assert_same_weights, weights
 from vargfacenet.common.backend import mx
@@ -30,16 +32,18 @@ from vargfacenet.recognition.configure import resolve
 from vargfacenet.recognition.data import FaceRecordIter, epoch_order
 from vargfacenet.recognition.graph import training_module
 from vargfacenet.recognition.run_state import checkpoint_numbers, load_state
+from vargfacenet.recognition.schedules import SCHEDULES
 from vargfacenet.recognition.trainer import initializer
 from vargfacenet.symbol import get_symbol
 
 from tests.recognition.conftest import SMALL_NETWORK
 
-STEPS_OF_SECONDS = 150  # of the small network: enough to be stopped among them
+PACED = DATA / 'paced_schedules.py'
 
 
 def start(*options) -> subprocess.Popen:
-    """The training command in a process of its own, which knows the small network as well."""
+    """The training command in a process of its own, which knows the small network and the paced
+    schedules as well."""
     command = [sys.executable, '-m', 'vargfacenet', 'train', *map(str, options)]
     return subprocess.Popen(
         command,
@@ -47,7 +51,7 @@ def start(*options) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, 'VARGFACENET_PLUGINS': str(SMALL_NETWORK)},
+        env={**os.environ, 'VARGFACENET_PLUGINS': f'{SMALL_NETWORK}:{PACED}'},
     )
 
 
@@ -57,6 +61,17 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> Non
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, f'{path} did not appear'
         time.sleep(0.005)
+
+
+@pytest.fixture
+def go(tmp_path, monkeypatch):
+    """File without which runs of --lr-mode held do not go on from their middle."""
+    monkeypatch.setattr(SCHEDULES, '_items', dict(SCHEDULES._items))
+    monkeypatch.setattr(SCHEDULES, '_files', dict(SCHEDULES._files))
+    runpy.run_path(str(PACED))
+    path = tmp_path / 'go'
+    monkeypatch.setenv('HELD_UNTIL', str(path))
+    return path
 
 
 def assert_finite(values: dict) -> None:
@@ -118,19 +133,21 @@ def test_pictures_without_labels_are_refused_by_a_classification(options, run_co
     assert code == 2 and 'holds no classes' in errors and errors.count('\n') == 1
 
 
-def test_killed_and_resumed_ends_with_the_same_weights(small_options, tmp_path):
+def test_killed_and_resumed_ends_with_the_same_weights(small_options, tmp_path, go):
     """SIGKILL between two checkpoints; the network has dropout, the data are shuffled and
     mirrored, the learning rate changes at every step."""
     options = [*small_options, '--network-option', 'dropout=0.4', '--steps', 60, '--verbose', 20]
+    options += ['--lr-mode', 'held', '--warmup-steps', 0]
     whole = start(*options, '--name', 'whole')
     killed = start(*options, '--name', 'killed')
     prefix = tmp_path / 'killed' / 'model'
     wait_for(Path(f'{prefix}-0001.json'), killed)
     killed.kill()
     killed.wait()
+    go.touch()
     assert whole.wait() == 0, whole.communicate()[1]
     _, state = load_state(prefix, checkpoint_numbers(prefix)[-1])
-    assert state.step < 60
+    assert state.step == 20
     resumed = start(*options, '--name', 'killed', '--resume')
     assert resumed.wait() == 0, resumed.communicate()[1]
     assert_same_weights(weights(tmp_path / 'whole' / 'model', 3), weights(prefix, 3))
@@ -138,19 +155,20 @@ def test_killed_and_resumed_ends_with_the_same_weights(small_options, tmp_path):
     assert steps == sorted(set(steps))
 
 
-def test_interrupt_saves_and_resume_goes_on(small_options, run_command, tmp_path):
+def test_interrupt_saves_and_resume_goes_on(small_options, run_command, tmp_path, go):
     """Ctrl-C between two checkpoints, then the same command again: the weights of a whole run."""
-    options = [*small_options, '--steps', STEPS_OF_SECONDS, '--frequent', 1]
-    options += ['--verbose', STEPS_OF_SECONDS]
+    options = [*small_options, '--steps', 20, '--frequent', 1, '--verbose', 20]
+    options += ['--lr-mode', 'held', '--warmup-steps', 0]
     process = start(*options)
     wait_for(tmp_path / 'run' / 'history.jsonl', process)  # behind the first step
     os.killpg(process.pid, signal.SIGINT)
+    go.touch()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert 'go on with --resume' in errors
     assert 'Traceback' not in errors
     _, state = load_state(tmp_path / 'run' / 'model', 1)
-    assert 0 < state.step < STEPS_OF_SECONDS
+    assert 0 < state.step <= 10
     assert state.seconds > 0
     assert run_command('train', *options, '--resume')[0] == 0
     assert run_command('train', *options, '--name', 'whole')[0] == 0
