@@ -24,9 +24,15 @@ def pattern(identity: int, number: int) -> bytes:
     return cv2.imencode('.jpg', np.clip(image, 0, 255).astype(np.uint8))[1].tobytes()
 
 
+def files_of(folder):
+    """{name: (size, time of the last change)} of the files of a folder."""
+    stats = {path.name: path.stat() for path in folder.iterdir()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
 @pytest.fixture(scope='session')
-def patterns(tmp_path_factory):
-    """Folder with train.rec (6 identities of 8 images) and pairs.bin (20 pairs of others)."""
+def patterns_made(tmp_path_factory):
+    """Folder of `patterns`, and what it holds."""
     folder = tmp_path_factory.mktemp('patterns')
     write_face_records(
         folder / 'train', ([pattern(i, k) for k in range(IMAGES)] for i in range(IDENTITIES))
@@ -38,20 +44,39 @@ def patterns(tmp_path_factory):
         images += [pattern(identity, 0), pattern(identity if same else identity + 50, 1)]
         issame.append(same)
     write_pairs(folder / 'pairs.bin', images, issame)
-    return folder
+    return folder, files_of(folder)
+
+
+@pytest.fixture(scope='session')
+def patterns(patterns_made):
+    """Folder with train.rec (6 identities of 8 images) and pairs.bin (20 pairs of others), which
+    all tests share: what writes beside the pictures, as a teacher's store, takes a copy."""
+    return patterns_made[0]
+
+
+@pytest.fixture(autouse=True)
+def patterns_stay(request):
+    """Fails the test that leaves something in `patterns` or changes it."""
+    if 'patterns_made' not in request.fixturenames:
+        yield
+        return
+    folder, made = request.getfixturevalue('patterns_made')
+    yield
+    before, now = dict(made), files_of(folder)
+    made.update(now)  # the tests behind this one have not done it
+    assert now == before
 
 
 @pytest.fixture
 def data(patterns, tmp_path):
-    """A copy of `patterns`, without the stores that other tests left beside the pictures."""
-    stores = shutil.ignore_patterns('train.teacher-*')
-    return shutil.copytree(patterns, tmp_path / 'data', ignore=stores)
+    """A copy of `patterns`, to write to."""
+    return shutil.copytree(patterns, tmp_path / 'data')
 
 
 @pytest.fixture
-def run_options(patterns, tmp_path):
+def run_options(data, tmp_path):
     """Options of `train`, all but the network: 12 steps of 8 images, one checkpoint at the end."""
-    place = ['--data-dir', patterns, '--models-root', tmp_path, '--name', 'run']
+    place = ['--data-dir', data, '--models-root', tmp_path, '--name', 'run']
     steps = ['--per-batch-size', 8, '--steps', 12, '--frequent', 4, '--verbose', 100]
     return [*place, *steps, '--lr', 0.05]
 

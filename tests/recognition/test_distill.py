@@ -232,7 +232,7 @@ def test_class_centres_come_from_a_store_whatever_the_augmentation(
     small_options, teacher, data, run_command
 ):
     words = [*small_options, '--teacher', teacher, '--generations', 1]
-    words += ['--steps', 2, '--augment', 'mild', '--data-dir', data]
+    words += ['--steps', 2, '--augment', 'mild']
     code, _, errors = run_command(
         'distill', *words, '--distill', 'margin', '--teacher-store', 'live'
     )

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -37,7 +38,8 @@ def small_network():
 def place(patterns, tmp_path_factory):
     """Options of all runs of this file, which share a folder."""
     folder = tmp_path_factory.mktemp('ranks')
-    words = ['--data-dir', patterns, '--models-root', folder, '--network', 'small']
+    data = shutil.copytree(patterns, folder / 'data')
+    words = ['--data-dir', data, '--models-root', folder, '--network', 'small']
     words += ['--target', '', '--lr', 0.02, '--loss-option', 's=16', '--steps', STEPS]
     return folder, [*words, '--frequent', 1, '--verbose', 100]
 

@@ -99,7 +99,8 @@ def crowd(tmp_path_factory):
 
 def write_study(folder, patterns, crowd, more='', steps=4, verbose=100, network=SMALL):
     path = folder / 'own.toml'
-    values = {'runs': folder / 'runs', 'data': patterns, 'crowd': crowd}
+    data = shutil.copytree(patterns, folder / 'data', dirs_exist_ok=True)
+    values = {'runs': folder / 'runs', 'data': data, 'crowd': crowd}
     text = FILE.format(**values, steps=steps, verbose=verbose, network=network)
     path.write_text(text + more)
     return path
