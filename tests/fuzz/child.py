@@ -25,6 +25,7 @@ from fuzz.readers import READERS
 
 ROOM = 2 << 30  # bytes that one file may take beyond what the process has
 SECONDS = 5.0  # of the CPU, which a busy machine does not stretch
+CPUS = 2  # a thread for each of a hundred would take what the others are allowed
 PATIENCE = 60.0  # seconds of waiting for anything but a CPU, as of a sleep or a lock
 READ, REFUSED = 'read', 'refused'
 
@@ -133,6 +134,8 @@ def run(order, reader, path, seeds):
 
 
 def main(orders):
+    if hasattr(os, 'sched_setaffinity'):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CPUS])
     ready = [(order, *prepared(order)) for order in orders]
     _limit_memory()
     signal.signal(signal.SIGPROF, _too_slow)
