@@ -19,7 +19,7 @@ def test_items_are_consumed_only_a_little_ahead():
 
 
 def test_work_is_done_at_the_same_time():
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
     assert sorted(ordered_map(lambda _: both.wait(), range(2), threads=2)) == [0, 1]
 
 

@@ -167,7 +167,8 @@ def other(gallery):
     connection.close()
 
 
-def test_who_reads_does_not_wait_for_one_who_writes(gallery, other, rng):
+def test_who_reads_does_not_wait_for_one_who_writes(gallery, other, rng, monkeypatch):
+    monkeypatch.setattr(module, '_LOCK_SECONDS', 60.0)
     rows = unit(rng, 3)
     gallery.enrol(['a', 'b'], rows[:2])
     other.execute('BEGIN IMMEDIATE')

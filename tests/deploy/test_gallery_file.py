@@ -192,10 +192,10 @@ def test_a_strangers_tables_are_refused(use, statements, tmp_path, rng):
     with sqlite3.connect(tmp_path / DATABASE) as database:
         database.executescript(statements)
     database.close()
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(InputError, match='other tables than ours'):
         use(tmp_path)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def interior_pages(content, size, kind):
@@ -245,14 +245,14 @@ def test_a_tree_of_pages_that_never_ends(kind, message, tmp_path, rng):
     (path.parent / MATRIX).write_bytes(np.tile(unit(rng, 1), (12_000, 1)).tobytes())
     Gallery(path.parent).close()
     with_an_endless_tree(path, kind)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(InputError, match=message):
         gallery = Gallery(path.parent)
         try:
             gallery.remove('a')
         finally:
             gallery.close()
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_work_is_bounded(tmp_path):

@@ -18,6 +18,7 @@ from load_clients import load
 from vargfacenet.common.child import frame, read_frame
 from vargfacenet.deploy import picture_worker, web_server
 from vargfacenet.deploy.fair_queue import Client, FairQueue, Overloaded
+from vargfacenet.deploy.picture_pool import PATIENCE_SECONDS
 from vargfacenet.deploy.service import MAX_REQUEST
 from vargfacenet.deploy.uploads import Uploads
 from web_service import pool_options
@@ -145,7 +146,7 @@ def test_who_says_nothing_or_too_slowly_is_sent_away(start_service, monkeypatch)
     for connection in (silent, half, body, idle):
         with connection:
             seconds, received = closed_after(connection)
-        assert seconds < 5
+        assert seconds < 12  # not the 15 that are usual
     assert received.startswith(b'HTTP/1.1 200')  # it was answered, and sent away for its silence
 
 
@@ -154,7 +155,7 @@ def test_idle_and_slow_clients_cost_nobody_anything(client):
     others = [connect(client, text) for text in ['', head(1000) + 'half a'] * 30]
     started = time.monotonic()
     assert client.post('/api/identify', photograph=crop(1)).status == 200
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 12  # nor until the others are sent away
     for other in others:
         other.close()
 
@@ -290,11 +291,15 @@ def test_more_clients_than_can_be_served(client):
     """A few seconds of it; the two minutes are below."""
     for name in range(3):
         client.post('/api/enrol', name=f'P{name}', photograph=crop(name), force='1')
+    started = time.monotonic()
+    assert client.post('/api/identify', photograph=crop(1)).status == 200
+    alone = time.monotonic() - started
     sources = ('127.0.0.1', '127.0.0.2')
     result = asyncio.run(load(client.url, crop(1), 24, 4, idle=20, slow=20, sources=sources))
     assert set(result['statuses']) <= {'200', '503'} and result['statuses']['200'] > 8, result
     assert result['without_retry_after'] == 0, result
-    assert result['p99_all'] < 4, result  # a machine that does other things as well
+    # a machine that does other things as well
+    assert result['p99_all'] < max(4, PATIENCE_SECONDS + 20 * alone), result
 
 
 @pytest.mark.slow

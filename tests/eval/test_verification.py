@@ -77,9 +77,9 @@ def test_golden_arrays(number):
 
 def test_lfw_size_takes_well_under_a_second(rng):
     embeddings, issame = random_pairs(rng, pairs=6000, size=512)
-    started = time.perf_counter()
+    started = time.process_time()  # a busy machine does not stretch it
     evaluate(embeddings, issame)
-    assert time.perf_counter() - started < 1  # measured: 0.05 s on one core
+    assert time.process_time() - started < 1  # measured: 0.05 s on one core
 
 
 def test_rotation_changes_nothing(rng):

@@ -356,7 +356,7 @@ def test_an_iterator_nobody_uses_stops_its_threads(rec):
     del batches
     gc.collect()
     for thread in started:
-        thread.join(timeout=5)
+        thread.join(timeout=60)
     assert not any(thread.is_alive() for thread in started)
 
 

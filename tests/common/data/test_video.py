@@ -79,15 +79,17 @@ def test_frames_come_from_another_process(file):
     ('program', 'message'),
     [
         ('import ctypes; ctypes.string_at(0)', 'ended by SIGSEGV'),
-        ('import time; decoder._open = lambda path: time.sleep(60)', 'ended by SIGALRM'),
+        (
+            'import time; decoder.FRAME_SECONDS = 1; decoder._open = lambda path: time.sleep(60)',
+            'ended by SIGALRM',
+        ),
         ('decoder.MEMORY = 1 << 20', '(takes too much memory|no video that can be read)'),
     ],
 )
 def test_what_a_hostile_file_breaks_is_one_line(file, program, message, tmp_path, monkeypatch):
     """The decoding process crashes, hangs, or asks for more memory than it may have."""
     (tmp_path / 'breaks.py').write_text(
-        f'from vargfacenet.common.data import video_decoder as decoder\n'
-        f'decoder.FRAME_SECONDS = 1\n{program}\ndecoder.main()\n'
+        f'from vargfacenet.common.data import video_decoder as decoder\n{program}\ndecoder.main()\n'
     )
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     monkeypatch.setattr(video_module, '_DECODER', 'breaks')
