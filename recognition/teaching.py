@@ -277,12 +277,13 @@ def choose_store(
     """
     if wanted == 'live':
         return None
-    header = teacher.header(data_dir, views)
+    plain = teacher.header(data_dir)  # reads samples of all the data: once
+    header = replace(plain, **views.header_fields()) if views else plain
     if wanted != 'auto':
         return TeacherStore(wanted, header)
     path = store_path(header)
     if not path.is_file():
-        found = find_store(teacher.header(data_dir), views and views.augmentations)
+        found = find_store(plain, views and views.augmentations)
         if found and (
             not views
             or (found.header.views >= views.count and found.header.view_seed == views.seed)
