@@ -14,6 +14,7 @@ from .distillation import Pair, make_distillation_loss
 from .losses import Head, Terms, check_pairs, class_loss, make_loss
 from .processes import HOROVOD
 from .rank_norm import synchronised
+from .symbols import output_shapes
 
 # Outputs of the training graph, each (N,) float32
 TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)
@@ -21,6 +22,7 @@ TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)
 # where PartialFC computes the classification loss, the embedding.
 NUM_OUTPUTS = 4
 _NEXT = 'next_'
+_TERMS = ('loss_output', 'correct_output', 'class_loss_output', 'distill_loss_output')
 
 
 def embedding_size(symbol: 'mx.sym.Symbol') -> int:
@@ -95,6 +97,20 @@ def training_symbol(
             *([] if in_graph else [mx.sym.identity(embedding, name='embedding')]),
         ]
     )
+
+
+def _check_terms(symbol: 'mx.sym.Symbol', inputs: Mapping[str, tuple], config: TrainConfig) -> None:
+    """InputError for a training graph whose losses do not fit together, or give something else than
+    a number an image; `inputs` are shapes of one device's."""
+    losses = [f'loss {config.loss}'] * config.classification
+    losses += [f'distillation loss {config.distill}'] * bool(config.teacher)
+    what, expected = ' and '.join(losses), inputs[LABEL]
+    for name, shape in zip(symbol.list_outputs(), output_shapes(symbol, inputs, what)):
+        is_known = bool(shape) and min(shape) > 0
+        if name in _TERMS and is_known and shape != expected:
+            raise InputError(
+                f'{what}: {name} has the shape {shape}; expected {expected}, a number an image'
+            )
 
 
 def as_it_embeds(embedding: 'mx.sym.Symbol') -> 'mx.sym.Symbol':
@@ -189,8 +205,11 @@ def training_module(
     if TEACHER in inputs:
         data_shapes[TEACHER] = (batch, embedding_size(embedding))
     label_shapes = {LABEL: (batch,)}
+    shapes = {**data_shapes, **label_shapes}
+    of_one = {name: (config.per_batch_size, *shape[1:]) for name, shape in shapes.items()}
+    _check_terms(symbol, of_one, config)
     if on_cpu:
-        symbol = ops.accelerate(symbol, {**data_shapes, **label_shapes}, accumulate=False)
+        symbol = ops.accelerate(symbol, shapes, accumulate=False)
     module = mx.mod.Module(
         symbol,
         data_names=list(data_shapes),

@@ -1,6 +1,14 @@
 """Pieces of training graphs that several losses share."""
 
+import contextlib
+import io
+import re
+from collections.abc import Mapping
+
 from ..common.backend import mx
+from ..common.errors import InputError
+
+_OF_THE_LIBRARY = re.compile(r'^MXNetError: |\[\d\d:\d\d:\d\d\] \S+: ')  # class, time and place
 
 
 def unit_length(vectors: 'mx.sym.Symbol', name: str) -> 'mx.sym.Symbol':
@@ -32,3 +40,26 @@ def cross_entropy(
     if not smoothing:
         return loss
     return (1 - smoothing) * loss - smoothing * mx.sym.mean(log_probability, axis=1)
+
+
+def output_shapes(
+    symbol: 'mx.sym.Symbol', inputs: Mapping[str, tuple[int, ...]], what: str
+) -> list[tuple[int, ...]]:
+    """The shapes of a symbol's outputs, of which a length of 0 or less is not known.
+
+    Parameters
+    ----------
+    inputs : shapes of variables; those that the symbol has not are no matter
+    what : what the symbol is of; begins the error
+
+    Raises
+    ------
+    InputError where its operators do not fit together, with the operator and the shapes.
+    """
+    known = {name: inputs[name] for name in symbol.list_arguments() if name in inputs}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # where MXNet says that there is an error
+            return symbol.infer_shape_partial(**known)[1]
+    except mx.MXNetError as error:
+        line = _OF_THE_LIBRARY.sub('', str(error).splitlines()[0])
+        raise InputError(f'{what}: {line}') from None

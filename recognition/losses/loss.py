@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Optional
 
 from ...common.backend import mx
 from ...common.errors import InputError
-from ...common.names import CLASSIFIER_WEIGHT
+from ...common.names import CLASSIFIER_WEIGHT, DATA, IMAGE_SHAPE, LABEL
 from ...common.options import check, defaults_of, rules_of
 from ...common.registry import Registry
-from ..symbols import cross_entropy
+from ..symbols import cross_entropy, output_shapes
 from .regular_face import regular_face
 
 log = logging.getLogger(__name__)
@@ -101,9 +101,25 @@ class ClassificationLoss:
         if outputs:
             return Terms(*outputs)
         logits, penalty, states = self.all_logits(head)
+        _check_logits(type(self).__name__, logits, head)
         loss = cross_entropy(logits, head.label, smoothing)
         loss = loss if penalty is None else loss + penalty
         return Terms(loss, mx.sym.argmax(logits, axis=1) == head.label, states)
+
+
+def _check_logits(loss: str, logits: 'mx.sym.Symbol', head: Head) -> None:
+    """InputError for logits of a training graph that are no (N, C): MXNet takes the nearest column
+    for a label that has none."""
+    if head.batch_size is None or DATA not in logits.list_arguments():
+        return
+    inputs = {DATA: (head.batch_size, *IMAGE_SHAPE), LABEL: (head.batch_size,)}
+    shape = output_shapes(logits, inputs, f'the logits of the loss {loss}')[0]
+    expected = (head.batch_size, head.num_classes)
+    if shape and min(shape) > 0 and shape != expected:
+        raise InputError(
+            f'the logits of the loss {loss} have the shape {shape}; expected {expected}, a row for '
+            f'each image and a column for each class'
+        )
 
 
 LOSSES: Registry[type[ClassificationLoss]] = Registry('loss')

@@ -1,6 +1,7 @@
 """A loss, a distillation loss, an augmentation and a schedule from one file outside the project."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -115,3 +116,44 @@ def test_a_name_of_the_project_is_not_replaced(options, run_command, tmp_path):
     (tmp_path / 'mine.py').write_text(MINE.replace("'scaled'", "'margin'"))
     code, _, errors = run_command('train', *options, '--config', tmp_path / 'mine.py')
     assert code == 2 and "loss 'margin' is registered twice" in errors
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        (
+            'transpose_b=True)',
+            'transpose_b=True).slice_axis(axis=1, begin=0, end=3)',
+            r'the logits of the loss Scaled have the shape \(\d+, 3\); expected',
+        ),
+        (
+            'centres, transpose_b=True)',
+            'centres)',
+            'the logits of the loss Scaled: Error in operator dot.: .*shape',
+        ),
+        (
+            'self.s * mx.sym.dot(unit, centres, transpose_b=True)',
+            'mx.sym.sum(unit, axis=1)',
+            r'have the shape \(\d+,\); expected',
+        ),
+    ],
+)
+def test_logits_of_another_shape_are_one_line(old, new, message, mine, mine_options, run_command):
+    """MXNet takes the last column for a label beyond it, and trains."""
+    mine.write_text(MINE.replace(old, new))
+    code, _, errors = run_command('train', *mine_options)
+    assert code == 2 and re.search(message, errors.splitlines()[-1]), errors
+    assert 'infer_shape' not in errors and 'Traceback' not in errors
+
+
+def test_a_loss_of_the_batch_is_one_line(mine, small_options, run_command):
+    terms = """
+    def terms(self, head, compiled, smoothing):
+        return Terms(mx.sym.mean(head.embedding))
+"""
+    losses = 'import LOSSES, ClassificationLoss'
+    text = MINE.replace(losses, f'{losses}, Terms')
+    text = text.replace("    s: float = option('scale', 16.0, positive())\n", terms)
+    mine.write_text(text)
+    code, _, errors = run_command('train', *small_options, '--config', mine, '--loss', 'scaled')
+    assert code == 2 and 'loss scaled: loss_output has the shape (1,); expected (' in errors
