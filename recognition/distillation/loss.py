@@ -24,7 +24,9 @@ class Pair(NamedTuple):
     def centres(self) -> 'mx.sym.Symbol':
         """(C, D) float32, `class_centres` of the teacher: a constant that no optimizer sees. Of a
         loss that has `needs_centres`; to be called once, since a graph has one such variable."""
-        return mx.sym.Variable(TEACHER_CENTRES, shape=(self.num_classes, self.embedding_size))
+        # zeros until the first rank, which reads the store, gives them to the others
+        shape = (self.num_classes, self.embedding_size)
+        return mx.sym.Variable(TEACHER_CENTRES, shape=shape, init=mx.init.Zero())
 
 
 class DistillationLoss:

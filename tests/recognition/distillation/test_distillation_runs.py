@@ -10,6 +10,7 @@ from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
 from vargfacenet.recognition.config import bare
 from vargfacenet.recognition.graph import current_params, training_module
+from vargfacenet.recognition.trainer import initializer
 
 SIZE = 32
 # Parameters beside the network's that a checkpoint holds, by the loss.
@@ -120,6 +121,15 @@ def test_what_a_loss_carries_wants_one_device():
     config = bare(teacher='t', distill='ekd', classification=False, num_classes=5, per_batch_size=4)
     with pytest.raises(InputError, match='use one device'):
         training_module(tiny_symbol(SIZE), config, [mx.cpu(0), mx.cpu(1)])
+
+
+@pytest.mark.parametrize('loss', ['proxyless', 'margin'])
+def test_ranks_behind_the_first_begin_without_centres(loss):
+    """As `trainer` starts them; the first rank's come with its weights."""
+    config = bare(teacher='t', distill=loss, classification=False, num_classes=5, per_batch_size=4)
+    module = training_module(tiny_symbol(SIZE), config, [mx.cpu()])
+    module.init_params(initializer(), {}, {}, allow_missing=True, allow_extra=True)
+    assert not module.get_params()[0]['teacher_centres'].asnumpy().any()
 
 
 @pytest.mark.parametrize('loss', ['proxyless', 'margin'])
