@@ -75,6 +75,14 @@ def pairs(tmp_path):
     return tmp_path / 'pairs.bin'
 
 
+@pytest.fixture
+def few_pictures(monkeypatch):
+    """An export is compared with its checkpoint on 8 pictures, not 32: MXNet takes most of the
+    time of larger networks."""
+    monkeypatch.setattr(parity, 'BATCHES', (1, 3, 8))
+    monkeypatch.setattr(export, '_PROBES', 8)
+
+
 def files(folder):
     return {path.name for path in folder.iterdir()}
 
@@ -412,7 +420,7 @@ def test_without_the_extra(trained, run_command, tmp_path, monkeypatch):
         for name in list_networks()
     ],
 )
-def test_every_network_exports(network, run_command, tmp_path):
+def test_every_network_exports(network, few_pictures, run_command, tmp_path):
     options = {'emb_size': 32}
     if network.startswith('r'):
         options['width'] = 0.125
@@ -457,7 +465,7 @@ def test_a_network_of_one_number_a_picture(run_command, tmp_path, rng):
         np.testing.assert_allclose(judge(crops, crops), expected[:, 0], rtol=1e-4)
 
 
-def test_the_full_network_fits(run_command, tmp_path):
+def test_the_full_network_fits(few_pictures, run_command, tmp_path):
     """At most 21 MB in float32 and 6.5 MB in int8; the reference's numbers through the files."""
     golden = json.loads((DATA / 'net_vargfacenet.json').read_text())
     symbol = get_symbol('vargfacenet')
