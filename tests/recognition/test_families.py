@@ -39,9 +39,8 @@ def test_a_few_steps_lower_the_loss_and_a_resumed_run_is_the_same(
     name, network_options, run_options, run_command, tmp_path
 ):
     options = [*run_options, *network_options(name), '--target', '', '--ckpt', 2]
-    # a step of PolyFace is a hundred of the others
-    steps, batch = (8, 4) if name == 'polyface' else (24, 8)
-    options += ['--steps', steps, '--verbose', steps // 2, '--per-batch-size', batch]
+    steps = 8 if name == 'polyface' else 24  # a step of PolyFace is a hundred of the others
+    options += ['--steps', steps, '--verbose', steps // 2, '--per-batch-size', 4]
     options += ['--loss', 'softmax', '--frequent', 1]
     code, whole, errors = run_command('train', *options)
     assert code == 0, errors
@@ -69,7 +68,7 @@ def test_a_few_steps_lower_the_loss_and_a_resumed_run_is_the_same(
     ],
 )
 def test_teacher_and_student(teacher, student, network_options, run_options, run_command, tmp_path):
-    options = [*run_options, '--target', '', '--steps', 4]
+    options = [*run_options, '--target', '', '--steps', 4, '--per-batch-size', 4]
     code, taught, errors = run_command(
         'train', *options, *network_options(teacher), '--name', 'teacher'
     )
