@@ -10,6 +10,7 @@ from .errors import InputError
 
 TEXT_BYTES = 256 << 20  # lists, labels, JSON; MegaFace's list of a million pictures is 60 MB
 STUDY_BYTES = 1 << 20  # of an experiment's file; ours have a few KB
+STUDY_RUNS = 1 << 12  # of an experiment; ours have up to 30, and each takes minutes at least
 NAME_BYTES = 1 << 10  # of a parameter or a layer; the longest of any known network has 70
 NUM_ARRAYS = 1 << 17  # in one file
 NUM_AXES = 8  # of an array

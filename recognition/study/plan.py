@@ -185,6 +185,8 @@ def read_study(path: PathLike) -> Study:
         raise InputError(f'[options]: {option} is what the study gives; leave it out')
     seeds = content.get('seeds', [0])
     arms = {name: _arm(name, values, seeds) for name, values in content['arms'].items()}
+    runs = sum(len(arm.seeds) for arm in arms.values())
+    limits.within(runs, limits.STUDY_RUNS, f'study {path}: its number of runs')
     questions = content.get('questions', [])
     _check_questions(questions, arms)
     for name, figures in content.get('published', {}).items():
@@ -193,10 +195,10 @@ def read_study(path: PathLike) -> Study:
         for measure, value in figures.items():
             if not 0 <= value <= 1:
                 raise InputError(f'[published.{name}] {measure}: {value} is no share; 0..1')
-    runs = Path(content.get('runs', f'runs/{path.stem}'))
+    folder = Path(content.get('runs', f'runs/{path.stem}'))
     title = content.get('title', path.stem)
     options = content.get('options', {})
-    return Study(str(path), content, title, runs, arms, tuple(questions), options)
+    return Study(str(path), content, title, folder, arms, tuple(questions), options)
 
 
 # --- words of a command line

@@ -37,6 +37,7 @@ RECORDS = 'records'  # folder below that of the runs
 _POLL = 0.2  # seconds between two looks at the children
 _PATIENCE = 60.0  # seconds that children have to save and stop
 _TAIL = 8192  # bytes of a history or log that are looked at
+_RESULT = 16 << 20  # and of a command's output: `lfr` names up to a thousand missing pictures
 _LIBC = ctypes.CDLL(None)  # loaded here: little may be done between fork and exec
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
@@ -141,12 +142,12 @@ def _die_with_parent() -> None:
     _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
-def _last_line(path: Path) -> str:
-    """The last line of a text file that says something."""
+def _last_line(path: Path, tail: int = _TAIL) -> str:
+    """The last line of a text file that says something, of what its last bytes hold."""
     if not path.exists():
         return ''
     with open(path, 'rb') as handle:
-        handle.seek(max(path.stat().st_size - _TAIL, 0))
+        handle.seek(max(path.stat().st_size - tail, 0))
         lines = handle.read().decode('utf-8', 'replace').split('\n')
     return next((line.strip() for line in reversed(lines) if line.strip()), '')
 
@@ -200,7 +201,7 @@ class Runner:
             log.warning('%s failed: %s (%s)', job.name, why, self._log(job))
             return
         try:
-            result = json.loads(_last_line(child.output))
+            result = json.loads(_last_line(child.output, _RESULT))
         except ValueError:
             self.failed[job.name] = f'{child.output} does not end with its result'
             log.warning('%s failed: %s', job.name, self.failed[job.name])

@@ -121,6 +121,7 @@ def test_measures_of_other_commands_follow_each_other(tmp_path):
         ("model = 'y1/model,0'", "model = 'y1/model,0'\nlr = 1", 'model'),
         ("target = ['a.bin']", 'target = [3]', r"target \[0\] is '3'; expected a text"),
         ('seeds = [7]', 'seeds = 7', 'seeds are 7'),
+        ('seeds = [7]', f'seeds = {[*range(5000)]}', 'number of runs is announced as 50'),
         ('steps = 6', 'steps = nan', 'not JSON compliant'),
         ('steps = 6', 'steps = 2026-11-27', 'a date in quotes is a text'),
         ('[test]', "[[questions]]\nask = 'x'\narms = [['first'], []]\n[test]", 'arms .0. is'),

@@ -22,7 +22,7 @@ from vargfacenet.common.engine.params_file import read_arrays
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
 from vargfacenet.recognition.study.plan import TEACH, Job, read_study
-from vargfacenet.recognition.study.runner import Records
+from vargfacenet.recognition.study.runner import Child, Records, Runner
 from vargfacenet.symbol import NETWORKS
 
 from tests.recognition.conftest import SMALL_NETWORK, pattern
@@ -337,6 +337,16 @@ def test_a_record_that_was_changed_is_named(tmp_path):
     path.write_text(path.read_text().replace('a,1', 'b,1'))
     with pytest.raises(InputError, match=r'scratch-s0.json was changed or damaged'):
         Records(tmp_path)
+
+
+def test_a_long_result_is_read_whole(tmp_path):
+    """`lfr` names up to a thousand pictures that are missing."""
+    runner, result = Runner(tmp_path, 1), {'missing_names': [f'{n:050}.jpg' for n in range(1000)]}
+    output = tmp_path / 'logs' / 'a.out'
+    output.write_text(f'a line before\n{json.dumps(result)}\n')
+    job = Job('a', 'test', ('lfr',))
+    runner._finish(Child(job, job.words, None, time.monotonic(), output), 0)
+    assert not runner.failed and record(tmp_path, 'a')['result'] == result
 
 
 def test_a_study_is_run_once_at_a_time(patterns, crowd, tmp_path, run_command):
