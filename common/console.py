@@ -218,6 +218,7 @@ def table(
     with `prose` text as well."""
     # as Text: rich would take what stands in [brackets] in a name or path for its markup
     rows = [[shown(str(cell)) for cell in row] for row in rows]
+    columns = [shown(column) for column in columns]  # names of runs may be among them
     console = stderr_console()
     room = console.options.update(max_width=_WIDEST)
     for headers in (columns, _narrow(columns, rows)):

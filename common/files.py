@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -287,11 +287,12 @@ def output_folder(path: PathLike) -> Path:
     return path
 
 
-def output_file(path: PathLike) -> Path:
+def output_file(path: PathLike, inputs: Iterable[PathLike] = ()) -> Path:
     """`path` as a Path if a file can be written there, whose folder is made if needed.
 
-    Raises InputError for a folder, a device or the like of that name, and for a place as
-    `output_folder` refuses it: before work starts, since `atomic_path` replaces what is there.
+    Raises InputError for a folder, a device or the like of that name, for one of the `inputs`, and
+    for a place as `output_folder` refuses it: before work starts, since `atomic_path` replaces what
+    is there.
     """
     path = Path(path)
     output_folder(path.parent)  # first: what a name is cannot be told below a missing folder
@@ -304,6 +305,8 @@ def output_file(path: PathLike) -> Path:
         raise InputError(f'{path}: cannot write here ({reason}); choose another file') from None
     if not stat.S_ISREG(mode):
         raise InputError(f'{path} {state_of(path)}; name a file to write')
+    if real_path(path) in map(real_path, inputs):
+        raise InputError(f'{path} is what is read, and would be replaced; choose another file')
     return path
 
 

@@ -23,6 +23,7 @@ _HEAD = '.head'
 HEAD = LOG + _HEAD
 _START = '0' * 64  # what the first line follows
 _CHAIN = 'chain'
+_BEGINNING = b'{"time": "'  # of every line
 _TAIL = 1 << 16  # bytes in which the last line is looked for; a line is shorter
 
 
@@ -39,10 +40,16 @@ def head_path(path: PathLike) -> Path:
 
 
 def check_log_path(path: PathLike) -> None:
-    """Raise InputError where no log can be kept, before anything is decided."""
+    """Raise InputError where no log can be kept, before anything is decided: lines are added to
+    whatever file is there."""
     for each in map(output_file, (path, head_path(path))):
         if each.exists() and not os.access(each, os.W_OK):
             raise InputError(f'{each}: cannot write here (permission denied); choose another log')
+    if os.path.isfile(path):
+        with open(path, 'rb') as file:
+            start = file.read(len(_BEGINNING))
+        if not _BEGINNING.startswith(start):
+            raise InputError(f'{path} is no log of decisions; choose another file')
 
 
 def append(path: PathLike, what: str, **fields: Any) -> None:

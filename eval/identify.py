@@ -42,6 +42,7 @@ _COARSE_FPRS = (1e-2, 1e-1)  # where there are fewer than a thousand negatives
 FPIRS = (1e-2, 1e-1)
 _DEFAULT_SCORES = 1 << 20  # default FPRs need no more highest scores than this
 _MEGAFACE_FPR = 1e-6
+_SETS = ('probes', 'distractors', 'gallery')
 _OF_PROTOCOLS = {  # options and the protocols that look at them
     ('gallery', 'gallery_labels', 'fpir'): ('open-set',),
     ('sizes',): ('megaface',),
@@ -100,8 +101,7 @@ def _embed(
 
 def _load(arguments: argparse.Namespace, world: World) -> dict[str, Part]:
     """The sets that were given, checked."""
-    names = ('probes', 'distractors', 'gallery')
-    paths = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
+    paths = {name: getattr(arguments, name) for name in _SETS if getattr(arguments, name)}
     if arguments.model:
         loaded = _embed(arguments, paths, world)
     else:
@@ -392,7 +392,7 @@ def _check(arguments: argparse.Namespace) -> None:
             console.refuse_options(
                 arguments, names, f'only with --protocol {" or ".join(protocols)}'
             )
-    labels = {name: f'{name.rstrip("s")}_labels' for name in ('probes', 'distractors', 'gallery')}
+    labels = {name: f'{name.rstrip("s")}_labels' for name in _SETS}
     if arguments.model:
         console.refuse_options(arguments, labels.values(), 'a list has its own; leave it out')
     else:
@@ -408,8 +408,9 @@ def _check(arguments: argparse.Namespace) -> None:
         if not 0 < rate <= 1:
             raise InputError(f'{flag} {rate:g}: expected a share above 0, at most 1')
     console.check_ranges([('--batch-size', arguments.batch_size, 1, 4096)])
+    inputs = [each for each in map(vars(arguments).get, _SETS) if each]
     for path in filter(None, (arguments.save, arguments.resume)):
-        check_results_path(path)
+        check_results_path(path, inputs)
     needed = {'megaface': 'distractors', 'open-set': 'gallery'}.get(arguments.protocol)
     if needed and not getattr(arguments, needed):
         raise InputError(f'protocol {arguments.protocol} needs --{needed}')

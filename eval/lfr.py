@@ -86,7 +86,7 @@ def build_parser(parser: console.Parser) -> None:
 def _read_names(arguments: argparse.Namespace) -> list[str]:
     """The names of the list, once the options are found right."""
     console.check_ranges([('--batch-size', arguments.batch_size, 1, 4096)])
-    output_file(arguments.out)
+    output_file(arguments.out, (arguments.list, arguments.model))
     names = [name for name, *_ in read_list(arguments.list, arguments.root)]
     if not arguments.root.is_dir():
         raise InputError(

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +27,13 @@ class Results(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def check_results_path(path: PathLike) -> Path:
-    """`path` if results can be saved there, otherwise InputError; makes its folder."""
+def check_results_path(path: PathLike, inputs: Iterable[PathLike] = ()) -> Path:
+    """`path` if results can be saved there, otherwise InputError, as for one of the `inputs`; makes
+    its folder."""
     path = Path(path)
     if path.suffix != '.npz':
         raise InputError(f'results {path}: expected a name that ends in .npz')
-    return output_file(path)
+    return output_file(path, inputs)
 
 
 def save_results(path: PathLike, kind: str, about: Mapping, arrays: Mapping) -> None:

@@ -118,7 +118,7 @@ def build_parser(parser: console.Parser) -> None:
 def run(arguments: argparse.Namespace) -> dict:
     if arguments.group_column and not arguments.groups:
         raise InputError('--group-column belongs to --groups')
-    output_file(arguments.out)
+    output_file(arguments.out, filter(None, (*arguments.runs, arguments.groups)))
     if arguments.files:
         output_folder(arguments.files)
     labels = []

@@ -183,6 +183,14 @@ def test_brackets_in_a_table_are_text(capsys):
     assert all(text in shown for text in ('of [/b]', 'na[me]', '[/foo]', '[red]rich[/red]'))
 
 
+def test_no_part_of_a_table_is_obeyed_by_a_terminal(capsys):
+    """A header may be the name of a run, which may come from a stranger."""
+    text = 'a\x1b[2Jb'
+    console.table(text, ['n', text], [[text, text]])
+    shown = capsys.readouterr().err
+    assert '\x1b' not in shown and shown.count('a\\x1b[2Jb') == 4
+
+
 def test_a_module_run_by_python_m_shows_its_log(capsys):
     def run(args):
         logging.getLogger('__main__').info('a line')

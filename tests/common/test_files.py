@@ -296,3 +296,12 @@ def test_what_is_written_here_is_not_refused_when_it_is_noted(tmp_path, monkeypa
     assert checksums.listed(tmp_path) == {'file': zlib.crc32(bytes(8 << 20))}
     with pytest.raises(InputError, match='of which 0 MB are on the disk'):
         checksums.agrees(path)
+
+
+def test_what_is_read_is_not_replaced(tmp_path):
+    (tmp_path / 'list.txt').write_text('a\n')
+    (tmp_path / 'link').symlink_to(tmp_path)
+    assert files.output_file(tmp_path / 'out', [tmp_path / 'list.txt']) == tmp_path / 'out'
+    for other in (tmp_path / 'list.txt', tmp_path / 'link' / 'list.txt'):
+        with pytest.raises(InputError, match='is what is read'):
+            files.output_file(other, ['-', tmp_path / 'list.txt'])

@@ -6,8 +6,23 @@ import os
 import stat
 
 import pytest
-from vargfacenet.common.errors import RunError
-from vargfacenet.deploy.decision_log import append, check_log, entries, head_path
+from vargfacenet.common.errors import InputError, RunError
+from vargfacenet.deploy.decision_log import append, check_log, check_log_path, entries, head_path
+
+
+def test_a_file_of_another_kind_gets_no_lines(tmp_path):
+    path = tmp_path / 'log'
+    for content in (b'\xff\xd8\xff\xe0', b'time,what\n', b'{"a": 1}\n', b'\0' * 9):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match='log is no log of decisions'):
+            check_log_path(path)
+        assert path.read_bytes() == content
+    for content in (b'', b'{"ti', b'{"time": "2026-11'):  # a power cut has torn its first line
+        path.write_bytes(content)
+        check_log_path(path)
+    path.unlink()
+    append(path, 'compare')
+    check_log_path(path)
 
 
 @pytest.fixture

@@ -218,6 +218,13 @@ def test_wrong_input(folder, run_command, change, message):
         assert not (folder / 'features.bin').exists()
 
 
+def test_the_list_is_not_replaced_by_the_features(folder, run_command):
+    before = (folder / 'images.txt').read_bytes()
+    code, _, err = run(folder, run_command, 'images.txt', '--out', folder / 'images.txt')
+    assert code == 2 and 'images.txt is what is read' in err
+    assert (folder / 'images.txt').read_bytes() == before
+
+
 def test_a_list_of_nothing_is_refused_before_the_model_is_read(folder, run_command):
     (folder / 'no.txt').write_text('x\nx' + 300 * 'y' + '\n')
     for track, what in (('image', 'pictures'), ('video', 'folders')):
