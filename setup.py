@@ -4,6 +4,7 @@ from setuptools import setup
 
 FOLDERS = (
     'common',
+    'common.console',
     'common.data',
     'common.data.detectors',
     'common.synth',

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from vargfacenet import __version__
 from vargfacenet.__main__ import main
 from vargfacenet.common import console
@@ -60,7 +61,7 @@ def test_expected_errors_are_one_line(error, code, door, capsys, monkeypatch):
         main = console.command('test', lambda parser: None, lambda args: None, run)
         assert main.check([]) == code
     else:
-        monkeypatch.setattr(console.importlib, 'import_module', run)
+        monkeypatch.setattr(console.frame.importlib, 'import_module', run)
         assert (
             console.dispatch('vargfacenet', {'test': ('module', '')}, 'package', ['test']) == code
         )
@@ -249,7 +250,7 @@ def test_a_table_of_prose_begins_at_the_left(capsys):
 
 
 def test_lines_of_progress_end_where_their_words_end(monkeypatch, capsys):
-    monkeypatch.setattr(console, '_NON_TTY_LINE_SECONDS', 0)
+    monkeypatch.setattr(console.progress_bar, '_NON_TTY_LINE_SECONDS', 0)
     console.set_up_logging()
     with console.progress(2, 'test') as bar:
         bar.advance()
@@ -260,7 +261,7 @@ def test_lines_of_progress_end_where_their_words_end(monkeypatch, capsys):
 
 
 def test_progress_of_nobody_knows_how_much_tells_no_end(monkeypatch, capsys):
-    monkeypatch.setattr(console, '_NON_TTY_LINE_SECONDS', 0)
+    monkeypatch.setattr(console.progress_bar, '_NON_TTY_LINE_SECONDS', 0)
     console.set_up_logging()
     with console.progress(0, 'test', 'rounds') as bar:
         bar.advance()
@@ -340,7 +341,7 @@ def test_a_command_knows_its_own_line(capsys):
 @pytest.mark.parametrize('width', [40, 80, 200])
 def test_a_wide_table_is_readable_on_a_narrow_terminal(width, monkeypatch, capsys):
     monkeypatch.setattr(
-        console, 'stderr_console', lambda: console.Console(file=sys.stderr, width=width)
+        console.tables, 'stderr_console', lambda: Console(file=sys.stderr, width=width)
     )
     columns = ['network', *(f'column {i}' for i in range(9))]
     console.table('wide', columns, [[f'{name}{i}' for i in range(10)] for name in 'ab'])
@@ -355,7 +356,7 @@ def test_a_wide_table_is_readable_on_a_narrow_terminal(width, monkeypatch, capsy
 def test_headers_break_before_cells_do(monkeypatch, capsys):
     """14 + 2 cells of 12 letters: 49 columns; the headers alone would need 67."""
     monkeypatch.setattr(
-        console, 'stderr_console', lambda: console.Console(file=sys.stderr, width=50)
+        console.tables, 'stderr_console', lambda: Console(file=sys.stderr, width=50)
     )
     header = 'a header of many words'
     console.table('t', ['name', header, header], [['fourteen words', *['12.34 [1, 2]'] * 2]])
