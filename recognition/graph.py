@@ -209,7 +209,7 @@ def training_module(
     of_one = {name: (config.per_batch_size, *shape[1:]) for name, shape in shapes.items()}
     _check_terms(symbol, of_one, config)
     if on_cpu:
-        symbol = ops.accelerate(symbol, shapes, accumulate=False)
+        symbol = ops.accelerate(symbol, shapes, accumulate=False, input_gradients=False)
     module = mx.mod.Module(
         symbol,
         data_names=list(data_shapes),

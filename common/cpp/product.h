@@ -19,10 +19,14 @@ __attribute__((always_inline)) inline void add_products(int64_t depth, const flo
   for (int64_t k = 0; k < depth; ++k) {
     const float* from = b_row(k);
     Vec columns[kBlockVectors];
-    for (int v = 0; v < kBlockVectors; ++v) columns[v] = load(from + v * kLanes);
+    for (int v = 0; v < kBlockVectors; ++v) {
+      columns[v] = load(from + v * kLanes);
+      keep_in_register(columns[v]);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < kBlockRows; ++r) {
-      const Vec factor = splat(a[r * row + k * step]);
+      Vec factor = splat(a[r * row + k * step]);
+      keep_in_register(factor);
       for (int v = 0; v < kBlockVectors; ++v) {
         sums[r][v] = multiply_add(factor, columns[v], sums[r][v]);
       }

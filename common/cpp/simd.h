@@ -70,6 +70,18 @@ inline Vec splat(float value) { return Vec{} + value; }
 inline Vec multiply_add(Vec a, Vec b, Vec sum) { return a * b + sum; }
 #endif
 
+// Has a value stay in a register. GCC would read it again for every product that it is part of,
+// more often than a processor can load.
+inline void keep_in_register(Vec& value) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(value));
+#elif defined(__SSE__)
+  asm("" : "+x"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+}
+
 inline float sum_of_lanes(Vec value) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)value);
@@ -190,9 +202,9 @@ inline void copy_plus(const float* from, int64_t count, float add, float* to) {
 }
 
 inline void copy_row(const float* from, int64_t count, float* to) {
-  for_vectors(count, [&](int64_t i, int64_t lanes) {
-    store_first(to + i, load_first(from + i, lanes), lanes);
-  });
+  if (count < kLanes) return store_first(to, load_first(from, count), count);
+  for (int64_t i = 0; i + kLanes < count; i += kLanes) store(to + i, load(from + i));
+  store(to + count - kLanes, load(from + count - kLanes));  // overlaps the one before
 }
 
 typedef int32_t Indices __attribute__((vector_size(kLanes * sizeof(int32_t))));
@@ -249,17 +261,21 @@ inline void interleave(const float* odd, const float* even, int64_t count, float
 #if defined(__AVX__) && !defined(__AVX512F__)
 inline void transpose(Vec (&rows)[kLanes]) {
   __m256 pairs[kLanes], fours[kLanes];  // each half of a register on its own, then the halves
+#pragma GCC unroll 4
   for (int i = 0; i < kLanes; i += 2) {
     pairs[i] = _mm256_unpacklo_ps((__m256)rows[i], (__m256)rows[i + 1]);
     pairs[i + 1] = _mm256_unpackhi_ps((__m256)rows[i], (__m256)rows[i + 1]);
   }
+#pragma GCC unroll 2
   for (int i = 0; i < kLanes; i += 4) {
+#pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       const __m256 first = pairs[i + half], second = pairs[i + half + 2];
       fours[i + 2 * half] = _mm256_shuffle_ps(first, second, _MM_SHUFFLE(1, 0, 1, 0));
       fours[i + 2 * half + 1] = _mm256_shuffle_ps(first, second, _MM_SHUFFLE(3, 2, 3, 2));
     }
   }
+#pragma GCC unroll 4
   for (int i = 0; i < kLanes / 2; ++i) {
     rows[i] = (Vec)_mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
     rows[i + 4] = (Vec)_mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);

@@ -52,7 +52,7 @@ def available() -> bool:
     return True
 
 
-def accelerate(symbol, shapes: dict, accumulate: bool = True):
+def accelerate(symbol, shapes: dict, accumulate: bool = True, input_gradients: bool = True):
     """The same network with fast operators whose gradients are right; for binding on the CPU.
 
     Parameters
@@ -62,6 +62,8 @@ def accelerate(symbol, shapes: dict, accumulate: bool = True):
         'softmax_label': (N,)}; any N will do, the result binds at every batch size
     accumulate : whether parameters may be bound with grad_req='add', which costs a copy of each;
         False is right for 'write' and 'null' only, and gives wrong sums with 'add'
+    input_gradients : whether gradients of the inputs in `shapes` are read; with False that of the
+        data may be NaN, since a first 3x3 convolution then leaves it out
 
     Returns
     -------
@@ -87,7 +89,14 @@ def accelerate(symbol, shapes: dict, accumulate: bool = True):
             'averages twice; unset it',
             MIRROR,
         )
-    return rewrite(symbol, shapes, available(), norms=not mirror, accumulate=accumulate)
+    return rewrite(
+        symbol,
+        shapes,
+        available(),
+        norms=not mirror,
+        accumulate=accumulate,
+        input_gradients=input_gradients,
+    )
 
 
 def margin_softmax(

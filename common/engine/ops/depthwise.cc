@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "channels.h"
 #include "simd.h"
 #include "tensor.h"
 
@@ -144,29 +145,10 @@ struct Plan {
 
 // ----------------------------------------------------------------------------------- planes
 
-// Channels `from` + l * positions, l < lanes, into the plane's vectors; zeros for the other lanes.
 void load_plane(const float* from, int64_t lanes, const Frame& frame, float* plane) {
   const int64_t positions = frame.rows * frame.columns;
-  const int64_t count = std::min<int64_t>(kLanes, positions);
-  for (int64_t p = 0; p < positions; p += kLanes) {
-    const int64_t at = std::min(p, positions - count);  // the last vectors overlap
-    Vec rows[kLanes] = {};
-    for (int64_t l = 0; l < lanes; ++l) rows[l] = load_first(from + l * positions + at, count);
-    transpose(rows);
-    for (int64_t i = 0; i < count; ++i) store(plane + frame.places[at + i], rows[i]);
-  }
-}
-
-// The reverse, from vectors that lie one after the other.
-void store_channels(const float* vectors, int64_t positions, int64_t lanes, float* to) {
-  const int64_t count = std::min<int64_t>(kLanes, positions);
-  for (int64_t p = 0; p < positions; p += kLanes) {
-    const int64_t at = std::min(p, positions - count);
-    Vec rows[kLanes] = {};
-    for (int64_t i = 0; i < count; ++i) rows[i] = load(vectors + (at + i) * kLanes);
-    transpose(rows);
-    for (int64_t l = 0; l < lanes; ++l) store_first(to + l * positions + at, rows[l], count);
-  }
+  load_channels(from, positions, positions, lanes,
+                [&](int64_t i) { return plane + frame.places[i]; });
 }
 
 // Weights (lanes, taps) as (taps, kLanes), zeros behind the last channel.
@@ -440,11 +422,6 @@ std::vector<Plan> plans_of(const Options& options, const MXTensor& data) {
   return plans;
 }
 
-float* zeros(float* plane, int64_t vectors) {
-  std::fill(plane, plane + vectors * kLanes, 0.f);
-  return plane;
-}
-
 MXReturnValue depthwise_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                                 const OpResource&) {
   const Options options(attributes);
@@ -461,7 +438,7 @@ MXReturnValue depthwise_forward(const Attributes& attributes, Tensors* inputs, T
     const Axis rows = plan.forward(plan.height, plan.out_height);
     const Axis columns = plan.forward(plan.width, plan.out_width);
     float* weights = scratch<0>(taps * kLanes);
-    float* plane = zeros(scratch<1>(plan.input.size * kLanes), plan.input.size);
+    float* plane = zeros(scratch<1>(plan.input.size * kLanes), plan.input.size * kLanes);
     float* out = scratch<2>(out_layout.positions * kLanes);
     pack_weights(floats(inputs, 1 + task.part) + task.channel * taps, task.lanes, taps, weights);
     for (int64_t n = task.first; n < task.last; ++n) {
@@ -485,8 +462,8 @@ void task_gradient(const Task& task, const Layout& layout, const Layout& out_lay
     columns.push_back(plan.backward(plan.width, plan.out_width, phase));
   }
   float* weights = scratch<0>(taps * kLanes);
-  float* plane = zeros(scratch<1>(plan.input.size * kLanes), plan.input.size);
-  float* gradients = zeros(scratch<3>(plan.gradient.size * kLanes), plan.gradient.size);
+  float* plane = zeros(scratch<1>(plan.input.size * kLanes), plan.input.size * kLanes);
+  float* gradients = zeros(scratch<3>(plan.gradient.size * kLanes), plan.gradient.size * kLanes);
   float* out = scratch<2>(layout.positions * kLanes);
   pack_weights(weight + task.channel * taps, task.lanes, taps, weights);
   for (int64_t n = task.first; n < task.last; ++n) {

@@ -44,6 +44,13 @@ class _Graph:
     heads: list
     mode: Node
     norms: bool  # whether BatchNorms are replaced
+    unread: set  # names of the variables whose gradient nobody reads
+
+    def gradient_is_read(self, entry: tuple) -> bool:
+        """Whether a variable before the entry has a gradient that somebody reads."""
+        return not self.unread or any(
+            node.op == 'null' and node.name not in self.unread for node in reached([entry])
+        )
 
     def absorbed(self, entry: tuple, readers: int = 1) -> Optional[Node]:
         """The node behind an entry if only `readers` read it, so that it may go."""
@@ -57,7 +64,14 @@ class _Graph:
         return self.norms and _is_batch_norm(node) and (reader, 0) not in self.heads
 
 
-def rewrite(symbol, shapes: dict, compiled: bool, norms: bool = True, accumulate: bool = True):
+def rewrite(
+    symbol,
+    shapes: dict,
+    compiled: bool,
+    norms: bool = True,
+    accumulate: bool = True,
+    input_gradients: bool = True,
+):
     """See `accelerate`; `compiled` says whether our operators are loaded, `norms` whether
     BatchNorms are replaced as well."""
     fixed = {DATA, LABEL, TEACHER, *shapes}
@@ -65,7 +79,7 @@ def rewrite(symbol, shapes: dict, compiled: bool, norms: bool = True, accumulate
     uses = Counter(entry for node in nodes for entry in node.inputs)
     uses.update(heads)
     mode = next((node for node in nodes if node.name == MODE), None) or _mode()
-    graph = _Graph(uses, heads, mode, norms)
+    graph = _Graph(uses, heads, mode, norms, set() if input_gradients else fixed)
     compiled = compiled and not _best_in_stock(nodes)
     rules = COMPILED if compiled else STOCK
     for node in reversed(nodes):
@@ -381,8 +395,10 @@ def _single_convolution(node: Node, graph: _Graph) -> Optional[Replacement]:
         'stride': str(convolution.stride),
         'no_bias': str(not convolution.bias),
     }
-    op = 'vg_pointwise' if convolution.is_pointwise() else 'vg_grouped'
-    return Replacement(op, node.inputs, options)
+    if convolution.is_pointwise():
+        return Replacement('vg_pointwise', node.inputs, options)
+    options['input_gradient'] = str(graph.gradient_is_read(node.inputs[0]))
+    return Replacement('vg_grouped', node.inputs, options)
 
 
 def _depthwise(inputs: list, parts: list) -> Replacement:

@@ -33,6 +33,8 @@ GROUPED = [
     (2, 3, 56, 50, 20, 1, 1),
     (33, 16, 7, 7, 32, 2, 1),
     (2, 16, 57, 56, 16, 2, 2),
+    (2, 32, 6, 5, 80, 2, 1),
+    (2, 13, 10, 8, 17, 1, 2),
 ]
 
 # images, height, width, stride, (channels, kernel, padding) of each part: all kernels, blocks of
@@ -154,6 +156,16 @@ def test_grouped_is_its_definition(rng, case, bias):
         assert_close(gradients[2], dy.sum((0, 2, 3)))
 
 
+def test_grouped_leaves_out_a_gradient_that_nobody_reads(rng):
+    x, weight, dy = draw(rng, 3, 8, 9, 7), draw(rng, 16, 4, 3, 3), draw(rng, 3, 16, 9, 7)
+    options = {'num_filter': 16, 'num_group': 2, 'stride': 1, 'no_bias': True}
+    y, _, dweight = run('vg_grouped', [x, weight], dy, **options)
+    without = run('vg_grouped', [x, weight], dy, input_gradient=False, **options)
+    np.testing.assert_array_equal(without[0], y)
+    assert np.isnan(without[1]).all()
+    np.testing.assert_array_equal(without[2], dweight)
+
+
 def windows(x, kernel, padding, stride):
     """Of every tap: its row, its column and what it reads of the padded input."""
     height, width = (length + 2 * padding - kernel for length in x.shape[2:])
@@ -242,28 +254,40 @@ def test_depthwise_lets_not_a_number_spread_no_further_than_the_definition_says(
 
 
 DIGEST = """
-import hashlib, numpy as np
+import hashlib, sys, numpy as np
 from vargfacenet.common.engine import ops
 from vargfacenet.common.backend import mx
 assert ops.available()
 random = np.random.RandomState(3)
-arrays = [mx.nd.array(random.randn(*shape)) for shape in ((5, 60, 28, 28), (40, 1, 3, 3),
-                                                         (20, 1, 5, 5))]
+op, shapes, options = eval(sys.argv[1])
+arrays = [mx.nd.array(random.randn(*shape)) for shape in shapes]
 for array in arrays:
     array.attach_grad()
 with mx.autograd.record():
-    y = mx.nd.vg_depthwise(*arrays, channels='(40, 20)', kernel='(3, 5)', pad='(1, 2)', stride='2')
+    y = getattr(mx.nd, op)(*arrays, **options)
 y.backward(y)
 bits = b''.join(array.asnumpy().tobytes() for array in [y, *[array.grad for array in arrays]])
 print(hashlib.sha256(bits).hexdigest())
 """
+DIGESTED = {
+    'vg_depthwise': (
+        [(5, 60, 28, 28), (40, 1, 3, 3), (20, 1, 5, 5)],
+        {'channels': '(40, 20)', 'kernel': '(3, 5)', 'pad': '(1, 2)', 'stride': '2'},
+    ),
+    'vg_grouped': (
+        [(5, 24, 28, 28), (48, 8, 3, 3)],
+        {'num_filter': '48', 'num_group': '3', 'stride': '2', 'no_bias': 'True'},
+    ),
+}
 
 
-def test_depthwise_has_the_same_bits_with_any_number_of_threads(monkeypatch):
+@pytest.mark.parametrize('op', DIGESTED)
+def test_it_has_the_same_bits_with_any_number_of_threads(op, monkeypatch):
     digests = set()
     for threads in '13':
         monkeypatch.setenv('OMP_NUM_THREADS', threads)
-        done = subprocess.run([sys.executable, '-c', DIGEST], capture_output=True, text=True)
+        command = [sys.executable, '-c', DIGEST, repr((op, *DIGESTED[op]))]
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         digests.add(done.stdout)
     assert len(digests) == 1
@@ -299,7 +323,7 @@ def test_the_same_threads_give_the_same_bits(rng, op):
 
 
 def test_not_a_number_spreads_no_further_than_the_definition_says(rng):
-    """Positions computed for nothing between rows and images must not leak."""
+    """What is read behind a row, for neighbours that it has not got, must not leak."""
     x, weight = draw(rng, 3, 8, 7, 7), draw(rng, 8, 8, 3, 3)
     x[1, 3, 2, 6] = np.nan
     options = {'num_filter': 8, 'num_group': 1, 'stride': 1, 'no_bias': True}

@@ -529,6 +529,25 @@ def test_a_fixed_gamma_stays_one(rng, form):
 
 
 @needs_compiler
+def test_the_gradient_of_the_data_is_left_out_where_nobody_reads_it(rng):
+    symbol, shapes = small_network()
+    values = values_of(symbol, shapes, rng)
+    gradients = []
+    for wanted in (True, False):
+        fast = ops.accelerate(symbol, shapes, input_gradients=wanted)
+        nodes = json.loads(fast.tojson())['nodes']
+        left_out = [n['name'] for n in nodes if n.get('attrs', {}).get('input_gradient') == 'False']
+        assert left_out == ([] if wanted else ['stem'])
+        executor = bind(fast, values, grad_req='write')
+        executor.forward(is_train=True)
+        executor.backward()
+        gradients.append({n: array.asnumpy() for n, array in executor.grad_dict.items()})
+    assert np.isfinite(gradients[0]['data']).all() and np.isnan(gradients[1]['data']).all()
+    for name in set(gradients[0]) - {'data'}:
+        np.testing.assert_array_equal(gradients[1][name], gradients[0][name], err_msg=name)
+
+
+@needs_compiler
 def test_mirroring_keeps_batch_norm_from_moving_twice(monkeypatch, caplog):
     """MXNET_BACKWARD_DO_MIRROR runs forward operators again in the backward pass."""
     symbol, shapes = small_network()
