@@ -1,6 +1,7 @@
 """Angular distillation: the frozen teacher, the loss that is trained, the generations."""
 
 import collections
+import shutil
 
 import numpy as np
 import pytest
@@ -33,6 +34,30 @@ def teacher(patterns, tmp_path_factory):
     code = main([*words, *['--per-batch-size', '8', '--steps', '12', '--frequent', '4']])
     assert code == 0
     return f'{root}/teacher/model,1'
+
+
+@pytest.fixture(scope='module')
+def taught(patterns, teacher, tmp_path_factory):
+    """A copy of `patterns`, and beside the pictures the store of the teacher's embeddings."""
+    from vargfacenet.__main__ import main
+
+    folder = shutil.copytree(patterns, tmp_path_factory.mktemp('taught') / 'data')
+    assert main(['teach', '--data-dir', str(folder), '--teacher', teacher]) == 0
+    return folder
+
+
+@pytest.fixture
+def data(taught, tmp_path):
+    """A copy of `taught`, to write to."""
+    return shutil.copytree(taught, tmp_path / 'data')
+
+
+@pytest.fixture
+def untaught(data):
+    """`data` without the store."""
+    (store,) = data.glob('*.f16')
+    store.unlink()
+    return data
 
 
 def cosine_to_teacher(model: str, teacher: str, patterns) -> float:
@@ -171,7 +196,7 @@ def test_what_else_is_wrong_is_told_before_a_teacher_is_read(extra, message, opt
     assert code == 2 and message in errors and len(errors.strip().splitlines()) == 1
 
 
-def test_teacher_and_data_are_read_once(small_options, teacher, run_command, monkeypatch):
+def test_teacher_and_data_are_read_once(small_options, teacher, untaught, run_command, monkeypatch):
     """Two generations from a store, the teacher's own row in the table, and all of it resumed."""
     counts = collections.Counter()
 
@@ -229,7 +254,7 @@ def test_pictures_without_labels_teach_as_those_with_labels(
 
 
 def test_class_centres_come_from_a_store_whatever_the_augmentation(
-    small_options, teacher, data, run_command
+    small_options, teacher, untaught, run_command
 ):
     words = [*small_options, '--teacher', teacher, '--generations', 1]
     words += ['--steps', 2, '--augment', 'mild']
@@ -238,7 +263,7 @@ def test_class_centres_come_from_a_store_whatever_the_augmentation(
     )
     assert code == 2 and 'means over all pictures, which a store holds' in errors
     code, result, errors = run_command('distill', *words, '--distill', 'margin')
-    assert code == 0 and len(list(data.glob('*.f16'))) == 1, errors
+    assert code == 0 and len(list(untaught.glob('*.f16'))) == 1, errors
     assert not result['teacher_store']  # of shaken pictures only the teacher itself has embeddings
     code, result, _ = run_command('distill', *words, '--distill', 'proxyless', '--name', 'other')
-    assert code == 0 and result['teacher_store'] == str(*data.glob('*.f16'))
+    assert code == 0 and result['teacher_store'] == str(*untaught.glob('*.f16'))

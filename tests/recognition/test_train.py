@@ -133,19 +133,19 @@ def test_pictures_without_labels_are_refused_by_a_classification(options, run_co
     assert code == 2 and 'holds no classes' in errors and errors.count('\n') == 1
 
 
-def test_killed_and_resumed_ends_with_the_same_weights(small_options, tmp_path, go):
+def test_killed_and_resumed_ends_with_the_same_weights(small_options, run_command, tmp_path, go):
     """SIGKILL between two checkpoints; the network has dropout, the data are shuffled and
     mirrored, the learning rate changes at every step."""
     options = [*small_options, '--network-option', 'dropout=0.4', '--steps', 60, '--verbose', 20]
     options += ['--lr-mode', 'held', '--warmup-steps', 0]
-    whole = start(*options, '--name', 'whole')
     killed = start(*options, '--name', 'killed')
     prefix = tmp_path / 'killed' / 'model'
     wait_for(Path(f'{prefix}-0001.json'), killed)
     killed.kill()
     killed.wait()
     go.touch()
-    assert whole.wait() == 0, whole.communicate()[1]
+    code, _, errors = run_command('train', *options, '--name', 'whole')
+    assert code == 0, errors
     _, state = load_state(prefix, checkpoint_numbers(prefix)[-1])
     assert state.step == 20
     resumed = start(*options, '--name', 'killed', '--resume')
