@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import DATA
 from deploy_models import portrait, write_checkpoint
 from pair_sets import pair_images, write_bin
 from pictures import encoded, write_folder
 from vargfacenet.__main__ import main
+from vargfacenet.common import plugins
 from vargfacenet.common.checked_json import write_checked
 from vargfacenet.common.checksums import noted_in_folders
 from vargfacenet.common.data.failed_pairs import FailedPair, write_failed
@@ -47,8 +49,13 @@ def everything(tmp_path_factory):
     assert main(['teach', '--data-dir', str(data), '--teacher', model]) == 0
     options = ['--data-dir', data, '--models-root', folder, '--name', 'run', '--steps', '4']
     options += ['--per-batch-size', '4', '--frequent', '2', '--verbose', '2', '--ckpt', '2']
-    options += ['--network', 'vargfacenet', '--network-option', 'multiplier=0.25']
+    options += ['--network', 'small']
+    from vargfacenet.symbol import NETWORKS
+
+    before = dict(NETWORKS._items), dict(NETWORKS._files)
+    plugins.run_file(DATA / 'small_network.py')
     assert main(['train', *map(str, options)]) == 0
+    NETWORKS._items, NETWORKS._files = before
     assert export(['--model', model, '--out', str(folder / 'export')]) == 0
     rows = np.eye(3, 8, dtype=np.float32)
     gallery = Gallery(folder / 'gallery', 8, 'model')
