@@ -6,6 +6,7 @@ file beside it says how many lines there were, so a cut at the end shows as well
 and haste; who may write here can make a log anew, which only a copy elsewhere tells.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -84,8 +85,13 @@ def _append(handle: int, path: Path, what: str, fields: dict) -> None:
         raise ValueError(f'a line of {len(line)} characters; at most {_TAIL} are read')
     if tail and not tail.endswith(b'\n'):  # a power cut has torn the last one
         line = '\n' + line
-    _write_all(handle, line.encode())
-    os.fsync(handle)
+    try:
+        _write_all(handle, line.encode())
+        os.fsync(handle)
+    except OSError:
+        with contextlib.suppress(OSError):  # of no file that could be shorter
+            os.ftruncate(handle, size)
+        raise
     lines = _lines_with_the_new(path, known, before)
     if lines:
         _write_head(head_path(path), lines, _link(before, content))

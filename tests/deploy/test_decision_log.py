@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import stat
 
 import pytest
@@ -122,3 +123,18 @@ def test_a_decision_that_cannot_be_logged_is_none(tmp_path):
         os.symlink('/dev/full', tmp_path / 'full')
         with pytest.raises(RunError, match='No space left'):
             append(tmp_path / 'full', 'identify')
+
+
+@pytest.mark.parametrize('more', [0, 10, 150])
+def test_a_full_disk_leaves_no_part_of_a_line(log, more):
+    before = log.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + more, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r'cannot be logged \(File too large'):
+            append(log, 'identify', people=[], outcome='x' * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert log.read_bytes() == before
+    append(log, 'identify', people=[], outcome='x' * 100)
+    assert check_log(log) == (7, [])
