@@ -43,7 +43,7 @@ DEPLOY = [
     'sympy>=1.12',
     'openvino>=2025.3',
     'cryptography>=42',  # galleries that are sealed
-    'tornado>=6.5.3',  # before, some headers and forms stop a server (CVE-2025-67725, -67726)
+    'tornado>=6.5.8',  # the first with limits of a form's parts and fields (CVE-2026-31958)
 ]
 
 # several processes; Horovod is built here, by the compiler of the machine (common/horovod.sh)

@@ -42,6 +42,11 @@ MAX_UPLOADS = 256 << 20  # bytes of bodies in memory
 MAX_HEADERS = 16 << 10  # bytes
 RETRY_SECONDS = (1, 3)  # for whoever gets a 503; if all had the same, all would come at once
 SMALL = 1 << 20  # bytes of a body that is parsed at once, and not in another thread
+# a form has up to five parts; Tornado takes a second of the loop for a hundred with long headers
+_FORM = httputil.ParseBodyConfig(
+    multipart=httputil.ParseMultipartConfig(max_parts=16, max_part_header_size=4 << 10),
+    urlencoded=httputil.ParseUrlEncodedConfig(max_arguments=16),
+)
 _NO_LIMIT = 1 << 62
 _DIGITS = 18  # of a length; more are too many, and int() fails on thousands
 _HEADERS = {
@@ -301,7 +306,7 @@ def parsed_form(kind: str, chunks: list[bytes]) -> tuple[dict[str, str], dict[st
     files: dict[str, list] = {}
     headers = httputil.HTTPHeaders()
     try:
-        httputil.parse_body_arguments(kind, content, arguments, files, headers)
+        httputil.parse_body_arguments(kind, content, arguments, files, headers, config=_FORM)
         fields = {name: values[-1].decode() for name, values in arguments.items()}
     except (httputil.HTTPInputError, UnicodeDecodeError, ValueError) as error:
         raise RequestError(f'the body is no form: {error}') from None

@@ -1,6 +1,7 @@
 """Turns, memory and time of the web service: what one client does costs the others nothing."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from vargfacenet.common.child import frame, read_frame
 from vargfacenet.deploy import picture_worker, web_server
 from vargfacenet.deploy.fair_queue import Client, FairQueue, Overloaded
 from vargfacenet.deploy.picture_pool import PATIENCE_SECONDS
-from vargfacenet.deploy.service import MAX_REQUEST
+from vargfacenet.deploy.service import MAX_REQUEST, RequestError
 from vargfacenet.deploy.uploads import Uploads
 from web_service import pool_options
 
@@ -229,6 +230,41 @@ def test_what_no_browser_sends(text, status, client):
     with connect(client, text) as connection:
         answer = connection.recv(1000)
     assert answer.startswith(f'HTTP/1.1 {status} '.encode()) if status else answer == b''
+
+
+def _body(parts, header=b''):
+    head = b'Content-Disposition: form-data; name="a"' + header
+    return b'--B\r\n%s\r\n\r\nx\r\n' % head * parts + b'--B--\r\n'
+
+
+@pytest.mark.parametrize(
+    ('kind', 'body', 'message'),
+    [
+        ('multipart/form-data; boundary=B', _body(17), 'too many parts'),
+        ('multipart/form-data; boundary=B', _body(1, b';' * 5000), 'part header too large'),
+        ('application/x-www-form-urlencoded', b'a&' * 500_000, 'number of fields exceeded'),
+    ],
+)
+def test_forms_that_take_long_are_refused(kind, body, message):
+    with pytest.raises(RequestError, match=message):
+        web_server.parsed_form(kind, [body])
+
+
+@pytest.mark.parametrize(
+    'header',
+    [
+        b';' * 4000,
+        b"; filename*=punycode''a-" + b'9z' * 1900,
+        b''.join(b'; f*%d="a"' % number for number in range(350)),
+        b'\r\nX:y' * 700,
+    ],
+)
+def test_no_small_form_takes_long(header):
+    """It is read where all connections are served; a hundred parts took a second."""
+    started = time.process_time()
+    with contextlib.suppress(RequestError):
+        web_server.parsed_form('multipart/form-data; boundary=B', [_body(15, header)])
+    assert time.process_time() - started < 0.3  # 0.07 at most here
 
 
 @linux
