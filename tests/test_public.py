@@ -75,25 +75,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-def without_mxnet(folder, *arguments):
-    """(exit code, last line as JSON, stderr) of a command where MXNet cannot be imported."""
-    code = _HIDE_MXNET + textwrap.dedent("""
-        from vargfacenet.__main__ import main
-        code = main(sys.argv[1:])
-        assert sys.modules['mxnet'] is None
-        sys.exit(code)
-    """)
-    done = subprocess.run(
-        [sys.executable, '-c', code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=dict(os.environ, MPLBACKEND='agg'),
-    )
-    lines = done.stdout.strip().splitlines()
-    return done.returncode, json.loads(lines[-1]) if lines else None, done.stderr
-
-
 RUNS = {
     'embed': 'embed crops --model export --out feats.npz',
     'embed foreign': 'embed crops --model foreign.onnx --out other.npz',
@@ -110,12 +91,49 @@ RUNS = {
 }
 
 
+CHECKPOINT_RUNS = {
+    'embed': 'embed crops --model export/model,0 --out checkpoint.npz',
+    'verify': 'verify --model export/model,0 --target PAIRS',
+    'lfr': 'lfr --model export/model,0 --list list.txt --root . --out lfr2.bin',
+}
+IN_MXNET = 'compare crops/0.png crops/1.png --model export/model,0 --engine mxnet'
+
+
+@pytest.fixture(scope='module')
+def outcomes(folder):
+    """{words: (exit code, last line as JSON, stderr)} of these commands, one after the other in a
+    process where MXNet cannot be imported."""
+    code = _HIDE_MXNET + textwrap.dedent("""
+        import contextlib, io, json
+        from vargfacenet.__main__ import main
+        for line in sys.stdin.read().splitlines():
+            out, errors = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+                code = main(line.split())
+            assert sys.modules['mxnet'] is None
+            last = (out.getvalue().splitlines() or [None])[-1]
+            print(json.dumps([code, last, errors.getvalue()]))
+    """)
+    commands = [*RUNS.values(), *CHECKPOINT_RUNS.values(), IN_MXNET]
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        input='\n'.join(commands).replace('PAIRS', str(DATA / 'tiny_verif.bin')),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=dict(os.environ, MPLBACKEND='agg'),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = map(json.loads, done.stdout.splitlines())
+    return {
+        words: (code, result and json.loads(result), errors)
+        for words, (code, result, errors) in zip(commands, lines)
+    }
+
+
 @pytest.mark.parametrize('name', RUNS)
-def test_a_command_runs_without_mxnet(name, folder):
-    words = [
-        str(DATA / 'tiny_verif.bin') if word == 'PAIRS' else word for word in RUNS[name].split()
-    ]
-    code, result, errors = without_mxnet(folder, *words)
+def test_a_command_runs_without_mxnet(name, folder, outcomes):
+    code, result, errors = outcomes[RUNS[name]]
     assert code == 0, errors
     assert result
     if name == 'embed foreign':
@@ -139,27 +157,9 @@ def test_help_needs_no_mxnet():
     subprocess.run([sys.executable, '-c', code, *words], check=True, capture_output=True)
 
 
-CHECKPOINT_RUNS = {
-    'embed': ('embed', 'crops', '--model', 'export/model,0', '--out', 'checkpoint.npz'),
-    'verify': ('verify', '--model', 'export/model,0', '--target', 'PAIRS'),
-    'lfr': (
-        'lfr',
-        '--model',
-        'export/model,0',
-        '--list',
-        'list.txt',
-        '--root',
-        '.',
-        '--out',
-        'lfr2.bin',
-    ),
-}
-
-
 @pytest.mark.parametrize('name', CHECKPOINT_RUNS)
-def test_a_checkpoint_runs_without_mxnet(name, folder):
-    words = [str(DATA / 'tiny_verif.bin') if w == 'PAIRS' else w for w in CHECKPOINT_RUNS[name]]
-    code, result, errors = without_mxnet(folder, *words)
+def test_a_checkpoint_runs_without_mxnet(name, folder, outcomes):
+    code, result, errors = outcomes[CHECKPOINT_RUNS[name]]
     assert code == 0, errors
     if name == 'embed':
         # there, the export is from a machine with MXNet, which compared model.onnx with it
@@ -173,8 +173,7 @@ def test_a_checkpoint_runs_without_mxnet(name, folder):
         assert result['flops'] == record['flops']
 
 
-def test_mxnet_where_it_is_not_is_one_line(folder):
-    words = ('crops/0.png', 'crops/1.png', '--model', 'export/model,0', '--engine', 'mxnet')
-    code, _, errors = without_mxnet(folder, 'compare', *words)
+def test_mxnet_where_it_is_not_is_one_line(outcomes):
+    code, _, errors = outcomes[IN_MXNET]
     assert code == 2 and errors.strip().count('\n') == 0
     assert 'MXNet is not installed' in errors
