@@ -71,6 +71,15 @@ inline void load_panel(const float* from, int64_t depth, int64_t pitch, const Pi
   }
 }
 
+// Asks for the part of a row that a panel has, before it is read or written. Rows of many channels
+// go on at once, more than a processor foresees, and a store that waits holds up all behind it.
+template <bool kWrite>
+inline void prefetch(const float* row) {
+  constexpr int kLine = 16;  // floats
+  for (int i = 0; i < kPanel; i += kLine) __builtin_prefetch(row + i, kWrite);
+  __builtin_prefetch(row + kPanel - 1, kWrite);
+}
+
 // y (N, rows, P) = a (rows, depth) x (N, depth, P) + bias (rows,) or nothing. Blocks of `a` are
 // read where they lie, since packing them takes as long as multiplying by few columns.
 void multiply(const Strided& a, const float* bias, const Layout& x_layout, const float* x,
@@ -82,6 +91,7 @@ void multiply(const Strided& a, const float* bias, const Layout& x_layout, const
   if (full < rows) pack_block<kRows>(a.data, full, rows, depth, a.row, a.step, rest);
   const int64_t columns = x_layout.batch * positions;
   const int64_t panels = (columns + kPanel - 1) / kPanel;
+  const int64_t blocks = (rows + kRows - 1) / kRows, share = (depth + blocks - 1) / blocks;
 #pragma omp parallel for schedule(static) if (rows * depth * columns > 16 * kParallelSize)
   for (int64_t panel = 0; panel < panels; ++panel) {
     const int64_t first = panel * kPanel, count = std::min<int64_t>(kPanel, columns - first);
@@ -94,9 +104,17 @@ void multiply(const Strided& a, const float* bias, const Layout& x_layout, const
       load_panel(x + x_layout.row(piece.image, 0) + piece.position, depth, positions, piece, b);
     });
     const bool whole = pieces[0].length == kPanel && bias == nullptr;
+    const int64_t ahead = first + kPanel;  // next panel: each block asks for a share of its rows
     for (int64_t row = 0; row < rows; row += kRows) {
       const Strided tile =
           row < full ? Strided{a.data + row * a.row, a.row, a.step} : Strided{rest, 1, kRows};
+      for (int64_t next = row + kRows; next < std::min(rows, row + 2 * kRows); ++next) {
+        prefetch<true>(y + y_layout.row(pieces[0].image, next) + pieces[0].position);
+      }
+      const int64_t begin = row / kRows * share, end = std::min(depth, begin + share);
+      for (int64_t k = begin; ahead < columns && k < end; ++k) {
+        prefetch<false>(x + x_layout.row(ahead / positions, k) + ahead % positions);
+      }
       if (whole && row < full) {
         float* to = y + y_layout.row(pieces[0].image, row) + pieces[0].position;
         product_block<false>(depth, tile.data, tile.row, tile.step, b, kPanel, to, positions);
