@@ -118,7 +118,9 @@ def build_parser(parser: console.Parser) -> None:
 def run(arguments: argparse.Namespace) -> dict:
     if arguments.group_column and not arguments.groups:
         raise InputError('--group-column belongs to --groups')
-    output_file(arguments.out, filter(None, (*arguments.runs, arguments.groups)))
+    if arguments.out.suffix not in ('.html', '.htm'):  # a run's results would be replaced
+        raise InputError(f'--out {arguments.out}: expected a name that ends in .html')
+    output_file(arguments.out)
     if arguments.files:
         output_folder(arguments.files)
     labels = []

@@ -233,6 +233,13 @@ def test_wrong_options(folder, run_command, words, message):
     assert len(err.splitlines()) == 1
 
 
+def test_results_do_not_replace_a_set(folder, run_command):
+    before = (folder / 'probes.npz').read_bytes()
+    code, _, err = run_command('identify', *inputs(folder), '--save', folder / 'probes.npz')
+    assert code == 2 and 'probes.npz is what is read' in err
+    assert (folder / 'probes.npz').read_bytes() == before
+
+
 def test_labels_of_two_kinds_are_refused(folder, data, run_command):
     """No text is equal to a number: nobody would be found."""
     np.savez(folder / 'gallery.npz', embeddings=data[0][:25], labels=np.arange(25).astype(str))

@@ -207,6 +207,14 @@ def test_wrong_runs(folder, run_command, words, message, tmp_path):
     assert not out.exists()
 
 
+def test_a_page_does_not_replace_what_it_shows(folder, run_command):
+    path = folder / 'teacher' / 'verify.npz'
+    before = path.read_bytes()
+    code, _, err = run_command('report', folder / 'teacher', '--out', path)
+    assert code == 2 and 'verify.npz: expected a name that ends in .html' in err
+    assert path.read_bytes() == before
+
+
 class Shown:
     """The page in a browser."""
 
