@@ -64,6 +64,24 @@ def test_uint8_models_run_the_same(case):
         np.testing.assert_allclose(engine.embed(images), expected, atol=2e-4)
 
 
+def field(number, content):
+    """A field of a protobuf's message that holds a message."""
+    head, left = bytes([number << 3 | 2]), len(content)
+    while left > 127:
+        head, left = head + bytes([left & 127 | 128]), left >> 7
+    return head + bytes([left]) + content
+
+
+def test_graphs_in_graphs_without_end_are_one_line():
+    """A node whose attribute is a graph with such a node; protobuf may parse it in Python."""
+    graph = b''
+    for _ in range(5000):
+        graph = field(1, field(5, field(6, graph)))  # node, attribute, g
+    with pytest.raises(InputError, match='does not load as an ONNX model'):
+        read_contract(field(7, graph))
+    onnx.load_model_from_string(field(7, field(1, field(5, field(6, b'')))))
+
+
 @pytest.mark.parametrize('name', ['onnxruntime', 'openvino'])
 def test_other_files_are_refused(name, model, tmp_path, capfd):
     path = tmp_path / 'model.onnx'
