@@ -19,6 +19,7 @@ COMMANDS = {
     'train': ('recognition.train', 'train a network from scratch or go on with a checkpoint'),
     'teach': ('recognition.teach', "a data set's embeddings by the teacher, once for all students"),
     'distill': ('recognition.distill', 'train a student from a frozen teacher over generations'),
+    'fit': ('recognition.fit', 'a hand-made descriptor as a model, from labelled crops, untrained'),
     'plan': ('recognition.plan', 'bytes, memory and time of training on many machines, on paper'),
     'study': ('recognition.study.__main__', 'an experiment from a file: runs, compares, claims'),
     'quality': ('recognition.quality', 'train what weights the frames of videos, by sets of them'),

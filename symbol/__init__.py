@@ -26,6 +26,7 @@ __all__ = [
 NO_FAMILY = (
     'blocks',
     'convert',
+    'gradients',
     'info',
     'network_table',
     'options',

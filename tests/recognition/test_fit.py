@@ -1,0 +1,100 @@
+"""`vargfacenet fit`: laws of the two layers, and the model that the command writes."""
+
+import numpy as np
+import pytest
+from deploy_models import portrait
+from pictures import encoded
+from vargfacenet.common.engine.open_model import open_model
+from vargfacenet.common.errors import InputError
+
+fit = pytest.importorskip('vargfacenet.recognition.fit')
+
+
+def people(count=30, images=5, noise=0.3):
+    """Features (N, 6, 3, 2) of people, and who each is."""
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(count), images)
+    mean = rng.standard_normal((count, 6, 3, 2))[labels] + 4
+    return (mean + noise * rng.standard_normal(mean.shape)).astype(np.float32), labels
+
+
+def embedded(layers, features):
+    values = np.einsum('kc,ncp->nkp', layers.channels, features.reshape(len(features), 6, -1))
+    return values.reshape(len(features), -1) @ layers.weight.T + layers.bias
+
+
+def test_pictures_of_a_person_vary_alike_in_all_directions():
+    features, labels = people()
+    rows = embedded(fit.fit_layers(features, labels, 6, 20, 1e-9), features)
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-3)
+    rest = rows - np.stack([rows[labels == label].mean(axis=0) for label in labels])
+    np.testing.assert_allclose(rest.T @ rest / (len(rows) - 30), np.eye(20), atol=2e-3)
+
+
+def test_shrunk_for_ever_it_is_a_rotation_of_the_principal_components():
+    features, labels = people()
+    rows = embedded(fit.fit_layers(features, labels, 6, 36, 1e9), features)
+    centred = features.reshape(len(features), -1).astype(float)
+    centred -= centred.mean(axis=0)
+
+    def cosines(data):
+        data = data / np.linalg.norm(data, axis=1, keepdims=True)
+        return data @ data.T
+
+    np.testing.assert_allclose(cosines(rows), cosines(centred), atol=1e-3)
+
+
+def test_what_varies_within_a_person_counts_less():
+    features, labels = people(noise=0.05)
+    shaken = features.copy()
+    shaken[:, 2] += np.random.default_rng(1).standard_normal((len(features), 3, 2)) * 5
+
+    def worst(shrinkage):
+        rows = embedded(fit.fit_layers(shaken, labels, 6, 36, shrinkage), shaken)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        same = labels[:, None] == labels
+        return (rows @ rows.T)[same].min()
+
+    assert worst(1e-4) > 0.9 > worst(1e9)
+
+
+@pytest.mark.parametrize('repeat', [False, True])
+def test_too_little_is_refused(repeat):
+    features, labels = people(4, 3)
+    with pytest.raises(InputError, match='do not span 20' if repeat else 'nobody has two'):
+        fit.fit_layers(features, labels if repeat else np.arange(12), 6, 20 if repeat else 5, 0.1)
+
+
+def test_some_of_each():
+    labels = np.array([2, 0, 2, 2, 1, 0, 0])
+    assert fit.some_of_each(labels, 2).tolist() == [0, 1, 2, 4, 5]
+
+
+def test_the_command(tmp_path, run_command):
+    for person in range(8):
+        for picture in range(3):
+            path = tmp_path / 'faces' / f'{person}' / f'{picture}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(portrait(person, picture), '.png'))
+    words = ['fit', '--data-dir', tmp_path / 'faces', '--out', tmp_path / 'm' / 'model']
+    code, _, errors = run_command(*words)
+    assert code == 2 and '24 pictures' in errors and not (tmp_path / 'm').exists()
+    words += ['--emb-size', '16']
+    code, result, errors = run_command(*words)
+    assert code == 0, errors
+    assert (result['pictures'], result['people']) == (24, 8)
+    faces = np.stack([portrait(person, k) for k in (0, 1) for person in range(8)])
+    rows = open_model(result['model']).embed(faces)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    # each picture of those it was fitted to is nearest to the other of its person
+    assert ((rows[:8] @ rows[8:].T).argmax(axis=1) == np.arange(8)).sum() >= 7
+    code, _, errors = run_command(*words)
+    assert code == 2 and 'is there already' in errors
+    again = run_command(*words, '--overwrite')[1]
+    np.testing.assert_array_equal(
+        open_model(again['model']).embed(faces[:2]), open_model(result['model']).embed(faces[:2])
+    )
+    code, _, errors = run_command(
+        *words[:2], tmp_path / 'faces' / '0', '--out', tmp_path / 'n' / 'model'
+    )
+    assert code == 2 and 'without labels' in errors
