@@ -110,7 +110,7 @@ def features_of(records: Records, positions: np.ndarray) -> np.ndarray:
     """Float32 (N, CHANNELS, rows, columns) of pictures of a data set."""
     embedder = Embedder(gradients.features(), batch_size=_BATCH)
     features = np.empty((len(positions), gradients.FEATURES), np.float32)
-    with console.progress('describing', len(positions), 'images') as bar:
+    with console.progress(len(positions), 'describing') as bar:
         for start in range(0, len(positions), _BATCH):
             part = positions[start : start + _BATCH]
             crops = [decode_crop(records, p, records.read(p)[1]) for p in part.tolist()]
