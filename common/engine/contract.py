@@ -132,9 +132,9 @@ def load_graph(model: Model, whole: bool = False) -> 'onnx.ModelProto':  # noqa:
         raise unreadable(model, error) from None
     if not loaded.graph.node:
         raise unreadable(model, ValueError('its graph is empty'))
-    graphs = list(_graphs(loaded))
-    _check_parts(model, graphs)
-    for node in (node for graph in graphs for node in graph.node):
+    parts = list(_parts(loaded))
+    _check_tensors(model, parts)
+    for node in (part for part in parts if _kind(part) == 'NodeProto'):
         if not node.output:
             raise unreadable(model, ValueError(f'{node.op_type[:_SHOWN]} gives nothing'))
         for attribute in node.attribute:
@@ -145,12 +145,13 @@ def load_graph(model: Model, whole: bool = False) -> 'onnx.ModelProto':  # noqa:
     return loaded
 
 
-def _check_parts(model: Model, graphs: Sequence) -> None:
+def _check_tensors(model: Model, parts: Sequence) -> None:
     """InputError unless the files that the weights lie in are ordinary ones beside the model: it
     may name any file of whoever runs it, or a pipe that has no end."""
-    if any(map(_is_sparse, graphs)):
+    if any(_kind(part) == 'SparseTensorProto' for part in parts):
         raise unreadable(model, ValueError('it has sparse weights, which no face network needs'))
-    entries = (entry for tensor in _tensors(graphs) for entry in tensor.external_data)
+    tensors = (part for part in parts if _kind(part) == 'TensorProto')
+    entries = (entry for tensor in tensors for entry in tensor.external_data)
     for name in {entry.value for entry in entries if entry.key == 'location'}:
         beside = not isinstance(model, bytes) and not Path(name).is_absolute()
         if not (beside and '..' not in Path(name).parts and is_file(Path(model).parent / name)):
@@ -158,34 +159,20 @@ def _check_parts(model: Model, graphs: Sequence) -> None:
             raise unreadable(model, ValueError(why))
 
 
-def _graphs(loaded) -> Iterator:
-    """All graphs and functions of an ONNX model, and the graphs in their nodes."""
-    left = [loaded.graph, *loaded.functions]
+def _parts(loaded) -> Iterator:
+    """All messages that an ONNX model is made of, whatever field holds them: engines read a tensor
+    wherever it is. Of a tensor itself nothing is looked at, since that would copy it."""
+    left = [loaded]
     while left:
-        graph = left.pop()
-        yield graph
-        for attribute in _attributes(graph):
-            left += [attribute.g] * attribute.HasField('g') + [*attribute.graphs]
+        part = left.pop()
+        yield part
+        for field, value in part.ListFields() if _kind(part) != 'TensorProto' else ():
+            if field.message_type:
+                left += [value] if hasattr(value, 'DESCRIPTOR') else value
 
 
-def _attributes(graph) -> Iterator:
-    return (attribute for node in graph.node for attribute in node.attribute)
-
-
-def _tensors(graphs: Sequence) -> Iterator:
-    """All tensors that are no sparse ones; functions have no initializers."""
-    for graph in graphs:
-        yield from getattr(graph, 'initializer', ())
-        for attribute in _attributes(graph):
-            yield attribute.t
-            yield from attribute.tensors
-
-
-def _is_sparse(graph) -> bool:
-    return bool(getattr(graph, 'sparse_initializer', ())) or any(
-        attribute.HasField('sparse_tensor') or attribute.sparse_tensors
-        for attribute in _attributes(graph)
-    )
+def _kind(part) -> str:
+    return part.DESCRIPTOR.name
 
 
 def read_contract(model: Model, raw_pixels: bool = False) -> Contract:

@@ -502,12 +502,22 @@ def _branch(tensor):
     return onnx.helper.make_graph([_node()], 'branch', [], [], [tensor])
 
 
+def _default(value):
+    """The default of an attribute of a function."""
+    return onnx.helper.make_attribute('weights', value)
+
+
 _APART = [
     lambda model, tensor: model.graph.node.append(_node(value=tensor)),
     lambda model, tensor: model.graph.node.append(_node(values=[tensor])),
     lambda model, tensor: model.graph.node.append(_node(then_branch=_branch(tensor))),
     lambda model, tensor: model.graph.node.append(_node(branches=[_branch(tensor)])),
     lambda model, tensor: model.functions.add(name='f').node.append(_node(value=tensor)),
+    lambda model, tensor: model.functions.add(name='f').attribute_proto.append(_default(tensor)),
+    lambda model, tensor: model.functions.add().attribute_proto.append(_default(_branch(tensor))),
+    lambda model, tensor: model.functions.add().attribute_proto.append(_default(_sparse(tensor))),
+    lambda model, tensor: model.training_info.add().algorithm.initializer.append(tensor),
+    lambda model, tensor: model.training_info.add().initialization.node.append(_node(value=tensor)),
     lambda model, tensor: model.graph.sparse_initializer.append(_sparse(tensor)),
     lambda model, tensor: model.graph.node.append(_node(sparse_value=_sparse(tensor))),
     lambda model, tensor: model.graph.node.append(_node(sparse_values=[_sparse(tensor)])),
