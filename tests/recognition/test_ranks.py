@@ -257,7 +257,7 @@ def test_a_wrong_option_is_told_in_one_line(wrong, told, begun, patterns, tmp_pa
     for name in ('numpy', 'json', 'vargfacenet'):
         (tmp_path / f'{name}.py').write_text('open("ran", "w")\n')
     words = ['teach', '--data-dir', patterns, '--teacher', begun, *wrong]
-    code, _, errors = launch('-np', 3, *words, cwd=tmp_path)
+    code, _, errors = launch('-np', 2, *words, cwd=tmp_path)
     assert code == 2
     (line,) = errors.splitlines()
     assert line.startswith('vargfacenet teach: ') and told in line
