@@ -49,7 +49,9 @@ def check_log_path(path: PathLike) -> None:
     if os.path.isfile(path):
         with open(path, 'rb') as file:
             start = file.read(len(_BEGINNING))
-        if not _BEGINNING.startswith(start):
+        # what a power cut has left of a line is followed by the next
+        lines = start.split(b'\n')
+        if start.startswith(b'\n') or not all(map(_BEGINNING.startswith, lines)):
             raise InputError(f'{path} is no log of decisions; choose another file')
 
 

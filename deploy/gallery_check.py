@@ -81,18 +81,28 @@ def _content(database: Database, meta: dict, folder: Path) -> tuple[list[tuple],
     """((row, person) of every face, what is wrong with people, pictures and rows)."""
     faces, people, problems = _faces_and_people(database, meta)
     matrix = folder / matrix_name(gallery_tables.generation_of(meta))
-    if 'codec' in meta and matrix.is_file():  # its rows are not looked at
-        check_holes(matrix)
+    holes = _holes(matrix)
+    problems += holes
     checksums = None
     if 'codec' not in meta and meta['format'] == FORMAT:
         problems += _damaged_pictures(database)
         checksums = gallery_tables.read_checksums(database)
     if any(row < 0 or person not in people for row, person in faces):
         problems.append(f'{database.path}: a face has no row or no name')
-    elif faces and 'codec' not in meta:
+    elif faces and 'codec' not in meta and not holes:
         named = [(row, people[person]) for row, person in faces]
         problems += _damaged_rows(matrix, int(meta['size']), named, checksums)
     return faces, problems
+
+
+def _holes(matrix: Path) -> list[str]:
+    """What is wrong with a matrix that is longer than what the disk has of it."""
+    try:
+        if matrix.is_file():
+            check_holes(matrix)
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 def _damaged_pictures(database: Database) -> list[str]:

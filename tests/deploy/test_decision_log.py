@@ -13,17 +13,20 @@ from vargfacenet.deploy.decision_log import append, check_log, check_log_path, e
 
 def test_a_file_of_another_kind_gets_no_lines(tmp_path):
     path = tmp_path / 'log'
-    for content in (b'\xff\xd8\xff\xe0', b'time,what\n', b'{"a": 1}\n', b'\0' * 9):
+    others = (b'\xff\xd8\xff\xe0', b'time,what\n', b'{"a": 1}\n', b'\0' * 9, b'{\n  "time": "')
+    for content in (*others, b'\n', b'\n{"time": "2026-11'):
         path.write_bytes(content)
         with pytest.raises(InputError, match='log is no log of decisions'):
             check_log_path(path)
         assert path.read_bytes() == content
     for content in (b'', b'{"ti', b'{"time": "2026-11'):  # a power cut has torn its first line
         path.write_bytes(content)
-        check_log_path(path)
-    path.unlink()
-    append(path, 'compare')
-    check_log_path(path)
+        head_path(path).unlink(missing_ok=True)
+        for lines in (1, 2):  # no command refuses what the one before it wrote
+            check_log_path(path)
+            append(path, 'compare')
+            assert check_log(path).lines == lines
+            assert path.read_bytes().startswith(content)
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_a_terabyte_of_holes_is_not_read(name, key, tmp_path, rng):
         gallery.note('enrol', people=[1])
     os.truncate(tmp_path / name, 1 << 40)
     said = '1048576 MB by its length, of which 0 MB are on the disk'
-    if name == MATRIX and key is None:  # its other problems are told as well
+    if name == MATRIX:  # its other problems are told as well
         (problem,) = inspect_gallery(tmp_path).problems
         assert said in problem
     else:
@@ -127,6 +127,23 @@ def test_a_terabyte_of_holes_is_not_read(name, key, tmp_path, rng):
         assert gallery.identities() == {'Ada': 1}
         with pytest.raises(InputError, match=said):
             list(decision_log.entries(gallery.log_path, '1'))
+
+
+@pytest.mark.parametrize('fault', ['nobody', 'no row'])
+def test_holes_are_told_of_whoever_is_in_a_gallery(fault, tmp_path, rng):
+    with contextlib.closing(Gallery(tmp_path, SIZE, MODEL)) as gallery:
+        gallery.enrol(['Ada'], unit(rng, 1))
+        if fault == 'nobody':
+            gallery.remove('Ada')
+    if fault == 'no row':
+        with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as database, database:
+            database.execute('UPDATE faces SET row = -1')
+    os.truncate(tmp_path / MATRIX, 1 << 40)
+    problems = inspect_gallery(tmp_path).problems
+    assert any('of which 0 MB are on the disk' in problem for problem in problems)
+    assert any('has no row or no name' in problem for problem in problems) == (fault == 'no row')
+    with pytest.raises(InputError):
+        Gallery(tmp_path)
 
 
 def test_a_gallery_that_others_could_read_is_shut(tmp_path, rng, caplog):
