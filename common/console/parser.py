@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
             return f'; did you mean {near}?' if near else ''
         if not re.search('unrecognized|required', message):
             return ''
-        known = list(_options_of(self))
+        known = list(_options_of(self, self._words))
         for word in (word.split('=')[0] for word in self._words if word.startswith('--')):
             near = '' if word in known else nearest(word, known, 0.7)
             if near:
@@ -57,14 +57,15 @@ class Parser(argparse.ArgumentParser):
         return ''
 
 
-def _options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """The options of a parser and of its subcommands, of which argparse leaves unknown words to
-    the parser above."""
+def _options_of(parser: argparse.ArgumentParser, words: Iterable[str]) -> Iterator[str]:
+    """The options of a parser and of the subcommand that `words` name, of all where they name
+    none: argparse leaves a subcommand's unknown words to the parser above."""
     for action in parser._actions:
         yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):
-            for subcommand in action.choices.values():
-                yield from _options_of(subcommand)
+            named = [action.choices[word] for word in words if word in action.choices]
+            for subcommand in named or action.choices.values():
+                yield from _options_of(subcommand, words)
 
 
 def check_ranges(options: Iterable[tuple[str, float, float, float]]) -> None:
