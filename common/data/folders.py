@@ -88,10 +88,12 @@ def _files_below(folder: Path) -> Iterator[Path]:
                 shown = [entry for entry in entries if not is_hidden(entry.name)]
             for entry in sorted(shown, key=lambda entry: entry.name):
                 path = here / entry.name
-                if not path.is_dir():
+                # the entry knows what it is; only a link must be asked where it leads
+                is_link = entry.is_symlink()
+                if not (path.is_dir() if is_link else entry.is_dir(follow_symlinks=False)):
                     yield path
                 else:
-                    (links if entry.is_symlink() else left).append(path)
+                    (links if is_link else left).append(path)
     _warn_of_links(folder, again)
 
 

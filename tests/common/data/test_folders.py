@@ -3,10 +3,12 @@
 import json
 import os
 import socket
+from pathlib import Path
 
 import pytest
 from pictures import jpeg
 from vargfacenet.__main__ import main
+from vargfacenet.common.data import folders
 from vargfacenet.common.data.folders import find_identities, find_pictures
 from vargfacenet.common.data.image import read_picture
 from vargfacenet.common.data.recordio import RecordFile, write_face_records
@@ -76,6 +78,24 @@ def test_each_folder_is_entered_once(tmp_path, rng, caplog):
         f'{number}/own.jpg' for number in range(12)
     }
     assert '144 links to folders that are there already are left out' in caplog.text
+
+
+def test_what_a_folder_tells_of_its_files_is_asked_of_none(tmp_path, monkeypatch):
+    """A `stat` for each of millions of pictures takes minutes over a network."""
+    ada = tmp_path / 'ada'
+    ada.mkdir()
+    for number in range(50):
+        (ada / f'{number}.jpg').touch()
+    (tmp_path / 'link').symlink_to(ada)
+    asked, stat = [], Path.stat
+
+    def counted(path, **how):
+        asked.append(path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, 'stat', counted)
+    assert len(list(folders._files_below(tmp_path))) == 50
+    assert asked == [tmp_path / 'link']  # which may lead to a folder
 
 
 @pytest.mark.parametrize('name', ['a\nb', 'a\rb', 'a\tb'])
