@@ -545,7 +545,7 @@ class Gallery:
             self._seal.close(row.tobytes(), ROW, place, person)
             for row, place, person in zip(rows, places, people)
         )
-        return np.frombuffer(sealed, np.uint8).reshape(len(rows), -1)
+        return np.frombuffer(sealed, np.uint8).reshape(len(rows), self._file.width)
 
     @contextlib.contextmanager
     def _access(self, more: int = 0) -> Iterator[None]:

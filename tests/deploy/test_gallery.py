@@ -44,6 +44,18 @@ def by_hand(names, rows, probe, top):
     return sorted(best.items(), key=lambda item: -item[1])[:top]
 
 
+def test_no_faces_are_enrolled_as_some_are(gallery, rng):
+    """Where a list that somebody gives is empty, before and after there are people."""
+    none = np.zeros((0, SIZE), np.float32)
+    gallery.enrol([], none)
+    assert len(gallery) == 0
+    gallery.enrol(['Ada'], unit(rng, 1))
+    gallery.enrol([], none, [], [], [])
+    assert len(gallery) == 1 and len(reopened(gallery)) == 1
+    with pytest.raises(InputError, match='expected'):
+        gallery.enrol([], unit(rng, 1))
+
+
 @pytest.mark.parametrize('top', [1, 3, 7, 500])
 def test_identify_finds_the_best_of_every_identity(gallery, top, rng):
     rows = unit(rng, 300)
