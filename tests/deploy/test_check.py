@@ -53,9 +53,11 @@ def everything(tmp_path_factory):
     from vargfacenet.symbol import NETWORKS
 
     before = dict(NETWORKS._items), dict(NETWORKS._files)
-    plugins.run_file(DATA / 'small_network.py')
-    assert main(['train', *map(str, options)]) == 0
-    NETWORKS._items, NETWORKS._files = before
+    try:
+        plugins.run_file(DATA / 'small_network.py')
+        assert main(['train', *map(str, options)]) == 0
+    finally:
+        NETWORKS._items, NETWORKS._files = before
     assert export(['--model', model, '--out', str(folder / 'export')]) == 0
     rows = np.eye(3, 8, dtype=np.float32)
     gallery = Gallery(folder / 'gallery', 8, 'model')

@@ -334,8 +334,9 @@ def test_more_clients_than_can_be_served(client):
     result = asyncio.run(load(client.url, crop(1), 24, 4, idle=20, slow=20, sources=sources))
     assert set(result['statuses']) <= {'200', '503'} and result['statuses']['200'] > 8, result
     assert result['without_retry_after'] == 0, result
-    # a machine that does other things as well
-    assert result['p99_all'] < max(4, PATIENCE_SECONDS + 20 * alone), result
+    # more on a machine that does other things as well, but not without end: `alone` grows with the
+    # very fault that is looked for, and nobody waits 12 s for a page
+    assert result['p99_all'] < min(max(4, PATIENCE_SECONDS + 20 * alone), 12), result
 
 
 @pytest.mark.slow

@@ -394,12 +394,12 @@ def test_flops_of_an_onnx_file_are_those_of_the_symbol(case, tmp_path):
 
 @pytest.fixture(scope='module')
 def faces():
-    """(images, issame) of 25 same and 25 different pairs of LFW's DevTest list."""
+    """(images, issame) of 50 same and 50 different pairs of LFW's DevTest list."""
     if not (SHARED / 'y1_ms1m').is_dir() or not (SHARED / 'lfw_112.tar').is_file():
         pytest.skip('no published model here')
     lines = (SHARED / 'lfw' / 'pairsDevTest.txt').read_text().splitlines()[1:]
     names, issame = [], []
-    for words in (line.split() for line in lines[:25] + lines[500:525]):
+    for words in (line.split() for line in lines[:50] + lines[500:550]):
         first, second = (words[0], words[0]) if len(words) == 3 else (words[0], words[2])
         issame.append(len(words) == 3)
         for person, number in ((first, words[1]), (second, words[-1])):
