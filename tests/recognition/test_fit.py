@@ -6,8 +6,7 @@ from deploy_models import portrait
 from pictures import encoded
 from vargfacenet.common.engine.open_model import open_model
 from vargfacenet.common.errors import InputError
-
-fit = pytest.importorskip('vargfacenet.recognition.fit')
+from vargfacenet.recognition import fit
 
 
 def people(count=30, images=5, noise=0.3):

@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 from deploy_models import portrait
-from vargfacenet.common.engine.network import Network
-
-gradients = pytest.importorskip('vargfacenet.symbol.gradients')
+from vargfacenet.common.engine.mxnet import Embedder
+from vargfacenet.symbol import gradients
 
 
 @pytest.fixture(scope='module')
 def describe():
-    from vargfacenet.common.engine.mxnet import Embedder
-
     embedder = Embedder(gradients.features(), batch_size=2)
     shape = (-1, gradients.CHANNELS, *gradients.MAP)
     return lambda images: embedder.embed(np.asarray(images)).reshape(shape)
@@ -72,14 +69,12 @@ def test_light_hardly_changes_it(describe):
 
 
 def test_linear_layers_follow_in_the_stated_order(describe):
-    from vargfacenet.common.engine.mxnet import Embedder
-
     rng = np.random.default_rng(0)
     channels = rng.standard_normal((5, gradients.CHANNELS)).astype(np.float32)
     weight = rng.standard_normal((7, 5 * np.prod(gradients.MAP))).astype(np.float32)
     bias = rng.standard_normal(7).astype(np.float32)
     network = gradients.embedding(channels, weight, bias)
-    assert isinstance(network, Network) and network.embedding_size == 7
+    assert network.embedding_size == 7
     face = portrait(4)
     (features,) = describe([face])
     values = np.tensordot(channels.astype(float), features, 1).ravel()
