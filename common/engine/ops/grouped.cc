@@ -71,18 +71,6 @@ struct Geometry {
   int64_t weights() const { return out_channels * in_channels * kTaps; }  // of one group
 };
 
-MXReturnValue grouped_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
-  if (!shape_known(*inputs)) return MX_SUCCESS;
-  const unsigned filters = whole(attributes, "num_filter");
-  const unsigned groups = whole(attributes, "num_group");
-  const unsigned stride = whole(attributes, "stride");
-  const auto shape = inputs->at(kData);
-  inputs->at(kWeight) = {filters, shape[1] / groups, 3, 3};
-  if (has_bias(attributes)) inputs->at(kBias) = {filters};
-  outputs->at(0) = {shape[0], filters, (shape[2] - 1) / stride + 1, (shape[3] - 1) / stride + 1};
-  return MX_SUCCESS;
-}
-
 // -------------------------------------------------------------------------------- sum of taps
 
 // How many sums fill the registers. Two vectors of channels share what they are multiplied with,
@@ -415,12 +403,6 @@ void input_gradient(const Geometry& g, const std::vector<Phase>& phases, const f
     weights += phase.sweep.vectors * phase.sweep.depth() * kLanes;
   }
   store_pictures(vectors, g.in.positions(), g.in_channels, dx);
-}
-
-// Whether anybody reads the gradient of the data, which may be the network's input.
-bool input_gradient_wanted(const Attributes& attributes) {
-  const auto found = attributes.find("input_gradient");
-  return found == attributes.end() || found->second != "False";
 }
 
 MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
