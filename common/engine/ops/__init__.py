@@ -11,10 +11,13 @@ import logging
 import os
 from typing import Optional
 
+from ...parallel import cpu_fields, cpu_name
+
 log = logging.getLogger(__name__)
 
 MIRROR = 'MXNET_BACKWARD_DO_MIRROR'  # has MXNet compute the forward pass again in the backward pass
 SWITCH = 'VARGFACENET_OPS'  # environment variable; 'off' keeps to stock operators
+FLOAT32, BFLOAT16 = PRECISIONS = ('float32', 'bfloat16')  # of what convolutions multiply
 
 
 @functools.cache
@@ -52,7 +55,13 @@ def available() -> bool:
     return True
 
 
-def accelerate(symbol, shapes: dict, accumulate: bool = True, input_gradients: bool = True):
+def accelerate(
+    symbol,
+    shapes: dict,
+    accumulate: bool = True,
+    input_gradients: bool = True,
+    precision: str = FLOAT32,
+):
     """The same network with fast operators whose gradients are right; for binding on the CPU.
 
     Parameters
@@ -64,6 +73,10 @@ def accelerate(symbol, shapes: dict, accumulate: bool = True, input_gradients: b
         False is right for 'write' and 'null' only, and gives wrong sums with 'add'
     input_gradients : whether gradients of the inputs in `shapes` are read; with False that of the
         data may be NaN, since a first 3x3 convolution then leaves it out
+    precision : of PRECISIONS. With 'bfloat16', 1x1 convolutions and 3x3 ones over a few channels a
+        group round both sides of every product to bfloat16, forward and backward, and sum in
+        float32; all arrays stay float32. On a CPU without AVX512_BF16 the same in float32
+        arithmetic, slower than 'float32' (see `lacks_bfloat16`)
 
     Returns
     -------
@@ -78,7 +91,8 @@ def accelerate(symbol, shapes: dict, accumulate: bool = True, input_gradients: b
 
     Raises
     ------
-    InputError if a parameter's shape does not follow from `shapes`.
+    InputError if a parameter's shape does not follow from `shapes`; for bfloat16 without the
+    compiled operators, or in a network none of whose convolutions takes it.
     """
     from .graph import rewrite  # imports MXNet, which `python -m ...ops.build` does without
 
@@ -96,7 +110,24 @@ def accelerate(symbol, shapes: dict, accumulate: bool = True, input_gradients: b
         norms=not mirror,
         accumulate=accumulate,
         input_gradients=input_gradients,
+        bfloat16=precision == BFLOAT16,
     )
+
+
+def lacks_bfloat16() -> str:
+    """What this machine lacks for 'bfloat16' to be faster than 'float32'; '' where it is all there.
+
+    The library says it of itself: a compiler may be older than the CPU it compiles for.
+    """
+    if not available():
+        return 'the compiled operators are not there (a warning above says why)'
+    if 'avx512_bf16' not in cpu_fields().get('flags', '').split():
+        return f'this CPU ({cpu_name()}) has no AVX512_BF16'
+    from . import build
+
+    if not ctypes.CDLL(str(build.library(build.OPERATORS))).vg_fast_bf16():
+        return 'the C++ compiler knows no AVX512_BF16; install g++ 10 or a later one, or set CXX'
+    return ''
 
 
 def margin_softmax(

@@ -10,6 +10,8 @@ stock then, and what nothing reads any more is dropped.
 """
 
 import json
+import logging
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -20,11 +22,15 @@ from ...errors import InputError
 from ...names import DATA, LABEL, TEACHER
 from ..graph import Node, assemble, flag, parse, reached
 
+log = logging.getLogger(__name__)
+
 ADDITIONS = ('elemwise_add', '_plus', '_Plus', '_add', 'broadcast_add', 'broadcast_plus')
 MODE = 'vg_mode'  # name of the node that tells a fused BatchNorm whether the network trains
 NORM_STATES = 3  # inputs without a gradient, at the end of a BatchNorm's: mode, mean and variance
 DEPTHWISE_KERNELS = (3, 5, 7, 9, 11)
 MANY_CHANNELS = 16  # of a group, from here on oneDNN's 3x3 convolution is the faster one
+BFLOAT16_SUFFIX = '_bf16'  # of the operators that round what they multiply
+CONVOLUTIONS = ('Convolution', 'vg_depthwise')  # that stay float32
 MANY_READERS = 8  # from here on MXNet adds up gradients in place (MXNET_EXEC_INPLACE_GRAD_SUM_CAP)
 
 
@@ -45,6 +51,7 @@ class _Graph:
     mode: Node
     norms: bool  # whether BatchNorms are replaced
     unread: set  # names of the variables whose gradient nobody reads
+    bfloat16: bool  # what convolutions multiply
 
     def gradient_is_read(self, entry: tuple) -> bool:
         """Whether a variable before the entry has a gradient that somebody reads."""
@@ -71,16 +78,22 @@ def rewrite(
     norms: bool = True,
     accumulate: bool = True,
     input_gradients: bool = True,
+    bfloat16: bool = False,
 ):
     """See `accelerate`; `compiled` says whether our operators are loaded, `norms` whether
-    BatchNorms are replaced as well."""
+    BatchNorms are replaced as well, `bfloat16` what convolutions multiply."""
     fixed = {DATA, LABEL, TEACHER, *shapes}
     nodes, heads, attrs = _parse(symbol, shapes, fixed)
     uses = Counter(entry for node in nodes for entry in node.inputs)
     uses.update(heads)
     mode = next((node for node in nodes if node.name == MODE), None) or _mode()
-    graph = _Graph(uses, heads, mode, norms, set() if input_gradients else fixed)
-    compiled = compiled and not _best_in_stock(nodes)
+    unread = set() if input_gradients else fixed
+    graph = _Graph(uses, heads, mode, norms, unread, bfloat16)
+    if bfloat16 and not compiled:
+        raise InputError(
+            'bfloat16 needs the compiled operators, which are not there; train in float32'
+        )
+    compiled = compiled and (bfloat16 or not _best_in_stock(nodes))
     rules = COMPILED if compiled else STOCK
     for node in reversed(nodes):
         if node.op == 'null' and node.name not in fixed:
@@ -90,9 +103,28 @@ def rewrite(
         replacement = next(filter(None, answers), None)
         if replacement:
             node.become(replacement.op, replacement.inputs, **(replacement.attrs or {}))
+    if bfloat16:
+        _tell_bfloat16(reached(heads))
     if compiled:
         _buffer_gradients(heads, accumulate)
     return mxnet_symbol(assemble(heads, attrs))
+
+
+def _tell_bfloat16(nodes: list[Node]) -> None:
+    """Log which share of the convolutions' arithmetic is in bfloat16; InputError for none."""
+    work: Counter = Counter()  # multiply-adds of an image, by whether they are
+    for node in nodes:
+        rounds = node.op.endswith(BFLOAT16_SUFFIX)
+        if node.shapes and (rounds or node.op in CONVOLUTIONS):
+            weights = [source.shape for source, _ in node.inputs[1:] if len(source.shape) > 1]
+            work[rounds] += sum(map(math.prod, weights)) * math.prod(node.shape[2:])
+    if not work[True]:
+        raise InputError(
+            'no convolution of this network takes bfloat16, which is for 1x1 convolutions and for '
+            f'3x3 ones of 2 to {MANY_CHANNELS} channels a group; train in float32'
+        )
+    share = 100 * work[True] / sum(work.values())
+    log.info('bfloat16: %.0f %% of the multiply-adds of the convolutions', share)
 
 
 def _best_in_stock(nodes: list[Node]) -> bool:
@@ -396,9 +428,13 @@ def _single_convolution(node: Node, graph: _Graph) -> Optional[Replacement]:
         'no_bias': str(not convolution.bias),
     }
     if convolution.is_pointwise():
-        return Replacement('vg_pointwise', node.inputs, options)
+        return Replacement(_precise('vg_pointwise', graph), node.inputs, options)
     options['input_gradient'] = str(graph.gradient_is_read(node.inputs[0]))
-    return Replacement('vg_grouped', node.inputs, options)
+    return Replacement(_precise('vg_grouped', graph), node.inputs, options)
+
+
+def _precise(op: str, graph: _Graph) -> str:
+    return op + BFLOAT16_SUFFIX if graph.bfloat16 else op
 
 
 def _depthwise(inputs: list, parts: list) -> Replacement:
@@ -430,7 +466,7 @@ def _mixed_convolution(node: Node, graph: _Graph) -> Optional[Replacement]:
             'channels': _tuple(part.channels for part in parts),
             'filters': _tuple(part.filters for part in parts),
         }
-        return Replacement('vg_mixed_pointwise', inputs, options)
+        return Replacement(_precise('vg_mixed_pointwise', graph), inputs, options)
     if all(part.is_depthwise() and part.stride == parts[0].stride for part in parts):
         return _depthwise(inputs, parts)
     return None
