@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.console import Parser
+from ..common.engine.ops import FLOAT32, PRECISIONS
 from ..common.options import NOT_NEGATIVE, SHARE, Rule, defaults_of, integer, option, positive
 from ..common.registry import Registry
 from ..common.typed import from_values
@@ -351,6 +352,14 @@ class TrainConfig:
         'process with the whole batch, at the price of two messages a layer and step',
         False,
         group=RUN,
+    )
+    precision: str = option(
+        'of what convolutions multiply: float32, or bfloat16 on a CPU that has AVX512_BF16; sums, '
+        'weights and all else are float32',
+        FLOAT32,
+        group=RUN,
+        metavar='float32|bfloat16',
+        choices=PRECISIONS,
     )
 
     @property

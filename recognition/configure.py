@@ -9,6 +9,7 @@ from typing import Any
 from ..common.backend import parse_devices
 from ..common.data.records import open_records
 from ..common.engine.model_name import parse_model
+from ..common.engine.ops import BFLOAT16, FLOAT32, lacks_bfloat16
 from ..common.errors import InputError
 from ..common.files import real_path
 from ..common.options import defaults_of, parse, rules_of
@@ -192,6 +193,16 @@ def _check(values: dict[str, Any]) -> None:
         raise InputError("--lr-mode step needs --lr-steps, e.g. '--lr-steps 100000,160000'")
 
 
+def _check_precision(values: dict[str, Any]) -> None:
+    """InputError where this machine has no bfloat16 for a run that asks for it."""
+    if values.get('precision', FLOAT32) != BFLOAT16:
+        return
+    on_gpu = any(device.device_type != 'cpu' for device in parse_devices(values['devices']))
+    lacks = f'it is for the CPU, not {values["devices"]}' if on_gpu else lacks_bfloat16()
+    if lacks:
+        raise InputError(f'--precision bfloat16: {lacks}; leave it out to train in float32')
+
+
 def parse_steps(text: str) -> tuple[int, ...]:
     """'100000,160000' -> (100000, 160000); raises InputError for anything else."""
     try:
@@ -241,6 +252,7 @@ def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
         if str(values.get(name, '')).endswith((',latest', ',best')):
             values[name] = '{},{}'.format(*parse_model(values[name]))
     values['num_devices'] = len(parse_devices(values['devices']))
+    _check_precision(values)
     return values
 
 

@@ -179,9 +179,9 @@ def training_module(
 ) -> 'mx.mod.Module':
     """A bound Module of the training graph, without parameters yet; `ranks` are all of the run.
 
-    On the CPU the project's operators stand in for MXNet's; parameter names are the same. The
-    teacher's class centres and the losses' states are fixed: they have no gradient, and
-    so neither momentum nor decay.
+    On the CPU the project's operators stand in for MXNet's; parameter names are the same, and
+    convolutions multiply in `config.precision`. The teacher's class centres and the losses' states
+    are fixed: they have no gradient, and so neither momentum nor decay.
     """
     on_cpu = all(device.device_type == 'cpu' for device in devices)
     inner = embedding
@@ -209,7 +209,9 @@ def training_module(
     of_one = {name: (config.per_batch_size, *shape[1:]) for name, shape in shapes.items()}
     _check_terms(symbol, of_one, config)
     if on_cpu:
-        symbol = ops.accelerate(symbol, shapes, accumulate=False, input_gradients=False)
+        symbol = ops.accelerate(
+            symbol, shapes, accumulate=False, input_gradients=False, precision=config.precision
+        )
     module = mx.mod.Module(
         symbol,
         data_names=list(data_shapes),

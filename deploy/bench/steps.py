@@ -21,7 +21,12 @@ OPTIMIZER = {'learning_rate': 0.01, 'momentum': 0.9, 'wd': 5e-4}
 
 
 def config_of(
-    network: str, options: dict, batch_size: int, classes: int, teacher: str = ''
+    network: str,
+    options: dict,
+    batch_size: int,
+    classes: int,
+    teacher: str = '',
+    precision: str = ops.FLOAT32,
 ) -> TrainConfig:
     """Configuration of a run that is never started: what `training_module` needs to know."""
     return bare(
@@ -32,6 +37,7 @@ def config_of(
         num_classes=classes,
         per_batch_size=batch_size,
         teacher=teacher,
+        precision=precision,
     )
 
 
@@ -100,14 +106,20 @@ def update(module: 'mx.mod.Module', batch: 'mx.io.DataBatch') -> None:
 
 
 def training_step(
-    network: str, options: dict, batch_size: int, classes: int, stock: bool
+    network: str,
+    options: dict,
+    batch_size: int,
+    classes: int,
+    stock: bool,
+    precision: str = ops.FLOAT32,
 ) -> Callable[[], None]:
-    """A function that makes one training step on images that are already in memory."""
+    """A function that makes one training step on images that are already in memory; stock
+    operators know no precision but float32."""
     embedding = get_symbol(network, **options)
     if stock:
         module = stock_module(embedding, batch_size, classes)
     else:
-        config = config_of(network, options, batch_size, classes)
+        config = config_of(network, options, batch_size, classes, precision=precision)
         module = training_module(embedding, config, [mx.cpu()])
     start(module, batch_size)
     batch = random_batch(batch_size, classes)

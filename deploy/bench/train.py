@@ -1,4 +1,5 @@
-"""Measure the training step: stock operators or PyTorch against ours, memory, growth, a profile.
+"""Measure the training step: stock operators or PyTorch against ours, memory, growth, a profile;
+or ours in bfloat16 against float32.
 
 Noise images that are already in memory, ArcFace, SGD with momentum; every side in a process of its
 own, a stock side and ours in turn. The stock way is measured under every setting of `stock.py`:
@@ -13,11 +14,12 @@ from typing import NamedTuple, Optional
 
 from ...common import console
 from ...common.engine import ops
+from ...common.errors import InputError
 from ...common.flops import count
 from ...common.options import integer
 from ...common.parallel import cpu_count
 from ...symbol import get_symbol, parse_options
-from . import against_torch, child, report, stock
+from . import against_torch, child, precision, report, stock
 from .measure import (
     SECONDS,
     Timing,
@@ -70,6 +72,12 @@ def build_parser(parser: console.Parser) -> None:
         'profile; or the step alone against PyTorch',
     )
     parser.add_argument(
+        '--precision',
+        choices=ops.PRECISIONS,
+        default=ops.FLOAT32,
+        help='bfloat16: our step alone, against the same in float32, on a CPU with AVX512_BF16',
+    )
+    parser.add_argument(
         '--torch-python',
         metavar='PYTHON',
         help='for --against torch: a Python of an environment of its own with PyTorch',
@@ -85,12 +93,15 @@ class Step(NamedTuple):
     classes: int
 
     def worker(
-        self, batch_size: int, stock: bool, environment: Optional[child.Environment] = None
+        self,
+        batch_size: int,
+        stock: bool,
+        environment: Optional[child.Environment] = None,
+        precision: str = ops.FLOAT32,
     ) -> child.Worker:
         """A process that makes training steps."""
-        return child.Worker(
-            training_step, environment, **self._asdict(), batch_size=batch_size, stock=stock
-        )
+        how = {'batch_size': batch_size, 'stock': stock, 'precision': precision}
+        return child.Worker(training_step, environment, **self._asdict(), **how)
 
 
 def in_turn(
@@ -336,12 +347,27 @@ def run_against_torch(args: argparse.Namespace, step: Step, batches: list[int]) 
     return report.write(args.out, result, against_torch.panels(result))
 
 
+def run_precisions(args: argparse.Namespace, step: Step, batches: list[int]) -> dict:
+    def ours(batch_size: int, kind: str) -> child.Worker:
+        return step.worker(batch_size, False, precision=kind)
+
+    result = {**step._asdict(), **precision.measure(ours, batches, args.seconds)}
+    precision.show(result)
+    return report.write(args.out, result, precision.panels(result))
+
+
 def read_others(args: argparse.Namespace) -> tuple[list[float], int]:
     """(--multipliers, --rounds), or their defaults; InputError where the measurement has no use for
     what was given."""
     for against, names in (('torch', ['torch_python']), ('stock', ['multipliers', 'rounds'])):
         if args.against != against:
             console.refuse_options(args, names, f'only with --against {against}')
+    if args.precision != ops.FLOAT32:
+        names = ['multipliers', 'rounds', 'torch_python']
+        console.refuse_options(args, names, 'only with --precision float32')
+        if args.against != 'stock':
+            raise InputError(f'--against {args.against}: only with --precision float32')
+        precision.check()
     if args.network != WIDE:
         console.refuse_options(args, ['multipliers'], f'only with --network {WIDE}')
     multipliers = _MULTIPLIERS if args.multipliers is None else args.multipliers
@@ -356,6 +382,8 @@ def run(args: argparse.Namespace) -> dict:
     multipliers, rounds = read_others(args)
     check_options(args, {'classes': integer(1), 'seconds': SECONDS})
     step = Step(args.network, parse_options(args.network, args.network_option), args.classes)
+    if args.precision != ops.FLOAT32:
+        return run_precisions(args, step, batches)
     if args.against == 'torch':
         return run_against_torch(args, step, batches)
     symbol = get_symbol(step.network, **step.options)

@@ -61,6 +61,26 @@ def test_train(wide, run_command, tmp_path, monkeypatch):
     assert 'times as fast' in errors
 
 
+@pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
+def test_train_in_both_precisions(wide, run_command, tmp_path, monkeypatch):
+    """What a CPU without bfloat16 is refused, for it would be slower: that it runs and is told."""
+    monkeypatch.setattr(ops, 'lacks_bfloat16', lambda: '')
+    out = tmp_path / 'precision.json'
+    options = ['--network', wide, '--batches', '8', '--seconds', 0.1, '--classes', 20]
+    code, result, errors = run_command(
+        'bench', 'train', *options, '--precision', 'bfloat16', '--out', out
+    )
+    assert code == 0
+    check_files(result, out)
+    assert set(result['batches']) == {'8'}
+    for batch, row in result['batches'].items():
+        for precision in ops.PRECISIONS:
+            timing = row[precision]
+            assert timing['per_second'] == pytest.approx(int(batch) / timing['seconds_median'])
+        assert row['ratio']['low'] <= row['ratio']['median'] <= row['ratio']['high']
+    assert 'times as fast' in errors
+
+
 def test_head(run_command, tmp_path):
     out = tmp_path / 'head.json'
     code, result, _ = run_command(
@@ -162,6 +182,11 @@ def test_data(wide, run_command, tmp_path, monkeypatch):
         (['train', '--torch-python', ''], '--torch-python: only with --against torch'),
         (['train', '--network', 'y1', '--multipliers', '1'], 'only with --network vargfacenet'),
         (['train', '--against', 'torch', '--rounds', '2'], '--rounds: only with --against stock'),
+        (['train', '--precision', 'bfloat16', '--rounds', '2'], 'only with --precision float32'),
+        (
+            ['train', '--precision', 'bfloat16', '--against', 'torch'],
+            'only with --precision float32',
+        ),
         (['distill', '--batch-size', '0'], '--batch-size 0'),
         (['distill', '--seconds', 'inf'], '--seconds inf: must be a number above 0, at most 1e+06'),
         (['distill', '--teacher', 'nope'], "unknown network 'nope'"),
