@@ -33,9 +33,9 @@ _BYTE_ORDER_MARK = '\ufeff'
 
 
 @contextlib.contextmanager
-def atomic_path(path: PathLike) -> Iterator[Path]:
+def atomic_path(path: PathLike, private: bool = False) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it is flushed to disk and renamed, and the
-    folder's new entry flushed as well.
+    folder's new entry flushed as well. A `private` file is for its owner alone at any moment.
 
     On any error the temporary file is removed and `path` is as it was; an OSError names `path`.
     What a killed command left of the same `path` goes first. The temporary name keeps the suffix,
@@ -48,9 +48,9 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     with naming(path, in_place_of=_temporary_form(path)):
         descriptor, temporary = _locked_temporary(path)
         try:
-            # mkstemp creates 0600; a finished file gets what open() would have given it
-            os.fchmod(descriptor, 0o666 & ~_umask())
             yield temporary
+            if not private:  # mkstemp creates 0600; a finished file gets what open() would give it
+                os.chmod(temporary, 0o666 & ~_umask())
             with open(temporary, 'rb+') as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)

@@ -111,7 +111,6 @@ def _compile(sources: Sources, compiler: str, name: str) -> Optional[Path]:
             command = [compiler, *FLAGS, *(f'-I{folder}' for folder in headers)]
             command += [*map(str, compiled), '-o', str(temporary)]
             subprocess.run(command, check=True, capture_output=True, text=True)
-            temporary.chmod(0o755)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, 'stderr', None) or str(error)).strip().splitlines()
         log.warning(

@@ -1,7 +1,6 @@
 """All that a gallery keeps of one person, to show and to hand over."""
 
 import json
-import os
 import zipfile
 
 from ..common.errors import InputError
@@ -58,11 +57,12 @@ def export_person(gallery: Gallery, name: str, path: PathLike) -> None:
     number, _, faces = gallery.person(name)
     for face, kept in zip(about['faces'], faces):
         face['embedding'] = None if kept.embedding is None else kept.embedding.tolist()
-    with atomic_path(path) as temporary:
-        os.chmod(temporary, 0o600)
-        with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr('person.json', json.dumps(about, indent=1) + '\n')
-            for row, face in enumerate(faces):
-                if face.crop:
-                    archive.writestr(f'crop-{row}.jpg', face.crop)
+    with (
+        atomic_path(path, private=True) as temporary,
+        zipfile.ZipFile(temporary, 'w', zipfile.ZIP_DEFLATED) as archive,
+    ):
+        archive.writestr('person.json', json.dumps(about, indent=1) + '\n')
+        for row, face in enumerate(faces):
+            if face.crop:
+                archive.writestr(f'crop-{row}.jpg', face.crop)
     gallery.note('export', people=[number])

@@ -32,6 +32,18 @@ def test_a_finished_file_has_ordinary_permissions(tmp_path):
     assert (tmp_path / 'ours').stat().st_mode == (tmp_path / 'plain').stat().st_mode
 
 
+def test_nobody_else_opens_what_is_being_written(tmp_path):
+    """Whoever has a file open reads on when it is shut."""
+    modes = []
+    for private in (False, True):
+        with files.atomic_path(tmp_path / 'ours', private) as temporary:
+            temporary.write_bytes(b'x')
+            modes.append(temporary.stat().st_mode & 0o777)
+        modes.append((tmp_path / 'ours').stat().st_mode & 0o777)
+    (tmp_path / 'plain').write_bytes(b'x')
+    assert modes == [0o600, (tmp_path / 'plain').stat().st_mode & 0o777, 0o600, 0o600]
+
+
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
 def test_a_full_disk_is_one_line(monkeypatch, capsys):
     """/dev/full takes no byte: what a full disk answers, through the command frame."""
