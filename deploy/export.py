@@ -35,6 +35,7 @@ from ..common.engine.default_model import is_default
 from ..common.engine.engines import by_rank
 from ..common.engine.export_record import RECORD
 from ..common.engine.fold import fold_batch_norms, without_dropout
+from ..common.engine.model_name import checkpoint_files
 from ..common.engine.mxnet import Embedder, embed_exactly, flatten_before_dense
 from ..common.engine.network import Network
 from ..common.engine.open_model import open_model
@@ -170,7 +171,7 @@ class _Export:
         self._args = args
         self._folder = folder
         self._network = network
-        self._sources = {path.name: sha256(path) for path in _sources(args.model)}
+        self._sources = {path.name: sha256(path) for path in checkpoint_files(args.model)}
         self.symbol = without_dropout(network.symbol)
         self.files: dict[str, dict] = {}
         self.kept_float: list[str] = []  # layers of the int8 file
@@ -435,12 +436,6 @@ def _rates_by_group(
     }
 
 
-def _sources(model: str) -> tuple[Path, Path]:
-    """The files of a checkpoint."""
-    prefix, epoch = checkpoint.parse_model(model)
-    return checkpoint.symbol_path(prefix), checkpoint.params_path(prefix, epoch)
-
-
 def _training(model: str) -> Optional[dict]:
     """The configuration that made a checkpoint, where a training run did."""
     prefix, epoch = checkpoint.parse_model(model)
@@ -473,7 +468,7 @@ def _check_targets(out: Path, model: str) -> None:
         exported = {name: files[name]['sha256'] for name in CHECKPOINT}
     except (OSError, ValueError, KeyError, TypeError):
         exported = {}
-    sources = {path.resolve() for path in _sources(model)}
+    sources = {path.resolve() for path in checkpoint_files(model)}
     kept = [
         path.name
         for path in (out / name for name in CHECKPOINT)

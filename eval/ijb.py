@@ -18,6 +18,7 @@ from ..common import console
 from ..common.data.image import decode_rgb, read_picture
 from ..common.data.listed import listed_path
 from ..common.data.warp import crop
+from ..common.engine.export_record import model_files
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
@@ -361,7 +362,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.batch_size is None:
         arguments.batch_size = _BATCH_SIZE
     console.check_ranges([('--batch-size', arguments.batch_size, 1, 4096)])
-    output_file(arguments.features)
+    output_file(arguments.features, model_files(arguments.model))
 
 
 def _features(arguments: argparse.Namespace, meta: Meta) -> tuple[np.ndarray, Optional[int]]:

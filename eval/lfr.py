@@ -14,6 +14,7 @@ from typing import NamedTuple, Optional
 
 from ..common import console, flops
 from ..common.data.listed import read_list
+from ..common.engine.export_record import model_files
 from ..common.engine.open_model import OpenModel
 from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
@@ -86,7 +87,9 @@ def build_parser(parser: console.Parser) -> None:
 def _read_names(arguments: argparse.Namespace) -> list[str]:
     """The names of the list, once the options are found right."""
     console.check_ranges([('--batch-size', arguments.batch_size, 1, 4096)])
-    output_file(arguments.out, (arguments.list, arguments.model))
+    models = filter(None, (arguments.model, arguments.quality))
+    read = [path for model in models for path in model_files(model)]
+    output_file(arguments.out, (arguments.list, *read))
     names = [name for name, *_ in read_list(arguments.list, arguments.root)]
     if not arguments.root.is_dir():
         raise InputError(

@@ -183,7 +183,7 @@ def _check(arguments: argparse.Namespace) -> tuple[dict[str, Path], dict[str, Pa
     if arguments.plot:
         check_plot_path(arguments.plot)
     if arguments.save:
-        check_results_path(arguments.save)
+        check_results_path(arguments.save, arguments.pairs)
     if not arguments.target:
         console.refuse_options(arguments, ('folds', 'data_dir', 'plot'), 'only with --target')
     if arguments.folds is None:

@@ -4,6 +4,7 @@ The model of every command line is one that is not there: a line that names the 
 model, was said before a model was opened.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -93,6 +94,41 @@ def test_where_no_file_can_be_written(command, kind, place, run_command):
     }[kind]
     assert said in errors
     assert kind == 'new' or not re.search(r'\babsent\b', errors)
+
+
+# the last word is a file that the command reads
+READ = [
+    'lfr --list list --root . --model run/model,1 --out run/model-0001.params',
+    'lfr --list list --root . --model run/model,1 --out run/../run/model-symbol.json',
+    'lfr --list list --root . --model run/model,1 --out run/model-0001.json',
+    'lfr --list list --root . --model out --out out/model.onnx',
+    'lfr --list list --root . --model out/model.onnx --out out/model.onnx',
+    'lfr --list list --root . --model absent,1 --track video --quality run/model,1 '
+    '--out run/model-0001.params',
+    'ijb --meta absent --images photos --model run/model,1 --features run/model-0001.params',
+    'verify --model absent,1 --pairs pairs.npz --save pairs.npz',
+    'bench photo --model run/model,1 --out run/model-symbol.json',
+    'bench engines --model run/model,1 --out run/model-symbol.json',
+]
+
+
+@pytest.mark.parametrize('line', READ)
+def test_what_is_read_is_not_replaced(line, place, run_command):
+    """Files that would be refused if they were opened: the line comes before that."""
+    for name in ('run/model-symbol.json', 'run/model-0001.params', 'run/model-0001.json'):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_bytes(b'precious')
+    (place / 'list').write_text('photos/a/0.png 1\n')
+    (place / 'pairs.npz').write_bytes(b'precious')
+    (place / 'out').mkdir()
+    (place / 'out' / 'model.onnx').write_bytes(b'precious')
+    record = {
+        'files': {'model.onnx': {'sha256': 'a' * 64}},
+        'source_sha256': {'m-0001.params': 'a' * 64},
+        'verification': [],
+    }
+    (place / 'out' / 'export.json').write_text(json.dumps(record))
+    assert f'{line.split()[-1]} is what is read' in refused(run_command, line.split())
 
 
 IGNORED = {

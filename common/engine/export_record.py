@@ -5,9 +5,10 @@ from typing import Any
 
 from ..checked_json import read_checked
 from ..errors import InputError
-from ..files import sha256
+from ..files import PathLike, sha256
+from ..run_files import state_path
 from ..typed import is_number
-from .model_name import params_path, parse_model
+from .model_name import checkpoint_files, params_path, parse_model, resolve
 
 RECORD = 'export.json'
 
@@ -18,6 +19,18 @@ def weights_name(model: str) -> str:
         return Path(model).name
     prefix, epoch = parse_model(model)
     return params_path(prefix, epoch).name
+
+
+def model_files(model: PathLike) -> list[Path]:
+    """The files that the text of a `--model` option stands for, whether they are there or not: no
+    result may take their place."""
+    text = resolve(str(model))
+    path = Path(text)
+    if path.is_dir():
+        return [path / name for name in (RECORD, *read_record(text).get('files', ()))]
+    if path.suffix == '.onnx' or ',' not in text:
+        return [path]
+    return [*checkpoint_files(text), state_path(*parse_model(text))]
 
 
 def read_record(model: str) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import PathLike
-from ..run_files import checkpoint_numbers, read_state
+from ..run_files import checkpoint_numbers, read_state, symbol_path
 
 DEFAULT = 'default'  # names the model that comes with the project, see default_model.py
 _DEFAULT_MODEL = f'{Path(__file__).with_name("default") / "model"},0'
@@ -51,3 +51,9 @@ def shown_name(model: PathLike) -> str:
 
 def params_path(prefix: PathLike, epoch: int) -> Path:
     return Path(f'{prefix}-{epoch:04d}.params')
+
+
+def checkpoint_files(model: str) -> tuple[Path, Path]:
+    """The symbol and the parameters of a checkpoint PREFIX,EPOCH."""
+    prefix, epoch = parse_model(model)
+    return symbol_path(prefix), params_path(prefix, epoch)

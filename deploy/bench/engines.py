@@ -216,7 +216,7 @@ def show(model: str, batch_size: int, work: int, rows: list[dict]) -> None:
 
 def run(args: argparse.Namespace) -> dict:
     measure.check_options(args, {'batch_size': integer(2), 'seconds': measure.SECONDS})
-    report.check_out(args.out)
+    report.check_out(args.out, args.model)
     if args.model and args.network_option:
         raise InputError('--network-option: a checkpoint has its own; leave it out')
     if args.model:

@@ -148,7 +148,7 @@ def measured(encoded: bytes, found: dict[str, Landmarks], embed: Callable, secon
 
 def run(args: argparse.Namespace) -> dict:
     measure.check_options(args, {'seconds': measure.SECONDS, 'min_face': integer(1, 10_000)})
-    report.check_out(args.out)
+    report.check_out(args.out, args.model)
     if args.photo:
         read_photo(args.photo)  # a broken one is named before the model is opened
         encoded = read_picture(args.photo)

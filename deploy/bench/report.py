@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Optional
 
 from ...common import console
+from ...common.engine.export_record import model_files
 from ...common.errors import InputError
 from ...common.files import atomic_write, output_file
 from .measure import plot_lines
@@ -15,12 +17,13 @@ def add_out(parser: console.Parser, what: str) -> None:
     )
 
 
-def check_out(out: str) -> None:
-    """InputError, before anything is measured, where the results could not be written."""
+def check_out(out: str, model: Optional[str] = None) -> None:
+    """InputError, before anything is measured, where the results could not be written, or would
+    replace a file of the model."""
     if out and Path(out).suffix != '.json':
         raise InputError(f'--out {out}: expected a name that ends in .json')
     if out:
-        output_file(out)
+        output_file(out, model_files(model) if model else ())
         output_file(Path(out).with_suffix('.png'))
 
 
