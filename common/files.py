@@ -164,8 +164,11 @@ def real_path(path: PathLike) -> Path:
 
 def sync_folder(folder: PathLike) -> None:
     """Have the names in a folder on the disk: a rename lies in memory until then, and a power cut
-    undoes it."""
-    handle = os.open(folder, os.O_RDONLY)
+    undoes it. Nothing is done for a folder that may be written to and not listed."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(handle)
     except OSError as error:  # file systems that know no such thing say EINVAL
@@ -187,21 +190,42 @@ def atomic_write(path: PathLike, content: Union[bytes, str]) -> None:
 
 
 def write_secret(path: PathLike, content: bytes) -> None:
-    """Write a new file that only its owner can read, on the disk when this returns.
+    """Write a new file that only its owner can read, whole and on the disk when this returns;
+    nobody sees a part of it, whatever ends the process.
 
     Raises FileExistsError where there is one, and OSError for a place or a disk that does not take
     it, of which nothing is left.
     """
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    path = Path(path).absolute()
+    _remove_leftovers(path)
+    with naming(path, in_place_of=_temporary_form(path)):
+        descriptor, temporary = _locked_temporary(path)  # of mode 0600
+        try:
+            with os.fdopen(descriptor, 'wb', closefd=False) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            _move_to_free_name(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(descriptor)
+        try:
+            sync_folder(path.parent)
+        except BaseException:
+            path.unlink()
+            raise
+
+
+def _move_to_free_name(temporary: Path, path: Path) -> None:
+    """Unlike a rename, take no other file's place: FileExistsError where there is one."""
     try:
-        with naming(path), os.fdopen(handle, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(Path(path).absolute().parent)
-    except BaseException:
-        os.unlink(path)
-        raise
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # a file system without links, as that of a memory stick: the name is taken first
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.replace(temporary, path)
 
 
 def read_lines(path: PathLike, what: str) -> list[str]:

@@ -186,6 +186,11 @@ def read_passphrase(is_new: bool, variable: str = PASSPHRASE) -> Key:
                 raise InputError('the two passphrases differ')
         except EOFError:
             raise InputError('no passphrase was given') from None
+        except UnicodeDecodeError:
+            raise InputError(
+                f'the passphrase that was typed is no text in the encoding of this terminal; set '
+                f'{variable}, which takes any bytes'
+            ) from None
     if is_new and len(text) < _SHORTEST_PASSPHRASE:
         raise InputError(
             f'a passphrase of {len(text)} characters is soon guessed; take at least '

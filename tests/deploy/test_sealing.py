@@ -1,9 +1,12 @@
 """Sealed galleries: what lies on the disk, whose key opens it, and what a kill leaves."""
 
+import collections
 import contextlib
+import errno
 import hashlib
 import hmac
 import io
+import multiprocessing
 import os
 import pty
 import random
@@ -12,6 +15,8 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 import numpy as np
@@ -19,6 +24,7 @@ import pytest
 from conftest import ROOT
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.errors import InputError, RunError
+from vargfacenet.common.files import write_secret
 from vargfacenet.deploy import sealing
 from vargfacenet.deploy.gallery import DATABASE, Gallery
 from vargfacenet.deploy.gallery_matrix import MATRIX
@@ -318,12 +324,19 @@ def test_passphrases(monkeypatch):
         assert read_passphrase(is_new=True).secret == words
 
 
-def test_a_passphrase_that_is_not_given_at_the_terminal(monkeypatch, tmp_path):
-    """Ctrl-D where it is asked for."""
+@pytest.mark.parametrize(
+    ('typed', 'message'),
+    [
+        (b'\4', 'no passphrase was given'),  # Ctrl-D
+        (b'p\xe4ssw\xf6rter\n', f'set {sealing.PASSPHRASE}, which takes any bytes'),  # Latin-1
+    ],
+)
+def test_a_passphrase_that_is_not_given_at_the_terminal(typed, message, monkeypatch, tmp_path):
     main, terminal = pty.openpty()
     words = [sys.executable, '-m', 'vargfacenet', 'gallery', 'list', '--gallery', str(tmp_path)]
     Gallery(tmp_path, SIZE, MODEL).close()
     monkeypatch.delenv(sealing.PASSPHRASE, raising=False)
+    monkeypatch.setenv('PYTHONIOENCODING', 'utf-8:strict')  # as getpass opens a terminal
     with subprocess.Popen(
         [*words, '--passphrase'],
         stdin=terminal,
@@ -335,9 +348,10 @@ def test_a_passphrase_that_is_not_given_at_the_terminal(monkeypatch, tmp_path):
         asked = b''
         while not asked.endswith(b'gallery: '):  # what is typed before is thrown away
             asked += os.read(process.stderr.fileno(), 1000) or pytest.fail(asked.decode())
-        os.write(main, b'\4')
+        os.write(main, typed)
         told = process.stderr.read().decode().splitlines()
-    assert process.returncode == 2 and told[-1].endswith('no passphrase was given'), told
+    assert process.returncode == 2 and told[-1].endswith(message), told
+    assert 'Traceback' not in ''.join(told)
     for handle in (main, terminal):
         os.close(handle)
 
@@ -353,6 +367,94 @@ def test_a_secret_that_the_disk_does_not_take_leaves_no_file(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not os.listdir(tmp_path)
+
+
+_KILLED = """
+import resource, signal, sys
+from vargfacenet.deploy.sealing import make_key
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # kills whoever writes more
+for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+    resource.setrlimit(limit, (0, 0))
+make_key(sys.argv[1])
+"""
+
+
+def test_a_kill_in_the_middle_leaves_no_key_without_its_bytes(tmp_path):
+    done = subprocess.run([sys.executable, '-B', '-c', _KILLED, tmp_path / 'key'], cwd=ROOT.parent)
+    assert done.returncode == -signal.SIGXFSZ
+    assert not (tmp_path / 'key').exists()
+    assert len(read_key_of_new(tmp_path / 'key')) == 32
+    assert os.listdir(tmp_path) == ['key']
+    assert stat.S_IMODE((tmp_path / 'key').stat().st_mode) == 0o600
+
+
+def test_a_secret_is_seen_whole_or_not_at_all(tmp_path):
+    path, content = tmp_path / 'secret', bytes(16 << 20)
+    writer = threading.Thread(target=write_secret, args=(path, content))
+    writer.start()
+    while writer.is_alive() and not path.exists():
+        pass
+    assert path.stat().st_size == len(content)
+    writer.join()
+
+
+def _tokens_in_step(folder, barrier, found):
+    for number in range(_TURNS):
+        barrier.wait()
+        found.put((number, read_or_make_token(f'{folder}/{number}')))
+
+
+_TURNS = 100
+
+
+def test_servers_that_start_at_once_have_one_token(tmp_path):
+    context = multiprocessing.get_context('fork')
+    barrier, found = context.Barrier(3), context.SimpleQueue()
+    servers = [
+        context.Process(target=_tokens_in_step, args=(tmp_path, barrier, found)) for _ in range(3)
+    ]
+    for server in servers:
+        server.start()
+    for server in servers:
+        server.join(60)
+        assert server.exitcode == 0
+    tokens, new = collections.defaultdict(set), collections.Counter()
+    while not found.empty():
+        number, (token, is_new) = found.get()
+        tokens[number].add(token)
+        new[number] += is_new
+    assert all(len(each) == 1 for each in tokens.values()) and new == dict.fromkeys(tokens, 1)
+    assert len(tokens) == _TURNS == len(os.listdir(tmp_path))
+
+
+def test_a_key_in_a_folder_that_is_not_listed():
+    with tempfile.TemporaryDirectory() as folder:  # that of tmp_path is root's
+        if os.geteuid() == 0:
+            os.chown(folder, _NOBODY, _NOBODY)
+        os.chmod(folder, 0o300)
+        try:
+            if os.getuid() == 0:
+                os.seteuid(_NOBODY)
+            with pytest.raises(PermissionError):
+                os.listdir(folder)
+            assert len(read_key_of_new(f'{folder}/key')) == 32
+        finally:
+            os.seteuid(os.getuid())
+            os.chmod(folder, 0o700)
+
+
+_NOBODY = 65534
+
+
+def test_a_disk_without_links_takes_a_key_once(monkeypatch, tmp_path):
+    def link(*names):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, 'link', link)
+    secret = read_key_of_new(tmp_path / 'key')
+    with pytest.raises(InputError, match='is there already'):
+        make_key(tmp_path / 'key')
+    assert read_key(tmp_path / 'key').secret == secret and os.listdir(tmp_path) == ['key']
 
 
 @pytest.mark.slow
