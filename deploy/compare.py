@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> dict:
         'threshold': threshold,
         'far': far,
         'same': same,
-        'faces': [first.count, second.count],
+        'faces': [first.large_faces, second.large_faces],
         'pictures': [first.summary(), second.summary()],
         'model': args.model,
         'backend': embedder.backend,

@@ -8,7 +8,6 @@ import numpy as np
 
 from ..common.console import Parser
 from ..common.data import detect
-from ..common.data.coarse_to_fine import count_beside
 from ..common.data.image import check_crop
 from ..common.data.warp import crop
 from ..common.errors import InputError
@@ -38,16 +37,17 @@ class Face(NamedTuple):
 
     embedding: np.ndarray  # (D,) float32, unit length
     crop: np.ndarray  # (112, 112, 3) uint8 RGB
-    count: int  # of faces in the picture with half of the largest one's side or more
     quality: Quality
     turned: int  # degrees by which the picture was turned, against the clock, to find it
     detected: bool  # False for an aligned crop, taken as it is
     index: int = 0  # among those of the picture, the largest first
+    # faces of the picture with half of the largest one's side or more; None where all are shown
+    large_faces: Optional[int] = None
 
     def summary(self) -> dict:
         """What commands and the page say of it."""
         return {
-            'count': self.count,
+            **({} if self.large_faces is None else {'large_faces': self.large_faces}),
             'detected': self.detected,
             'turned': self.turned,
             'quality': round(self.quality.score, 3),
@@ -93,7 +93,8 @@ def find_face(embedder: FaceEmbedder, image: np.ndarray, faces: str = 'auto') ->
     ------
     NoFace if there is none; InputError for another size if it must be a crop.
     """
-    return _judged(embedder, _look(embedder, image, faces, 'largest'), 0)
+    look = _look(embedder, image, faces, 'largest')
+    return _judged(embedder, look, 0)._replace(large_faces=look.count)
 
 
 def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: slice) -> Group:
@@ -115,7 +116,7 @@ class _Look(NamedTuple):
 
     image: np.ndarray
     found: Optional[detect.Faces] = None  # in it, the largest first; None of an aligned crop
-    count: int = 1  # as in Face
+    count: int = 1  # as in Wanted
     turns: int = 0  # by 90 degrees against the clock, from the picture as it came
 
 
@@ -129,7 +130,6 @@ def _look(embedder: FaceEmbedder, image: np.ndarray, faces: str, wanted: str) ->
         upright = image if how is None else cv2.rotate(image, how)
         found, count = embedder.finder.wanted(upright, wanted)
         if count:
-            count = count_beside(found) if wanted == 'all' else count
             return _Look(upright, found, count, turns)
     raise NoFace(_why_no_face(embedder, image))
 
@@ -160,11 +160,11 @@ def face_of(embedder: FaceEmbedder, path: str, faces: str = 'auto') -> Face:
         face = find_face(embedder, image, faces)
     except InputError as error:
         raise type(error)(f'{path}: {error}') from None
-    if face.count > 1:
+    if face.large_faces > 1:
         log.warning(
             "%s: %d faces (of half of the largest one's side or more); the largest counts",
             path,
-            face.count,
+            face.large_faces,
         )
     if face.turned:
         log.warning(
@@ -187,7 +187,7 @@ def _judged(embedder: FaceEmbedder, look: _Look, index: int) -> Face:
     quality = assess(cut, landmarks, score, length)
     embedding = unit_length(raw, embedder.model)[0]
     detected = look.found is not None
-    return Face(embedding, cut, look.count, quality, 90 * look.turns, detected, index)
+    return Face(embedding, cut, quality, 90 * look.turns, detected, index)
 
 
 def usual_norm(embedder: FaceEmbedder) -> Optional[float]:

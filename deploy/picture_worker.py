@@ -60,7 +60,6 @@ def _told(face: Face) -> dict:
     return {
         'embedding': base64.b64encode(face.embedding.tobytes()).decode(),
         'crop': base64.b64encode(face.crop.tobytes()).decode(),
-        'count': face.count,
         'score': float(face.quality.score),
         'reasons': list(face.quality.reasons),
         'measures': {name: float(value) for name, value in face.quality.measures.items()},
@@ -75,7 +74,6 @@ def face_from(told: dict) -> Face:
     return Face(
         np.frombuffer(base64.b64decode(told['embedding']), np.float32),
         np.frombuffer(base64.b64decode(told['crop']), np.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE, 3),
-        told['count'],
         Quality(told['score'], tuple(told['reasons']), told['measures']),
         told['turned'],
         told['detected'],

@@ -45,7 +45,7 @@ def test_every_command_that_embeds_takes_a_detector(tmp_path, run_command):
     chosen = serve.main.parser().parse_args(list(map(str, (*gallery, *choice))))
     assert chosen.detector == str(detector)
     embedder = FaceEmbedder(export, detector=str(detector))
-    assert find_face(embedder, picture).count == 1
+    assert find_face(embedder, picture).large_faces == 1
     np.testing.assert_allclose(
         embedder.embed_photos([photo])[0].embeddings[0], find_face(embedder, picture).embedding
     )

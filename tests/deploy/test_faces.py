@@ -8,7 +8,7 @@ from pictures import encoded, scene
 from vargfacenet.common.data.warp import TEMPLATE
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy import FaceEmbedder
-from vargfacenet.deploy.faces import NoFace, find_face, find_group, turned_back
+from vargfacenet.deploy.faces import LARGEST, NoFace, find_face, find_group, turned_back
 from vargfacenet.deploy.quality import ENROL, assess, blur, head_pose, ramp
 
 
@@ -107,10 +107,11 @@ def test_all_faces_of_a_group(embedder):
     cosines = [[face.embedding @ other.embedding for other in alone] for face in group.faces]
     assert np.argmax(cosines, axis=1).tolist() == [0, 1] and np.diag(cosines).min() > 0.95, cosines
     # the second is of less than half of the first one's side, and counts for nobody
-    assert [face.count for face in group.faces] == [1, 1] == 2 * [find_face(embedder, image).count]
+    assert find_face(embedder, image).large_faces == 1
     alike = np.concatenate([cv2.resize(scene(0), (420, 420)), image[:, 200:]], axis=1)
-    counts = [face.count for face in find_group(embedder, alike, 'detect', slice(None)).faces]
-    assert counts == [2, 2] == 2 * [find_face(embedder, alike).count]
+    largest = find_face(embedder, alike)
+    assert largest.large_faces == largest.summary()['large_faces'] == 2
+    assert len(find_group(embedder, alike, 'detect', LARGEST).boxes) == 2
     second = find_group(embedder, image, 'detect', slice(1, 2)).faces
     assert len(second) == 1 and np.array_equal(second[0].embedding, group.faces[1].embedding)
     lying = find_group(embedder, np.ascontiguousarray(np.rot90(image, -1)), 'detect', slice(1))
@@ -189,6 +190,7 @@ def test_doubtful_faces_are_enrolled_only_by_force(tmp_path, run_command):
     )
     assert code == 0 and len(result['doubts']) >= 2 and 'enrolled all the same' in errors
     assert result['pictures'][1]['quality'] < ENROL
+    assert [picture['large_faces'] for picture in result['pictures']] == [1, 1]
 
 
 def test_identify_says_first_who_it_is(tmp_path, run_command):
