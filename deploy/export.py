@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -164,15 +164,23 @@ def _add_record_options(parser: console.Parser) -> None:
     )
 
 
+class _Source(NamedTuple):
+    """What is exported."""
+
+    network: Network
+    digests: dict[str, str]  # file name -> SHA-256 of what it was read from
+    training: Optional[dict]  # the configuration that made it, where a training run did
+
+
 class _Export:
     """Writes and checks the files of one export in a folder of its own."""
 
-    def __init__(self, args: argparse.Namespace, network: Network, folder: Path):
+    def __init__(self, args: argparse.Namespace, source: _Source, folder: Path):
         self._args = args
         self._folder = folder
-        self._network = network
-        self._sources = {path.name: sha256(path) for path in checkpoint_files(args.model)}
-        self.symbol = without_dropout(network.symbol)
+        self._network = source.network
+        self._sources = source.digests
+        self.symbol = without_dropout(source.network.symbol)
         self.files: dict[str, dict] = {}
         self.kept_float: list[str] = []  # layers of the int8 file
         self.parities: list[parity.Parity] = []
@@ -436,6 +444,31 @@ def _rates_by_group(
     }
 
 
+def _read(model: str) -> _Source:
+    """A checkpoint; InputError where its files become others meanwhile, so that the record would
+    tell of weights that are not exported."""
+    before, digests = _states(model), {}
+    network = checkpoint.load_embedding(model)
+    training = _training(model)
+    with contextlib.suppress(FileNotFoundError):
+        digests = {path.name: sha256(path) for path in checkpoint_files(model)}
+    if _states(model) != before:
+        raise InputError(f'{model} was replaced while it was read; export it when it stays')
+    return _Source(network, digests, training)
+
+
+def _states(model: str) -> list[Optional[tuple[int, int, int]]]:
+    """(inode, size, time of change) of each file of a checkpoint and of the state of its training,
+    None of one that is not there."""
+    states: list[Optional[tuple[int, int, int]]] = []
+    for path in (*checkpoint_files(model), state_path(*checkpoint.parse_model(model))):
+        states.append(None)
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            states[-1] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return states
+
+
 def _training(model: str) -> Optional[dict]:
     """The configuration that made a checkpoint, where a training run did."""
     prefix, epoch = checkpoint.parse_model(model)
@@ -606,12 +639,12 @@ def run(args: argparse.Namespace) -> dict:
     _check(args)
     if not is_default(args.model):  # 'latest' of a run that goes on would soon be another
         args.model = '{},{}'.format(*checkpoint.parse_model(args.model))
-    network = checkpoint.load_embedding(args.model)  # what is wrong comes before a folder is made
+    source = _read(args.model)  # what is wrong comes before a folder is made
     with_onnx = _wants_onnx(args)
     out = Path(args.out)
     _check_targets(out, args.model)
     with naming(out), _folder_for(out) as folder:
-        export = _Export(args, network, folder)
+        export = _Export(args, source, folder)
         export.mxnet()
         if with_onnx:
             export.onnx()
@@ -619,7 +652,7 @@ def run(args: argparse.Namespace) -> dict:
             export.verify()
         record = export.record()
         card = model_card(
-            record, _training(args.model), args.trained_on, args.licence, console.command_line()
+            record, source.training, args.trained_on, args.licence, console.command_line()
         )
         atomic_write(folder / CARD, card)
         export.add(CARD)

@@ -209,6 +209,35 @@ def test_a_run_that_goes_on_is_exported_as_it_was(trained, run_command, tmp_path
     assert result['source_sha256']['model-0003.params'] == digest
 
 
+@pytest.mark.parametrize('change', ['replaced', 'written over', 'gone', 'another state'])
+def test_a_checkpoint_that_is_replaced_while_it_is_read(
+    change, trained, run_command, tmp_path, monkeypatch
+):
+    """Its record would tell of weights, or of a training, that are not those of the files."""
+    prefix, _ = trained.split(',')
+    params, read = tmp_path / 'model-0003.params', checkpoint.read_arrays
+
+    def changed(path):
+        arrays = read(path)
+        if change == 'gone':
+            params.unlink()
+        elif change == 'written over':
+            params.write_bytes(params.read_bytes()[::-1])
+        elif change == 'replaced':
+            shutil.copy(params, tmp_path / 'other')
+            os.replace(tmp_path / 'other', params)
+        else:
+            write_checked(
+                state_path(prefix, 3), {'config': {'network': 'tiny'}, 'state': {'step': 7}}
+            )
+        return arrays
+
+    monkeypatch.setattr(checkpoint, 'read_arrays', changed)
+    code, _, errors = run_command('export', '--model', trained, '--out', tmp_path / 'out')
+    assert code == 2 and f'{trained} was replaced while it was read' in errors
+    assert not (tmp_path / 'out').exists()
+
+
 @pytest.mark.parametrize('epoch', [0, 3])
 def test_checkpoints_are_not_replaced(epoch, trained, run_command, tmp_path):
     """Training writes the names of an export: model-symbol.json, model-0000.params."""
