@@ -61,10 +61,15 @@ class _Builder:
         )
 
     def blurred(self, data: 'mx.sym.Symbol', name: str, scale: float) -> 'mx.sym.Symbol':
-        """A map (N, 1, H, W), blurred by a Gaussian of `scale` pixels."""
-        blur = _gaussian(scale)
-        data = self.convolution(data, f'{name}_along', blur.reshape(1, 1, 1, -1))
-        return self.convolution(data, f'{name}_down', blur.reshape(1, 1, -1, 1))
+        """A map (N, 1, H, W), blurred by a Gaussian of `scale` pixels.
+
+        Both ways downwards: along its rows OpenVINO takes 20 times as long for the same.
+        """
+        blur = _gaussian(scale).reshape(1, 1, -1, 1)
+        for way in ('down', 'along'):
+            data = self.convolution(data, f'{name}_{way}', blur)
+            data = mx.sym.SwapAxis(data, dim1=2, dim2=3, name=f'{name}_{way}_turned')
+        return data
 
 
 def _contrast(build: _Builder) -> 'mx.sym.Symbol':
