@@ -90,6 +90,7 @@ def shown(model: Model) -> str:
 
 # attributes that native code divides by
 _COUNTS = {'strides', 'dilations', 'kernel_shape', 'group', 'blocksize'}
+_MAY_BE_WHOLE = (0, 2, 7)  # types of attributes: not said, INT, INTS
 _SHOWN = 60  # characters of a name
 _SHAPE_VALUES = 64  # a tensor of more is no shape
 _FLOAT32_BYTES = 4
@@ -137,12 +138,25 @@ def load_graph(model: Model, whole: bool = False) -> 'onnx.ModelProto':  # noqa:
     for node in (part for part in parts if _kind(part) == 'NodeProto'):
         if not node.output:
             raise unreadable(model, ValueError(f'{node.op_type[:_SHOWN]} gives nothing'))
-        for attribute in node.attribute:
-            is_count = attribute.name in _COUNTS and not attribute.ref_attr_name
-            if is_count and min(attribute.ints or [attribute.i]) < 1:
-                shown_node = f'{node.op_type} {node.name[:_SHOWN]}'
-                raise unreadable(model, ValueError(f'{shown_node}: {attribute.name} below 1'))
+    _check_counts(model, parts)
     return loaded
+
+
+def _check_counts(model: Model, parts: Sequence) -> None:
+    """InputError for a zero that native code would divide by, also where a function takes it under
+    another name, from a call or as a default."""
+    attributes = [(part, each) for part in parts for each in _attributes(part)]
+    names, more = set(), set(_COUNTS)
+    while more:
+        names |= more
+        more = {each.ref_attr_name for _, each in attributes if each.name in names} - names - {''}
+    for part, each in attributes:
+        other = each.name not in _COUNTS and each.type not in _MAY_BE_WHOLE
+        if each.name not in names or each.ref_attr_name or other:
+            continue
+        if min(each.ints or [each.i]) < 1:
+            shown_part = f'{getattr(part, "op_type", "function")} {part.name[:_SHOWN]}'
+            raise unreadable(model, ValueError(f'{shown_part}: {each.name[:_SHOWN]} below 1'))
 
 
 def _check_tensors(model: Model, parts: Sequence) -> None:
@@ -169,6 +183,12 @@ def _parts(loaded) -> Iterator:
         for field, value in part.ListFields() if _kind(part) != 'TensorProto' else ():
             if field.message_type:
                 left += [value] if hasattr(value, 'DESCRIPTOR') else value
+
+
+def _attributes(part) -> Sequence:
+    """What a node gives, and what a function has by default."""
+    fields = {'NodeProto': 'attribute', 'FunctionProto': 'attribute_proto'}
+    return getattr(part, fields.get(_kind(part), ''), ())
 
 
 def _kind(part) -> str:

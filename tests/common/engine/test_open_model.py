@@ -16,7 +16,7 @@ from pictures import picture
 from tiny_network import embed_on_stock_graph, reference_params, tiny_symbol
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.engine.checkpoint import save_embedding
-from vargfacenet.common.engine.contract import Contract, override, read_contract
+from vargfacenet.common.engine.contract import Contract, load_graph, override, read_contract
 from vargfacenet.common.engine.network import Network
 from vargfacenet.common.engine.open_model import open_model
 from vargfacenet.common.engine.to_onnx import inference_model, to_onnx
@@ -213,6 +213,43 @@ def test_what_native_code_would_divide_by_is_refused(name, inside, tmp_path):
     for engine in ENGINES:
         with pytest.raises(InputError, match=rf'Conv .*: {name} below 1'):
             open_model(str(tmp_path / 'model.onnx'), engine)
+
+
+@pytest.mark.parametrize('given', ['by default', 'by the call', 'by a call within'])
+def test_a_function_takes_no_stride_of_zero_either(given, tmp_path):
+    """Under another name; onnxruntime ended by SIGFPE."""
+    make = onnx.helper.make_node
+    conv = make('Conv', ['x', 'w'], ['y'], kernel_shape=[3, 3])
+    ints = onnx.AttributeProto.INTS
+    conv.attribute.add(name='strides', ref_attr_name='steps', type=ints)
+    opsets = [onnx.helper.make_opsetid('', 17), onnx.helper.make_opsetid('x', 1)]
+    function = onnx.helper.make_function('x', 'F', ['x', 'w'], ['y'], [conv], opsets)
+    call = make('F', ['data', 'w'], ['y'], domain='x')
+    functions = [function]
+    if given == 'by default':
+        function.attribute_proto.append(onnx.helper.make_attribute('steps', [0, 0]))
+    elif given == 'by the call':
+        function.attribute.append('steps')
+        call = make('F', ['data', 'w'], ['y'], domain='x', steps=[0, 0])
+    else:
+        function.attribute.append('steps')
+        inner = make('F', ['x', 'w'], ['y'], domain='x')
+        inner.attribute.add(name='steps', ref_attr_name='pace', type=ints)
+        functions.append(onnx.helper.make_function('x', 'G', ['x', 'w'], ['y'], [inner], opsets))
+        functions[1].attribute.append('pace')
+        call = make('G', ['data', 'w'], ['y'], domain='x', pace=[0, 0])
+    last = make('ReduceMean', ['y'], ['embedding'], axes=[2, 3], keepdims=0)
+    ends = [('data', ['N', 3, 112, 112]), ('embedding', ['N', 8])]
+    ends = [[onnx.helper.make_tensor_value_info(name, 1, shape)] for name, shape in ends]
+    weights = onnx.numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), 'w')
+    graph = onnx.helper.make_graph([call, last], 'g', *ends, [weights])
+    kinds = {'opset_imports': opsets, 'functions': functions, 'ir_version': 8}
+    model = onnx.helper.make_model(graph, **kinds).SerializeToString()
+    with pytest.raises(InputError, match=r'(function|[FG]) .*(steps|pace) below 1'):
+        read_contract(model)
+    sound = model.replace(b'steps@\0@\0', b'steps@\1@\1').replace(b'pace@\0@\0', b'pace@\1@\1')
+    assert sound != model
+    assert load_graph(sound).graph.node[0].op_type == call.op_type
 
 
 def small_file(path, nodes, last, **values):
