@@ -19,16 +19,19 @@ from ..common import console
 from ..common.checksums import noted
 from ..common.data.records import Records, decode_crop, open_records, read_labels
 from ..common.engine import checkpoint
+from ..common.engine.model_name import checkpoint_files
 from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
 from ..common.files import exclusive, free_to_write, output_folder
-from ..common.run_files import symbol_path
+from ..common.memory import free_memory
+from ..common.run_files import checkpoint_numbers, state_path, symbol_path
 from ..symbol import gradients
 
 log = logging.getLogger(__name__)
 
 _BATCH = 32  # images per forward pass
 _LEAST = 1e-12  # of the largest variance: below it a direction is rounding
+_MEMORY = 1.6 * 4 * gradients.FEATURES  # bytes of a picture, its features and what is made of them
 
 
 class Layers(NamedTuple):
@@ -48,16 +51,24 @@ def principal_directions(covariance: np.ndarray, count: int) -> np.ndarray:
 def within_class_covariance(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Float64 (D, D): how rows (N, D) of one label vary about their mean, over all labels.
 
-    Raises InputError where no label has two rows.
+    Raises InputError where no label has two rows, or where they do not differ.
     """
     classes, of_row, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    freedom = len(rows) - len(classes)
-    if not freedom:
-        raise InputError('nobody has two pictures: nothing tells how pictures of a person differ')
+    freedom = repeats(labels)
     means = np.zeros((len(classes), rows.shape[1]))
     np.add.at(means, of_row, rows)
     rest = rows - (means / counts[:, None])[of_row]
+    if np.square(rest).sum() <= _LEAST * np.square(rows).sum():
+        raise InputError('pictures of a person do not differ; are they copies of each other?')
     return rest.T @ rest / freedom
+
+
+def repeats(labels: np.ndarray) -> int:
+    """How many labels (N,) have been there before; InputError if none."""
+    count = len(labels) - len(np.unique(labels))
+    if not count:
+        raise InputError('nobody has two pictures: nothing tells how pictures of a person differ')
+    return count
 
 
 def fit_layers(
@@ -139,35 +150,61 @@ def check(args: argparse.Namespace) -> None:
     console.check_ranges(
         [
             ('--images', args.images, 2, 10_000),
-            ('--emb-size', args.emb_size, 1, args.channels * gradients.MAP[0] * gradients.MAP[1]),
             ('--channels', args.channels, 1, gradients.CHANNELS),
+            ('--emb-size', args.emb_size, 1, args.channels * gradients.MAP[0] * gradients.MAP[1]),
             ('--shrinkage', args.shrinkage, 1e-6, 1e6),
         ]
     )
-    free_to_write(symbol_path(args.out), args.overwrite)
+    for path in (*checkpoint_files(f'{args.out},0'), state_path(args.out, 0)):
+        free_to_write(path, args.overwrite)
+    if others := [number for number in checkpoint_numbers(args.out) if number]:
+        raise InputError(
+            f'{args.out} is a run with checkpoints (the newest: {others[-1]}), whose network would '
+            'be lost; choose another place'
+        )
+
+
+def chosen(records: Records, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """(positions of the pictures that are looked at, their labels).
+
+    What is wrong with their number shows here, before any is looked at: InputError for fewer than
+    there are values, for nobody twice, and for more than memory has room for.
+    """
+    if not records.num_classes:
+        raise InputError(f'{args.data_dir}: pictures without labels; expected folders of people')
+    labels = read_labels(records)
+    positions = some_of_each(labels, args.images)
+    labels = labels[positions]
+    if len(positions) <= args.emb_size:
+        raise InputError(
+            f'{args.data_dir}: {len(positions)} pictures for --emb-size {args.emb_size}; more '
+            'pictures than values are needed'
+        )
+    if (again := repeats(labels)) < args.emb_size:
+        log.warning(
+            'only %d pictures are further ones of somebody: how pictures of a person differ in %d '
+            'directions is a guess',
+            *(again, args.emb_size),
+        )
+    if (needed := _MEMORY * len(positions)) > free_memory():
+        raise InputError(
+            f'{args.data_dir}: {len(positions)} pictures would take {needed / 1e9:.1f} GB, '
+            f'{free_memory() / 1e9:.1f} are free; some 6,000 are enough: give a folder of fewer '
+            'people, or a smaller --images'
+        )
+    return positions, labels
 
 
 def run(args: argparse.Namespace) -> dict:
     check(args)
     with contextlib.closing(open_records(args.data_dir)) as records:
-        if not records.num_classes:
-            raise InputError(
-                f'{args.data_dir}: pictures without labels; expected folders of people'
-            )
-        labels = read_labels(records)
-        positions = some_of_each(labels, args.images)
-        labels = labels[positions]
-        # what is wrong with their number should show before they are looked at
-        if len(positions) <= args.emb_size:
-            raise InputError(
-                f'{args.data_dir}: {len(positions)} pictures for --emb-size {args.emb_size}; more '
-                'pictures than values are needed'
-            )
+        positions, labels = chosen(records, args)
         features = features_of(records, positions)
     layers = fit_layers(features, labels, args.channels, args.emb_size, args.shrinkage)
     network = gradients.embedding(*layers)
     path = symbol_path(args.out)
     with exclusive(output_folder(path.parent)), noted(path):  # the parameters carry their own
+        state_path(args.out, 0).unlink(missing_ok=True)  # of a training that was replaced
         checkpoint.save_embedding(args.out, 0, network)
     people, count = len(np.unique(labels)), sum(array.size for array in network.arg_params.values())
     log.info(

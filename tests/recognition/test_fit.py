@@ -64,6 +64,37 @@ def test_too_little_is_refused(repeat):
         fit.fit_layers(features, labels if repeat else np.arange(12), 6, 20 if repeat else 5, 0.1)
 
 
+def test_copies_of_a_picture_tell_nothing():
+    features, labels = people(30, 1)
+    with pytest.raises(InputError, match='are they copies'):
+        fit.fit_layers(np.repeat(features, 2, axis=0), np.repeat(labels, 2), 6, 20, 0.1)
+
+
+def test_more_pictures_than_memory_holds_are_refused(tmp_path, run_command, monkeypatch):
+    for name in ('a/1', 'a/2', 'b/1'):
+        path = tmp_path / 'faces' / f'{name}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(portrait(1, int(path.stem)), '.png'))
+    words = ['fit', '--data-dir', tmp_path / 'faces', '--out', tmp_path / 'model', '--emb-size', 2]
+    monkeypatch.setattr(fit, 'free_memory', lambda: 1 << 16)
+    code, _, errors = run_command(*words)
+    assert code == 2 and '3 pictures would take' in errors
+    assert 'only 1 pictures are further ones' in errors
+    assert not list(tmp_path.glob('model*'))
+
+
+def test_what_is_there_stays(tmp_path, run_command):
+    words = ['fit', '--data-dir', tmp_path, '--out', tmp_path / 'model']
+    for name in ('model-0000.params', 'model-0000.json'):
+        (tmp_path / name).write_text('precious')
+        code, _, errors = run_command(*words)
+        assert code == 2 and f'{name} is there already' in errors
+        (tmp_path / name).unlink()
+    (tmp_path / 'model-0007.json').write_text('{}')
+    code, _, errors = run_command(*words, '--overwrite')
+    assert code == 2 and 'newest: 7' in errors
+
+
 def test_some_of_each():
     labels = np.array([2, 0, 2, 2, 1, 0, 0])
     assert fit.some_of_each(labels, 2).tolist() == [0, 1, 2, 4, 5]

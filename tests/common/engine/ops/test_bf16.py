@@ -199,6 +199,9 @@ def test_the_instructions_are_used_where_the_cpu_has_them(source):
     flags = [flag for flag in native.FLAGS if not flag.startswith(('-march', '-O', '-shared'))]
     headers = [f'-I{native.HEADERS}', f'-I{build._mxnet().headers}']
     path = build.OPERATORS.folder / source
+    known = [compiler, '-march=cooperlake', '-E', '-x', 'c++', '/dev/null']
+    if subprocess.run(known, capture_output=True).returncode:
+        pytest.skip(f'{compiler} knows no such CPU')
     command = [compiler, *flags, '-O1', '-march=cooperlake', *headers, '-S', str(path), '-o', '-']
     assembly = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert 'vdpbf16ps' in assembly
@@ -291,4 +294,4 @@ def test_without_the_operators_it_is_refused(monkeypatch):
 
 def test_what_the_machine_lacks_is_what_the_kernel_tells():
     flags = Path('/proc/cpuinfo').read_text().split('\n\n')[0]
-    assert ('avx512_bf16' in flags.split()) == ('no AVX512_BF16' not in ops.lacks_bfloat16())
+    assert ('avx512_bf16' in flags.split()) == ('has no AVX512_BF16' not in ops.lacks_bfloat16())
