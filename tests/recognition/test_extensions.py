@@ -129,7 +129,7 @@ def test_a_name_of_the_project_is_not_replaced(options, run_command, tmp_path):
         (
             'centres, transpose_b=True)',
             'centres)',
-            'the logits of the loss Scaled: Error in operator dot.: .*shape',
+            r'the logits of the loss Scaled: Error in operator dot\d+: .*shape',
         ),
         (
             'self.s * mx.sym.dot(unit, centres, transpose_b=True)',
