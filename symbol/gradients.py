@@ -7,8 +7,8 @@ normalisation of Jarrett et al. (ICCV 2009) and the square root of Arandjelovic 
 2012). A picture and its mirror image are added, so that both have one embedding. Two linear layers
 follow, whose weights `recognition/fit.py` computes.
 
-Every layer is a convolution, a pooling, arithmetic or an exchange of axes, so that all engines and the ONNX file have
-it; filters are parameters like any others.
+Every layer is a convolution, a pooling, arithmetic or an exchange of axes, so that all engines and
+the ONNX file have it; filters are parameters like any others.
 """
 
 import numpy as np
