@@ -51,8 +51,13 @@ def launch(*words, **options):
     return finish(start(*words, **options))
 
 
-def wait_for(path, seconds=300):
+def wait_for(path, launcher=None, seconds=300):
+    """Until a file is there; what a launcher that makes none has said is in the error."""
     until = time.monotonic() + seconds
     while not path.exists():
-        assert time.monotonic() < until, path
+        if time.monotonic() > until or (launcher and launcher.poll() is not None):
+            if launcher:
+                launcher.terminate()
+            told = finish(launcher, 60, result=False)[2] if launcher else ''
+            raise AssertionError(f'no {path}: {told}')
         time.sleep(0.02)

@@ -287,7 +287,7 @@ def test_a_killed_rank_ends_all_and_resumes_to_the_bit(place, two, begun, go):
     words = [*options, '--name', 'killed', '--per-batch-size', 8, *FROZEN, begun]
     words += ['--verbose', 2, '--ckpt', 1]
     launcher = start('-np', 2, *words)
-    wait_for(folder / 'killed' / 'model-0001.json')
+    wait_for(folder / 'killed' / 'model-0001.json', launcher)
     os.kill(rank_of(launcher, 1), signal.SIGKILL)
     go.touch()
     killed = time.monotonic()
@@ -308,7 +308,7 @@ def test_an_elastic_run_goes_on_without_a_killed_rank(place, two, begun, go):
     folder, options = place
     words = [*options, '--name', 'elastic', '--global-batch-size', 16, *FROZEN, begun]
     launcher = start('-np', 2, '--elastic', *words, '--verbose', 2, '--ckpt', 1)
-    wait_for(folder / 'elastic' / 'model-0001.json')
+    wait_for(folder / 'elastic' / 'model-0001.json', launcher)
     os.kill(rank_of(launcher, 1), signal.SIGKILL)
     go.touch()
     code, result, errors = finish(launcher)
@@ -332,7 +332,7 @@ def test_a_stop_is_saved_in_the_same_step_of_all(place, begun, default_signals):
     folder, options = place
     words = [*options, '--name', 'stopped', '--per-batch-size', 8, '--steps', 2000]
     launcher = start('-np', 2, *words, '--verbose', 2, '--ckpt', 1)
-    wait_for(folder / 'stopped' / 'model-0001.json')
+    wait_for(folder / 'stopped' / 'model-0001.json', launcher)
     launcher.send_signal(signal.SIGTERM)
     code, _, errors = finish(launcher)
     assert code == 128 + signal.SIGTERM
