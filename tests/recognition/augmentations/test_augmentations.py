@@ -107,7 +107,7 @@ def test_a_crop_is_mirrored_once(bgr):
 def test_strong_is_a_name_for_all():
     strong = make_augmentations('strong')
     assert strong.names == COMBINATIONS.get('strong') and strong.mirrors and not strong.mixes
-    others = {'mild', 'none', 'mixing'}
+    others = {'mild', 'none', 'mixing', 'cutmix'}
     assert {*strong.names, *others} == set(AUGMENTATIONS)
     assert str(strong) == str(make_augmentations(','.join(strong.names)))
     assert str(strong) != str(make_augmentations('strong', {'jitter.hue': 0.1}))
@@ -271,6 +271,44 @@ def test_mixing_is_a_weighted_sum(bgr, rng):
     result = mixing.change(bgr, False, draws, another)
     assert asked == [0.7]
     np.testing.assert_allclose(result, 0.75 * bgr + 0.25 * other, atol=0.51)
+
+
+def test_cutmix_is_a_rectangle_of_another_picture(bgr, rng):
+    other = picture(rng)
+    cutmix = alone('cutmix', edge=0)
+
+    def another(draw):
+        assert draw == 0.7
+        return other
+
+    # a quarter of the area is half of each side, here rows 28 to 84 and columns 56 to 112 (cut)
+    draws = np.array([0.7, 0.2, 0.25, 0.5, 0.75, *[0] * 3])
+    expected = bgr.copy()
+    expected[28:84, 56:112] = other[28:84, 56:112]
+    np.testing.assert_array_equal(cutmix.change(bgr, False, draws, another), expected)
+
+    # with an edge, each pixel has the share that its neighbourhood has of the rectangle
+    soft = alone('cutmix', edge=3).change(bgr, False, draws, another)
+    inside = np.zeros((112, 112))
+    inside[28:84, 56:112] = 1
+    padded = np.pad(inside, 3, mode='edge')
+    for row, column in [(27, 80), (31, 100), (50, 53), (83, 57), (60, 111), (5, 5)]:
+        share = padded[row : row + 7, column : column + 7].mean()
+        pixel = share * other[row, column] + (1 - share) * bgr[row, column].astype(float)
+        np.testing.assert_allclose(soft[row, column], pixel, atol=0.51)
+
+    kept = alone('cutmix', probability=0.5)
+    np.testing.assert_array_equal(kept.change(bgr, False, np.full(8, 0.7), another), bgr)
+
+
+def test_cutmix_takes_all_shares_alike(rng):
+    """Rectangles within the crop have uniform shares of its area."""
+    black, white = np.zeros((112, 112, 3), np.uint8), np.full((112, 112, 3), 255, np.uint8)
+    cutmix = alone('cutmix', edge=0)
+    for share in (0.01, 0.25, 0.5, 0.81):
+        draws = np.array([0, 0, share, 0.5, 0.5, 0, 0, 0])
+        result = cutmix.change(black, False, draws, lambda draw: white)
+        assert abs((result == 255).mean() - share) < 0.02
 
 
 # --- mild
