@@ -1,5 +1,8 @@
 """Convolutions by their definition, a float64 loop over the taps, and our operators beside them."""
 
+import subprocess
+import sys
+
 import numpy as np
 from vargfacenet.common.backend import mx
 
@@ -96,3 +99,80 @@ def draw(rng, *shape):
 def cut(x, sizes):
     """Slices of the channels."""
     return np.split(x, np.cumsum(sizes)[:-1], axis=1)
+
+
+def exact(values):
+    return values
+
+
+def expected_of(x, weight, groups, stride, dy, rounding=exact):
+    """Output, and gradients of input and weights, of operands that `rounding` rounds."""
+    x, weight, dy = map(rounding, (x, weight, dy))
+    return [convolve(x, weight, groups, stride), *gradients_of(x, weight, groups, stride, dy)]
+
+
+def check_convolution(rng, op, case, groups, stride, size, bias, rounding=exact):
+    """`op` of random operands against the loop; `case` is images, channels, height, width, filters,
+    `size` the kernel's."""
+    n, c, h, w, filters = case
+    x, weight = draw(rng, n, c, h, w), draw(rng, filters, c // groups, size, size)
+    dy = draw(rng, n, filters, (h - 1) // stride + 1, (w - 1) // stride + 1)
+    expected, dx, dweight = expected_of(x, weight, groups, stride, dy, rounding)
+    biases = [draw(rng, filters)] if bias else []
+    options = {'num_filter': filters, 'num_group': groups, 'stride': stride}
+    y, *gradients = run(op, [x, weight, *biases], dy, no_bias=not bias, **options)
+    assert_close(y, expected + (biases[0].reshape(1, -1, 1, 1) if bias else 0))
+    assert_close(gradients[0], dx)
+    assert_close(gradients[1], dweight)
+    if bias:  # no product: its gradient sums what came, not rounded
+        assert_close(gradients[2], dy.sum((0, 2, 3)))
+
+
+def check_slices(rng, op, case, rounding=exact):
+    """The same of an operator of channel slices; `case` is one of SLICES."""
+    n, h, w, slices = case
+    channels, filters = zip(*slices)
+    x, dy = draw(rng, n, sum(channels), h, w), draw(rng, n, sum(filters), h, w)
+    weights = [draw(rng, out, c, 1, 1) for c, out in slices]
+    y, dx, *dweights = run(op, [x, *weights], dy, channels=channels, filters=filters)
+    pieces = zip(cut(x, channels), weights, cut(dy, filters))
+    for i, (part, weight, part_dy) in enumerate(pieces):
+        expected = expected_of(part, weight, 1, 1, part_dy, rounding)
+        found = cut(y, filters)[i], cut(dx, channels)[i], dweights[i]
+        for actual, right in zip(found, expected):
+            assert_close(actual, right)
+
+
+# What it prints is one line for the bits of outputs, of gradients and of inputs, which operators
+# with running averages write.
+DIGEST = """
+import hashlib, sys, numpy as np
+from vargfacenet.common.engine import ops
+from vargfacenet.common.backend import mx
+assert ops.available()
+random = np.random.RandomState(3)
+digest = hashlib.sha256()
+for op, shapes, options in eval(sys.argv[1]):
+    arrays = [mx.nd.array(random.randn(*shape)) for shape in shapes]
+    for array in arrays:
+        array.attach_grad()
+    with mx.autograd.record():
+        y = getattr(mx.nd, op)(*arrays, **options)
+        y = y[0] if isinstance(y, list) else y
+    y.backward(y)
+    for array in [y, *arrays, *[array.grad for array in arrays]]:
+        digest.update(array.asnumpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+def assert_threads_change_no_bit(monkeypatch, steps):
+    """`steps`: (op, shapes of its inputs, attributes as texts) each."""
+    digests = set()
+    for threads in '13':
+        monkeypatch.setenv('OMP_NUM_THREADS', threads)
+        command = [sys.executable, '-c', DIGEST, repr(steps)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        digests.add(done.stdout)
+    assert len(digests) == 1

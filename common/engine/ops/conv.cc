@@ -18,10 +18,6 @@
 namespace vargfacenet {
 namespace {
 
-// ------------------------------------------------------------------------------ 1x1 convolution
-// y[n] = weight x[n] (+ bias): data (N, K, ...), weight (O, K, 1, 1), bias (O,), y (N, O, ...).
-// All images are one matrix of N * positions columns, cut into panels of kPanel columns.
-
 // A piece of a panel (depth, kPanel); row k of it is at from + k * pitch.
 inline void load_panel(const float* from, int64_t depth, int64_t pitch, const Piece& piece,
                        float* panel) {
@@ -47,8 +43,8 @@ inline void prefetch(const float* row) {
   __builtin_prefetch(row + kPanel - 1, kWrite);
 }
 
-// y (N, rows, P) = a (rows, depth) x (N, depth, P) + bias (rows,) or nothing. Blocks of `a` are
-// read where they lie, since packing them takes as long as multiplying by few columns.
+// Blocks of `a` are read where they lie, since packing them takes as long as multiplying by few
+// columns.
 void multiply(const Strided& a, const float* bias, const Layout& x_layout, const float* x,
               const Layout& y_layout, float* y) {
   const int64_t rows = y_layout.channels;
@@ -57,63 +53,41 @@ void multiply(const Strided& a, const float* bias, const Layout& x_layout, const
   float* rest = scratch<4>(depth * kRows);
   if (full < rows) pack_block<kRows>(a.data, full, rows, depth, a.row, a.step, rest);
   const int64_t columns = x_layout.batch * positions;
-  const int64_t panels = (columns + kPanel - 1) / kPanel;
+  const int64_t panels = panels_of(x_layout);
   const int64_t blocks = (rows + kRows - 1) / kRows, share = (depth + blocks - 1) / blocks;
 #pragma omp parallel for schedule(static) if (rows * depth * columns > 16 * kParallelSize)
-  for (int64_t panel = 0; panel < panels; ++panel) {
-    const int64_t first = panel * kPanel, count = std::min<int64_t>(kPanel, columns - first);
+  for (int64_t index = 0; index < panels; ++index) {
+    const Panel panel(x_layout, index);
     float* b = scratch<0>(depth * kPanel);
-    if (count < kPanel) std::fill(b, b + depth * kPanel, 0.f);
-    Piece pieces[kPanel];
-    int64_t piece_count = 0;
-    for_pieces(first, count, positions, [&](const Piece& piece) {
-      pieces[piece_count++] = piece;
+    if (panel.count < kPanel) std::fill(b, b + depth * kPanel, 0.f);
+    for (int64_t i = 0; i < panel.piece_count; ++i) {
+      const Piece& piece = panel.pieces[i];
       load_panel(x + x_layout.row(piece.image, 0) + piece.position, depth, positions, piece, b);
-    });
-    const bool whole = pieces[0].length == kPanel && bias == nullptr;
-    const int64_t ahead = first + kPanel;  // next panel: each block asks for a share of its rows
+    }
+    const bool whole = panel.in_one_image() && bias == nullptr;
+    const int64_t ahead = panel.first + kPanel;  // next panel: each block asks for a share of its rows
     for (int64_t row = 0; row < rows; row += kRows) {
       const Strided tile =
           row < full ? Strided{a.data + row * a.row, a.row, a.step} : Strided{rest, 1, kRows};
       for (int64_t next = row + kRows; next < std::min(rows, row + 2 * kRows); ++next) {
-        prefetch<true>(y + y_layout.row(pieces[0].image, next) + pieces[0].position);
+        prefetch<true>(y + panel.start(y_layout, next));
       }
       const int64_t begin = row / kRows * share, end = std::min(depth, begin + share);
       for (int64_t k = begin; ahead < columns && k < end; ++k) {
         prefetch<false>(x + x_layout.row(ahead / positions, k) + ahead % positions);
       }
       if (whole && row < full) {
-        float* to = y + y_layout.row(pieces[0].image, row) + pieces[0].position;
-        product_block<false>(depth, tile.data, tile.row, tile.step, b, kPanel, to, positions);
+        product_block<false>(depth, tile.data, tile.row, tile.step, b, kPanel,
+                             y + panel.start(y_layout, row), positions);
         continue;
       }
       float block[kRows * kPanel];
       product_block<false>(depth, tile.data, tile.row, tile.step, b, kPanel, block, kPanel);
-      for (int64_t r = 0; r < std::min<int64_t>(kRows, rows - row); ++r) {
-        for (int64_t i = 0; i < piece_count; ++i) {
-          const Piece& piece = pieces[i];
-          copy_plus(block + r * kPanel + piece.offset, piece.length, bias ? bias[row + r] : 0.f,
-                    y + y_layout.row(piece.image, row + r) + piece.position);
-        }
-      }
+      panel.store_block(block, bias, row, y_layout, y);
     }
   }
 }
 
-// Columns first..first+count-1 of x as rows of one piece of memory, zeros up to the pitch.
-void gather_columns(const Layout& layout, const float* x, int64_t first, int64_t count,
-                    int64_t rows, int64_t pitch, float* gathered) {
-  if (count < pitch || rows > layout.channels) std::fill(gathered, gathered + rows * pitch, 0.f);
-  for_pieces(first, count, layout.positions, [&](const Piece& piece) {
-    for (int64_t k = 0; k < layout.channels; ++k) {
-      copy_row(x + layout.row(piece.image, k) + piece.position, piece.length,
-               gathered + k * pitch + piece.offset);
-    }
-  });
-}
-
-// product (O, K) = sum over the images of dy (O, P) times x (K, P) transposed; its element (o, k)
-// goes to o * row_step + k * step.
 void multiply_transposed(const Layout& dy_layout, const float* dy, const Layout& x_layout,
                          const float* x, float* product, int64_t row_step, int64_t step) {
   constexpr int64_t kChunk = 12 * kLanes;  // columns at a time: a panel of x fits the first cache
@@ -132,8 +106,8 @@ void multiply_transposed(const Layout& dy_layout, const float* dy, const Layout&
     float* b = scratch<2>(kChunk * kPanel);
     for (int64_t chunk = slice * chunks / slices; chunk < (slice + 1) * chunks / slices; ++chunk) {
       const int64_t first = chunk * kChunk, count = std::min(kChunk, columns - first);
-      gather_columns(dy_layout, dy, first, count, rows, kChunk, a);
-      gather_columns(x_layout, x, first, count, width, kChunk, gathered);
+      gather_columns<float, copy_row>(dy_layout, dy, first, count, rows, kChunk, a);
+      gather_columns<float, copy_row>(x_layout, x, first, count, width, kChunk, gathered);
       for (int64_t k = 0; k < width; k += kPanel) {
         for (int64_t p = 0; p < kChunk; p += kLanes) {
           for (int v = 0; v < kVectors; ++v) {
@@ -148,15 +122,7 @@ void multiply_transposed(const Layout& dy_layout, const float* dy, const Layout&
       }
     }
   }
-#pragma omp parallel for schedule(static) if (slices * rows * width > kParallelSize)
-  for (int64_t row = 0; row < outputs; ++row) {
-    float* total = sums + row * width;
-    for (int64_t slice = 1; slice < slices; ++slice) {
-      const float* sum = sums + (slice * rows + row) * width;
-      for (int64_t k = 0; k < depth; ++k) total[k] += sum[k];
-    }
-    for (int64_t k = 0; k < depth; ++k) product[row * row_step + k * step] = total[k];
-  }
+  add_slices(sums, slices, rows, width, outputs, depth, product, row_step, step);
 }
 
 struct Float32 {
@@ -169,7 +135,7 @@ struct Float32 {
 REGISTER_OP(vg_pointwise)
     .setForward(pointwise_forward<Float32>, "cpu")
     .setBackward(pointwise_backward<Float32>, "cpu")
-    .setParseAttrs(conv_arity)
+    .setParseAttrs(pointwise_arity)
     .setInferType(float32_only)
     .setInferShape(pointwise_shape);
 

@@ -4,6 +4,7 @@
 #define VARGFACENET_CONV_H_
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -27,7 +28,8 @@ inline unsigned whole(const Attributes& attributes, const char* name) {
 inline MXReturnValue conv_arity(const Attributes& attributes, int* inputs, int* outputs) {
   for (const char* name : {"num_filter", "num_group", "stride"}) {
     const auto found = attributes.find(name);
-    if (found == attributes.end() || !(number(found->second) >= 1)) {
+    const float value = found == attributes.end() ? 0 : number(found->second);
+    if (!(value >= 1) || value != std::floor(value)) {
       MX_ERROR_MSG << "a convolution needs a positive whole number as " << name;
       return MX_FAIL;
     }
@@ -49,14 +51,25 @@ inline void sum_channels(const Layout& layout, const float* dy, float* dbias) {
   }
 }
 
-// Whether anybody reads the gradient of the data, which may be the network's input.
-inline bool input_gradient_wanted(const Attributes& attributes) {
-  const auto found = attributes.find("input_gradient");
-  return found == attributes.end() || found->second != "False";
+// Gradients that threads sum apart, slice after slice, `pitch` floats from one to the next.
+inline float sum_of_slices(const float* first, int64_t slices, int64_t pitch) {
+  float total = 0;
+  for (int64_t slice = 0; slice < slices; ++slice) total += first[slice * pitch];
+  return total;
 }
 
-// ----------------------------------------------------------------------------------- shapes
-// 1x1: data (N, K, ...), weight (O, K, 1, 1), bias (O,), y (N, O, ...).
+// ------------------------------------------------------------------ attributes and shapes of 1x1
+// data (N, K, ...), weight (O, K, 1, 1), bias (O,), y (N, O, ...).
+
+inline MXReturnValue pointwise_arity(const Attributes& attributes, int* inputs, int* outputs) {
+  if (conv_arity(attributes, inputs, outputs) != MX_SUCCESS) return MX_FAIL;
+  if (whole(attributes, "num_group") != 1 || whole(attributes, "stride") != 1) {
+    MX_ERROR_MSG << "a pointwise convolution has one group and a stride of 1, not "
+                 << attributes.at("num_group") << " and " << attributes.at("stride");
+    return MX_FAIL;
+  }
+  return MX_SUCCESS;
+}
 
 inline MXReturnValue pointwise_shape(const Attributes& attributes, Shapes* inputs,
                                      Shapes* outputs) {
@@ -116,18 +129,53 @@ inline MXReturnValue mixed_shape(const Attributes& attributes, Shapes* inputs, S
   return MX_SUCCESS;
 }
 
-// 3x3, padding 1: data (N, C, H, W), weight (O, C / groups, 3, 3), bias (O,), y (N, O, Ho, Wo),
-// stride 1 or 2.
+// ------------------------------------------------------------ attributes and shapes of grouped 3x3
+// Padding 1, stride 1 or 2: data (N, C, H, W), weight (O, C / groups, 3, 3), bias (O,),
+// y (N, O, Ho, Wo). With the attribute `input_gradient` False the gradient of the data is NaN, for
+// where nobody reads it: it may be the network's input.
+
+constexpr int kTaps = 9;
+
+inline MXReturnValue grouped_arity(const Attributes& attributes, int* inputs, int* outputs) {
+  if (conv_arity(attributes, inputs, outputs) != MX_SUCCESS) return MX_FAIL;
+  if (whole(attributes, "stride") > 2) {
+    MX_ERROR_MSG << "a grouped 3x3 convolution has a stride of 1 or 2, not "
+                 << attributes.at("stride");
+    return MX_FAIL;
+  }
+  return MX_SUCCESS;
+}
+
 inline MXReturnValue grouped_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
   if (!shape_known(*inputs)) return MX_SUCCESS;
   const unsigned filters = whole(attributes, "num_filter");
   const unsigned groups = whole(attributes, "num_group");
   const unsigned stride = whole(attributes, "stride");
   const auto shape = inputs->at(kData);
+  if (shape.size() != 4 || shape[1] % groups != 0 || filters % groups != 0) {
+    MX_ERROR_MSG << "a grouped 3x3 convolution wants (N, C, H, W) and a number of groups that "
+                    "divides C and num_filter, not " << shape.size() << " axes, C " << shape[1]
+                 << ", num_filter " << filters << ", num_group " << groups;
+    return MX_FAIL;
+  }
   inputs->at(kWeight) = {filters, shape[1] / groups, 3, 3};
   if (has_bias(attributes)) inputs->at(kBias) = {filters};
   outputs->at(0) = {shape[0], filters, (shape[2] - 1) / stride + 1, (shape[3] - 1) / stride + 1};
   return MX_SUCCESS;
+}
+
+// Whether anybody reads the gradient of the data; where not, `dx` is filled with NaN.
+inline bool input_gradient_wanted(const Attributes& attributes, const MXTensor& data, float* dx) {
+  const auto found = attributes.find("input_gradient");
+  const bool wanted = found == attributes.end() || found->second != "False";
+  if (!wanted) std::fill(dx, dx + data.size(), std::nanf(""));
+  return wanted;
+}
+
+// Slices of the batch whose gradients of the weights are summed apart: they give the threads even
+// work where groups are few. Their number depends on the shapes alone.
+inline int64_t batch_slices(int64_t batch, int64_t groups) {
+  return std::min<int64_t>(batch, (16 + groups - 1) / groups);
 }
 
 // ------------------------------------------------------------------------------ 1x1 operators
@@ -152,6 +200,70 @@ inline void for_pieces(int64_t first, int64_t count, int64_t positions, Body pie
     const int64_t length = std::min(count - done, positions - position);
     piece(Piece{image, position, done, length});
     done += length;
+  }
+}
+
+// One panel of a layout's columns.
+struct Panel {
+  int64_t first, count, piece_count = 0;
+  Piece pieces[kPanel];
+
+  Panel(const Layout& layout, int64_t index)
+      : first(index * kPanel),
+        count(std::min<int64_t>(kPanel, layout.batch * layout.positions - first)) {
+    for_pieces(first, count, layout.positions,
+               [&](const Piece& piece) { pieces[piece_count++] = piece; });
+  }
+  bool in_one_image() const { return pieces[0].length == kPanel; }
+  // Where row `row` of the first piece lies.
+  int64_t start(const Layout& layout, int64_t row) const {
+    return layout.row(pieces[0].image, row) + pieces[0].position;
+  }
+  // y's channels from `channel` on = rows of a block (kRows, kPanel), + bias or nothing.
+  void store_block(const float* block, const float* bias, int64_t channel, const Layout& layout,
+                   float* y) const {
+    for (int64_t r = 0; r < std::min<int64_t>(kRows, layout.channels - channel); ++r) {
+      for (int64_t i = 0; i < piece_count; ++i) {
+        const Piece& piece = pieces[i];
+        copy_plus(block + r * kPanel + piece.offset, piece.length, bias ? bias[channel + r] : 0.f,
+                  y + layout.row(piece.image, channel + r) + piece.position);
+      }
+    }
+  }
+};
+
+inline int64_t panels_of(const Layout& layout) {
+  return (layout.batch * layout.positions + kPanel - 1) / kPanel;
+}
+
+// Columns first..first+count-1 of x as rows of `pitch` numbers, taken over by `place`; zeros up to
+// the pitch and up to `rows` of them.
+template <typename Number, void (*place)(const float*, int64_t, Number*)>
+void gather_columns(const Layout& layout, const float* x, int64_t first, int64_t count,
+                    int64_t rows, int64_t pitch, Number* gathered) {
+  if (count < pitch || rows > layout.channels) {
+    std::fill(gathered, gathered + rows * pitch, Number{});
+  }
+  for_pieces(first, count, layout.positions, [&](const Piece& piece) {
+    for (int64_t k = 0; k < layout.channels; ++k) {
+      place(x + layout.row(piece.image, k) + piece.position, piece.length,
+            gathered + k * pitch + piece.offset);
+    }
+  });
+}
+
+// product (O, K), its element (o, k) at o * row_step + k * step, from the sums of each slice
+// (rows, width), of which the first O rows and K columns count.
+inline void add_slices(float* sums, int64_t slices, int64_t rows, int64_t width, int64_t outputs,
+                       int64_t depth, float* product, int64_t row_step, int64_t step) {
+#pragma omp parallel for schedule(static) if (slices * rows * width > kParallelSize)
+  for (int64_t row = 0; row < outputs; ++row) {
+    float* total = sums + row * width;
+    for (int64_t slice = 1; slice < slices; ++slice) {
+      const float* sum = total + slice * rows * width;
+      for (int64_t k = 0; k < depth; ++k) total[k] += sum[k];
+    }
+    for (int64_t k = 0; k < depth; ++k) product[row * row_step + k * step] = total[k];
   }
 }
 

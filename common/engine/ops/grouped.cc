@@ -1,6 +1,4 @@
-// 3x3 convolutions with padding 1 over a few channels a group, on plain (N, C, H, W) arrays:
-// data (N, C, H, W), weight (O, C / groups, 3, 3), bias (O,), y (N, O, Ho, Wo), stride 1 or 2. With
-// the attribute `input_gradient` False the gradient of the data is NaN, for where nobody reads it.
+// 3x3 convolutions over a few channels a group, on plain (N, C, H, W) arrays.
 //
 // A vector holds one position of kLanes output channels: the weights of a tap are a vector, what
 // they multiply is one number, read in a plane where a ring of zeros is around the picture. So
@@ -11,7 +9,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -23,8 +20,6 @@
 
 namespace vargfacenet {
 namespace {
-
-constexpr int kTaps = 9;
 
 // ---------------------------------------------------------------------------------- geometry
 
@@ -411,8 +406,7 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
   const float* dy = floats(inputs, 0);
   const float* x = floats(inputs, 1 + kData);
   float* dx = floats(outputs, kData);
-  const bool wanted = input_gradient_wanted(attributes);
-  if (!wanted) std::fill(dx, dx + inputs->at(1 + kData).size(), std::nanf(""));
+  const bool wanted = input_gradient_wanted(attributes, inputs->at(1 + kData), dx);
   const std::vector<Phase> phases = phases_of(g);
   const int64_t packed_size = vectors_of(g.in_channels) * kLanes * g.out_channels * kTaps;
   float* packed = scratch<3>(g.groups * packed_size);
@@ -420,9 +414,7 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
     pack_for_input(g, phases, floats(inputs, 1 + kWeight) + group * g.weights(),
                    packed + group * packed_size);
   }
-  // Slices of the batch give the threads even work where groups are few. Their number depends on
-  // the shapes alone.
-  const int64_t slices = std::min<int64_t>(g.batch, (16 + g.groups - 1) / g.groups);
+  const int64_t slices = batch_slices(g.batch, g.groups);
   const int64_t sums_size = vectors_of(g.out_channels) * kLanes * g.in_channels * kTaps;
   float* sums = zeros(scratch<4>(slices * g.groups * sums_size), slices * g.groups * sums_size);
 #pragma omp parallel
@@ -459,11 +451,7 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
     for (int64_t o = 0; o < g.out_channels; ++o) {
       for (int64_t k = 0; k < kernels; ++k) {
         const float* sum = sums + group * sums_size + (o / kLanes * kernels + k) * kLanes;
-        float total = 0;
-        for (int64_t slice = 0; slice < slices; ++slice) {
-          total += sum[slice * g.groups * sums_size + o % kLanes];
-        }
-        *dweight++ = total;
+        *dweight++ = sum_of_slices(sum + o % kLanes, slices, g.groups * sums_size);
       }
     }
   }
@@ -476,7 +464,7 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
 REGISTER_OP(vg_grouped)
     .setForward(grouped_forward, "cpu")
     .setBackward(grouped_backward, "cpu")
-    .setParseAttrs(conv_arity)
+    .setParseAttrs(grouped_arity)
     .setInferType(float32_only)
     .setInferShape(grouped_shape);
 

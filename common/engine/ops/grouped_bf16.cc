@@ -1,7 +1,4 @@
-// 3x3 convolutions with padding 1 over a few channels a group, whose products are of bfloat16
-// numbers: data (N, C, H, W), weight (O, C / groups, 3, 3), bias (O,), y (N, O, Ho, Wo), stride 1
-// or 2. With the attribute `input_gradient` False the gradient of the data is NaN, for where nobody
-// reads it.
+// 3x3 convolutions over a few channels a group, whose products are of bfloat16 numbers.
 //
 // A channel is rounded into a plane with zeros around it, where row r + 1 and column c + 1 hold
 // what the picture has at (r, c). The zero column on the left of a row also ends the row before it,
@@ -18,7 +15,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -29,8 +25,6 @@
 
 namespace vargfacenet {
 namespace {
-
-constexpr int kTaps = 9;
 
 struct Geometry {
   int64_t batch, groups, stride;
@@ -361,17 +355,14 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
   const float* weight = floats(inputs, 1 + kWeight);
   float* dx = floats(outputs, kData);
   float* dweight = floats(outputs, kWeight);
-  const bool wanted = input_gradient_wanted(attributes);
-  if (!wanted) std::fill(dx, dx + inputs->at(1 + kData).size(), std::nanf(""));
+  const bool wanted = input_gradient_wanted(attributes, inputs->at(1 + kData), dx);
   const int64_t together = g.together(), plane = g.plane(), size = g.weights();
   const int64_t in_rows = round_up(g.in_channels, kRows),
                 out_rows = round_up(g.out_channels, kRows);
   const int64_t out_pairs = pairs_of(g.out_channels);
   std::vector<PhaseTaps> phases;
   for (int64_t phase = 0; phase < g.phases(); ++phase) phases.emplace_back(g, phase);
-  // Slices of the batch give the threads even work where groups are few. Their number depends on
-  // the shapes alone.
-  const int64_t slices = std::min<int64_t>(g.batch, (16 + g.groups - 1) / g.groups);
+  const int64_t slices = batch_slices(g.batch, g.groups);
   float* slice_sums = scratch<0>(slices * g.groups * size);
 #pragma omp parallel for collapse(2) schedule(static)
   for (int64_t slice = 0; slice < slices; ++slice) {
@@ -398,11 +389,7 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
     }
   }
   for (int64_t i = 0; i < g.groups * size; ++i) {
-    float total = 0;
-    for (int64_t slice = 0; slice < slices; ++slice) {
-      total += slice_sums[slice * g.groups * size + i];
-    }
-    dweight[i] = total;
+    dweight[i] = sum_of_slices(slice_sums + i, slices, g.groups * size);
   }
   if (has_bias(attributes)) sum_channels(Layout(inputs->at(0)), dy, floats(outputs, kBias));
   return MX_SUCCESS;
@@ -413,7 +400,7 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
 REGISTER_OP(vg_grouped_bf16)
     .setForward(grouped_forward, "cpu")
     .setBackward(grouped_backward, "cpu")
-    .setParseAttrs(conv_arity)
+    .setParseAttrs(grouped_arity)
     .setInferType(float32_only)
     .setInferShape(grouped_shape);
 

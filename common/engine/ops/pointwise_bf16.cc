@@ -71,56 +71,33 @@ void load_panel(const float* from, int64_t depth, int64_t pitch, const Piece& pi
   }
 }
 
-// y (N, rows, P) = a (rows, depth) x (N, depth, P) + bias (rows,) or nothing.
 void multiply(const Strided& a, const float* bias, const Layout& x_layout, const float* x,
               const Layout& y_layout, float* y) {
   const int64_t rows = y_layout.channels, depth = x_layout.channels, pairs = pairs_of(depth);
   const int64_t positions = x_layout.positions, columns = x_layout.batch * positions;
   const Rounded rounded = round_matrix(a, rows, depth);
-  const int64_t panels = (columns + kPanel - 1) / kPanel;
+  const int64_t panels = panels_of(x_layout);
 #pragma omp parallel for schedule(static) if (rows * depth * columns > 16 * kParallelSize)
-  for (int64_t panel = 0; panel < panels; ++panel) {
-    const int64_t first = panel * kPanel, count = std::min<int64_t>(kPanel, columns - first);
+  for (int64_t index = 0; index < panels; ++index) {
+    const Panel panel(x_layout, index);
     Pair* b = pair_scratch<0>(pairs * kPanel);
-    if (count < kPanel) std::fill(b, b + pairs * kPanel, 0);
-    Piece pieces[kPanel];
-    int64_t piece_count = 0;
-    for_pieces(first, count, positions, [&](const Piece& piece) {
-      pieces[piece_count++] = piece;
+    if (panel.count < kPanel) std::fill(b, b + pairs * kPanel, 0);
+    for (int64_t i = 0; i < panel.piece_count; ++i) {
+      const Piece& piece = panel.pieces[i];
       load_panel(x + x_layout.row(piece.image, 0) + piece.position, depth, positions, piece, b);
-    });
-    const bool whole = pieces[0].length == kPanel && bias == nullptr;
+    }
+    const bool whole = panel.in_one_image() && bias == nullptr;
     for (int64_t row = 0; row < rows; row += kRows) {
       const Rounded tile{rounded.data + row * rounded.row, rounded.row, rounded.step};
       if (whole && row + kRows <= rows) {
-        float* to = y + y_layout.row(pieces[0].image, row) + pieces[0].position;
-        product_block<false>(pairs, tile, b, to, positions);
+        product_block<false>(pairs, tile, b, y + panel.start(y_layout, row), positions);
         continue;
       }
       float block[kRows * kPanel];
       product_block<false>(pairs, tile, b, block, kPanel);
-      for (int64_t r = 0; r < std::min<int64_t>(kRows, rows - row); ++r) {
-        for (int64_t i = 0; i < piece_count; ++i) {
-          const Piece& piece = pieces[i];
-          copy_plus(block + r * kPanel + piece.offset, piece.length, bias ? bias[row + r] : 0.f,
-                    y + y_layout.row(piece.image, row + r) + piece.position);
-        }
-      }
+      panel.store_block(block, bias, row, y_layout, y);
     }
   }
-}
-
-// Columns first..first+count-1 of x, rounded, as rows of `pitch` numbers; zeros up to the pitch and
-// up to `rows` of them.
-void gather_columns(const Layout& layout, const float* x, int64_t first, int64_t count,
-                    int64_t rows, int64_t pitch, Half* gathered) {
-  if (count < pitch || rows > layout.channels) std::fill(gathered, gathered + rows * pitch, 0);
-  for_pieces(first, count, layout.positions, [&](const Piece& piece) {
-    for (int64_t k = 0; k < layout.channels; ++k) {
-      round_row(x + layout.row(piece.image, k) + piece.position, piece.length,
-                gathered + k * pitch + piece.offset);
-    }
-  });
 }
 
 constexpr int64_t kChunkPairs = 6 * kLanes;  // a panel of them fits the first cache
@@ -138,8 +115,8 @@ void add_chunks(const Layout& dy_layout, const float* dy, const Layout& x_layout
   Pair* b = pair_scratch<2>(kChunkPairs * kPanel);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const int64_t first = chunk * kChunk, count = std::min(kChunk, columns - first);
-    gather_columns(dy_layout, dy, first, count, rows, kChunk, a);
-    gather_columns(x_layout, x, first, count, width, kChunk, gathered);
+    gather_columns<Half, round_row>(dy_layout, dy, first, count, rows, kChunk, a);
+    gather_columns<Half, round_row>(x_layout, x, first, count, width, kChunk, gathered);
     for (int64_t k = 0; k < width; k += kPanel) {
       // Pairs are moved as the floats of their bits.
       const float* from = reinterpret_cast<const float*>(gathered + k * kChunk);
@@ -157,8 +134,7 @@ void add_chunks(const Layout& dy_layout, const float* dy, const Layout& x_layout
   }
 }
 
-// product (O, K) = sum over the images of dy (O, P) times x (K, P) transposed; its element (o, k)
-// goes to o * row_step + k * step. How many slices sum apart depends on the shapes alone.
+// How many slices sum apart depends on the shapes alone.
 void multiply_transposed(const Layout& dy_layout, const float* dy, const Layout& x_layout,
                          const float* x, float* product, int64_t row_step, int64_t step) {
   constexpr int64_t kMostSlices = 16;
@@ -166,7 +142,8 @@ void multiply_transposed(const Layout& dy_layout, const float* dy, const Layout&
   const int64_t columns = x_layout.batch * x_layout.positions;
   const int64_t chunks = (columns + kChunk - 1) / kChunk;
   const int64_t slices = std::min(std::max<int64_t>(chunks / 2, 1), kMostSlices);
-  const int64_t width = round_up(depth, kPanel), size = round_up(outputs, kRows) * width;
+  const int64_t rows = round_up(outputs, kRows), width = round_up(depth, kPanel);
+  const int64_t size = rows * width;
   float* sums = scratch<3>(slices * size);
 #pragma omp parallel for schedule(static)
   for (int64_t slice = 0; slice < slices; ++slice) {
@@ -175,15 +152,7 @@ void multiply_transposed(const Layout& dy_layout, const float* dy, const Layout&
     add_chunks(dy_layout, dy, x_layout, x, slice * chunks / slices, (slice + 1) * chunks / slices,
                sum);
   }
-#pragma omp parallel for schedule(static) if (slices * size > kParallelSize)
-  for (int64_t row = 0; row < outputs; ++row) {
-    float* total = sums + row * width;
-    for (int64_t slice = 1; slice < slices; ++slice) {
-      const float* sum = total + slice * size;
-      for (int64_t k = 0; k < depth; ++k) total[k] += sum[k];
-    }
-    for (int64_t k = 0; k < depth; ++k) product[row * row_step + k * step] = total[k];
-  }
+  add_slices(sums, slices, rows, width, outputs, depth, product, row_step, step);
 }
 
 struct Bfloat16 {
@@ -196,7 +165,7 @@ struct Bfloat16 {
 REGISTER_OP(vg_pointwise_bf16)
     .setForward(pointwise_forward<Bfloat16>, "cpu")
     .setBackward(pointwise_backward<Bfloat16>, "cpu")
-    .setParseAttrs(conv_arity)
+    .setParseAttrs(pointwise_arity)
     .setInferType(float32_only)
     .setInferShape(pointwise_shape);
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,9 @@ from convolutions import (
     GROUPED,
     POINTWISE,
     SLICES,
-    assert_close,
-    convolve,
-    cut,
-    draw,
-    gradients_of,
+    assert_threads_change_no_bit,
+    check_convolution,
+    check_slices,
     run,
 )
 from tiny_network import reference_params
@@ -78,117 +75,37 @@ def test_numbers_are_rounded_to_the_nearest_and_ties_to_even():
     assert_rounded(dw.ravel(), values)
 
 
-def expected_of(x, weight, groups, stride, dy):
-    """Output, and gradients of input and weights."""
-    x, weight, dy = map(bfloat16, (x, weight, dy))
-    return [convolve(x, weight, groups, stride), *gradients_of(x, weight, groups, stride, dy)]
-
-
-def check(op, x, weight, dy, groups, stride, bias):
-    options = {'num_filter': len(weight), 'num_group': groups, 'stride': stride}
-    expected, dx, dweight = expected_of(x, weight, groups, stride, dy)
-    biases = [] if bias is None else [bias]
-    y, *gradients = run(op, [x, weight, *biases], dy, no_bias=bias is None, **options)
-    assert_close(y, expected if bias is None else expected + bias.reshape(1, -1, 1, 1))
-    assert_close(gradients[0], dx)
-    assert_close(gradients[1], dweight)
-    if bias is not None:  # no product: its gradient sums what came, not rounded
-        assert_close(gradients[2], dy.sum((0, 2, 3)))
-
-
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('case', POINTWISE)
 def test_pointwise_is_its_definition(rng, case, bias):
-    n, c, h, w, filters = case
-    x, weight, dy = draw(rng, n, c, h, w), draw(rng, filters, c, 1, 1), draw(rng, n, filters, h, w)
-    check('vg_pointwise_bf16', x, weight, dy, 1, 1, draw(rng, filters) if bias else None)
+    check_convolution(rng, 'vg_pointwise_bf16', case, 1, 1, 1, bias, bfloat16)
 
 
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('case', GROUPED)
 def test_grouped_is_its_definition(rng, case, bias):
-    n, c, h, w, filters, groups, stride = case
-    x, weight = draw(rng, n, c, h, w), draw(rng, filters, c // groups, 3, 3)
-    dy = draw(rng, *convolve(x, weight, groups, stride).shape)
-    check('vg_grouped_bf16', x, weight, dy, groups, stride, draw(rng, filters) if bias else None)
-
-
-def test_grouped_leaves_out_a_gradient_that_nobody_reads(rng):
-    x, weight, dy = draw(rng, 3, 8, 9, 7), draw(rng, 16, 4, 3, 3), draw(rng, 3, 16, 9, 7)
-    options = {'num_filter': 16, 'num_group': 2, 'stride': 1, 'no_bias': True}
-    y, _, dweight = run('vg_grouped_bf16', [x, weight], dy, **options)
-    without = run('vg_grouped_bf16', [x, weight], dy, input_gradient=False, **options)
-    np.testing.assert_array_equal(without[0], y)
-    assert np.isnan(without[1]).all()
-    np.testing.assert_array_equal(without[2], dweight)
+    *case, groups, stride = case
+    check_convolution(rng, 'vg_grouped_bf16', case, groups, stride, 3, bias, bfloat16)
 
 
 @pytest.mark.parametrize('case', SLICES)
 def test_pointwise_of_slices_is_its_definition(rng, case):
-    n, h, w, slices = case
-    channels, filters = zip(*slices)
-    x, dy = draw(rng, n, sum(channels), h, w), draw(rng, n, sum(filters), h, w)
-    weights = [draw(rng, out, c, 1, 1) for c, out in slices]
-    y, dx, *dweights = run(
-        'vg_mixed_pointwise_bf16', [x, *weights], dy, channels=channels, filters=filters
-    )
-    pieces = zip(cut(x, channels), weights, cut(dy, filters))
-    for i, (part, weight, part_dy) in enumerate(pieces):
-        expected = expected_of(part, weight, 1, 1, part_dy)
-        assert_close(cut(y, filters)[i], expected[0])
-        assert_close(cut(dx, channels)[i], expected[1])
-        assert_close(dweights[i], expected[2])
-
-
-def test_not_a_number_spreads_no_further_than_the_definition_says(rng):
-    """Positions computed for nothing, and the second number of a pair, must not leak."""
-    x, weight, dy = draw(rng, 3, 7, 7, 7), draw(rng, 7, 7, 3, 3), np.ones((3, 7, 7, 7))
-    x[1, 3, 2, 6] = np.nan
-    options = {'num_filter': 7, 'num_group': 1, 'stride': 1, 'no_bias': True}
-    y, dx, dweight = run('vg_grouped_bf16', [x, weight], dy, **options)
-    expected = np.zeros((3, 7, 7), bool)
-    expected[1, 1:4, 5:7] = True
-    np.testing.assert_array_equal(np.isnan(y).all(axis=1), expected)
-    np.testing.assert_array_equal(np.isnan(y).any(axis=1), expected)
-    assert np.isfinite(dx).all()
-    assert np.isfinite(np.delete(dweight, 3, axis=1)).all()
-
-
-DIGEST = """
-import hashlib, numpy as np
-from vargfacenet.common.engine import ops
-from vargfacenet.common.backend import mx
-assert ops.available()
-random = np.random.RandomState(3)
-digest = hashlib.sha256()
-def step(op, *shapes, **options):
-    arrays = [mx.nd.array(random.randn(*shape)) for shape in shapes]
-    for array in arrays:
-        array.attach_grad()
-    with mx.autograd.record():
-        y = getattr(mx.nd, op)(*arrays, **options)
-    y.backward(y)
-    for array in [y, *[array.grad for array in arrays]]:
-        digest.update(array.asnumpy().tobytes())
-one = {'num_group': '1', 'stride': '1', 'no_bias': 'True'}
-step('vg_pointwise_bf16', (9, 60, 28, 28), (40, 60, 1, 1), num_filter='40', **one)
-step('vg_mixed_pointwise_bf16', (5, 40, 28, 28), (30, 16, 1, 1), (20, 24, 1, 1),
-     channels='(16, 24)', filters='(30, 20)')
-for stride in '12':
-    step('vg_grouped_bf16', (9, 24, 28, 28), (33, 8, 3, 3), num_filter='33', num_group='3',
-         stride=stride, no_bias='True')
-print(digest.hexdigest())
-"""
+    check_slices(rng, 'vg_mixed_pointwise_bf16', case, bfloat16)
 
 
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
-    digests = set()
-    for threads in '13':
-        monkeypatch.setenv('OMP_NUM_THREADS', threads)
-        done = subprocess.run([sys.executable, '-c', DIGEST], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        digests.add(done.stdout)
-    assert len(digests) == 1
+    one = {'num_filter': '40', 'num_group': '1', 'stride': '1', 'no_bias': 'True'}
+    slices = {'channels': '(16, 24)', 'filters': '(30, 20)'}
+    grouped = {'num_filter': '33', 'num_group': '3', 'no_bias': 'True'}
+    steps = [
+        ('vg_pointwise_bf16', [(9, 60, 28, 28), (40, 60, 1, 1)], one),
+        ('vg_mixed_pointwise_bf16', [(5, 40, 28, 28), (30, 16, 1, 1), (20, 24, 1, 1)], slices),
+        *(
+            ('vg_grouped_bf16', [(9, 24, 28, 28), (33, 8, 3, 3)], {**grouped, 'stride': stride})
+            for stride in '12'
+        ),
+    ]
+    assert_threads_change_no_bit(monkeypatch, steps)
 
 
 @pytest.mark.parametrize('source', ['pointwise_bf16.cc', 'grouped_bf16.cc'])
