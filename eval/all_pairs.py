@@ -1,5 +1,6 @@
 """All pairs of the pictures of known people: TAR at FAR 1e-3 and 1e-4, with how sure it is."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -27,6 +28,7 @@ class AllPairs(NamedTuple):
     embeddings: np.ndarray  # (N, D) float32, with mirror images, unit length
     people: np.ndarray  # (N,) int64
     impostors: Optional[np.ndarray]  # (K, 2) int64, pairs that were drawn; None: all
+    digest: str  # of the set, by `digest_of`
 
 
 def load_images(path: PathLike) -> tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]:
@@ -52,6 +54,14 @@ def load_images(path: PathLike) -> tuple[np.ndarray, np.ndarray, Optional[np.nda
     return np.stack(images), people_set.people, people_set.impostors
 
 
+def digest_of(images: np.ndarray, people: np.ndarray, impostors: Optional[np.ndarray]) -> str:
+    """SHA-256 of a set's pictures, people and drawn pairs: equal texts are one test."""
+    digest = hashlib.sha256(images.tobytes())
+    digest.update(people.astype('<i8').tobytes())
+    digest.update(b'' if impostors is None else impostors.astype('<i8').tobytes())
+    return digest.hexdigest()
+
+
 def embed_set(embedder: Engine, name: str, path: Path) -> AllPairs:
     """Embed every picture of a set and its mirror image."""
     images, people, impostors = load_images(path)
@@ -64,7 +74,7 @@ def embed_set(embedder: Engine, name: str, path: Path) -> AllPairs:
             f'{path}: the embeddings of {wrong.sum()} of {len(rows)} pictures have no direction '
             f'(picture {wrong.argmax()}); was the training run diverging?'
         )
-    return AllPairs(rows, people, impostors)
+    return AllPairs(rows, people, impostors, digest_of(images, people, impostors))
 
 
 def measure(embedded: AllPairs) -> CrossPairs:

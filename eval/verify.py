@@ -6,7 +6,6 @@ people under `all_pairs`.
 """
 
 import argparse
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
 from ..common.files import sha256
 from .all_pairs import FARS, AllPairs, embed_set, entry_of, measure
-from .datasets import load_bin
+from .datasets import load_bin, pairs_digest
 from .report.statistics import pair_identities
 from .results import VERIFICATION, check_results_path, save_results
 from .roc import check_plot_path, plot_roc
@@ -125,7 +124,7 @@ def saved_arrays(
         'identities_named': np.array(named),
         **({'names': names.astype(str)} if named else {}),
         'failed': np.array([same, len(failed) - same]),
-        'pairs_digest': np.array(hashlib.sha256(images.tobytes()).hexdigest()),
+        'pairs_digest': np.array(pairs_digest(images)),
         **{f'hardest_{kind}': pairs for kind, pairs in hardest.items()},
         **{
             f'images_{kind}': images.reshape(-1, 2, *images.shape[1:])[pairs]
@@ -241,7 +240,11 @@ def _verify_sets(
     for name, path in sets.items():
         embedded: AllPairs = embed_set(embedder, name, path)
         entries[name] = entry_of(measure(embedded))
-        arrays = {'embeddings': embedded.embeddings, 'identities': embedded.people}
+        arrays = {
+            'embeddings': embedded.embeddings,
+            'identities': embedded.people,
+            'pairs_digest': np.array(embedded.digest),
+        }
         if embedded.impostors is not None:
             arrays['impostors'] = embedded.impostors
         saved.update({f'{name}/{key}': value for key, value in arrays.items()})

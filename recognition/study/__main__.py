@@ -9,7 +9,7 @@ results.json of a study in place of its file, the table and the page are made an
 import argparse
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ...common import console, flops
 from ...common.checked_json import write_checked
 from ...common.errors import InputError, RunError
 from ...common.files import atomic_write, exclusive, output_folder
-from ...common.parallel import cpu_count, cpu_name
+from ...common.parallel import cpu_count
 from ...common.registry import unknown_name
 from ...eval.all_pairs import FARS
 from ...eval.report.page import Section, page
@@ -47,6 +47,12 @@ def build_parser(parser: console.Parser) -> None:
     )
     parser.add_argument(
         '--arms', default='', metavar='ARM,...', help='run these and what they need; else all'
+    )
+    parser.add_argument(
+        '--known',
+        type=Path,
+        metavar='FILE.json',
+        help='results of this study from elsewhere: what ran there is not run again',
     )
     parser.add_argument(
         '--dry-run', action='store_true', help='say what would run, and run nothing'
@@ -178,27 +184,24 @@ def _steps(study: Study, configs: Mapping[str, TrainConfig]) -> dict[str, int]:
     }
 
 
-def _wanted(study: Study, arms: str) -> dict[str, Job]:
-    """The jobs to run, of the arms of --arms or of all."""
-    todo = make_jobs(study)
-    names = [name for name in arms.split(',') if name]
-    return plan.jobs_of_arms(study, todo, names) if names else todo
-
-
-def checked_jobs(study: Study, arms: str) -> dict[str, Job]:
-    """What `_wanted` gives; faults of the file show here, before hours of work."""
+def checked_jobs(study: Study, arms: str, known: Iterable[str]) -> dict[str, Job]:
+    """The jobs to run, of the arms of --arms or of all, beside the runs that are known; faults of
+    the file show here, before hours of work."""
     configurations(study, check_data=False)
     check_commands(study)
-    return _wanted(study, arms)
+    todo = make_jobs(study)
+    names = [name for name in arms.split(',') if name]
+    return plan.jobs_beside(plan.jobs_of_arms(study, todo, names) if names else todo, known)
 
 
 def run_jobs(
-    study: Study, jobs: int, todo: Mapping[str, Job]
+    study: Study, jobs: int, todo: Mapping[str, Job], check: Callable[[], None]
 ) -> tuple[Runner, dict[str, TrainConfig]]:
-    """Make the data, then run what is missing."""
+    """Make the data and `check` them, then run what is missing."""
     runner = Runner(study.runs, jobs)
     run_in_turn(runner, data_jobs(study))
     check_tests(study)
+    check()
     configs = configurations(study, check_data=True)
     steps = {name: count for name, count in _steps(study, configs).items() if name in todo}
     watch = Watch(runner, todo, steps, None)
@@ -240,6 +243,7 @@ def write_page(result: dict[str, Any], drawn: tuple[list[Section], str], path: P
 
 def _check_runs_nothing(args: argparse.Namespace) -> None:
     given = {'--jobs': args.jobs, '--arms': args.arms, '--dry-run': args.dry_run}
+    given['--known'] = args.known
     wrong = [flag for flag, value in given.items() if value]
     if wrong:
         raise InputError(
@@ -257,15 +261,20 @@ def run(args: argparse.Namespace) -> dict:
         name = PAGE if args.study.name == RESULTS else f'{args.study.stem}.html'
         return write_page(result, drawn, output_folder(args.out or args.study.parent) / name)
     study = read_study(args.study)
-    todo = checked_jobs(study, args.arms)
+    known = results.known_runs(study, args.known) if args.known else {}
+    todo = checked_jobs(study, args.arms, known)
     if args.dry_run:
         return dry_run(study, todo)
     out = output_folder(args.out or study.runs)
     with exclusive(output_folder(study.runs)):
-        runner, configs = run_jobs(study, args.jobs or cpu_count(), todo)
+        runner, configs = run_jobs(
+            study,
+            args.jobs or cpu_count(),
+            todo,
+            lambda: results.check_same_tests(study, known, args.known),
+        )
         about = {name: describe(config) for name, config in configs.items()}
-        result = results.gather(study, runner.records, about)
-        result['machine'] = f'{cpu_name()}, {cpu_count()} CPUs'
+        result = results.gather(study, runner.records, about, known)
         result['version'] = __version__
         write_checked(out / RESULTS, result, allow_nan=False)
         summary = {**write_page(result, draw(result), out / PAGE), 'results': str(out / RESULTS)}

@@ -280,6 +280,20 @@ def run_words(study: Study, arm: Arm, seed: int) -> tuple[list[str], list[str]]:
     return words, after
 
 
+def made_by(study: Study, arm: Arm, seed: int) -> dict[str, tuple[str, ...]]:
+    """A run, and those that it is made from -> the words of their commands, in which {NAME} is
+    another's product; of a network that is there its name."""
+    if arm.kind == GIVEN:
+        return {arm.name: (arm.model,)}
+    words, after = run_words(study, arm, seed)
+    made = {run_name(arm, seed): tuple(words)}
+    for other in study.arms.values():
+        for each in other.seeds:
+            if run_name(other, each) in after:
+                made.update(made_by(study, other, each))
+    return made
+
+
 # --- jobs
 
 
@@ -359,13 +373,37 @@ def jobs_of_arms(study: Study, jobs: Mapping[str, Job], names: Iterable[str]) ->
         if name not in study.arms:
             raise unknown_name('arm of --arms', name, study.arms)
         runs = {run_name(study.arms[name], seed) for seed in study.arms[name].seeds}
-        wanted |= {job for job in jobs if job in runs or job.partition('.')[0] in runs}
+        wanted |= {job for job in jobs if _run_of(job) in runs}
     waiting = list(wanted)
     while waiting:
         new = set(jobs[waiting.pop()].after) - wanted
         wanted |= new
         waiting += new
     return {name: job for name, job in jobs.items() if name in wanted}
+
+
+def jobs_beside(jobs: Mapping[str, Job], known: Iterable[str]) -> dict[str, Job]:
+    """Those of all jobs that are left where some runs are known from elsewhere. A known run from
+    which another is made runs here after all, with its tests, as what is compared with it then is
+    made from it."""
+    left = {_run_of(name) for name in jobs} - set(known)
+    waiting = list(left)
+    while waiting:
+        run = waiting.pop()
+        needed = {
+            _run_of(other)
+            for name, job in jobs.items()
+            if _run_of(name) == run
+            for other in job.after
+        }
+        waiting += needed - left
+        left |= needed
+    return {name: job for name, job in jobs.items() if _run_of(name) in left}
+
+
+def _run_of(job: str) -> str:
+    """The run that a job makes or tests, by the job's name."""
+    return job.partition('.')[0]
 
 
 def _in_order(jobs: Mapping[str, Job]) -> dict[str, Job]:

@@ -8,6 +8,7 @@ from typing import Any, Optional
 from ...common.checked_json import read_checked
 from ...common.errors import InputError
 from ...common.typed import from_values
+from .measured import KeptTest
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class _Interval:
 class _Run:
     seconds: Optional[float]
     measures: dict[str, float]
+    test: Optional[KeptTest] = None  # older results have none
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,25 @@ class _Result:
     version: str
 
 
+def _read(path: Path) -> tuple[dict[str, Any], _Result]:
+    """A results.json as it is, and typed."""
+    result = read_checked(path, 'results of a study')
+    typed = from_values(_Result, result, f'{path} is no results.json of a study')
+    try:
+        json.dumps(result, allow_nan=False)
+    except ValueError:
+        raise InputError(f'{path}: a number in it is NaN or infinite, which is no JSON') from None
+    return result, typed
+
+
 def read_results(path: Path) -> dict[str, Any]:
     """What `results.gather` gave, from a study's results.json.
 
     Raises InputError for any other file, naming the field that is missing or of another type.
     """
-    result = read_checked(path, 'results of a study')
-    from_values(_Result, result, f'{path} is no results.json of a study')
-    try:
-        json.dumps(result, allow_nan=False)
-    except ValueError:
-        raise InputError(f'{path}: a number in it is NaN or infinite, which is no JSON') from None
-    return result
+    return _read(path)[0]
+
+
+def read_arms(path: Path) -> dict[str, _Arm]:
+    """The arms of a study's results.json, with their runs; InputError as `read_results`."""
+    return _read(path)[1].arms

@@ -1,108 +1,25 @@
 """What a study's runs gave: saved verifications -> one JSON-able table of figures and claims."""
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Optional
 
-import numpy as np
-
 from ...common.errors import InputError
-from ...common.typed import is_number
-from ...eval.all_pairs import FARS, AllPairs, measure
-from ...eval.cross_pairs import RatesByPeople, draw_people, thresholds_at
-from ...eval.report.statistics import (
-    REPLICATES,
-    bootstrap_weights,
-    held_out_correct,
-    mcnemar,
-    weighted_mean,
-)
-from ...eval.results import Results, load_results
-from .compare import Estimate, Values, estimate, paired, sentence
-from .plan import DISTILL, GIVEN, TEACH, TRAIN, Arm, Study, last_of_measure, results_path, run_name
+from ...common.parallel import cpu_count, cpu_name
+from ...eval.all_pairs import digest_of, load_images
+from ...eval.datasets import load_bin, pairs_digest
+from ...eval.report.statistics import mcnemar
+from ...eval.targets import resolve_sets, resolve_targets
+from .compare import Estimate, estimate, paired, sentence
+from .measured import Measured, keep, measured, restore
+from .plan import DISTILL, GIVEN, TEACH, TRAIN, Arm, Study, made_by, run_name
+from .result_file import read_arms
 from .runner import Records
 
-
-class Tested(NamedTuple):
-    """What was measured of one run."""
-
-    values: dict[str, Values]  # by measure
-    people: dict[str, int]  # of each measure's test set; 0: not known
-    correct: dict[str, tuple[str, np.ndarray]]  # target -> (digest of its pairs, (P,) bool)
-
-
-def _measure_set(name: str, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Values], int]:
-    """TAR at FARS over all pairs of a set of people."""
-    embedded = AllPairs(arrays['embeddings'], arrays['identities'], arrays.get('impostors'))
-    pairs = measure(embedded)
-    fars = list(thresholds_at(pairs, FARS))
-    if not fars:
-        return {}, pairs.people
-    rates = RatesByPeople(pairs, fars)
-    drawn = draw_people(pairs.people, REPLICATES, 0)  # the same for every run
-    replicates = np.array([rates.true_accepts(counts) for counts in drawn])
-    value = rates.true_accepts(np.ones(pairs.people))
-    return {
-        f'{name} TAR@{far:g}': Values(float(value[i]), replicates[:, i])
-        for i, far in enumerate(fars)
-    }, pairs.people
-
-
-def _measure_target(
-    name: str, arrays: Mapping[str, np.ndarray]
-) -> tuple[dict[str, Values], int, np.ndarray]:
-    """Ten-fold accuracy of a .bin, and which pairs were decided rightly."""
-    issame = arrays['issame']
-    correct = held_out_correct(arrays['distances'], issame, arrays['fold_thresholds'])
-    rights = correct.astype(float)
-    weights = bootstrap_weights(arrays['identities'], issame, REPLICATES, 0)
-    replicates = np.array([weighted_mean(rights, each) for each in weights])
-    # the mean over folds, as protocols report it; folds of unequal sizes make a difference
-    value = float(arrays['fold_accuracies'].mean())
-    people = len(np.unique(arrays['identities']))
-    return {f'{name} accuracy': Values(value, replicates)}, people, correct
-
-
-def _arrays_of(saved: Results, name: str) -> dict[str, np.ndarray]:
-    prefix = f'{name}/'
-    return {
-        key[len(prefix) :]: array for key, array in saved.arrays.items() if key.startswith(prefix)
-    }
-
-
-def _tested(study: Study, records: Records, run: str) -> Optional[Tested]:
-    """What was measured of a run; None if its test has not been run."""
-    values, people, correct = {}, {}, {}
-    if records.get(f'{run}.test'):
-        saved = load_results(results_path(study, run))
-        for name in saved.about.get('all_pairs', {}):
-            found, count = _measure_set(name, _arrays_of(saved, name))
-            values.update(found)
-            people.update(dict.fromkeys(found, count))
-        for name in saved.about['targets']:
-            arrays = _arrays_of(saved, name)
-            found, count, right = _measure_target(name, arrays)
-            values.update(found)
-            people.update(dict.fromkeys(found, count))
-            correct[name] = (str(arrays['pairs_digest']), right)
-    for number, each in enumerate(study.tests.get('measure', [])):
-        record = records.get(last_of_measure(study, run, number))
-        if record:
-            value = _picked(record['result'], each['value'], each['name'])
-            values[each['name']] = Values(value, np.full(REPLICATES, value))
-            people[each['name']] = 0
-    return Tested(values, people, correct) if values else None
-
-
-def _picked(result: Any, keys: Sequence[str], name: str) -> float:
-    """result[keys[0]][keys[1]]...: a number, or InputError."""
-    for key in keys:
-        if not isinstance(result, dict) or str(key) not in result:
-            raise InputError(f'[[test.measure]] {name}: the result has no {key!r} of {keys}')
-        result = result[str(key)]
-    if not is_number(result):
-        raise InputError(f'[[test.measure]] {name}: {keys} is {result!r}, no number')
-    return float(result)
+log = logging.getLogger(__name__)
 
 
 def _as_dict(found: Estimate) -> dict[str, Any]:
@@ -112,11 +29,60 @@ def _as_dict(found: Estimate) -> dict[str, Any]:
     }
 
 
-def _arm_entry(
-    study: Study, arm: Arm, records: Records, tested: Mapping[Any, Tested], about: Mapping
-) -> dict[str, Any]:
+class Run(NamedTuple):
+    """A run that was tested, here or elsewhere."""
+
+    seconds: Optional[float]  # wall clock; None of a network that was there
+    machine: str
+    measured: Measured
+
+
+def known_runs(study: Study, path: Path) -> dict[str, Run]:
+    """Runs of a study's results.json that are those of this study, by name; the others are told.
+
+    Raises InputError as `read_arms`, and for a test that is damaged.
+    """
+    known, others, bare = {}, [], []
+    for name, arm in read_arms(path).items():
+        own = study.arms.get(name)
+        seeds = {str(seed): seed for seed in own.seeds} if own else {}
+        for text, entry in arm.runs.items():
+            run = run_name(own, seeds[text]) if text in seeds else f'{name}, seed {text}'
+            if entry.test is None:
+                bare.append(run)
+            elif text not in seeds or entry.test.made_by != made_by(study, own, seeds[text]):
+                others.append(run)
+            else:
+                values = restore(entry.measures, entry.test, f'{path}: {run}')
+                known[run] = Run(entry.seconds, entry.test.machine, values)
+    log.info('%s: %d runs of this study', path, len(known))
+    if others:
+        log.warning('%s: made otherwise than here, left out: %s', path, ', '.join(others))
+    if bare:
+        log.warning('%s: without their tests, left out: %s', path, ', '.join(bare))
+    return known
+
+
+def check_same_tests(study: Study, known: Mapping[str, Run], path: Path) -> None:
+    """InputError where runs were tested on another set than there is here under its name."""
+    if not known:
+        return
+    targets = resolve_targets(study.tests['target'], None) if study.tests.get('target') else {}
+    here = {name: pairs_digest(load_bin(file)[0]) for name, file in targets.items()}
+    for name, file in resolve_sets(study.tests.get('pairs', []), targets).items():
+        here[name] = digest_of(*load_images(file))
+    for run, each in known.items():
+        for name, digest in each.measured.digests.items():
+            if here.get(name, digest) != digest:
+                raise InputError(
+                    f'{path}: {run} was tested on another {name} than there is here; make the one '
+                    'that it had, or leave --known out'
+                )
+
+
+def _arm_entry(study: Study, arm: Arm, runs: Mapping[Any, Run], about: Mapping) -> dict[str, Any]:
     """One arm's part of the result."""
-    names = list(dict.fromkeys(name for each in tested.values() for name in each.values))
+    names = list(dict.fromkeys(name for run in runs.values() for name in run.measured.values))
     entry: dict[str, Any] = {
         'command': arm.kind,
         'options': dict(arm.options),
@@ -127,23 +93,24 @@ def _arm_entry(
         'published': study.content.get('published', {}).get(arm.name, {}),
     }
     for seed in arm.seeds:
-        record = records.get(run_name(arm, seed))
-        run = tested.get(seed if arm.seeded else None)
+        run = runs.get(seed if arm.seeded else None)
         if run:
+            values = run.measured.values.items()
             entry['runs'][str(seed)] = {
-                'seconds': record['seconds'] if record else None,
-                'measures': {name: value.value for name, value in run.values.items()},
+                'seconds': run.seconds,
+                'measures': {name: value.value for name, value in values},
+                'test': keep(run.measured, made_by(study, arm, seed), run.machine),
             }
     for name in names:
-        runs = [each.values[name] for each in tested.values() if name in each.values]
-        found = estimate(runs)
+        values = [run.measured.values[name] for run in runs.values() if name in run.measured.values]
+        found = estimate(values)
         found = found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))  # it is a share
         entry['measures'][name] = _as_dict(found)
     return entry
 
 
 def _mcnemars(
-    first: Mapping[Any, Tested], second: Mapping[Any, Tested]
+    first: Mapping[Any, Measured], second: Mapping[Any, Measured]
 ) -> dict[str, dict[str, Any]]:
     """McNemar's test on every target, seed by seed, on the same pairs."""
     found: dict[str, dict[str, Any]] = {}
@@ -151,10 +118,10 @@ def _mcnemars(
         before, after = (runs.get(seed, runs.get(None)) for runs in (first, second))
         if before is None or after is None:
             continue
-        for target, (digest, right) in after.correct.items():
-            if before.correct.get(target, ('', None))[0] != digest:
+        for target, right in after.correct.items():
+            if before.digests.get(target) != after.digests[target]:
                 continue
-            test = mcnemar(right, before.correct[target][1])
+            test = mcnemar(right, before.correct[target])
             each = found.setdefault(target, {'only_arm': 0, 'only_against': 0, 'p_values': []})
             each['only_arm'] += test.only_first
             each['only_against'] += test.only_second
@@ -163,7 +130,7 @@ def _mcnemars(
 
 
 def _compare(
-    names: tuple[str, str], first: Mapping[Any, Tested], second: Mapping[Any, Tested]
+    names: tuple[str, str], first: Mapping[Any, Measured], second: Mapping[Any, Measured]
 ) -> list[dict[str, Any]]:
     """Every measure of `second` against `first`."""
     against, arm = names
@@ -200,39 +167,54 @@ def _compare(
     return entries
 
 
-def gather(study: Study, records: Records, about: Mapping[str, Mapping]) -> dict[str, Any]:
+def gather(
+    study: Study,
+    records: Records,
+    about: Mapping[str, Mapping],
+    known: Mapping[str, Run] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The result of a study as far as its runs are there.
 
     Parameters
     ----------
     about : arm -> what is known of its network (params, mflops, steps ...), for the table
+    known : runs from elsewhere, by name; one that has run here as well is taken from here
     """
-    tested: dict[str, dict[Any, Tested]] = {}
+    here = f'{cpu_name()}, {cpu_count()} CPUs'
+
+    def find(name: str) -> Optional[Run]:
+        found = measured(study, records, name)
+        if found is None:
+            return known.get(name)
+        record = records.get(name)
+        return Run(record['seconds'] if record else None, here, found)
+
+    runs: dict[str, dict[Any, Run]] = {}
     for arm in study.arms.values():
-        if arm.kind == TEACH:
-            continue
-        runs = {seed: _tested(study, records, run_name(arm, seed)) for seed in arm.seeds}
-        tested[arm.name] = {
-            seed if arm.seeded else None: run for seed, run in runs.items() if run is not None
-        }
+        if arm.kind != TEACH:
+            found = {seed if arm.seeded else None: find(run_name(arm, seed)) for seed in arm.seeds}
+            runs[arm.name] = {seed: run for seed, run in found.items() if run is not None}
+    tests = {
+        name: {seed: run.measured for seed, run in found.items()} for name, found in runs.items()
+    }
     questions = []
     for question in study.questions:
         first, *others = question['arms']
         entries = [
             entry
             for arm in others
-            if tested[first] and tested[arm]
-            for entry in _compare((first, arm), tested[first], tested[arm])
+            if tests[first] and tests[arm]
+            for entry in _compare((first, arm), tests[first], tests[arm])
         ]
         questions.append({**question, 'comparisons': entries})
+    machines = [run.machine for found in runs.values() for run in found.values()]
     return {
         'title': study.title,
         'note': study.content.get('note', ''),
         'measure': study.content.get('measure', ''),
         'study': study.content,
         'arms': {
-            name: _arm_entry(study, study.arms[name], records, runs, about)
-            for name, runs in tested.items()
+            name: _arm_entry(study, study.arms[name], found, about) for name, found in runs.items()
         },
         'questions': questions,
         'missing': [
@@ -240,6 +222,7 @@ def gather(study: Study, records: Records, about: Mapping[str, Mapping]) -> dict
             for arm in study.arms.values()
             if arm.kind in (TRAIN, DISTILL, GIVEN)
             for seed in arm.seeds
-            if (seed if arm.seeded else None) not in tested[arm.name]
+            if (seed if arm.seeded else None) not in runs[arm.name]
         ],
+        'machine': '; '.join(dict.fromkeys(machines)) or here,
     }

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,6 +160,107 @@ def test_runs_that_are_there_cost_nothing(done, capsys):
     assert (runs / 'results.json').read_text() == text
 
 
+@pytest.fixture
+def elsewhere(done, tmp_path):
+    """(study file, its runs' folder, results.json): another machine, with the results alone."""
+    path, runs = done
+    results = Path(shutil.copy(runs / 'results.json', tmp_path / 'known.json'))
+    text = path.read_text()
+    runs.rename(tmp_path / 'runs')
+    yield path, runs, results
+    path.write_text(text)
+    shutil.rmtree(runs, ignore_errors=True)
+    (tmp_path / 'runs').rename(runs)
+
+
+def test_what_ran_elsewhere_is_known(elsewhere, capsys):
+    """The same figures and claims without a model, but for the rounding of replicates."""
+    path, runs, results = elsewhere
+    assert main(['study', str(path), '--known', str(results)]) == 0
+    told = capsys.readouterr()
+    assert 'started' not in told.err and '2 runs of this study' in told.err
+    assert not list(runs.rglob('*.params'))
+    before, after = (json.loads(file.read_text()) for file in (results, runs / 'results.json'))
+    for question, other in zip(before['questions'], after['questions']):
+        for each, same in zip(question['comparisons'], other['comparisons']):
+            assert each['mcnemar'] == same['mcnemar'] and each['sentence'] == same['sentence']
+            for key, value in each['difference'].items():
+                assert same['difference'][key] == pytest.approx(value, abs=2e-5, nan_ok=True)
+    assert before['arms'].keys() == after['arms'].keys()
+    assert before['arms']['angular']['runs'] == after['arms']['angular']['runs']
+
+
+def test_a_known_run_that_another_needs_runs_again(elsewhere, capsys):
+    path, runs, results = elsewhere
+    path.write_text(
+        path.read_text() + "\n[arms.more]\ncommand = 'train'\npretrained = 'run:scratch'"
+    )
+    code = main(['study', str(path), '--known', str(results), '--jobs', '2'])
+    told = capsys.readouterr()
+    assert code == 0, told.err
+    started = re.findall('started (\\S+)', told.err)
+    assert sorted(started) == ['more-s0', 'more-s0.test', 'scratch-s0', 'scratch-s0.test']
+    result = json.loads((runs / 'results.json').read_text())
+    assert result['missing'] == [] and result['questions'][0]['comparisons']
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'told'),
+    [
+        ('steps = 4', 'steps = 6', 'made otherwise than here, left out: scratch-s0, angular-s0'),
+        ('seeds = [0]', 'seeds = [1]', 'left out: scratch, seed 0, angular, seed 0'),
+    ],
+)
+def test_a_run_of_other_words_is_not_known(old, new, told, elsewhere, run_command):
+    path, _, results = elsewhere
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    code, result, errors = run_command('study', path, '--known', results, '--dry-run')
+    assert code == 0 and told in errors and '0 runs of this study' in errors
+    assert len(result['left']) == 4
+
+
+def test_a_run_of_another_test_is_refused(elsewhere, run_command):
+    path, runs, results = elsewhere
+    stored = json.loads(results.read_text())
+    del stored['crc32']
+    digests = stored['arms']['angular']['runs']['0']['test']['digests']
+    assert set(digests) == {'pairs', 'crowd'}
+    digests['crowd'] = '0' * 64
+    results.write_text(json.dumps(stored))
+    code, _, errors = run_command('study', path, '--known', results)
+    assert code == 2 and 'angular-s0 was tested on another crowd than there is here' in errors
+    assert not list(runs.rglob('*.params'))
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda test: test['kept']['pairs accuracy'].update(replicates='AAAA'),
+        lambda test: test['kept']['pairs accuracy'].update(replicates='#'),
+        lambda test: test['correct'].update(other='AAAA'),
+        lambda test: test['kept'].update(other=test['kept']['pairs accuracy']),
+    ],
+)
+def test_a_test_that_is_damaged_is_named(change, elsewhere, run_command):
+    path, _, results = elsewhere
+    stored = json.loads(results.read_text())
+    del stored['crc32']
+    change(stored['arms']['angular']['runs']['0']['test'])
+    results.write_text(json.dumps(stored))
+    code, _, errors = run_command('study', path, '--known', results)
+    assert code == 2 and 'known.json: angular-s0: the test that was kept is damaged' in errors
+
+
+def test_results_without_their_tests_are_told(tmp_path, run_command, patterns, crowd):
+    """Those of an older version, which are good for the page alone."""
+    path = write_study(tmp_path, patterns, crowd)
+    code, _, errors = run_command(
+        'study', path, '--dry-run', '--known', ROOT / 'studies/results/smoke.json'
+    )
+    assert code == 0 and 'without their tests, left out: teacher, seed 0' in errors
+
+
 def test_the_page_comes_from_the_results_alone(done, tmp_path, capsys):
     _, runs = done
     assert main(['study', str(runs / 'results.json'), '--out', str(tmp_path)]) == 0
@@ -193,7 +295,15 @@ def test_the_results_of_the_project_draw_their_page(path, tmp_path, run_command)
     assert errors.count('None of these runs is there yet.') == open_questions
 
 
-@pytest.mark.parametrize('words', [('--arms', 'scratch'), ('--jobs', 2), ('--dry-run',)])
+@pytest.mark.parametrize(
+    'words',
+    [
+        ('--arms', 'scratch'),
+        ('--jobs', 2),
+        ('--dry-run',),
+        ('--known', 'x.json'),
+    ],
+)
 def test_options_of_runs_do_not_go_with_results(words, tmp_path, run_command):
     code, _, errors = run_command('study', RESULTS[0], '--out', tmp_path, *words)
     assert code == 2 and f'{words[0]} with' in errors and errors.count('\n') == 1
