@@ -91,7 +91,7 @@ setup(
         'vargfacenet.recognition': ['*.sh'],
         'vargfacenet.recognition.kernels': ['*.cc'],
         'vargfacenet.eval': ['*.sh'],
-        'vargfacenet.eval.search': ['kernels/*.cc'],
+        'vargfacenet.eval.search': ['kernels/*.cc', 'kernels/*.h'],
         'vargfacenet.deploy': ['*.sh', 'web/*', 'cpp/*'],
     },
     # Ranges say what works; the versions that are tested are pinned in requirements.lock.

@@ -1,7 +1,8 @@
 """C++ of the project, compiled for this machine at set-up and whenever it is missing.
 
-Silent and instant when a library is up to date. Its name holds a key of everything it depends on,
-so a change of source, headers, compiler or CPU leads to a new file, never to a stale one.
+A library is compiled for this CPU, or in several forms of which each CPU can choose. Silent and
+instant when it is up to date. Its name holds a key of everything it depends on, so a change of
+source, headers, compiler or, without forms, CPU leads to a new file, never to a stale one.
 """
 
 import ctypes
@@ -11,12 +12,13 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 from .files import PathLike, atomic_path
-from .parallel import cpu_fields
+from .parallel import cpu_fields, ordered_map
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ FLAGS = (
     '-fvisibility-inlines-hidden',
     '-fPIC',
 )
+FOR_ANY_CPU = tuple(flag for flag in FLAGS if not flag.startswith('-march'))
 
 
 class Outside(NamedTuple):
@@ -43,6 +46,17 @@ class Outside(NamedTuple):
     headers: Path  # folder
     compiled: tuple[Path, ...]  # source files that go into the library
     key: tuple[Path, ...]  # files that change whenever the interface does
+
+
+class Form(NamedTuple):
+    """Files of a library's folder, compiled for CPUs that have what its flags name.
+
+    To them VARGFACENET_FORM is the form's name, and `vargfacenet` a namespace of its own.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    flags: tuple[str, ...] = ()
 
 
 class Sources(NamedTuple):
@@ -54,12 +68,13 @@ class Sources(NamedTuple):
     without: str  # what happens where there is no library, for warnings
     until: str = ''  # what helps until there is one
     outside: Optional[Callable[[], Outside]] = None
+    forms: tuple[Form, ...] = ()  # the first for any CPU; if there are none, it is for this one
 
 
 def library(sources: Sources) -> Optional[Path]:
     """Path of the compiled library for this machine, compiled now if it is not there yet.
 
-    Without a compiler, a library that an earlier one made for the same sources and CPU will do.
+    Without a compiler, a library that an earlier one made for the same key will do.
     Returns None, with a warning that says what to install, when there is none or when the compiler
     fails. Several processes may call this at once: each gets a whole library.
     """
@@ -98,32 +113,71 @@ def loaded(sources: Sources) -> Optional[ctypes.CDLL]:
 
 def _compile(sources: Sources, compiler: str, name: str) -> Optional[Path]:
     """Compile into the first folder that can be written; None with a warning if that fails."""
-    log.info('compiling the %s for this CPU, once', sources.what)
+    log.info('compiling the %s%s, once', sources.what, '' if sources.forms else ' for this CPU')
     started = time.monotonic()
     try:
         folder = _writable_folder(sources)
-        with atomic_path(folder / name) as temporary:
+        with atomic_path(folder / name) as temporary, tempfile.TemporaryDirectory() as objects:
             headers, compiled = [HEADERS], sorted(sources.folder.glob('*.cc'))
             if sources.outside is not None:
                 outside = sources.outside()
                 headers.append(outside.headers)
                 compiled += outside.compiled
-            command = [compiler, *FLAGS, *(f'-I{folder}' for folder in headers)]
-            command += [*map(str, compiled), '-o', str(temporary)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
+            flags = FOR_ANY_CPU if sources.forms else FLAGS
+            command = [compiler, *flags, *(f'-I{folder}' for folder in headers)]
+            if sources.forms:
+                compiled = _objects(sources, command, Path(objects))
+            _run([*command, *map(str, compiled), '-o', str(temporary)])
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, 'stderr', None) or str(error)).strip().splitlines()
         log.warning(
             'the %s could not be compiled with %s; %s (%s)',
             sources.what,
             compiler,
             sources.without,
-            next((line for line in reason if 'error' in line), reason[-1]),
+            _reason(error),
         )
         return None
     seconds = time.monotonic() - started
     log.info('compiled the %s in %.0f s: %s', sources.what, seconds, folder / name)
     return folder / name
+
+
+def _objects(sources: Sources, command: list[str], folder: Path) -> list[Path]:
+    """Every file of every form, compiled into `folder`. What only the first form must: an older
+    compiler that lacks the instructions of another leaves it out, with a warning."""
+
+    def compiled(form: Form) -> list[Path]:
+        own = [f'-DVARGFACENET_FORM={form.name}', f'-Dvargfacenet=vargfacenet_{form.name}']
+        objects = []
+        for file in form.files:
+            objects.append(folder / f'{form.name}-{file}.o')
+            source = str(sources.folder / file)
+            _run([*command, *form.flags, *own, '-c', source, '-o', str(objects[-1])])
+        return objects
+
+    def tried(form: Form) -> list[Path]:
+        try:
+            return compiled(form)
+        except subprocess.CalledProcessError as error:
+            if form == sources.forms[0]:
+                raise
+            log.warning(
+                '%s does not compile the %s for CPUs with %s, which will be slower (%s)',
+                *(command[0], sources.what, form.name, _reason(error)),
+            )
+            return []
+
+    return [path for objects in ordered_map(tried, sources.forms) for path in objects]
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def _reason(error: Exception) -> str:
+    """The line of a compiler's output that tells most."""
+    lines = (getattr(error, 'stderr', None) or str(error)).strip().splitlines()
+    return next((line for line in lines if 'error' in line), lines[-1])
 
 
 def _folders(sources: Sources) -> list[Path]:
@@ -142,12 +196,14 @@ def _writable_folder(sources: Sources) -> Path:
 
 
 def machine_key(sources: Sources) -> str:
-    """Key of the sources, the build flags, what lies outside and the CPU's instruction sets."""
+    """Key of the sources, the build flags, what lies outside and, where the library is for it
+    alone, the CPU's instruction sets."""
     patterns = ((sources.folder, '*.cc'), (sources.folder, '*.h'), (HEADERS, '*.h'))
     files = [path for folder, pattern in patterns for path in sorted(folder.glob(pattern))]
     if sources.outside is not None:
         files += sources.outside().key
-    return _digest(*(path.read_text() for path in files), *FLAGS, _cpu())
+    cpu = repr(sources.forms) + platform.machine() if sources.forms else _cpu()
+    return _digest(*(path.read_text() for path in files), *FLAGS, cpu)
 
 
 def _cpu() -> str:

@@ -1,7 +1,8 @@
 """Identification's kernels against the float32 matrix products of this machine.
 
-All look at all pairs of two sets of embeddings, in turn. The kernels compare every product with a
-threshold, the others only multiply: all at once, and in blocks whose products need no new memory.
+All look at all pairs of two sets of embeddings, in turn. The kernels, in every form that this CPU
+runs, compare every product with a threshold, the others only multiply: all at once, and in blocks
+whose products need no new memory.
 With --faiss-python, faiss and usearch search as well, in processes of their own.
 OPENBLAS_CORETYPE=SkylakeX in the environment makes NumPy's product use AVX-512.
 """
@@ -19,12 +20,11 @@ import numpy as np
 from ...common import console
 from ...common.backend import mx
 from ...common.engine import ops
-from ...common.errors import InputError
 from ...common.extras import missing
 from ...common.options import integer
 from ...common.parallel import cpu_count
 from ...common.vectors import unit_rows
-from ...eval.search.screen import KERNELS, Searcher, choose_kernel, pack
+from ...eval.search.screen import FORMS, KERNELS, Searcher, forms, pack
 from . import against_faiss, report
 from .measure import (
     SECONDS,
@@ -53,9 +53,9 @@ def _unit(random: np.random.RandomState, rows: int, size: int) -> np.ndarray:
     return unit_rows(random.standard_normal((rows, size))).astype(np.float32)
 
 
-def _kernel(name: str, a: np.ndarray, b: np.ndarray) -> Callable[[], object]:
+def _kernel(name: str, form: str, a: np.ndarray, b: np.ndarray) -> Callable[[], object]:
     searcher = Searcher(name)
-    rows, columns = pack(a, name, columns=False), pack(b, name, columns=True)
+    rows, columns = pack(a, name, columns=False, form=form), pack(b, name, columns=True, form=form)
     thresholds = np.full(len(a), _THRESHOLD)
     return lambda: searcher.search(rows, columns, thresholds)
 
@@ -100,12 +100,11 @@ def _mxnet_blocks(a: 'mx.nd.NDArray', b: 'mx.nd.NDArray') -> Callable[[], object
 
 def candidates(a: np.ndarray, b: np.ndarray) -> dict[str, Callable[[], object]]:
     """What is measured, by name; each call looks at all pairs of a (N, D) and b (M, D)."""
-    found = {}
-    for name in KERNELS[1:-1]:
-        try:
-            found[f'screen {name}'] = _kernel(choose_kernel(name), a, b)
-        except InputError:
-            continue
+    found = {
+        f'screen {name} {FORMS[form].title}': _kernel(name, form, a, b)
+        for name in KERNELS[1:-1]
+        for form in forms(name)
+    }
     left, right = mx.nd.array(a), mx.nd.array(b)
 
     def fully_connected() -> None:

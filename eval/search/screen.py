@@ -4,33 +4,74 @@ A fast kernel (bfloat16 tiles where the CPU has AMX, else bytes, else float32) f
 may pass, given a proven bound of its error; `exact_scores` then decides. The score of a pair is the
 dot product in float64, rounded to float32: the same whatever kernel looked for it.
 
-The kernels are C++ (kernels/), compiled at set-up; without a compiler NumPy does the same.
+The kernels are C++ (kernels/), compiled at set-up; without a compiler NumPy does the same. One
+library holds them in forms for several CPUs, of which the best that this one runs is used.
 Letters: N rows (probes), M columns (distractors), D embedding size.
 """
 
 import ctypes
 import functools
+import os
+import platform
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
 from ...common.console import set_up_logging
 from ...common.errors import InputError
-from ...common.native import Sources, loaded
+from ...common.native import Form, Sources, loaded
 
-# as `auto` prefers them: measured with AMX (bf16, float32) and with AVX2 (int8, float32); that int8
-# leads on AVX-512 and AVX-VNNI is what their instructions promise and has not been measured
+# as `auto` prefers them: measured with AMX (bf16, float32), with AVX-512 VNNI and with AVX2 (int8,
+# float32); that int8 leads on AVX-VNNI is what its instructions promise and has not been measured
 KERNELS = ('auto', 'bf16', 'int8', 'float32', 'numpy')
 BLOCK = 1 << 15  # columns that are packed at a time
 CAPACITY = 1 << 22  # pairs that a search may find at once
 ROW_STEP = 96  # a slice of packed rows begins at a multiple of it, whatever the kernel
+
+FORM = 'VARGFACENET_SEARCH_FORM'  # environment variable: the only form to use
+BASE = 'base'  # the form for every CPU
+_AVX2 = ('avx2', 'fma')
+_AVX512 = (*_AVX2, 'avx512f', 'avx512bw', 'avx512dq', 'avx512vl')
+
+
+class CpuForm(NamedTuple):
+    """What is compiled for the CPUs that have something."""
+
+    title: str
+    kernels: tuple[str, ...]
+    needs: tuple[str, ...]  # as Linux and `cpu_has` name it
+
+
+# a kernel's best form comes last
+FORMS = {
+    BASE: CpuForm('any CPU', ('float32',), ()),
+    'avx2': CpuForm('AVX2', ('float32', 'int8'), _AVX2),
+    'avx512': CpuForm('AVX-512', ('float32', 'int8'), _AVX512),
+    'avx_vnni': CpuForm('AVX-VNNI', ('int8',), (*_AVX2, 'avx_vnni')),
+    'avx512_vnni': CpuForm('AVX-512 VNNI', ('int8',), (*_AVX512, 'avx512_vnni')),
+    'amx': CpuForm('AMX', ('bf16',), (*_AVX512, 'amx_tile', 'amx_bf16')),
+}
+
+
+def _compiled(name: str, form: CpuForm) -> Form:
+    files = tuple(f'{kernel}.cc' for kernel in form.kernels)
+    spelt = {'avx_vnni': 'avxvnni', 'avx512_vnni': 'avx512vnni'}
+    flags = (spelt.get(need, need.replace('_', '-')) for need in form.needs)
+    files = files if form.needs else ('cpu.cc', *files)
+    return Form(name, files, tuple(f'-m{flag}' for flag in flags))
+
 
 SOURCES = Sources(
     'vgscreen',
     what='identification kernels',
     folder=Path(__file__).resolve().parent / 'kernels',
     without='identification runs on NumPy, several times slower',
+    forms=tuple(
+        _compiled(name, form)
+        for name, form in FORMS.items()
+        if name == BASE or platform.machine() in ('x86_64', 'AMD64')
+    ),
 )
 
 _TILE_ROWS, _TILE_DEPTH = 16, 32
@@ -48,46 +89,76 @@ _I64 = np.ctypeslib.ndpointer(np.int64, flags='C')
 _LONG = ctypes.c_int64
 
 
+_SIZES = [_LONG, _LONG]
+_FOUND = [_U32, _U32, _LONG]
+# of every form that has them: arguments, result
+_FUNCTIONS = {
+    'float32_panel_rows': ([], ctypes.c_int),
+    'float32_panel_columns': ([], ctypes.c_int),
+    'pack_rows_float32': ([_F32, *_SIZES, _F32], None),
+    'pack_columns_float32': ([_F32, *_SIZES, _F32], None),
+    'screen_float32': ([_F32, _LONG, _F32, *_SIZES, _F32, *_FOUND], _LONG),
+    'exact': ([_F32, _F32, _LONG, _I64, _I64, _LONG, _F32], None),
+    'int8_panel_rows': ([], ctypes.c_int),
+    'int8_panel_columns': ([], ctypes.c_int),
+    'int8_depth': ([], ctypes.c_int),
+    'pack_rows_int8': ([_F32, *_SIZES, _U8, _F32, _F32], None),
+    'pack_columns_int8': ([_F32, *_SIZES, _U8, _F32, _F32, _I32], None),
+    'screen_int8': (
+        [_U8, _LONG, _U8, *_SIZES, _F32, _F32, _F32, _F32, _I32, *_FOUND],
+        _LONG,
+    ),
+    'pack_rows_bf16': ([_F32, *_SIZES, _U16, _F32], None),
+    'pack_columns_bf16': ([_F32, *_SIZES, _U16, _F32], None),
+    'screen_bf16': ([_U16, _LONG, _U16, *_SIZES, _F32, *_FOUND], _LONG),
+}
+
+
 @functools.cache
 def _native() -> Optional[ctypes.CDLL]:
-    """The compiled kernels, or None, with one warning, where there are none."""
+    """The compiled kernels, or None, with one warning, where there are none. `runs` are the forms
+    that this CPU can run, the best first."""
     native = loaded(SOURCES)
     if native is None:
         return None
-    for kind, packed in (('f32', (_F32,)), ('bf16', (_U16, _F32))):
-        for side in ('rows', 'columns'):
-            pack = getattr(native, f'vgs_pack_{side}_{kind}')
-            pack.argtypes, pack.restype = [_F32, _LONG, _LONG, *packed], None
-        screen = getattr(native, f'vgs_screen_{kind}')
-        screen.argtypes = [packed[0], _LONG, packed[0], _LONG, _LONG, _F32, _U32, _U32, _LONG]
-        screen.restype = _LONG
-    native.vgs_pack_rows_int8.argtypes = [_F32, _LONG, _LONG, _U8, _F32, _F32]
-    native.vgs_pack_rows_int8.restype = None
-    native.vgs_pack_columns_int8.argtypes = [_F32, _LONG, _LONG, _U8, _F32, _F32, _I32]
-    native.vgs_pack_columns_int8.restype = None
-    native.vgs_screen_int8.argtypes = [
-        *(_U8, _LONG, _U8, _LONG, _LONG),
-        *(_F32, _F32, _F32, _F32, _I32),
-        *(_U32, _U32, _LONG),
-    ]
-    native.vgs_screen_int8.restype = _LONG
-    native.has_int8 = bool(native.vgs_has_int8())
-    native.vgs_exact.argtypes = [_F32, _F32, _LONG, _I64, _I64, _LONG, _F32]
-    native.vgs_exact.restype = None
-    # asked for here, before any thread is made: without the permission a tile instruction is fatal
-    native.has_bf16 = bool(native.vgs_has_bf16())
+    # asked for here, before any thread is made, see kernels/cpu.cc
+    can = functools.cache(lambda need: bool(native.vgs_base_cpu_has(need.encode())))
+    native.runs = tuple(name for name in reversed(FORMS) if all(map(can, FORMS[name].needs)))
+    for form in native.runs:
+        for name, (arguments, result) in _FUNCTIONS.items():
+            function = getattr(native, f'vgs_{form}_{name}', None)
+            if function is not None:
+                function.argtypes, function.restype = arguments, result
     return native
+
+
+def _function(form: str, name: str) -> Callable:
+    return getattr(_native(), f'vgs_{form}_{name}')
+
+
+def forms(kernel: str) -> tuple[str, ...]:
+    """The forms of a kernel that this machine can use, the best first; none of 'numpy'.
+
+    Raises InputError where VARGFACENET_SEARCH_FORM names none that this CPU runs.
+    """
+    native = _native()
+    if native is None:
+        return ()
+    runs, only = native.runs, os.environ.get(FORM)
+    if only:
+        if only not in runs:
+            raise InputError(f'{FORM}={only}: this CPU runs {", ".join(runs)}')
+        runs = (only,)
+    return tuple(form for form in runs if hasattr(native, f'vgs_{form}_screen_{kernel}'))
 
 
 def choose_kernel(name: str = 'auto') -> str:
     """The fastest kernel that this machine has, or `name` if it has that; InputError if not."""
     if name not in KERNELS:
         raise InputError(f'kernel {name!r}: expected one of {", ".join(KERNELS)}')
-    native = _native() if name != 'numpy' else None
-    runs = {'numpy': True}
-    if native is not None:
-        runs.update(bf16=native.has_bf16, int8=native.has_int8, float32=True)
-    have = [kernel for kernel in KERNELS if runs.get(kernel)]
+    if name == 'numpy':
+        return name
+    have = [kernel for kernel in KERNELS if kernel == 'numpy' or forms(kernel)]
     if name != 'auto' and name not in have:
         raise InputError(f'kernel {name!r} does not run on this machine; it has {", ".join(have)}')
     return have[0] if name == 'auto' else name
@@ -115,6 +186,7 @@ class Packed(NamedTuple):
     per_row: int  # elements of `data` for each embedding
     norm: float  # the largest length of an embedding
     error: float  # the largest distance of an embedding from its packed form
+    form: str = BASE  # for which the layout is
     scales: Optional[Scales] = None
     rests: Optional[np.ndarray] = None  # float32: length of what is not packed, see `shorten.py`
 
@@ -142,7 +214,7 @@ def _aligned(elements: int, dtype: type) -> np.ndarray:
     return memory[start : start + elements * size].view(dtype)
 
 
-def pack(embeddings: np.ndarray, kernel: str, columns: bool) -> Packed:
+def pack(embeddings: np.ndarray, kernel: str, columns: bool, form: Optional[str] = None) -> Packed:
     """Bring embeddings into a kernel's layout.
 
     Parameters
@@ -150,6 +222,7 @@ def pack(embeddings: np.ndarray, kernel: str, columns: bool) -> Packed:
     embeddings : (N, D) float32
     kernel : any but 'auto', see `choose_kernel`
     columns : whether they are the columns of the search
+    form : one of `forms(kernel)`, the same for rows and columns; default the best
 
     Raises
     ------
@@ -160,39 +233,40 @@ def pack(embeddings: np.ndarray, kernel: str, columns: bool) -> Packed:
     norm = float(np.sqrt(np.einsum('nd,nd->n', embeddings, embeddings, dtype=np.float64).max()))
     if kernel == 'numpy':
         return Packed(embeddings.reshape(-1), count, size, size, norm, 0.0)
-    native = _native()
+    form = form or forms(kernel)[0]
     side = 'columns' if columns else 'rows'
+    fill = _function(form, f'pack_{side}_{kernel}')
     if kernel == 'float32':
-        panel = getattr(native, f'vgs_panel_{side}')()
+        panel = _function(form, f'float32_panel_{side}')()
         data = _aligned(-(-count // panel) * panel * size, np.float32)
-        getattr(native, f'vgs_pack_{side}_f32')(embeddings, count, size, data)
-        return Packed(data, count, size, size, norm, 0.0)
+        fill(embeddings, count, size, data)
+        return Packed(data, count, size, size, norm, 0.0, form)
     if kernel == 'int8':
-        return _pack_int8(embeddings, columns, norm)
+        return _pack_int8(embeddings, columns, norm, form)
     padded = -(-size // _TILE_DEPTH) * _TILE_DEPTH
     tiled = -(-count // _TILE_ROWS) * _TILE_ROWS
     data, errors = _aligned(tiled * padded, np.uint16), np.zeros(tiled, np.float32)
-    getattr(native, f'vgs_pack_{side}_bf16')(embeddings, count, size, data, errors)
-    return Packed(data, count, size, padded, norm, float(errors.max()))
+    fill(embeddings, count, size, data, errors)
+    return Packed(data, count, size, padded, norm, float(errors.max()), form)
 
 
-def _pack_int8(embeddings: np.ndarray, columns: bool, norm: float) -> Packed:
-    native, (count, size) = _native(), embeddings.shape
+def _pack_int8(embeddings: np.ndarray, columns: bool, norm: float, form: str) -> Packed:
+    count, size = embeddings.shape
     if size >= _INT8_SIZE:
         raise InputError(
             f'embeddings of {size} dimensions: the int8 kernel takes fewer than {_INT8_SIZE}; '
             "choose the kernel 'float32'"
         )
     side = 'columns' if columns else 'rows'
-    panel, depth = getattr(native, f'vgs_int8_panel_{side}')(), native.vgs_int8_depth()
+    panel, depth = _function(form, f'int8_panel_{side}')(), _function(form, 'int8_depth')()
     padded, paneled = -(-size // depth) * depth, -(-count // panel) * panel
     data = _aligned(paneled * padded, np.uint8)
     scales = Scales(
         np.ones(paneled, np.float32), np.zeros(paneled, np.float32), np.zeros(paneled, np.int32)
     )
     wanted = scales if columns else scales[:2]
-    getattr(native, f'vgs_pack_{side}_int8')(embeddings, count, size, data, *wanted)
-    return Packed(data, count, size, padded, norm, float(scales.errors.max()), scales)
+    _function(form, f'pack_{side}_int8')(embeddings, count, size, data, *wanted)
+    return Packed(data, count, size, padded, norm, float(scales.errors.max()), form, scales)
 
 
 def error_bound(rows: Packed, columns: Packed) -> float:
@@ -217,7 +291,7 @@ def _sum_bound(rows: Packed, columns: Packed) -> float:
 def _int8_limits(
     rows: Packed, columns: Packed, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(thresholds, lifts) of vgs_screen_int8, each (N,) float32: the error bound a row, not a set.
+    """(thresholds, lifts) of screen_int8, each (N,) float32: the error bound a row, not a set.
 
     Both are rounded to the side on which a pair is rather found. A pair is found if its product is
     above the threshold less the lift times what the kernel takes for the column's error. Of whole
@@ -268,17 +342,15 @@ class Searcher:
             if columns.rests is not None:
                 scales = scales._replace(errors=columns.rests)
             limits = _int8_limits(rows, columns, thresholds)
-            return self._search_native('int8', rows, columns, limits, scales)
+            return self._search_native(rows, columns, limits, scales)
         lowered = thresholds - error_bound(rows, columns)
         lowered = np.nextafter(lowered.astype(np.float32), np.float32(-np.inf))
         if self.kernel == 'numpy':
             return self._search_numpy(rows, columns, lowered)
-        name = 'bf16' if self.kernel == 'bf16' else 'f32'
-        return self._search_native(name, rows, columns, (lowered,))
+        return self._search_native(rows, columns, (lowered,))
 
     def _search_native(
         self,
-        name: str,
         rows: Packed,
         columns: Packed,
         limits: tuple[np.ndarray, ...],
@@ -287,7 +359,8 @@ class Searcher:
         padded = np.zeros((len(limits), rows.count + ROW_STEP), np.float32)  # for whole panels
         padded[:, : rows.count] = limits
         sides = rows.data, rows.count, columns.data, columns.count
-        screen = getattr(_native(), f'vgs_screen_{name}')
+        assert rows.form == columns.form, (rows.form, columns.form)
+        screen = _function(rows.form, f'screen_{self.kernel}')
         found = screen(*sides, rows.size, *padded, *scales, *self._found, self.capacity)
         if found > self.capacity:
             return None
@@ -321,7 +394,9 @@ def exact_scores(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray) -> 
     scores = np.empty(len(i), np.float32)
     if native is not None:
         i, j = np.ascontiguousarray(i, np.int64), np.ascontiguousarray(j, np.int64)
-        native.vgs_exact(np.asarray(a), np.asarray(b), a.shape[1], i, j, len(i), scores)
+        form = next(form for form in native.runs if 'float32' in FORMS[form].kernels)
+        exact = _function(form, 'exact')
+        exact(np.asarray(a), np.asarray(b), a.shape[1], i, j, len(i), scores)
         return scores
     for start in range(0, len(i), _EXACT_PER_BLOCK):
         block = slice(start, start + _EXACT_PER_BLOCK)

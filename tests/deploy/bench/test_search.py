@@ -6,10 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-from vargfacenet.common.errors import InputError, RunError
+from vargfacenet.common.errors import RunError
 from vargfacenet.deploy.bench import against_faiss
 from vargfacenet.deploy.bench.search import PRODUCTS
-from vargfacenet.eval.search.screen import choose_kernel
+from vargfacenet.eval.search.screen import FORMS, forms
 
 PYTHON = os.environ.get('FAISS_PYTHON') or (
     sys.executable if importlib.util.find_spec('faiss') else ''
@@ -18,18 +18,16 @@ needs_faiss = pytest.mark.skipif(not PYTHON, reason='needs faiss; FAISS_PYTHON m
 SMALL = ('--rows', 500, '--columns', 700, '--size', 64, '--seconds', 0.1)
 
 
-def runs_here(kernel):
-    try:
-        return choose_kernel(kernel) == kernel
-    except InputError:
-        return False
-
-
 def test_every_kernel_beside_every_product(run_command):
     code, result, errors = run_command('bench', 'search', *SMALL)
     assert code == 0, errors
     rows = result['kernels']
-    kernels = {f'screen {name}' for name in ('bf16', 'int8', 'float32') if runs_here(name)}
+    kernels = {
+        f'screen {kernel} {form.title}'
+        for name, form in FORMS.items()
+        for kernel in form.kernels
+        if name in forms(kernel)
+    }
     assert set(rows) - set(PRODUCTS) == kernels
     assert rows[result['best_product']]['ratio']['median'] == 1
     for row in rows.values():

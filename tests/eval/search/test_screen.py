@@ -1,16 +1,20 @@
-"""The kernels' library: compiled for every kind of CPU, exact a hair below any score."""
+"""The kernels' library: forms for every kind of CPU in one, exact a hair below any score."""
 
+import ctypes
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from itertools import cycle
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from vargfacenet.common import native
 from vargfacenet.common.errors import InputError
+from vargfacenet.common.parallel import cpu_fields
 from vargfacenet.eval.search import screen
 
 PROGRAM = """
@@ -59,38 +63,77 @@ def test_a_kernel_that_is_not_here(monkeypatch):
         screen.choose_kernel('bf16')
 
 
-def cpu_flags():
-    text = Path('/proc/cpuinfo').read_text()
-    return set(next(line for line in text.splitlines() if line.startswith('flags')).split())
-
-
-# what each adds to the one before it, as /proc/cpuinfo spells it
-CPUS = {
-    'x86-64-v2': set(),
-    'haswell': {'avx2', 'fma'},
-    'alderlake': {'avx2', 'fma', 'avx_vnni'},
-    'skylake-avx512': {'avx512f', 'avx512bw', 'avx512vl'},
-    'icelake-server': {'avx512f', 'avx512bw', 'avx512vl', 'avx512_vnni'},
-}
-
-
-@pytest.fixture(params=CPUS)
-def compiled(request, tmp_path, monkeypatch):
-    """The kernels as they are compiled for a CPU, loaded in place of this machine's."""
-    compiler = native._compiler()
-    if compiler is None:
+@pytest.fixture
+def library():
+    """Path of the compiled kernels."""
+    if native._compiler() is None:
         pytest.skip('no C++ compiler')
-    path = tmp_path / 'kernels.so'
-    flags = [flag for flag in native.FLAGS if not flag.startswith('-march')]
-    sources = map(str, screen.SOURCES.folder.glob('*.cc'))
-    command = [compiler, *flags, f'-march={request.param}', f'-I{native.HEADERS}', *sources]
-    subprocess.run([*command, '-o', str(path)], check=True)
-    if not CPUS[request.param] <= cpu_flags():
-        pytest.skip(f'compiles; this CPU is no {request.param}')
-    monkeypatch.setattr(native, 'library', lambda sources: path)
-    screen._native.cache_clear()
-    yield request.param
-    screen._native.cache_clear()
+    return native.library(screen.SOURCES)
+
+
+KERNEL_FORMS = [(kernel, form) for form, of in screen.FORMS.items() for kernel in of.kernels]
+
+
+@pytest.fixture(params=KERNEL_FORMS, ids=lambda param: '-'.join(param))
+def kernel_form(request):
+    """(kernel, form) of those that this CPU runs."""
+    kernel, form = request.param
+    if form not in screen.forms(kernel):
+        pytest.skip(f'this CPU has no {screen.FORMS[form].title}')
+    return request.param
+
+
+def test_one_library_has_every_form(library):
+    """And this CPU runs those whose instructions Linux tells of, which is asked another way."""
+    names = subprocess.run(['nm', '-D', library], check=True, capture_output=True, text=True).stdout
+    forms = {form.name for form in screen.SOURCES.forms}
+    assert forms == set(screen.FORMS if platform.machine() == 'x86_64' else [screen.BASE])
+    for kernel, form in KERNEL_FORMS:
+        assert (f' T vgs_{form}_screen_{kernel}\n' in names) == (form in forms), (kernel, form)
+    flags = set(cpu_fields().get('flags', '').split())
+    runs = {form for form in forms if set(screen.FORMS[form].needs) <= flags}
+    assert set(screen._native().runs) == runs
+
+
+def test_forms_share_no_function(library):
+    """The linker keeps one of several functions of a name, perhaps that of a CPU that has more."""
+    names = subprocess.run(['nm', '-C', library], check=True, capture_output=True, text=True).stdout
+    defined = [line[17:].split(' ', 1) for line in names.splitlines() if line[0] != ' ']
+    start_up = ['_init', '_fini', 'frame_dummy', 'deregister_tm_clones', 'register_tm_clones']
+    start_up += ['__do_global_dtors_aux', 'DW.ref.__gxx_personality_v0']
+    ours = {name for kind, name in defined if kind in 'tTwWvV' and name not in start_up}
+    of_a_form = re.compile(r'vargfacenet_(\w+?)::|vgs_(' + '|'.join(screen.FORMS) + ')_')
+    assert ours and not [name for name in ours if not of_a_form.search(name)]
+
+
+def test_another_form_by_the_environment(monkeypatch):
+    runs = screen._native().runs if screen._native() else ()
+    for form in runs:
+        monkeypatch.setenv(screen.FORM, form)
+        kernels = [kernel for kernel in screen.KERNELS[1:-1] if screen.forms(kernel)]
+        assert sorted(kernels) == sorted(screen.FORMS[form].kernels)
+        assert screen.choose_kernel() == kernels[0]
+        assert screen.forms(kernels[0]) == (form,)
+    monkeypatch.setenv(screen.FORM, 'sse9')
+    if runs[1:]:
+        with pytest.raises(InputError, match='VARGFACENET_SEARCH_FORM=sse9: this CPU runs avx'):
+            screen.choose_kernel()
+
+
+def test_a_form_that_the_compiler_lacks_is_left_out_with_a_warning(tmp_path, monkeypatch, caplog):
+    if native._compiler() is None:
+        pytest.skip('no C++ compiler')
+    base = screen.SOURCES.forms[0]
+    future = native.Form('avx2048', ('int8.cc',), ('-mavx2048',))
+    monkeypatch.setattr(native, '_writable_folder', lambda sources: tmp_path)
+    some = screen.SOURCES._replace(forms=(base, future))
+    path = native._compile(some, native._compiler(), 'kernels.so')
+    assert ctypes.CDLL(str(path)).vgs_base_cpu_has(b'avx2048') == 0
+    (warning,) = [record for record in caplog.records if record.levelname == 'WARNING']
+    assert 'avx2048, which will be slower' in warning.getMessage()
+    worse = some._replace(forms=(future, base))
+    assert native._compile(worse, native._compiler(), 'none.so') is None
+    assert not (tmp_path / 'none.so').exists()
 
 
 def awkward(rng, size):
@@ -101,9 +144,10 @@ def awkward(rng, size):
     return rows.astype(np.float32)
 
 
-def test_every_pair_is_found_at_a_threshold_a_hair_below_its_score(compiled, rng):
-    """By every kernel, also where the rounding of a row and the other side conspire."""
-    assert screen.choose_kernel() == {'x86-64-v2': 'float32'}.get(compiled, 'int8')
+def test_every_pair_is_found_at_a_threshold_a_hair_below_its_score(kernel_form, rng):
+    """Also where the rounding of a row and the other side conspire."""
+    kernel, form = kernel_form
+    searcher = screen.Searcher(kernel)
     for size in (1, 15, 16, 75, 512):
         a, b = awkward(rng, size), awkward(rng, size)
         # almost half a step off every integer, and on the other side the very direction of what is
@@ -117,36 +161,109 @@ def test_every_pair_is_found_at_a_threshold_a_hair_below_its_score(compiled, rng
             other[place] = one[place] * levels - np.rint(one[place] * levels)
             other[4 * n + 2 : 4 * n + 4] *= -1
         exact = np.float32(a.astype(np.float64) @ b.astype(np.float64).T)
-        for kernel in screen.KERNELS[1:]:
-            try:
-                searcher = screen.Searcher(screen.choose_kernel(kernel))
-            except InputError:
-                continue
-            rows = screen.pack(a, kernel, columns=False)
-            for column in range(len(b)):
-                columns = screen.pack(b[column:], kernel, columns=True)
-                below = np.nextafter(exact[:, column], np.float32(-np.inf))
-                found = set(zip(*map(list, searcher.search(rows, columns, below))))
-                assert {(i, 0) for i in range(len(a))} <= found, (kernel, size, column)
+        rows = screen.pack(a, kernel, columns=False, form=form)
+        for column in range(len(b)):
+            columns = screen.pack(b[column:], kernel, columns=True, form=form)
+            below = np.nextafter(exact[:, column], np.float32(-np.inf))
+            found = set(zip(*map(list, searcher.search(rows, columns, below))))
+            assert {(i, 0) for i in range(len(a))} <= found, (size, column)
+
+
+def pairs_near(rng, threshold, size, count=500):
+    """(count, size) unit rows a, b float32: a_i b_i is within 1e-7 of the threshold, on both sides
+    of it and many times on it."""
+    a = unit(rng.standard_normal((count, size)))
+    other = rng.standard_normal((count, size))
+    other = unit(other - (other * a).sum(axis=1, keepdims=True) * a)
+    cosine = threshold + rng.choice([-1e-7, -3e-8, 0, 3e-8, 1e-7], (count, 1))
+    b = cosine * a + np.sqrt(1 - cosine**2) * other
+    return a.astype(np.float32), b.astype(np.float32)
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize('size', [33, 128, 512])
+def test_pairs_within_1e_7_of_the_threshold_are_told_apart(kernel_form, size, rng):
+    """The kernel finds what is above, and the exact scores of what it finds say the same of every
+    pair as float64 products of all pairs do; among other rows, where most are far away."""
+    kernel, form = kernel_form
+    threshold = np.float32(0.35)
+    a, b = pairs_near(rng, threshold, size)
+    exact = np.float32(np.einsum('id,jd->ij', a.astype(np.float64), b.astype(np.float64)))
+    near = np.abs(exact - threshold) <= 2e-7
+    assert near.sum() >= len(a) * 0.9  # they are what they should be, above and not above
+    assert 0.2 < (exact > threshold)[near].mean() < 0.8
+    rows, columns = (screen.pack(part, kernel, columns=part is b, form=form) for part in (a, b))
+    i, j = screen.Searcher(kernel).search(rows, columns, np.full(len(a), threshold))
+    above = screen.exact_scores(a, b, i, j) > threshold
+    assert set(zip(i[above], j[above])) == set(zip(*np.nonzero(exact > threshold)))
+
+
+def test_every_form_has_the_same_exact_scores(rng):
+    """Bit by bit, so that it does not matter where a run goes on."""
+    a, b = (rng.standard_normal((50, 77)).astype(np.float32) for _ in range(2))
+    i, j = (rng.randint(50, size=400) for _ in range(2))
+    expected = None
+    for form in screen.forms('float32'):
+        scores = np.empty(len(i), np.float32)
+        screen._function(form, 'exact')(a, b, 77, i, j, len(i), scores)
+        expected = scores if expected is None else expected
+        np.testing.assert_array_equal(scores, expected)
+        wide = (a[i].astype(np.float64) * b[j].astype(np.float64)).sum(axis=1)
+        np.testing.assert_allclose(scores, wide, rtol=1e-6, atol=1e-6)
+
+
+RESULTS = """
+import json, sys
+import numpy as np
+from vargfacenet.eval import identification
+from vargfacenet.eval.search import negatives
+identification.FULL_ROC_SCORES, negatives._SHORTENED_PAIRS = 10, 1
+rows = np.load(sys.argv[1])
+result = identification.tpr_at_fpr(
+    rows[:300], np.arange(300) // 3, rows[300:], (1e-4, 1e-3), block=200, capacity=50_000,
+    kernel=sys.argv[2],
+)
+told = {name: np.asarray(value).tolist() for name, value in vars(result).items()}
+print(json.dumps({**told, 'kernel': '', 'pairs_per_second': 0}))
+"""
+
+
+def test_one_result_of_all_forms_and_numbers_of_threads(rng, tmp_path):
+    """In processes of their own; also with every score twice and pairs that are almost alike."""
+    a, b = pairs_near(rng, 0.35, 64, 300)
+    np.save(tmp_path / 'rows.npy', np.concatenate([a, b, b, a[:100]]))
+
+    def result(kernel, **environment):
+        command = [sys.executable, '-c', RESULTS, str(tmp_path / 'rows.npy'), kernel]
+        environment = {**os.environ, **environment}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    expected = result('numpy')
+    assert expected.count('[') > 5
+    for threads, (kernel, form) in zip(cycle('13'), KERNEL_FORMS):
+        if form in screen.forms(kernel):
+            told = result(kernel, **{screen.FORM: form, 'OMP_NUM_THREADS': threads})
+            assert told == expected, (kernel, form, threads)
 
 
 def test_int8_looks_again_at_few_pairs(rng):
     """Of unit rows at a threshold that one pair in a thousand reaches."""
-    try:
-        searcher = screen.Searcher(screen.choose_kernel('int8'))
-    except InputError:
-        pytest.skip('no int8 kernel on this CPU')
-    rows = rng.standard_normal((2000, 128))
-    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    rows = unit(rng.standard_normal((2000, 128))).astype(np.float32)
     a, b = rows[:1000], rows[1000:]
-    packed = screen.pack(a, 'int8', columns=False), screen.pack(b, 'int8', columns=True)
     threshold = np.quantile(a @ b.T, 0.999)
-    i, _ = searcher.search(*packed, np.full(len(a), threshold))
-    assert 1000 <= len(i) <= 20_000
+    for form in screen.forms('int8'):
+        packed = [screen.pack(part, 'int8', columns=part is b, form=form) for part in (a, b)]
+        i, _ = screen.Searcher('int8').search(*packed, np.full(len(a), threshold))
+        assert 1000 <= len(i) <= (5_000 if 'vnni' in form else 20_000), form
 
 
 def test_more_dimensions_than_bytes_can_sum():
-    if screen._native() is None or not screen._native().has_int8:
+    if not screen.forms('int8'):
         pytest.skip('no int8 kernel on this CPU')
     with pytest.raises(InputError, match="choose the kernel 'float32'"):
         screen.pack(np.ones((1, 1 << 16), np.float32), 'int8', columns=False)
