@@ -34,6 +34,13 @@ def cpu_name() -> str:
     return cpu_fields().get('model name', platform.machine())
 
 
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one perhaps shorter."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
+
+
 def ordered_map(
     function: Callable[[Item], Result],
     items: Iterable[Item],

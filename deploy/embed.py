@@ -28,12 +28,12 @@ from ..common.data.video import find_videos
 from ..common.engine.options import add_options_or_default
 from ..common.errors import InputError
 from ..common.files import atomic_path, input_file, naming, output_file
-from ..common.parallel import cpu_count, ordered_map
+from ..common.parallel import batches, cpu_count, ordered_map
 from .decide import embedder_from
 from .embed_video import add_video_options, check_video_options, run_videos
 from .embedder import WHICH, FaceEmbedder, unit_length
 from .faces import add_faces_option
-from .picture_reader import NOTHING, Found, PictureReader, batches
+from .picture_reader import NOTHING, Found, PictureReader
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..common import console
 from ..common.data.video import Frame, FrameReader, Sampling, Video
 from ..common.errors import InputError
-from ..common.parallel import ordered_map
+from ..common.parallel import batches, ordered_map
 from ..eval.frame_quality import (
     FramePooling,
     add_pooling_options,
@@ -22,7 +22,7 @@ from ..eval.frame_quality import (
     pooling_from,
 )
 from .embedder import FaceEmbedder, unit_length
-from .picture_reader import NOTHING, Found, PictureReader, batches
+from .picture_reader import NOTHING, Found, PictureReader
 
 log = logging.getLogger(__name__)
 

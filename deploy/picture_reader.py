@@ -2,8 +2,6 @@
 
 import argparse
 import threading
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,10 +74,3 @@ class PictureReader:
             return Found(path, error=f'{path}: no face found')
         crops = cut_out(image, found.faces.landmarks)
         return Found(path, crops, found.faces.boxes, found.faces.scores, found.count)
-
-
-def batches(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of `size` items, the last one perhaps shorter."""
-    items = iter(items)
-    while batch := list(islice(items, size)):
-        yield batch

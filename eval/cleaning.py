@@ -8,16 +8,15 @@ being what the set calls one person. Letters: N pictures, D embedding size, C cl
 import functools
 import tempfile
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple, Optional
 
 import numpy as np
 
 from ..common import console
-from ..common.data.records import Records, decode_crop
+from ..common.data.records import Records, read_crop
 from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
-from ..common.parallel import ordered_map
+from ..common.parallel import batches, ordered_map
 from ..common.vectors import unit_rows
 from .search.screen import BLOCK, ROW_STEP, Searcher, choose_kernel, exact_scores, pack
 
@@ -54,8 +53,8 @@ class People:
 
 def _crop(records: Records, position: int) -> tuple[int, np.ndarray]:
     """(label, uint8 (112, 112, 3) RGB); InputError naming the picture."""
-    label, encoded = records.read(position)
-    return label, decode_crop(records, position, encoded)[:, :, ::-1]
+    label, bgr = read_crop(records, position)
+    return label, bgr[:, :, ::-1]
 
 
 def embed_people(model: OpenModel, records: Records) -> People:
@@ -75,7 +74,7 @@ def embed_people(model: OpenModel, records: Records) -> People:
     rows = np.memmap(handle, np.float32, 'w+', shape=(count, model.embedding_size))
     crops = ordered_map(read, range(count))
     with console.progress(count, f'embedding {records.source}') as bar:
-        while block := list(islice(crops, _EMBED_BLOCK)):
+        for block in batches(crops, _EMBED_BLOCK):
             good = [found for found in block if not isinstance(found, str)]
             bad += [found for found in block if isinstance(found, str)]
             if good:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
@@ -11,7 +10,7 @@ import numpy as np
 from ..common.data.image import check_crop, decode_rgb, read_picture
 from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
-from ..common.parallel import ordered_map
+from ..common.parallel import batches, ordered_map
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +58,8 @@ def embed_images(
     Block for each `embedder.batch_size` items.
     """
     loaded = ordered_map(load, items)
-    for start in range(0, len(items), embedder.batch_size):
-        images = list(islice(loaded, embedder.batch_size))
+    starts = range(0, len(items), embedder.batch_size)
+    for start, images in zip(starts, batches(loaded, embedder.batch_size)):
         missing = np.array([image is None for image in images])
         plain = np.zeros((len(images), embedder.embedding_size), np.float32)
         flipped = np.zeros_like(plain)

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..common.backend import mx
 from ..common.data.left_out import LeftOut
-from ..common.data.records import Records, decode_crop, open_records, read_labels
+from ..common.data.records import Records, next_crop, open_records, read_labels
 from ..common.errors import InputError
 from ..common.files import PathLike
 from ..common.names import DATA, IMAGE_SHAPE, LABEL
@@ -190,20 +190,7 @@ class _Decoder:
         return change.change(bgr, mirrored, draws[1:], another), int(mirrored)
 
     def _readable(self, position: int, bad: dict[int, str]) -> tuple[int, int, np.ndarray]:
-        """(position, label, uint8 BGR) of a record, or of the first readable one after it: who
-        takes the place of a bad one depends on the data alone, so that a resumed run sees it too.
-        """
-        while True:
-            try:
-                label, encoded = self.records.read(position)
-                return position, label, decode_crop(self.records, position, encoded)
-            except InputError as error:
-                bad[position] = str(error)
-            except OSError as error:  # of a disk that fails
-                bad[position] = f'{self.records.name(position)}: {error.strerror}'
-            if len(bad) > self.allowed:
-                raise InputError(bad[position])
-            position = (position + 1) % len(self.records)
+        return next_crop(self.records, position, bad, self.allowed)
 
     def read_ahead(self, blocks: list[int]) -> None:
         """Tell the system that the records of these blocks will be needed."""

@@ -11,20 +11,19 @@ import argparse
 import contextlib
 import logging
 import sys
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Union
 
 import numpy as np
 
 from ..common import console
-from ..common.checksums import noted
-from ..common.data.records import Records, decode_crop, open_records, read_labels
+from ..common.data.left_out import LeftOut
+from ..common.data.records import UNLABELLED, Records, open_records, read_crop, read_labels
 from ..common.engine import checkpoint
-from ..common.engine.model_name import checkpoint_files
 from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
-from ..common.files import exclusive, free_to_write, output_folder
 from ..common.memory import free_memory
-from ..common.run_files import checkpoint_numbers, state_path, symbol_path
+from ..common.parallel import batches, ordered_map
 from ..symbol import gradients
 
 log = logging.getLogger(__name__)
@@ -110,24 +109,52 @@ def fit_layers(
 
 
 def some_of_each(labels: np.ndarray, images: int) -> np.ndarray:
-    """Positions of the first `images` pictures of every label, ascending."""
+    """Positions of the first `images` pictures of every label but UNLABELLED, ascending."""
     order = np.argsort(labels, kind='stable')
-    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    order = order[labels[order] != UNLABELLED]
+    starts = np.flatnonzero(np.diff(labels[order], prepend=UNLABELLED))
     place = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     return np.sort(order[place < images])
 
 
-def features_of(records: Records, positions: np.ndarray) -> np.ndarray:
-    """Float32 (N, CHANNELS, rows, columns) of pictures of a data set."""
+def leave_out(left_out: LeftOut, position: int, reason: str) -> None:
+    """`left_out.add` of one picture; its InputError tells of the option."""
+    try:
+        left_out.add({position: reason})
+    except InputError as error:
+        raise InputError(f'{error}; --skip-corrupt N leaves up to N such pictures out') from None
+
+
+def features_of(
+    records: Records, positions: np.ndarray, left_out: LeftOut
+) -> tuple[np.ndarray, np.ndarray]:
+    """(float32 (N, CHANNELS, rows, columns) of pictures of a data set, int64 (N,) their positions):
+    of all `positions` but those that cannot be read and may be left out."""
+
+    def read(position: int) -> tuple[int, Union[np.ndarray, str]]:
+        try:
+            return position, read_crop(records, position)[1]
+        except InputError as error:
+            return position, str(error)
+
+    def readable() -> Iterator[tuple[int, np.ndarray]]:
+        for position, crop in ordered_map(read, positions.tolist()):
+            bar.advance()
+            if isinstance(crop, str):
+                leave_out(left_out, position, crop)
+            else:
+                yield position, crop
+
     embedder = Embedder(gradients.features(), batch_size=_BATCH)
     features = np.empty((len(positions), gradients.FEATURES), np.float32)
+    read_ones = []
     with console.progress(len(positions), 'describing') as bar:
-        for start in range(0, len(positions), _BATCH):
-            part = positions[start : start + _BATCH]
-            crops = [decode_crop(records, p, records.read(p)[1]) for p in part.tolist()]
-            features[start : start + _BATCH] = embedder.embed(np.stack(crops)[..., ::-1])
-            bar.advance(len(part))
-    return features.reshape(-1, gradients.CHANNELS, *gradients.MAP)
+        for part in batches(readable(), _BATCH):
+            there, crops = zip(*part)
+            features[len(read_ones) :][: len(part)] = embedder.embed(np.stack(crops)[..., ::-1])
+            read_ones += there
+    features = features[: len(read_ones)].reshape(-1, gradients.CHANNELS, *gradients.MAP)
+    return features, np.array(read_ones, np.int64)
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:
@@ -142,6 +169,13 @@ def build_parser(parser: argparse.ArgumentParser) -> None:
         default=0.1,
         help='how much the variation within a person is taken for alike in all directions',
     )
+    parser.add_argument(
+        '--skip-corrupt',
+        type=int,
+        default=0,
+        metavar='N',
+        help='leave out up to N pictures that cannot be read, and name them',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace the files that are there')
 
 
@@ -153,26 +187,31 @@ def check(args: argparse.Namespace) -> None:
             ('--channels', args.channels, 1, gradients.CHANNELS),
             ('--emb-size', args.emb_size, 1, args.channels * gradients.MAP[0] * gradients.MAP[1]),
             ('--shrinkage', args.shrinkage, 1e-6, 1e6),
+            ('--skip-corrupt', args.skip_corrupt, 0, 10**9),
         ]
     )
-    for path in (*checkpoint_files(f'{args.out},0'), state_path(args.out, 0)):
-        free_to_write(path, args.overwrite)
-    if others := [number for number in checkpoint_numbers(args.out) if number]:
-        raise InputError(
-            f'{args.out} is a run with checkpoints (the newest: {others[-1]}), whose network would '
-            'be lost; choose another place'
-        )
+    checkpoint.check_free(args.out, args.overwrite)
 
 
-def chosen(records: Records, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """(positions of the pictures that are looked at, their labels).
+def labels_of(records: Records, left_out: LeftOut) -> np.ndarray:
+    """int64 (pictures,), UNLABELLED for those that cannot be read, which are left out."""
+    if not records.num_classes:
+        raise InputError(f'{records.source}: pictures without labels; expected folders of people')
+    labels = read_labels(records, skip=left_out.allowed > 0)
+    for position in np.flatnonzero(labels == UNLABELLED).tolist():
+        try:
+            read_crop(records, position)
+        except InputError as error:
+            leave_out(left_out, position, str(error))
+    return labels
+
+
+def chosen(records: Records, args: argparse.Namespace, labels: np.ndarray) -> np.ndarray:
+    """Positions of the pictures that are looked at, of a set with `labels`.
 
     What is wrong with their number shows here, before any is looked at: InputError for fewer than
     there are values, for nobody twice, and for more than memory has room for.
     """
-    if not records.num_classes:
-        raise InputError(f'{args.data_dir}: pictures without labels; expected folders of people')
-    labels = read_labels(records)
     positions = some_of_each(labels, args.images)
     labels = labels[positions]
     if len(positions) <= args.emb_size:
@@ -192,31 +231,38 @@ def chosen(records: Records, args: argparse.Namespace) -> tuple[np.ndarray, np.n
             f'{free_memory() / 1e9:.1f} are free; some 6,000 are enough: give a folder of fewer '
             'people, or a smaller --images'
         )
-    return positions, labels
+    return positions
 
 
 def run(args: argparse.Namespace) -> dict:
     check(args)
+    left_out = LeftOut(args.skip_corrupt)
     with contextlib.closing(open_records(args.data_dir)) as records:
-        positions, labels = chosen(records, args)
-        features = features_of(records, positions)
+        labels = labels_of(records, left_out)
+        features, positions = features_of(records, chosen(records, args, labels), left_out)
+    there, labels = len(labels), labels[positions]
     layers = fit_layers(features, labels, args.channels, args.emb_size, args.shrinkage)
     network = gradients.embedding(*layers)
-    path = symbol_path(args.out)
-    with exclusive(output_folder(path.parent)), noted(path):  # the parameters carry their own
-        state_path(args.out, 0).unlink(missing_ok=True)  # of a training that was replaced
-        checkpoint.save_embedding(args.out, 0, network)
-    people, count = len(np.unique(labels)), sum(array.size for array in network.arg_params.values())
-    log.info(
-        '%s,0: %d values from %d pictures of %d people',
-        *(args.out, args.emb_size, len(positions), people),
-    )
-    return {
+    checkpoint.save_alone(args.out, network)
+    _, counts = np.unique(labels, return_counts=True)
+    result = {
         'model': f'{args.out},0',
         'pictures': len(positions),
-        'people': people,
-        'params': count,
+        'people': len(counts),
+        'people_of_one_picture': int((counts == 1).sum()),
+        'pictures_beyond_images': there - len(positions) - len(left_out.reasons),
+        'left_out': len(left_out.reasons),
+        'params': sum(array.size for array in network.arg_params.values()),
     }
+    log.info(
+        '%s: %d values from %d pictures of %d people; %d of these have one picture, which tells '
+        'nothing of how pictures of a person differ; not looked at: %d pictures beyond --images '
+        '%d, %d that cannot be read',
+        *(result['model'], args.emb_size, result['pictures'], result['people']),
+        *(result['people_of_one_picture'], result['pictures_beyond_images'], args.images),
+        result['left_out'],
+    )
+    return result
 
 
 main = console.command('fit', build_parser, run)

@@ -14,13 +14,13 @@ import numpy as np
 
 from ..common import console
 from ..common.data.left_out import LeftOut
-from ..common.data.records import Records, decode_crop, open_records
+from ..common.data.records import Records, next_crop, open_records
 from ..common.data.store_file import PLAIN_ROWS
 from ..common.engine.engines import fastest
 from ..common.engine.network import Network
 from ..common.errors import InputError
 from ..common.files import exclusive
-from ..common.parallel import ordered_map
+from ..common.parallel import batches, ordered_map
 from ..common.ranks import Ranks, SingleRank
 from .augmentations import Augmentations
 from .teacher import Teacher
@@ -33,23 +33,12 @@ BLOCK = 256  # images between two points where a killed run goes on
 
 
 def _crop(records: Records, left_out: LeftOut, position: int) -> np.ndarray:
-    """uint8 (112, 112, 3) BGR of a record, or of the first readable one after it, which takes its
-    place in training too; InputError naming the record if it may not be left out."""
+    """uint8 (112, 112, 3) BGR of a record, or of the one that takes its place in training too;
+    InputError naming the record if it may not be left out."""
     bad: dict[int, str] = {}
-    while True:
-        try:
-            _, encoded = records.read(position)
-            crop = decode_crop(records, position, encoded)
-        except InputError as error:
-            bad[position] = str(error)
-        except OSError as error:  # of a disk that fails
-            bad[position] = f'{records.name(position)}: {error.strerror}'
-        else:
-            left_out.add(bad)
-            return crop
-        if len(bad) > left_out.allowed:
-            raise InputError(bad[position])
-        position = (position + 1) % len(records)
+    _, _, crop = next_crop(records, position, bad, left_out.allowed)
+    left_out.add(bad)
+    return crop
 
 
 def _pictures(
@@ -84,8 +73,7 @@ def _blocks(
     pictures_of = functools.partial(_pictures, records, views, left_out)
     made = ordered_map(pictures_of, positions)
     with contextlib.closing(made):
-        while block := [pictures for _, pictures in zip(range(size), made)]:
-            yield np.stack(block)
+        yield from map(np.stack, batches(made, size))
 
 
 def _embedded_by_all(

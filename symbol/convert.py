@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..common import console
-from ..common.checksums import noted
 from ..common.engine import checkpoint
 from ..common.engine.torch_file import read_states, write_state
 from ..common.errors import InputError
-from ..common.files import exclusive, free_to_write, output_folder
-from ..common.run_files import symbol_path
+from ..common.files import free_to_write, output_folder
 from . import list_networks, parse_options
 from .torch_params import from_torch, to_torch
 
@@ -31,9 +29,7 @@ def to_checkpoint(source: str, network: str, words: list[str], prefix: str) -> d
     """
     options = parse_options(network, words)
     result = from_torch(network, read_states(source), options, source)
-    symbol = symbol_path(prefix)
-    with exclusive(output_folder(symbol.parent)), noted(symbol):  # the parameters carry their own
-        checkpoint.save_embedding(prefix, 0, result)
+    checkpoint.save_alone(prefix, result)
     params = sum(array.size for array in result.arg_params.values())
     log.info('%s: %s parameters of %s are in %s,0', source, f'{params:,}', network, prefix)
     return {'model': f'{prefix},0', 'network': network, 'source': source, 'params': params}
@@ -77,11 +73,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             f'--to {arguments.to}: expected a name that ends in {" or ".join(_PYTORCH)}; '
             f'vargfacenet export writes ONNX'
         )
-    free_to_write(arguments.to or f'{arguments.out}-symbol.json', arguments.overwrite)
     if arguments.to:
+        free_to_write(arguments.to, arguments.overwrite)
         if arguments.network or arguments.option:
             raise InputError('--network and --option belong to --out; a checkpoint has its symbol')
         return to_pytorch(arguments.source, arguments.to)
+    checkpoint.check_free(arguments.out, arguments.overwrite)
     if not arguments.network:
         raise InputError(
             f'--out needs --network, the network of the file: {", ".join(list_networks())}'

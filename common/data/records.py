@@ -220,11 +220,41 @@ def read_labels(records: Records, skip: bool = False) -> np.ndarray:
     return labels
 
 
-def decode_crop(records: Records, position: int, encoded: bytes) -> np.ndarray:
-    """uint8 (112, 112, 3) BGR of a record; InputError naming it for anything else."""
+def read_crop(records: Records, position: int) -> tuple[int, np.ndarray]:
+    """(class label, uint8 (112, 112, 3) BGR) of picture `position`.
+
+    Raises InputError naming one that is damaged, of another size or on a disk that fails.
+    """
+    try:
+        label, encoded = records.read(position)
+    except OSError as error:
+        raise InputError(f'{records.name(position)}: {error.strerror}') from None
     try:
         bgr = decode_bgr(encoded)
     except InputError as error:
         raise InputError(f'{records.name(position)}: {error}') from None
     check_crop(bgr, records.name(position))
-    return bgr
+    return label, bgr
+
+
+def next_crop(
+    records: Records, position: int, bad: dict[int, str], allowed: int
+) -> tuple[int, int, np.ndarray]:
+    """(position, label, uint8 BGR) of a picture, or of the first readable one after it: who takes
+    the place of a bad one depends on the data alone, so that a resumed run sees it too.
+
+    Parameters
+    ----------
+    bad : takes position -> reason of each that cannot be read
+    allowed : how many may be in `bad`; the reason of one more is an InputError
+    """
+    while True:
+        try:
+            label, bgr = read_crop(records, position)
+        except InputError as error:
+            bad[position] = str(error)
+        else:
+            return position, label, bgr
+        if len(bad) > allowed:
+            raise InputError(bad[position])
+        position = (position + 1) % len(records)

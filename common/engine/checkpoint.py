@@ -5,18 +5,19 @@ and no loss, so that InsightFace's tools load it. Its parameters may hold the cl
 (`fc7_weight`), which those tools skip.
 """
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
-from ..checksums import forget
+from ..checksums import forget, noted
 from ..errors import InputError, RunError
-from ..files import PathLike, atomic_write, device_of
+from ..files import PathLike, atomic_write, device_of, exclusive, free_to_write, output_folder
 from ..names import CLASSIFIER_PREFIX, EMBEDDING_OUTPUT
-from ..run_files import check_symbol, symbol_path
-from .model_name import params_path, parse_model
+from ..run_files import check_symbol, state_path, symbol_path
+from .model_name import checkpoint_files, params_path, parse_model
 from .network import Network, plain_arrays, plain_symbol
 from .params_file import read_arrays, write_arrays
 from .symbol_file import Symbol, read_symbol
@@ -187,3 +188,32 @@ def save_embedding(prefix: PathLike, epoch: int, network: Network) -> None:
         {name: value for name, value in network.aux_params.items() if name in used_aux},
     )
     save_symbol(prefix, symbol)
+
+
+def check_free(prefix: PathLike, overwrite: bool) -> None:
+    """InputError unless `save_alone` may write PREFIX,0: before work starts.
+
+    Nothing may be there but what `overwrite` replaces, and no checkpoint of another number even
+    then, since all of a prefix share its symbol.
+    """
+    for path in (*checkpoint_files(f'{prefix},0'), state_path(prefix, 0)):
+        free_to_write(path, overwrite)
+    prefix = Path(prefix)
+    form = re.compile(re.escape(prefix.name) + r'-(\d{4,})\.(?:json|params)')
+    found = filter(None, (form.fullmatch(path.name) for path in prefix.parent.iterdir()))
+    if newest := max((int(match.group(1)) for match in found), default=0):
+        raise InputError(
+            f'{prefix} has other checkpoints (the newest: {newest}), whose network would be lost; '
+            'choose another place'
+        )
+
+
+def save_alone(prefix: PathLike, network: Network) -> None:
+    """Write PREFIX,0, slim, of a network that comes from no training run: see `check_free`.
+
+    The checksum of the symbol is in the list of its folder, the parameters carry their own.
+    """
+    symbol = symbol_path(prefix)
+    with exclusive(output_folder(symbol.parent)), noted(symbol):
+        state_path(prefix, 0).unlink(missing_ok=True)  # of a training that is replaced
+        save_embedding(prefix, 0, network)

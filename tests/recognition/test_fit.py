@@ -1,9 +1,13 @@
 """`vargfacenet fit`: laws of the two layers, and the model that the command writes."""
 
+import contextlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 from deploy_models import portrait
 from pictures import encoded
+from vargfacenet.common.data.recordio import RecordFile
 from vargfacenet.common.engine.open_model import open_model
 from vargfacenet.common.errors import InputError
 from vargfacenet.recognition import fit
@@ -71,10 +75,7 @@ def test_copies_of_a_picture_tell_nothing():
 
 
 def test_more_pictures_than_memory_holds_are_refused(tmp_path, run_command, monkeypatch):
-    for name in ('a/1', 'a/2', 'b/1'):
-        path = tmp_path / 'faces' / f'{name}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(portrait(1, int(path.stem)), '.png'))
+    write_pictures(tmp_path / 'faces', ['1/1', '1/2', '2/1'])
     words = ['fit', '--data-dir', tmp_path / 'faces', '--out', tmp_path / 'model', '--emb-size', 2]
     monkeypatch.setattr(fit, 'free_memory', lambda: 1 << 16)
     code, _, errors = run_command(*words)
@@ -98,14 +99,60 @@ def test_what_is_there_stays(tmp_path, run_command):
 def test_some_of_each():
     labels = np.array([2, 0, 2, 2, 1, 0, 0])
     assert fit.some_of_each(labels, 2).tolist() == [0, 1, 2, 4, 5]
+    labels[[0, 5]] = fit.UNLABELLED
+    assert fit.some_of_each(labels, 2).tolist() == [1, 2, 3, 4, 6]
+
+
+def write_pictures(folder, names):
+    """<person>/<picture>.png each."""
+    for name in names:
+        path = folder / f'{name}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(portrait(int(path.parent.name), int(path.stem)), '.png'))
+
+
+def test_what_cannot_be_read_is_named_and_left_out_where_allowed(tmp_path, run_command):
+    """The model is that of a folder without it; a record that is no record has no label either."""
+    names = [f'{person}/{picture}' for person in range(6) for picture in range(5)]
+    write_pictures(tmp_path / 'good', [*names, '7/1'])
+    write_pictures(tmp_path / 'bad', [*names, '7/1'])
+    bad = tmp_path / 'bad' / '2' / '3.png'
+    bad.write_bytes(bad.read_bytes()[:90])
+    (tmp_path / 'good' / '2' / '3.png').unlink()
+    words = ['fit', '--emb-size', '16', '--images', '4', '--data-dir']
+    out = ['--out', tmp_path / 'm' / 'model']
+    code, _, errors = run_command(*words, tmp_path / 'bad', *out)
+    assert code == 2 and str(bad) in errors and '--skip-corrupt N leaves up to N' in errors
+    assert not (tmp_path / 'm').exists()
+    code, result, errors = run_command(*words, tmp_path / 'bad', *out, '--skip-corrupt', '1')
+    assert code == 0 and f'left out, 1 of at most 1: {bad}' in errors
+    # of person 2 the fifth is not looked at, as without --skip-corrupt
+    expected = {'pictures': 24, 'people': 7, 'people_of_one_picture': 1, 'left_out': 1}
+    assert {key: result[key] for key in expected} == expected
+    assert result['pictures_beyond_images'] == 6
+    assert '1 of these have one picture' in errors and '6 pictures beyond --images 4, 1' in errors
+    (tmp_path / 'good' / '2' / '4.png').unlink()
+    other = run_command(*words, tmp_path / 'good', '--out', tmp_path / 'n' / 'model')[1]
+    assert other['left_out'] == 0
+    faces = np.stack([portrait(person, 9) for person in range(4)])
+    np.testing.assert_array_equal(
+        open_model(result['model']).embed(faces), open_model(other['model']).embed(faces)
+    )
+    rec = run_command('make-rec', tmp_path / 'good', tmp_path / 'rec')[1]['rec']
+    content = bytearray(Path(rec).read_bytes())
+    with contextlib.closing(RecordFile(rec)) as records:
+        start = content.index(records.read(3)[1]) - 32
+    content[start : start + 4] = bytes(4)  # the sign that a record begins
+    Path(rec).write_bytes(content)
+    rest = [tmp_path / 'rec', *out, '--overwrite']
+    code, _, errors = run_command(*words, *rest)
+    assert code == 2 and 'train.rec record 4' in errors
+    code, result, errors = run_command(*words, *rest, '--skip-corrupt', '1')
+    assert code == 0 and result['left_out'] == 1 and result['pictures'] == 24
 
 
 def test_the_command(tmp_path, run_command):
-    for person in range(8):
-        for picture in range(3):
-            path = tmp_path / 'faces' / f'{person}' / f'{picture}.png'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded(portrait(person, picture), '.png'))
+    write_pictures(tmp_path / 'faces', [f'{p}/{picture}' for p in range(8) for picture in range(3)])
     words = ['fit', '--data-dir', tmp_path / 'faces', '--out', tmp_path / 'm' / 'model']
     code, _, errors = run_command(*words)
     assert code == 2 and '24 pictures' in errors and not (tmp_path / 'm').exists()

@@ -162,6 +162,11 @@ def test_a_model_is_not_replaced_unasked(run_command, tmp_path):
     assert code == 2 and 'ours-symbol.json is there already' in errors
     assert (tmp_path / 'ours-symbol.json').read_bytes() == before
     assert not (tmp_path / 'ours-0000.params').exists()
+    # nor at all where other checkpoints share the symbol, as those of a training run
+    code, _, errors = run_command('convert', tmp_path / 'x.pth', *options, '--overwrite')
+    assert code == 2 and 'ours has other checkpoints (the newest: 2)' in errors
+    assert (tmp_path / 'ours-symbol.json').read_bytes() == before
+    assert not (tmp_path / 'ours-0000.params').exists()
 
 
 @pytest.mark.parametrize('name', ['vargfacenet', 'r18_se'])
