@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from .screen import ROW_STEP, Packed, Searcher, exact_scores, pack
-from .shorten import choices, pack_first, principal_axes
+from .shorten import Costs, choices, measured_costs, pack_first, principal_axes
 
 _EXCESS = 4.0  # how many times what it is for a search is expected to find, at first
 _SHORTENED_PAIRS = 1 << 30  # of a unit, beside which it costs nothing to ask for fewer dimensions
@@ -72,6 +72,7 @@ class NegativeSearch:
         self._packed = pack(self.probes, self.searcher.kernel, columns=False)
         self._excess = _EXCESS
         self._axes: Optional[np.ndarray] = None
+        self._costs: Optional[Costs] = None
 
     def run(self, unit: Unit) -> None:
         """Search the unit in slices of probes, which grow with the threshold."""
@@ -103,7 +104,9 @@ class NegativeSearch:
         if self.searcher.kernel == 'int8' and pairs >= _SHORTENED_PAIRS and threshold > -np.inf:
             if self._axes is None:
                 self._axes = principal_axes(self.probes, columns)
-            known = choices(self.searcher, self.probes, columns, self._axes, threshold)
+                self._costs = measured_costs(self.searcher, self.probes, columns)
+            sides = self.probes, columns
+            known = choices(self.searcher, *sides, self._axes, threshold, self._costs)
             now = next(choice for choice in known if choice.size == self._packed.size)
             best = min(known, key=lambda choice: choice.cost)
             if best.cost < _WORTH * now.cost:

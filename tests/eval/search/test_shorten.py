@@ -23,6 +23,9 @@ def decaying(rng, count, size, power=0.5):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
+ZEN_2 = shorten.Costs(0.19, 0.0123, 75.0, 0.0)
+
+
 def test_the_axes_keep_scores_and_gather_length(rng):
     rows = decaying(rng, 500, 48)
     axes = shorten.principal_axes(rows)
@@ -62,7 +65,7 @@ def test_the_choice_tells_how_many_are_looked_at_again(rng):
     exact = a.astype(np.float64) @ b.T.astype(np.float64)
     threshold = np.quantile(exact, 0.9999)
     searcher = screen.Searcher('int8')
-    known = shorten.choices(searcher, a, b, axes, threshold)
+    known = shorten.choices(searcher, a, b, axes, threshold, ZEN_2)
     assert [choice.size for choice in known] == list(range(16, 129, 16))
     rotated = a @ axes, b @ axes
     for choice in known[:-1]:
@@ -76,15 +79,37 @@ def test_the_choice_tells_how_many_are_looked_at_again(rng):
     # of rows in which nothing decays all of every pair is looked at
     flat = rng.standard_normal((400, 128)).astype(np.float32)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
-    known = shorten.choices(searcher, flat, flat, np.eye(128), 0.2)
+    known = shorten.choices(searcher, flat, flat, np.eye(128), 0.2, ZEN_2)
     assert min(known, key=lambda choice: choice.cost).size == 128
+
+
+@pytest.mark.parametrize('size', [8, 130])
+def test_what_is_timed_makes_costs(size, rng):
+    """Of sets of any size; the law of a search is that more dimensions never cost less."""
+    rows = decaying(rng, 300, size)
+    costs = shorten.measured_costs(screen.Searcher('int8'), rows[:100], rows)
+    assert all(np.isfinite(costs)) and min(costs) >= 0
+    assert costs.again > 0 and costs.rotated > 0
+
+
+def test_what_is_left_out_is_never_reckoned_too_short(rng):
+    """Where the first dimensions hold all but what float64 can hardly tell from nothing."""
+    for share in (0.0, 1e-20, 1e-16, 1e-8, 1.0):
+        rows = decaying(rng, 64, 128).astype(np.float64)
+        axes = shorten.principal_axes(rows)
+        rotated = rows @ axes
+        rotated[:, 32:] *= np.sqrt(share)
+        packed = shorten.pack_first(rotated @ axes.T, axes, 32, columns=False)
+        assert (packed.rests[:64] >= np.linalg.norm(rotated[:, 32:], axis=1)).all()
+        assert (packed.rests[:64] <= np.linalg.norm(rotated[:, 32:], axis=1) + 3e-6).all()
 
 
 def test_a_search_takes_the_shortcut_and_gives_the_same(rng, monkeypatch):
     """Thresholds and rates to the bit, with ties, however often the dimensions change."""
     monkeypatch.setattr(identification, 'FULL_ROC_SCORES', 10)
     monkeypatch.setattr(negatives, '_SHORTENED_PAIRS', 1)
-    monkeypatch.setattr(shorten, '_ROTATED', 0.0)  # these sets are small
+    # these sets are small, so nothing is counted for rotations
+    monkeypatch.setattr(negatives, 'measured_costs', lambda *sets: ZEN_2)
     sizes = []
     pack_first = shorten.pack_first
 
