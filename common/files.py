@@ -33,9 +33,10 @@ _BYTE_ORDER_MARK = '\ufeff'
 
 
 @contextlib.contextmanager
-def atomic_path(path: PathLike, private: bool = False) -> Iterator[Path]:
+def atomic_path(path: PathLike, private: bool = False, new: bool = False) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it is flushed to disk and renamed, and the
-    folder's new entry flushed as well. A `private` file is for its owner alone at any moment.
+    folder's new entry flushed as well. A `private` file is for its owner alone at any moment; a
+    `new` one takes no other's place: FileExistsError where there is one.
 
     On any error the temporary file is removed and `path` is as it was; an OSError names `path`.
     What a killed command left of the same `path` goes first. The temporary name keeps the suffix,
@@ -53,11 +54,19 @@ def atomic_path(path: PathLike, private: bool = False) -> Iterator[Path]:
                 os.chmod(temporary, 0o666 & ~_umask())
             with open(temporary, 'rb+') as handle:
                 os.fsync(handle.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
+            if new:
+                _move_to_free_name(temporary, path)
+            else:
+                os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
             os.close(descriptor)
+        try:
+            sync_folder(path.parent)
+        except BaseException:
+            if new:
+                path.unlink()
+            raise
 
 
 @contextlib.contextmanager
@@ -193,27 +202,12 @@ def write_secret(path: PathLike, content: bytes) -> None:
     """Write a new file that only its owner can read, whole and on the disk when this returns;
     nobody sees a part of it, whatever ends the process.
 
-    Raises FileExistsError where there is one, and OSError for a place or a disk that does not take
-    it, of which nothing is left.
+    Raises FileExistsError where there is one, InputError for a place as `output_folder` refuses it,
+    and OSError for a disk that does not take it, of which nothing is left.
     """
-    path = Path(path).absolute()
-    _remove_leftovers(path)
-    with naming(path, in_place_of=_temporary_form(path)):
-        descriptor, temporary = _locked_temporary(path)  # of mode 0600
-        try:
-            with os.fdopen(descriptor, 'wb', closefd=False) as file:
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
-            _move_to_free_name(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-            os.close(descriptor)
-        try:
-            sync_folder(path.parent)
-        except BaseException:
-            path.unlink()
-            raise
+    output_folder(Path(path).parent)
+    with atomic_path(path, private=True, new=True) as temporary:
+        temporary.write_bytes(content)
 
 
 def _move_to_free_name(temporary: Path, path: Path) -> None:

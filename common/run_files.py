@@ -26,12 +26,17 @@ def state_path(prefix: PathLike, number: int) -> Path:
     return Path(f'{prefix}-{number:04d}.json')
 
 
+def numbers_of(prefix: PathLike, suffix: str) -> list[int]:
+    """NUMBER of all files PREFIX-NUMBER.suffix, ascending."""
+    prefix = Path(prefix)
+    pattern = re.compile(re.escape(prefix.name) + rf'-(\d{{4,}})\.{suffix}')
+    found = (pattern.fullmatch(path.name) for path in prefix.parent.glob(f'*.{suffix}'))
+    return sorted(int(match.group(1)) for match in found if match)
+
+
 def checkpoint_numbers(prefix: PathLike) -> list[int]:
     """Numbers of all complete checkpoints, ascending."""
-    prefix = Path(prefix)
-    pattern = re.compile(re.escape(prefix.name) + r'-(\d{4,})\.json')
-    found = (pattern.fullmatch(path.name) for path in prefix.parent.glob('*.json'))
-    return sorted(int(match.group(1)) for match in found if match)
+    return numbers_of(prefix, 'json')
 
 
 def read_state(prefix: PathLike, number: int) -> tuple[dict, dict]:

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> dict:
     embedder = embedder_from(args)
     threshold, far = choose_threshold(args, embedder)
     first, second = (face_of(embedder, path, args.faces) for path in args.photographs)
-    cosine = float(np.dot(first.embedding.astype(np.float64), second.embedding))
+    cosine = float(np.dot(first.face.embedding.astype(np.float64), second.face.embedding))
     same = None if threshold is None else cosine > threshold
     note_comparison(args.log, 'compare', args.model, Decision(threshold, far), same)
     words = {True: 'the same person', False: 'different people', None: 'no decision'}
@@ -97,7 +97,6 @@ def run(args: argparse.Namespace) -> dict:
         'threshold': threshold,
         'far': far,
         'same': same,
-        'faces': [first.large_faces, second.large_faces],
         'pictures': [first.summary(), second.summary()],
         'model': args.model,
         'backend': embedder.backend,

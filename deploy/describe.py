@@ -1,6 +1,7 @@
 """What a model's files tell: of a checkpoint, an export folder or an ONNX file; needs no MXNet."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -9,12 +10,12 @@ from ..common.engine.checkpoint import load_embedding
 from ..common.engine.contract import read_contract
 from ..common.engine.default_model import is_default
 from ..common.engine.export_record import RECORD, read_record, source_digest, weights_name
-from ..common.engine.model_name import params_path, parse_model, resolve
+from ..common.engine.model_name import checkpoint_files, parse_model, resolve
 from ..common.engine.onnx_flops import count_onnx
 from ..common.engine.open_model import ONNX, SLIM
 from ..common.errors import InputError
 from ..common.files import PathLike, input_file, sha256
-from ..common.run_files import read_state, state_path, symbol_path
+from ..common.run_files import read_state, state_path
 
 _OF_TRAINING = (
     *('network', 'network_options', 'pretrained', 'loss', 'loss_options'),
@@ -54,7 +55,7 @@ def describe(model: str) -> dict[str, Any]:
     return _export(model) if Path(model).is_dir() else _checkpoint(model)
 
 
-def _head(model: str, kind: str, files: list[Path], weights: Path) -> dict[str, Any]:
+def _head(model: str, kind: str, files: Iterable[Path], weights: Path) -> dict[str, Any]:
     written = time.gmtime(weights.stat().st_mtime)
     return {
         'model': model,
@@ -68,10 +69,11 @@ def _head(model: str, kind: str, files: list[Path], weights: Path) -> dict[str, 
 def _checkpoint(model: str) -> dict[str, Any]:
     prefix, epoch = parse_model(model)
     network = load_embedding(f'{prefix},{epoch}')
-    weights = params_path(prefix, epoch)
+    files = checkpoint_files(f'{prefix},{epoch}')
+    weights = files[1]
     count = flops.count(network.symbol)
     described = {
-        **_head(f'{prefix},{epoch}', 'checkpoint', [symbol_path(prefix), weights], weights),
+        **_head(f'{prefix},{epoch}', 'checkpoint', files, weights),
         'params': count.params,
         'flops': count.flops,
         'embedding_size': network.embedding_size,

@@ -21,7 +21,7 @@ def enrolment_doubts(
     ----------
     gallery : as it is before
     name : of the person
-    face : as `find_face` gives it
+    face : a person's, of a picture
     threshold : cosine above which a face of the gallery is of the same person; None if not known
     """
     doubts = poor_quality(face)

@@ -31,11 +31,10 @@ from ..common.checked_json import write_checked
 from ..common.data.records import open_records
 from ..common.engine import checkpoint, parity
 from ..common.engine.contract import OUTPUT, Contract
-from ..common.engine.default_model import is_default
 from ..common.engine.engines import by_rank
-from ..common.engine.export_record import RECORD
+from ..common.engine.export_record import RECORD, model_files
 from ..common.engine.fold import fold_batch_norms, without_dropout
-from ..common.engine.model_name import checkpoint_files
+from ..common.engine.model_name import checkpoint_files, numbered
 from ..common.engine.mxnet import Embedder, embed_exactly, flatten_before_dense
 from ..common.engine.network import Network
 from ..common.engine.open_model import open_model
@@ -461,7 +460,7 @@ def _states(model: str) -> list[Optional[tuple[int, int, int]]]:
     """(inode, size, time of change) of each file of a checkpoint and of the state of its training,
     None of one that is not there."""
     states: list[Optional[tuple[int, int, int]]] = []
-    for path in (*checkpoint_files(model), state_path(*checkpoint.parse_model(model))):
+    for path in model_files(model):
         states.append(None)
         with contextlib.suppress(OSError):
             status = path.stat()
@@ -637,8 +636,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> dict:
     _check(args)
-    if not is_default(args.model):  # 'latest' of a run that goes on would soon be another
-        args.model = '{},{}'.format(*checkpoint.parse_model(args.model))
+    args.model = numbered(args.model)
     source = _read(args.model)  # what is wrong comes before a folder is made
     with_onnx = _wants_onnx(args)
     out = Path(args.out)

@@ -41,18 +41,26 @@ class Face(NamedTuple):
     turned: int  # degrees by which the picture was turned, against the clock, to find it
     detected: bool  # False for an aligned crop, taken as it is
     index: int = 0  # among those of the picture, the largest first
-    # faces of the picture with half of the largest one's side or more; None where all are shown
-    large_faces: Optional[int] = None
 
     def summary(self) -> dict:
         """What commands and the page say of it."""
         return {
-            **({} if self.large_faces is None else {'large_faces': self.large_faces}),
             'detected': self.detected,
             'turned': self.turned,
             'quality': round(self.quality.score, 3),
             'reasons': list(self.quality.reasons),
         }
+
+
+class Largest(NamedTuple):
+    """The largest face of a picture, where others do not count."""
+
+    face: Face
+    large_faces: int  # of the picture, with half of the largest one's side or more
+
+    def summary(self) -> dict:
+        """What commands say of it."""
+        return {'large_faces': self.large_faces, **self.face.summary()}
 
 
 class Group(NamedTuple):
@@ -79,7 +87,7 @@ def add_faces_option(parser: Parser) -> None:
     detect.add_detector_options(parser)
 
 
-def find_face(embedder: FaceEmbedder, image: np.ndarray, faces: str = 'auto') -> Face:
+def find_face(embedder: FaceEmbedder, image: np.ndarray, faces: str = 'auto') -> Largest:
     """The largest face of a picture.
 
     Parameters
@@ -94,7 +102,7 @@ def find_face(embedder: FaceEmbedder, image: np.ndarray, faces: str = 'auto') ->
     NoFace if there is none; InputError for another size if it must be a crop.
     """
     look = _look(embedder, image, faces, 'largest')
-    return _judged(embedder, look, 0)._replace(large_faces=look.count)
+    return Largest(_judged(embedder, look, 0), look.count)
 
 
 def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: slice) -> Group:
@@ -153,18 +161,18 @@ def turned_back(boxes: np.ndarray, turns: int, width: int, height: int) -> np.nd
     return np.stack(placed, axis=1)
 
 
-def face_of(embedder: FaceEmbedder, path: str, faces: str = 'auto') -> Face:
+def face_of(embedder: FaceEmbedder, path: str, faces: str = 'auto') -> Largest:
     """The largest face of a picture file; InputError, naming it, as in `find_face`."""
     image = read_photo(path)
     try:
-        face = find_face(embedder, image, faces)
+        face, large_faces = found = find_face(embedder, image, faces)
     except InputError as error:
         raise type(error)(f'{path}: {error}') from None
-    if face.large_faces > 1:
+    if large_faces > 1:
         log.warning(
             "%s: %d faces (of half of the largest one's side or more); the largest counts",
             path,
-            face.large_faces,
+            large_faces,
         )
     if face.turned:
         log.warning(
@@ -172,7 +180,7 @@ def face_of(embedder: FaceEmbedder, path: str, faces: str = 'auto') -> Face:
         )
     for reason in face.quality.reasons:
         log.warning('%s: quality %.2f: %s', path, face.quality.score, reason)
-    return face
+    return found
 
 
 def _judged(embedder: FaceEmbedder, look: _Look, index: int) -> Face:

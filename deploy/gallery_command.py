@@ -156,7 +156,8 @@ def _enrol(args: argparse.Namespace) -> dict:
     if is_new:
         private_folder(args.gallery)
     embedder = embedder_from(args)
-    faces = [face_of(embedder, path, args.faces) for path in args.photographs]
+    found = [face_of(embedder, path, args.faces) for path in args.photographs]
+    faces = [largest.face for largest in found]
     again = repeated(faces)
     doubts = [f'{args.photographs[row]}: the same picture is given twice' for row in again]
     # opened last: a new gallery is made only when there is something to put into it
@@ -190,7 +191,7 @@ def _enrol(args: argparse.Namespace) -> dict:
             'faces': len(gallery),
             'enrolled': len(faces),
             'doubts': doubts,
-            'pictures': [face.summary() for face in faces],
+            'pictures': [largest.summary() for largest in found],
         }
 
 
@@ -215,8 +216,8 @@ def _identify(args: argparse.Namespace) -> dict:
     with _opened(args, key, embedder) as gallery:
         faces = len(gallery)
         decision = choose_for_gallery(args, embedder, faces)
-        face = face_of(embedder, args.photograph, args.faces)
-        matches = gallery.identify(face.embedding, args.top)
+        found = face_of(embedder, args.photograph, args.faces)
+        matches = gallery.identify(found.face.embedding, args.top)
         note_identification(gallery, 'gallery identify', decision, matches)
         _say_expired(gallery)
     words = {True: 'match', False: 'no match', None: ''}
@@ -239,7 +240,7 @@ def _identify(args: argparse.Namespace) -> dict:
         'faces': faces,
         **applied,
         'gallery_faces': faces,
-        'picture': face.summary(),
+        'picture': found.summary(),
         'matches': [
             {'name': match.identity, 'cosine': match.cosine, 'same': is_same}
             for match, is_same in zip(matches, same)

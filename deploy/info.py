@@ -16,7 +16,7 @@ from ..common.errors import InputError
 from .describe import describe, is_model
 
 
-def build_parser(parser: argparse.ArgumentParser) -> None:
+def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         'network',
         nargs='?',

@@ -113,10 +113,12 @@ def read_or_make_token(path: Optional[PathLike]) -> tuple[str, bool]:
     """
     if path is None:
         return secrets.token_urlsafe(32), True
+    if Path(path).exists():  # its folder may be one that nothing can be written to
+        return _read_token(Path(path)), False
     token = secrets.token_urlsafe(32)
     try:
         write_secret(path, f'{token}\n'.encode())
-    except FileExistsError:
+    except FileExistsError:  # another process was faster
         return _read_token(Path(path)), False
     except OSError as error:
         raise InputError(f'--token-file {path}: {error.strerror}') from None

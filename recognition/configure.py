@@ -8,7 +8,7 @@ from typing import Any
 
 from ..common.backend import parse_devices
 from ..common.data.records import open_records
-from ..common.engine.model_name import parse_model
+from ..common.engine.model_name import numbered
 from ..common.engine.ops import BFLOAT16, FLOAT32, lacks_bfloat16
 from ..common.errors import InputError
 from ..common.files import real_path
@@ -193,12 +193,10 @@ def _check(values: dict[str, Any]) -> None:
         raise InputError("--lr-mode step needs --lr-steps, e.g. '--lr-steps 100000,160000'")
 
 
-def _check_precision(values: dict[str, Any]) -> None:
-    """InputError where this machine has no bfloat16 for a run that asks for it."""
-    if values.get('precision', FLOAT32) != BFLOAT16:
-        return
-    on_gpu = any(device.device_type != 'cpu' for device in parse_devices(values['devices']))
-    lacks = f'it is for the CPU, not {values["devices"]}' if on_gpu else lacks_bfloat16()
+def check_bfloat16(devices: str = 'cpu') -> None:
+    """InputError where this machine has no bfloat16 for a run on `devices`."""
+    on_gpu = any(device.device_type != 'cpu' for device in parse_devices(devices))
+    lacks = f'it is for the CPU, not {devices}' if on_gpu else lacks_bfloat16()
     if lacks:
         raise InputError(f'--precision bfloat16: {lacks}; leave it out to train in float32')
 
@@ -248,11 +246,12 @@ def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
             f'{given.get("config") or "presets"}: a table lacks an entry or has one of a wrong '
             f'type: {type(error).__name__}: {error}'
         ) from None
-    for name in ('pretrained', 'teacher'):  # what `latest` is now, not at another time
-        if str(values.get(name, '')).endswith((',latest', ',best')):
-            values[name] = '{},{}'.format(*parse_model(values[name]))
+    for name in ('pretrained', 'teacher'):
+        if values.get(name):
+            values[name] = numbered(str(values[name]))
     values['num_devices'] = len(parse_devices(values['devices']))
-    _check_precision(values)
+    if values.get('precision', FLOAT32) == BFLOAT16:
+        check_bfloat16(values['devices'])
     return values
 
 

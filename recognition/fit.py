@@ -157,7 +157,7 @@ def features_of(
     return features, np.array(read_ones, np.int64)
 
 
-def build_parser(parser: argparse.ArgumentParser) -> None:
+def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--data-dir', required=True, help='folder with train.rec, or of people')
     parser.add_argument('--out', required=True, metavar='PREFIX', help='write PREFIX,0')
     parser.add_argument('--images', type=int, default=4, help='pictures of every person, at most')

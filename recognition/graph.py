@@ -14,7 +14,7 @@ from .distillation import Pair, make_distillation_loss
 from .losses import Head, Terms, check_pairs, class_loss, make_loss
 from .processes import HOROVOD
 from .rank_norm import synchronised
-from .symbols import output_shapes
+from .symbols import check_shape, inferred_shapes
 
 # Outputs of the training graph, each (N,) float32
 TOTAL_LOSS, CORRECT, CLASS_LOSS, DISTILL_LOSS = range(4)
@@ -105,12 +105,9 @@ def _check_terms(symbol: 'mx.sym.Symbol', inputs: Mapping[str, tuple], config: T
     losses = [f'loss {config.loss}'] * config.classification
     losses += [f'distillation loss {config.distill}'] * bool(config.teacher)
     what, expected = ' and '.join(losses), inputs[LABEL]
-    for name, shape in zip(symbol.list_outputs(), output_shapes(symbol, inputs, what)):
-        is_known = bool(shape) and min(shape) > 0
-        if name in _TERMS and is_known and shape != expected:
-            raise InputError(
-                f'{what}: {name} has the shape {shape}; expected {expected}, a number an image'
-            )
+    for name, shape in zip(symbol.list_outputs(), inferred_shapes(symbol, inputs, what)):
+        if name in _TERMS:
+            check_shape(f'{what}: {name} has', shape, expected, 'a number an image')
 
 
 def as_it_embeds(embedding: 'mx.sym.Symbol') -> 'mx.sym.Symbol':

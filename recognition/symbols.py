@@ -42,7 +42,7 @@ def cross_entropy(
     return (1 - smoothing) * loss - smoothing * mx.sym.mean(log_probability, axis=1)
 
 
-def output_shapes(
+def inferred_shapes(
     symbol: 'mx.sym.Symbol', inputs: Mapping[str, tuple[int, ...]], what: str
 ) -> list[tuple[int, ...]]:
     """The shapes of a symbol's outputs, of which a length of 0 or less is not known.
@@ -63,3 +63,10 @@ def output_shapes(
     except mx.MXNetError as error:
         line = _OF_THE_LIBRARY.sub('', str(error).splitlines()[0])
         raise InputError(f'{what}: {line}') from None
+
+
+def check_shape(what: str, shape: tuple[int, ...], expected: tuple[int, ...], meaning: str) -> None:
+    """InputError where `what` has another shape than the `expected` one, as far as it is known;
+    `meaning` ends the message."""
+    if shape and min(shape) > 0 and shape != expected:
+        raise InputError(f'{what} the shape {shape}; expected {expected}, {meaning}')

@@ -48,7 +48,7 @@ def to_pytorch(model: str, target: str) -> dict[str, Any]:
     return {'file': target, 'network': network, 'source': model, 'tensors': len(state)}
 
 
-def build_parser(parser: argparse.ArgumentParser) -> None:
+def build_parser(parser: console.Parser) -> None:
     parser.add_argument('source', help='a .pth or .pth.tar file, or PREFIX,EPOCH with --to')
     parser.add_argument(
         '--network', metavar='NAME', help='whose parameters the file holds, e.g. mixfacenet_s'

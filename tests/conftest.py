@@ -1,5 +1,6 @@
 """Makes `vargfacenet` importable from this checkout, and gives tests their data and seeds."""
 
+import contextlib
 import gc
 import importlib.util
 import json
@@ -114,3 +115,16 @@ if WITHOUT_MXNET:
 
     def pytest_pycollect_makemodule(module_path, parent):
         return _Module.from_parent(parent, path=module_path)
+
+
+@contextlib.contextmanager
+def registered_for_now(*registries):
+    """What is registered inside, by plugins too, is forgotten at the end; plugins run anew."""
+    from vargfacenet.common import plugins
+
+    with pytest.MonkeyPatch.context() as patch:
+        for registry in registries:
+            for part in ('_items', '_files'):
+                patch.setattr(registry, part, dict(getattr(registry, part)))
+        patch.setattr(plugins, '_loaded', set())
+        yield

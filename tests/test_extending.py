@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, registered_for_now
 from deploy_models import export_folder, portraits, write_checkpoint
 from pair_sets import pair_images, write_bin
 from pictures import decoded, encoded, scene, write_folder
@@ -65,9 +65,6 @@ SHORT_RUN = (
 @pytest.fixture
 def plug_in(tmp_path, monkeypatch):
     """Write examples to a folder of their own and name them to all commands of this test."""
-    monkeypatch.setattr(plugins, '_loaded', set())
-    for registry in REGISTRIES:
-        monkeypatch.setattr(registry, '_items', dict(registry._items))
 
     def write(*names):
         folder = tmp_path / 'mine'
@@ -76,7 +73,8 @@ def plug_in(tmp_path, monkeypatch):
             (folder / name).write_text(EXAMPLES[name])
         monkeypatch.setenv(plugins.VARIABLE, ':'.join(str(folder / name) for name in names))
 
-    return write
+    with registered_for_now(*REGISTRIES):
+        yield write
 
 
 @pytest.fixture(scope='module')
@@ -366,7 +364,6 @@ def test_a_plugin_that_does_not_load_is_one_line(text, message, run_command, tmp
 
 
 def test_one_plugin_runs_once_a_process(tmp_path, run_command, monkeypatch):
-    monkeypatch.setattr(METRICS, '_items', {})
     text = f"""
 from vargfacenet.eval.matrix_file import read_matrix
 from vargfacenet.eval.pooling import POOLINGS
@@ -376,5 +373,6 @@ open({json.dumps(str(tmp_path / 'ran'))}, 'a').write('x')
 """
     (tmp_path / 'mine.py').write_text(text)
     monkeypatch.setenv(plugins.VARIABLE, str(tmp_path / 'mine.py'))
-    assert [run_command('info')[0] for _ in range(2)] == [0, 0]
+    with registered_for_now(METRICS):
+        assert [run_command('info')[0] for _ in range(2)] == [0, 0]
     assert (tmp_path / 'ran').read_text() == 'x'

@@ -63,13 +63,9 @@ def largest_of(faces: Faces, min_score: float) -> Wanted:
     faces = of_faces(faces, np.flatnonzero(faces.scores >= min_score))
     if not len(faces.scores):
         return Wanted(no_faces(), 0)
-    return Wanted(of_faces(faces, [int(sides(faces).argmax())]), count_beside(faces))
-
-
-def count_beside(faces: Faces) -> int:
-    """How many have a side of at least BESIDE of the largest one's, itself included."""
     all_sides = sides(faces)
-    return int((all_sides >= BESIDE * all_sides.max(initial=0)).sum())
+    beside = all_sides >= BESIDE * all_sides.max()
+    return Wanted(of_faces(faces, [int(all_sides.argmax())]), int(beside.sum()))
 
 
 def sides(faces: Faces) -> np.ndarray:

@@ -5,7 +5,6 @@ and no loss, so that InsightFace's tools load it. Its parameters may hold the cl
 (`fc7_weight`), which those tools skip.
 """
 
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -16,7 +15,7 @@ from ..checksums import forget, noted
 from ..errors import InputError, RunError
 from ..files import PathLike, atomic_write, device_of, exclusive, free_to_write, output_folder
 from ..names import CLASSIFIER_PREFIX, EMBEDDING_OUTPUT
-from ..run_files import check_symbol, state_path, symbol_path
+from ..run_files import check_symbol, checkpoint_numbers, numbers_of, state_path, symbol_path
 from .model_name import checkpoint_files, params_path, parse_model
 from .network import Network, plain_arrays, plain_symbol
 from .params_file import read_arrays, write_arrays
@@ -198,10 +197,7 @@ def check_free(prefix: PathLike, overwrite: bool) -> None:
     """
     for path in (*checkpoint_files(f'{prefix},0'), state_path(prefix, 0)):
         free_to_write(path, overwrite)
-    prefix = Path(prefix)
-    form = re.compile(re.escape(prefix.name) + r'-(\d{4,})\.(?:json|params)')
-    found = filter(None, (form.fullmatch(path.name) for path in prefix.parent.iterdir()))
-    if newest := max((int(match.group(1)) for match in found), default=0):
+    if newest := max([0, *checkpoint_numbers(prefix), *numbers_of(prefix, 'params')]):
         raise InputError(
             f'{prefix} has other checkpoints (the newest: {newest}), whose network would be lost; '
             'choose another place'

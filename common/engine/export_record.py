@@ -8,7 +8,7 @@ from ..errors import InputError
 from ..files import PathLike, sha256
 from ..run_files import state_path
 from ..typed import is_number
-from .model_name import checkpoint_files, params_path, parse_model, resolve
+from .model_name import checkpoint_files, parse_model, resolve
 
 RECORD = 'export.json'
 
@@ -17,8 +17,7 @@ def weights_name(model: str) -> str:
     """Name of the file that a model's weights lie in: an .onnx, or PREFIX,EPOCH's parameters."""
     if model.endswith('.onnx') or ',' not in model:
         return Path(model).name
-    prefix, epoch = parse_model(model)
-    return params_path(prefix, epoch).name
+    return checkpoint_files(model)[1].name
 
 
 def model_files(model: PathLike) -> list[Path]:

@@ -41,6 +41,14 @@ def _number(prefix: str, word: str) -> int:
     return best if word == 'best' and best in numbers else numbers[-1]
 
 
+def numbered(model: str) -> str:
+    """The text of a `--model` option with the number in the place of `latest` or `best`: of a run
+    that goes on, these would soon be another checkpoint."""
+    if not model.strip().endswith((',latest', ',best')):
+        return model
+    return '{},{}'.format(*parse_model(model))
+
+
 def shown_name(model: PathLike) -> str:
     """A model's name for people who need not know where it lies: 'run/model,9' of a checkpoint,
     'export/model.onnx' of a file, the last part of the path of an export."""

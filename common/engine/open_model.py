@@ -5,7 +5,6 @@ MXNet is imported only where it is the engine.
 
 import functools
 import hashlib
-import re
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -15,11 +14,12 @@ from .. import flops
 from ..console import ProgressBar
 from ..errors import InputError, RunError
 from ..files import PathLike, input_file, sha256
+from ..run_files import numbers_of
 from .checkpoint import load_embedding
 from .contract import Contract, override, read_contract
 from .engines import AUTO, ENGINES, PRECISIONS, Engine, choose, open_network
 from .export_record import RECORD, read_record, source_digest, weights_name
-from .model_name import params_path, parse_model, resolve
+from .model_name import checkpoint_files, resolve
 from .network import Network
 
 SLIM = 'model,0'  # of an export's folder, for MXNet
@@ -211,15 +211,12 @@ def _place(model: str, engine: str) -> _Place:
             f'model {model}: no such export folder; expected one, an .onnx file, or a checkpoint '
             f'PREFIX,EPOCH{_checkpoint_there(path)}'
         )
-    prefix, epoch = parse_model(model)
-    return _Place(model, False, params_path(prefix, epoch))
+    return _Place(model, False, checkpoint_files(model)[1])
 
 
 def _checkpoint_there(prefix: Path) -> str:
     """The end of a message: the newest checkpoint of `prefix`, if there is one."""
-    pattern = re.compile(re.escape(prefix.name) + r'-(\d{4,})\.params')
-    found = (pattern.fullmatch(path.name) for path in prefix.parent.glob('*.params'))
-    numbers = [int(match[1]) for match in found if match]
+    numbers = numbers_of(prefix, 'params')
     return f'; did you mean {prefix},{max(numbers)}?' if numbers else ''
 
 

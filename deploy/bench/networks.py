@@ -87,7 +87,7 @@ def _measured_before(out: str, here: dict[str, Any]) -> dict[str, list[dict[str,
     return before['networks']
 
 
-def build_parser(parser: argparse.ArgumentParser) -> None:
+def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--network',
         action='append',

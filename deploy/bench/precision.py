@@ -4,16 +4,8 @@ from collections.abc import Callable
 
 from ...common import console
 from ...common.engine import ops
-from ...common.errors import InputError
 from . import child, report
 from .measure import faster, machine, slices_in_turn
-
-
-def check() -> None:
-    """InputError where this machine has no bfloat16, and the figures would mean nothing."""
-    lacks = ops.lacks_bfloat16()
-    if lacks:
-        raise InputError(f'--precision bfloat16: {lacks}; leave it out to train in float32')
 
 
 def measure(worker: Callable[[int, str], child.Worker], batches: list[int], seconds: float) -> dict:

@@ -18,6 +18,7 @@ from ...common.errors import InputError
 from ...common.flops import count
 from ...common.options import integer
 from ...common.parallel import cpu_count
+from ...recognition.configure import check_bfloat16
 from ...symbol import get_symbol, parse_options
 from . import against_torch, child, precision, report, stock
 from .measure import (
@@ -367,7 +368,7 @@ def read_others(args: argparse.Namespace) -> tuple[list[float], int]:
         console.refuse_options(args, names, 'only with --precision float32')
         if args.against != 'stock':
             raise InputError(f'--against {args.against}: only with --precision float32')
-        precision.check()
+        check_bfloat16()
     if args.network != WIDE:
         console.refuse_options(args, ['multipliers'], f'only with --network {WIDE}')
     multipliers = _MULTIPLIERS if args.multipliers is None else args.multipliers

@@ -12,7 +12,7 @@ from ...common.errors import InputError
 from ...common.names import CLASSIFIER_WEIGHT, DATA, IMAGE_SHAPE, LABEL
 from ...common.options import check, defaults_of, rules_of
 from ...common.registry import Registry
-from ..symbols import cross_entropy, output_shapes
+from ..symbols import check_shape, cross_entropy, inferred_shapes
 from .regular_face import regular_face
 
 log = logging.getLogger(__name__)
@@ -113,13 +113,11 @@ def _check_logits(loss: str, logits: 'mx.sym.Symbol', head: Head) -> None:
     if head.batch_size is None or DATA not in logits.list_arguments():
         return
     inputs = {DATA: (head.batch_size, *IMAGE_SHAPE), LABEL: (head.batch_size,)}
-    shape = output_shapes(logits, inputs, f'the logits of the loss {loss}')[0]
+    what = f'the logits of the loss {loss}'
+    shape = inferred_shapes(logits, inputs, what)[0]
     expected = (head.batch_size, head.num_classes)
-    if shape and min(shape) > 0 and shape != expected:
-        raise InputError(
-            f'the logits of the loss {loss} have the shape {shape}; expected {expected}, a row for '
-            f'each image and a column for each class'
-        )
+    rows = 'a row for each image and a column for each class'
+    check_shape(f'{what} have', shape, expected, rows)
 
 
 LOSSES: Registry[type[ClassificationLoss]] = Registry('loss')

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA
+from conftest import DATA, registered_for_now
 from deploy_models import portrait, write_checkpoint
 from pair_sets import pair_images, write_bin
 from pictures import encoded, write_folder
@@ -52,12 +52,9 @@ def everything(tmp_path_factory):
     options += ['--network', 'small']
     from vargfacenet.symbol import NETWORKS
 
-    before = dict(NETWORKS._items), dict(NETWORKS._files)
-    try:
+    with registered_for_now(NETWORKS):
         plugins.run_file(DATA / 'small_network.py')
         assert main(['train', *map(str, options)]) == 0
-    finally:
-        NETWORKS._items, NETWORKS._files = before
     assert export(['--model', model, '--out', str(folder / 'export')]) == 0
     rows = np.eye(3, 8, dtype=np.float32)
     gallery = Gallery(folder / 'gallery', 8, 'model')

@@ -47,5 +47,5 @@ def test_every_command_that_embeds_takes_a_detector(tmp_path, run_command):
     embedder = FaceEmbedder(export, detector=str(detector))
     assert find_face(embedder, picture).large_faces == 1
     np.testing.assert_allclose(
-        embedder.embed_photos([photo])[0].embeddings[0], find_face(embedder, picture).embedding
+        embedder.embed_photos([photo])[0].embeddings[0], find_face(embedder, picture).face.embedding
     )

@@ -72,10 +72,10 @@ def test_quality_is_its_worst_share_and_says_why():
 
 def test_a_turned_picture_is_turned_back(embedder):
     image = scene(0, size=240)
-    upright = find_face(embedder, image)
+    upright = find_face(embedder, image).face
     assert (upright.turned, upright.detected) == (0, True)
     for turns in (1, 2, 3):
-        found = find_face(embedder, np.ascontiguousarray(np.rot90(image, -turns)))
+        found = find_face(embedder, np.ascontiguousarray(np.rot90(image, -turns))).face
         if turns != 2:  # a drawn face is found upside down as well
             assert found.turned == 90 * turns
             assert found.embedding @ upright.embedding > 0.999
@@ -103,7 +103,7 @@ def test_all_faces_of_a_group(embedder):
     assert [face.index for face in group.faces] == [0, 1] and len(group.boxes) == 2
     middles = group.boxes[:, 0] + group.boxes[:, 2] / 2
     assert middles[1] < 200 < middles[0] and np.all(group.scores > 0.9)
-    alone = [find_face(embedder, part) for part in (image[:, 200:], image[:, :200])]
+    alone = [find_face(embedder, part).face for part in (image[:, 200:], image[:, :200])]
     cosines = [[face.embedding @ other.embedding for other in alone] for face in group.faces]
     assert np.argmax(cosines, axis=1).tolist() == [0, 1] and np.diag(cosines).min() > 0.95, cosines
     # the second is of less than half of the first one's side, and counts for nobody
@@ -122,9 +122,9 @@ def test_all_faces_of_a_group(embedder):
 
 def test_faces_says_what_pictures_are(embedder):
     crop, photograph = portrait(1), cv2.resize(scene(0), (112, 112))
-    assert find_face(embedder, crop).detected is False
-    assert find_face(embedder, photograph).detected is True  # of a crop's size, and none
-    assert find_face(embedder, photograph, 'crop').detected is False
+    assert find_face(embedder, crop).face.detected is False
+    assert find_face(embedder, photograph).face.detected is True  # of a crop's size, and none
+    assert find_face(embedder, photograph, 'crop').face.detected is False
     with pytest.raises(InputError, match='420x420 pixels; an aligned crop'):
         find_face(embedder, np.zeros((420, 420, 3), np.uint8), 'crop')
 

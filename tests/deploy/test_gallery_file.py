@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
+from conftest import registered_for_now
 from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.deploy import decision_log, gallery_check, gallery_tables
 from vargfacenet.deploy import gallery as gallery_module
@@ -324,8 +325,10 @@ class Xor:
 
 
 @pytest.fixture
-def xor(monkeypatch):
-    monkeypatch.setattr(CODECS, '_items', {'xor': Xor})
+def xor():
+    with registered_for_now(CODECS):
+        CODECS.register('xor')(Xor)
+        yield
 
 
 def of_the_first_format(folder, faces, seal):

@@ -13,7 +13,7 @@ import time
 import pytest
 from deploy_models import encoded_crop as crop
 from vargfacenet.common.errors import InputError
-from vargfacenet.deploy import serve
+from vargfacenet.deploy import serve, web_access
 from vargfacenet.deploy.service import RequestError
 from vargfacenet.deploy.web_access import Access, check_token_file, read_or_make_token
 from web_service import HOSTS
@@ -98,8 +98,31 @@ def test_token_files_that_others_can_read(tmp_path):
     path.chmod(0o640)
     with pytest.raises(InputError, match='others can read it'):
         read_or_make_token(path)
-    with pytest.raises(InputError, match='No such file'):
-        read_or_make_token(tmp_path / 'no' / 'token')
+    with pytest.raises(InputError, match=r'cannot write here \(is a file'):
+        read_or_make_token(path / 'token')
+
+
+def test_a_token_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    path = tmp_path / 'token'
+    path.write_text(TOKEN)
+    path.chmod(0o600)
+    monkeypatch.setattr(web_access, 'write_secret', lambda *_: pytest.fail('it writes'))
+    assert read_or_make_token(path) == (TOKEN, False)
+
+
+def test_two_that_make_a_token_have_one(tmp_path, monkeypatch):
+    """The other made it after this one saw that there is none."""
+    path, write = tmp_path / 'token', web_access.write_secret
+
+    def slower(path, content):
+        monkeypatch.setattr(web_access, 'write_secret', write)
+        other.append(read_or_make_token(path))
+        write(path, content)
+
+    other = []
+    monkeypatch.setattr(web_access, 'write_secret', slower)
+    assert read_or_make_token(path) == (other[0][0], False)
+    assert other[0][1]
 
 
 def test_requests_of_other_sites(client):

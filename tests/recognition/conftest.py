@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import ranks_launched
-from conftest import DATA
+from conftest import DATA, registered_for_now
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.data.recordio import write_face_records
 from vargfacenet.symbol import NETWORKS
@@ -91,13 +91,12 @@ def options(run_options):
 
 
 @pytest.fixture
-def small_options(run_options, monkeypatch):
+def small_options(run_options):
     """The same for a network of a few layers, where it is the run that is looked at: its files,
     what it says, how it goes on."""
-    monkeypatch.setattr(NETWORKS, '_items', dict(NETWORKS._items))
-    monkeypatch.setattr(NETWORKS, '_files', dict(NETWORKS._files))
-    runpy.run_path(str(SMALL_NETWORK))
-    return [*run_options, '--network', 'small', '--network-option', 'emb_size=32']
+    with registered_for_now(NETWORKS):
+        runpy.run_path(str(SMALL_NETWORK))
+        yield [*run_options, '--network', 'small', '--network-option', 'emb_size=32']
 
 
 HELD = """

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import registered_for_now
 from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.history import read_history
 from vargfacenet.recognition.augmentations import AUGMENTATIONS
@@ -56,13 +57,12 @@ def halving(lr, num_steps, lr_steps, lr_factor):
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
+def mine(tmp_path):
     """The file; what it registers is forgotten after the test."""
-    for registry in (LOSSES, DISTILLATION_LOSSES, AUGMENTATIONS, SCHEDULES):
-        monkeypatch.setattr(registry, '_items', dict(registry._items))
     path = tmp_path / 'mine.py'
     path.write_text(MINE)
-    return path
+    with registered_for_now(LOSSES, DISTILLATION_LOSSES, AUGMENTATIONS, SCHEDULES):
+        yield path
 
 
 @pytest.fixture

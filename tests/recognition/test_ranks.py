@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ranks_launched
+from conftest import registered_for_now
 from ranks_launched import NETWORK, finish, launch, needs_horovod, start, wait_for
 from saved_weights import assert_same_weights, weights
 from vargfacenet.common import plugins
@@ -28,10 +29,9 @@ STEPS = 50
 @pytest.fixture(scope='module')
 def small_network():
     """The small network in this process too."""
-    before = dict(NETWORKS._items), set(plugins._loaded)
-    plugins.run_file(NETWORK)
-    yield
-    NETWORKS._items, plugins._loaded = before
+    with registered_for_now(NETWORKS):
+        plugins.run_file(NETWORK)
+        yield
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import DATA
+from conftest import DATA, registered_for_now
 from pictures import corrupted
 from saved_weights import assert_same_weights, weights
 from vargfacenet.common.backend import mx
@@ -66,12 +66,11 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> Non
 @pytest.fixture
 def go(tmp_path, monkeypatch):
     """File without which runs of --lr-mode held do not go on from their middle."""
-    monkeypatch.setattr(SCHEDULES, '_items', dict(SCHEDULES._items))
-    monkeypatch.setattr(SCHEDULES, '_files', dict(SCHEDULES._files))
-    runpy.run_path(str(PACED))
     path = tmp_path / 'go'
     monkeypatch.setenv('HELD_UNTIL', str(path))
-    return path
+    with registered_for_now(SCHEDULES):
+        runpy.run_path(str(PACED))
+        yield path
 
 
 def assert_finite(values: dict) -> None:

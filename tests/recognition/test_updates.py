@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from conftest import registered_for_now
 from saved_weights import assert_same_weights, weights
 from vargfacenet.common.backend import mx
 from vargfacenet.common.console import Parser
@@ -28,7 +29,7 @@ class Options:
 
 
 @pytest.fixture
-def frozen_norm(monkeypatch):
+def frozen_norm():
     """Options of a network whose BatchNorm has running statistics in training as well."""
 
     def build(options):
@@ -39,8 +40,9 @@ def frozen_norm(monkeypatch):
         x = mx.sym.Pooling(x, kernel=(7, 7), stride=(7, 7), pool_type='avg', name='pool0')
         return mx.sym.FullyConnected(x, num_hidden=options.emb_size, name='fc1')
 
-    monkeypatch.setattr(NETWORKS, '_items', {**NETWORKS._items, 'frozen': Family(build, Options())})
-    return ['--network', 'frozen', '--loss', 'cosface', '--loss-option', 's=8', '--target', '']
+    with registered_for_now(NETWORKS):
+        NETWORKS.register('frozen')(Family(build, Options()))
+        yield ['--network', 'frozen', '--loss', 'cosface', '--loss-option', 's=8', '--target', '']
 
 
 def test_passes_make_the_step_of_one_large_batch(frozen_norm, run_options, run_command, tmp_path):

@@ -5,6 +5,7 @@ import runpy
 
 import numpy as np
 import pytest
+from conftest import registered_for_now
 from vargfacenet.common.errors import InputError
 from vargfacenet.symbol import get_symbol, list_networks, network_options, parse_options
 from vargfacenet.symbol.options import NETWORKS
@@ -175,8 +176,13 @@ NETWORKS.register('plain')(Family(plain, Options(), rules={'layers': integer(1, 
 """
 
 
-def test_a_file_outside_the_project_adds_a_family(tmp_path, monkeypatch):
-    monkeypatch.setattr(NETWORKS, '_items', dict(NETWORKS._items))  # forgets it after the test
+@pytest.fixture
+def networks_for_now():
+    with registered_for_now(NETWORKS):
+        yield
+
+
+def test_a_file_outside_the_project_adds_a_family(tmp_path, networks_for_now):
     (tmp_path / 'plain.py').write_text(OWN_FAMILY)
     runpy.run_path(str(tmp_path / 'plain.py'))
     assert 'plain' in list_networks()

@@ -4,14 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from conftest import DATA
-from vargfacenet.common import plugins
+from conftest import DATA, registered_for_now
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data.recordio import record_paths
 from vargfacenet.common.engine import ops
 from vargfacenet.common.parallel import cpu_count
 from vargfacenet.deploy.bench import data, distilling, iterators, steps, stock, train
-from vargfacenet.recognition import presets
+from vargfacenet.recognition import configure, presets
 from vargfacenet.recognition.losses import Head, class_loss, make_loss
 from vargfacenet.symbol import NETWORKS, get_symbol
 
@@ -28,11 +27,9 @@ def wide(monkeypatch):
     """Name of a network of a few layers whose width is an option, as VarGFaceNet's is; here, and
     in the processes that measure, by a plugin."""
     monkeypatch.setenv('VARGFACENET_PLUGINS', str(WIDE))
-    monkeypatch.setattr(NETWORKS, '_items', dict(NETWORKS._items))
-    monkeypatch.setattr(NETWORKS, '_files', dict(NETWORKS._files))
-    monkeypatch.setattr(plugins, '_loaded', set())
     monkeypatch.setattr(train, 'WIDE', 'wide')
-    return 'wide'
+    with registered_for_now(NETWORKS):
+        yield 'wide'
 
 
 def test_train(wide, run_command, tmp_path, monkeypatch):
@@ -64,7 +61,7 @@ def test_train(wide, run_command, tmp_path, monkeypatch):
 @pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
 def test_train_in_both_precisions(wide, run_command, tmp_path, monkeypatch):
     """What a CPU without bfloat16 is refused, for it would be slower: that it runs and is told."""
-    monkeypatch.setattr(ops, 'lacks_bfloat16', lambda: '')
+    monkeypatch.setattr(configure, 'lacks_bfloat16', lambda: '')
     out = tmp_path / 'precision.json'
     options = ['--network', wide, '--batches', '8', '--seconds', 0.1, '--classes', 20]
     code, result, errors = run_command(

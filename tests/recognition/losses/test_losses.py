@@ -8,8 +8,7 @@ import pytest
 import reference
 from conftest import DATA
 from gradients import evaluate, relative_error
-from loss_heads import build_terms, needs_compiler
-from vargfacenet.common.backend import mx
+from loss_heads import build_terms, check_compiled, needs_compiler
 from vargfacenet.common.errors import InputError
 from vargfacenet.recognition import presets
 
@@ -160,21 +159,7 @@ def test_length_of_embedding_and_centres_does_not_matter(class_loss, rng):
 @pytest.mark.parametrize('size', [512, 40, 3])
 def test_compiled_is_stock_at_any_size(classes, size, rng):
     """Blocks that are cut off in images, classes and values of an embedding."""
-    for images in (1, 9, 64):
-        arrays = {
-            'embedding': rng.randn(images, size),
-            'fc7_weight': rng.randn(classes, size),
-            'label': rng.randint(0, classes, images),
-        }
-        outputs = {}
-        for compiled in (False, True):
-            loss, correct = build_terms('margin', classes, size, MARGINS['combined'], compiled)[:2]
-            values, gradients = evaluate(loss, **arrays)
-            outputs[compiled] = values, *gradients.values()
-            hits, _ = evaluate(mx.sym.BlockGrad(correct), **arrays)
-            outputs[compiled] += (hits,)
-        for stock, ours in zip(outputs[False], outputs[True]):
-            np.testing.assert_allclose(ours, stock, rtol=1e-4, atol=2e-5 * np.abs(stock).max())
+    check_compiled(rng, 'margin', classes, size, MARGINS['combined'])
 
 
 @needs_compiler

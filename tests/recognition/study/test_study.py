@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, registered_for_now
 from vargfacenet.__main__ import main
-from vargfacenet.common import plugins
 from vargfacenet.common.data.people_sets import PeopleSet, write_people_set
 from vargfacenet.common.engine.params_file import read_arrays
 from vargfacenet.common.errors import InputError
@@ -80,11 +79,8 @@ network-option = {multiplier = 0.25, emb_size = 32, bn_mom = 0.5}"""
 @pytest.fixture(scope='module', autouse=True)
 def small_network():
     """The network of a few layers, here and in the processes of a study."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, registered_for_now(NETWORKS):
         patch.setenv('VARGFACENET_PLUGINS', str(SMALL_NETWORK))
-        patch.setattr(NETWORKS, '_items', dict(NETWORKS._items))
-        patch.setattr(NETWORKS, '_files', dict(NETWORKS._files))
-        patch.setattr(plugins, '_loaded', set())
         yield
 
 

@@ -24,6 +24,7 @@ sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *arguments]))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the operators are compiled anew
 @pytest.mark.skipif(native._compiler() is None, reason='needs a C++ compiler')
 @pytest.mark.parametrize('march', NEEDED)
 def test_operators_are_right_compiled_for(march, tmp_path):
