@@ -124,7 +124,7 @@ def saved_arrays(
         'identities_named': np.array(named),
         **({'names': names.astype(str)} if named else {}),
         'failed': np.array([same, len(failed) - same]),
-        'pairs_digest': np.array(pairs_digest(images)),
+        'pairs_digest': np.array(pairs_digest(images, result.issame)),
         **{f'hardest_{kind}': pairs for kind, pairs in hardest.items()},
         **{
             f'images_{kind}': images.reshape(-1, 2, *images.shape[1:])[pairs]

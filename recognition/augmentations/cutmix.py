@@ -15,7 +15,8 @@ _EDGE = Rule(lambda value: 0 <= value <= 32, 'a whole number of pixels from 0 to
 @AUGMENTATIONS.register('cutmix')
 @dataclass(frozen=True)
 class CutMix(Augmentation):
-    """A rectangle of a crop, its share of the area uniform, is that of another of the data set."""
+    """A rectangle of a crop is that of another of the data set; its share of the area is uniform
+    before the border cuts it."""
 
     mixes = True
 

@@ -9,7 +9,7 @@ results.json of a study in place of its file, the table and the page are made an
 import argparse
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,14 +184,14 @@ def _steps(study: Study, configs: Mapping[str, TrainConfig]) -> dict[str, int]:
     }
 
 
-def checked_jobs(study: Study, arms: str, known: Iterable[str]) -> dict[str, Job]:
-    """The jobs to run, of the arms of --arms or of all, beside the runs that are known; faults of
-    the file show here, before hours of work."""
+def checked_jobs(study: Study, arms: str) -> dict[str, Job]:
+    """The jobs to run, of the arms of --arms or of all; faults of the file show here, before hours
+    of work."""
     configurations(study, check_data=False)
     check_commands(study)
     todo = make_jobs(study)
     names = [name for name in arms.split(',') if name]
-    return plan.jobs_beside(plan.jobs_of_arms(study, todo, names) if names else todo, known)
+    return plan.jobs_of_arms(study, todo, names) if names else todo
 
 
 def run_jobs(
@@ -261,8 +261,9 @@ def run(args: argparse.Namespace) -> dict:
         name = PAGE if args.study.name == RESULTS else f'{args.study.stem}.html'
         return write_page(result, drawn, output_folder(args.out or args.study.parent) / name)
     study = read_study(args.study)
+    todo = checked_jobs(study, args.arms)
     known = results.known_runs(study, args.known) if args.known else {}
-    todo = checked_jobs(study, args.arms, known)
+    todo = plan.jobs_beside(todo, known)
     if args.dry_run:
         return dry_run(study, todo)
     out = output_folder(args.out or study.runs)

@@ -52,6 +52,7 @@ class KeptTest:
     """A run's test in results.json, beside its figures."""
 
     made_by: dict[str, tuple[str, ...]]  # the run, and those that it is made from -> their words
+    commands: dict[str, tuple[str, ...]]  # [[test.measure]] -> the words of its commands
     machine: str
     kept: dict[str, KeptMeasure]
     correct: dict[str, str]  # target -> base64 of a bit for each pair
@@ -151,18 +152,32 @@ def _unpack(text: str) -> np.ndarray:
     return np.where(steps > _STEPS, np.nan, steps / _STEPS)
 
 
-def keep(run: Measured, made_by: Mapping[str, tuple[str, ...]], machine: str) -> dict[str, Any]:
+def _unpack_bits(text: str, count: int) -> np.ndarray:
+    packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    if count < 1 or len(packed) != (count + 7) // 8:
+        raise ValueError(f'{len(packed)} bytes for {count} pairs')
+    return np.unpackbits(packed, count=count).astype(bool)
+
+
+def keep(
+    run: Measured,
+    made_by: Mapping[str, tuple[str, ...]],
+    commands: Mapping[str, tuple[str, ...]],
+    machine: str,
+) -> dict[str, Any]:
     """A `KeptTest` of a run, for JSON; a replicate is rounded by less than 1e-5.
 
     Parameters
     ----------
-    made_by : the run, and those that it is made from -> the words of their commands
+    made_by : the run, and what it is made from -> the words of their commands
+    commands : [[test.measure]] -> the words of its commands
     """
     constant = {
         name for name, (value, replicates) in run.values.items() if (replicates == value).all()
     }
     return {
         'made_by': {name: list(words) for name, words in made_by.items()},
+        'commands': {name: list(words) for name, words in commands.items()},
         'machine': machine,
         'kept': {
             name: {
@@ -198,12 +213,10 @@ def restore(measures: Mapping[str, float], kept: KeptTest, what: str) -> Measure
             if len(values[name].replicates) != REPLICATES:
                 raise ValueError(f'{name} has {len(values[name].replicates)} replicates')
         correct = {
-            name: np.unpackbits(
-                np.frombuffer(base64.b64decode(bits, validate=True), np.uint8),
-                count=kept.pairs[name],
-            ).astype(bool)
-            for name, bits in kept.correct.items()
+            name: _unpack_bits(bits, kept.pairs[name]) for name, bits in kept.correct.items()
         }
+        if not correct.keys() <= kept.digests.keys():
+            raise ValueError('a target without its digest')
     except (ValueError, KeyError) as error:
         raise InputError(f'{what}: the test that was kept is damaged ({error})') from None
     people = {name: each.people for name, each in kept.kept.items()}

@@ -8,7 +8,7 @@ only seed, if it has one), or the store that a `teach` arm makes, and is waited 
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -281,12 +281,15 @@ def run_words(study: Study, arm: Arm, seed: int) -> tuple[list[str], list[str]]:
 
 
 def made_by(study: Study, arm: Arm, seed: int) -> dict[str, tuple[str, ...]]:
-    """A run, and those that it is made from -> the words of their commands, in which {NAME} is
-    another's product; of a network that is there its name."""
+    """A run, those that it is made from, and the [[data]] that they are trained on -> the words of
+    their commands, in which {NAME} is another's product; of a network that is there its name."""
     if arm.kind == GIVEN:
         return {arm.name: (arm.model,)}
     words, after = run_words(study, arm, seed)
     made = {run_name(arm, seed): tuple(words)}
+    for job in data_jobs(study):
+        if {job.makes, str(Path(job.makes).parent)} & set(words):
+            made[job.makes] = job.words
     for other in study.arms.values():
         for each in other.seeds:
             if run_name(other, each) in after:
@@ -335,6 +338,11 @@ def last_of_measure(study: Study, run: str, number: int) -> str:
     return f'{run}.measure{number}.{len(study.tests["measure"][number]["commands"]) - 1}'
 
 
+def measure_words(measure: Mapping[str, Any]) -> tuple[str, ...]:
+    """The words of all commands of a [[test.measure]]."""
+    return tuple(str(word) for command in measure['commands'] for word in command)
+
+
 def make_jobs(study: Study) -> dict[str, Job]:
     """All jobs but those that make data, by name, each after those that it needs; the first seed
     of everything comes first, so that answers come early.
@@ -373,7 +381,7 @@ def jobs_of_arms(study: Study, jobs: Mapping[str, Job], names: Iterable[str]) ->
         if name not in study.arms:
             raise unknown_name('arm of --arms', name, study.arms)
         runs = {run_name(study.arms[name], seed) for seed in study.arms[name].seeds}
-        wanted |= {job for job in jobs if _run_of(job) in runs}
+        wanted |= {job for job in jobs if run_of(job) in runs}
     waiting = list(wanted)
     while waiting:
         new = set(jobs[waiting.pop()].after) - wanted
@@ -382,26 +390,24 @@ def jobs_of_arms(study: Study, jobs: Mapping[str, Job], names: Iterable[str]) ->
     return {name: job for name, job in jobs.items() if name in wanted}
 
 
-def jobs_beside(jobs: Mapping[str, Job], known: Iterable[str]) -> dict[str, Job]:
+def jobs_beside(jobs: Mapping[str, Job], known: Collection[str]) -> dict[str, Job]:
     """Those of all jobs that are left where some runs are known from elsewhere. A known run from
     which another is made runs here after all, with its tests, as what is compared with it then is
-    made from it."""
-    left = {_run_of(name) for name in jobs} - set(known)
+    made from it. A store is made where a run that is left reads it."""
+    if not known:
+        return dict(jobs)
+    left = {run_of(name) for name, job in jobs.items() if job.kind != TEACH} - set(known)
     waiting = list(left)
     while waiting:
         run = waiting.pop()
-        needed = {
-            _run_of(other)
-            for name, job in jobs.items()
-            if _run_of(name) == run
-            for other in job.after
-        }
+        own = [job for name, job in jobs.items() if run_of(name) == run]
+        needed = {run_of(other) for job in own for other in job.after}
         waiting += needed - left
         left |= needed
-    return {name: job for name, job in jobs.items() if _run_of(name) in left}
+    return {name: job for name, job in jobs.items() if run_of(name) in left}
 
 
-def _run_of(job: str) -> str:
+def run_of(job: str) -> str:
     """The run that a job makes or tests, by the job's name."""
     return job.partition('.')[0]
 

@@ -15,7 +15,19 @@ from ...eval.report.statistics import mcnemar
 from ...eval.targets import resolve_sets, resolve_targets
 from .compare import Estimate, estimate, paired, sentence
 from .measured import Measured, keep, measured, restore
-from .plan import DISTILL, GIVEN, TEACH, TRAIN, Arm, Study, made_by, run_name
+from .plan import (
+    DISTILL,
+    GIVEN,
+    TEACH,
+    TRAIN,
+    Arm,
+    Study,
+    made_by,
+    make_jobs,
+    measure_words,
+    run_name,
+    run_of,
+)
 from .result_file import read_arms
 from .runner import Records
 
@@ -43,18 +55,24 @@ def known_runs(study: Study, path: Path) -> dict[str, Run]:
     Raises InputError as `read_arms`, and for a test that is damaged.
     """
     known, others, bare = {}, [], []
+    measures = {each['name']: measure_words(each) for each in study.tests.get('measure', [])}
     for name, arm in read_arms(path).items():
         own = study.arms.get(name)
         seeds = {str(seed): seed for seed in own.seeds} if own else {}
         for text, entry in arm.runs.items():
             run = run_name(own, seeds[text]) if text in seeds else f'{name}, seed {text}'
-            if entry.test is None:
+            test = entry.test
+            if test is None:
                 bare.append(run)
-            elif text not in seeds or entry.test.made_by != made_by(study, own, seeds[text]):
+            elif (
+                text not in seeds
+                or test.made_by != made_by(study, own, seeds[text])
+                or test.commands != measures
+            ):
                 others.append(run)
             else:
-                values = restore(entry.measures, entry.test, f'{path}: {run}')
-                known[run] = Run(entry.seconds, entry.test.machine, values)
+                values = restore(entry.measures, test, f'{path}: {run}')
+                known[run] = Run(entry.seconds, test.machine, values)
     log.info('%s: %d runs of this study', path, len(known))
     if others:
         log.warning('%s: made otherwise than here, left out: %s', path, ', '.join(others))
@@ -64,19 +82,19 @@ def known_runs(study: Study, path: Path) -> dict[str, Run]:
 
 
 def check_same_tests(study: Study, known: Mapping[str, Run], path: Path) -> None:
-    """InputError where runs were tested on another set than there is here under its name."""
+    """InputError where runs were not tested on the very sets that there are here."""
     if not known:
         return
     targets = resolve_targets(study.tests['target'], None) if study.tests.get('target') else {}
-    here = {name: pairs_digest(load_bin(file)[0]) for name, file in targets.items()}
+    here = {name: pairs_digest(*load_bin(file)) for name, file in targets.items()}
     for name, file in resolve_sets(study.tests.get('pairs', []), targets).items():
         here[name] = digest_of(*load_images(file))
     for run, each in known.items():
-        for name, digest in each.measured.digests.items():
-            if here.get(name, digest) != digest:
+        for name, digest in here.items():
+            if each.measured.digests.get(name) != digest:
                 raise InputError(
-                    f'{path}: {run} was tested on another {name} than there is here; make the one '
-                    'that it had, or leave --known out'
+                    f'{path}: {run} was not tested on the {name} that is here; make the one that '
+                    'it had, or leave --known out'
                 )
 
 
@@ -92,6 +110,7 @@ def _arm_entry(study: Study, arm: Arm, runs: Mapping[Any, Run], about: Mapping) 
         'measures': {},
         'published': study.content.get('published', {}).get(arm.name, {}),
     }
+    commands = {each['name']: measure_words(each) for each in study.tests.get('measure', [])}
     for seed in arm.seeds:
         run = runs.get(seed if arm.seeded else None)
         if run:
@@ -99,7 +118,7 @@ def _arm_entry(study: Study, arm: Arm, runs: Mapping[Any, Run], about: Mapping) 
             entry['runs'][str(seed)] = {
                 'seconds': run.seconds,
                 'measures': {name: value.value for name, value in values},
-                'test': keep(run.measured, made_by(study, arm, seed), run.machine),
+                'test': keep(run.measured, made_by(study, arm, seed), commands, run.machine),
             }
     for name in names:
         values = [run.measured.values[name] for run in runs.values() if name in run.measured.values]
@@ -119,7 +138,8 @@ def _mcnemars(
         if before is None or after is None:
             continue
         for target, right in after.correct.items():
-            if before.digests.get(target) != after.digests[target]:
+            digest = after.digests.get(target)
+            if digest is None or before.digests.get(target) != digest:
                 continue
             test = mcnemar(right, before.correct[target])
             each = found.setdefault(target, {'only_arm': 0, 'only_against': 0, 'p_values': []})
@@ -181,11 +201,16 @@ def gather(
     known : runs from elsewhere, by name; one that has run here as well is taken from here
     """
     here = f'{cpu_name()}, {cpu_count()} CPUs'
+    jobs = make_jobs(study)
 
     def find(name: str) -> Optional[Run]:
+        own = [job for job in jobs.values() if run_of(job.name) == name]
+        # what ran here by other words, or in part, is no reason to forget the run that is known
+        if name in known and not all(records.is_done(job) for job in own):
+            return known[name]
         found = measured(study, records, name)
         if found is None:
-            return known.get(name)
+            return None
         record = records.get(name)
         return Run(record['seconds'] if record else None, here, found)
 

@@ -31,7 +31,7 @@ def made(rng, value):
 
 def kept(run):
     """(figures, what results.json holds of a run), through the text of a file."""
-    content = json.loads(json.dumps(keep(run, {'a-s0': ('train', '--lr', '1')}, 'a CPU')))
+    content = json.loads(json.dumps(keep(run, {'a-s0': ('train', '--lr', '1')}, {}, 'a CPU')))
     measures = {name: values.value for name, values in run.values.items()}
     return measures, from_values(KeptTest, content, 'x')
 
@@ -58,7 +58,7 @@ def test_it_is_small(rng):
     assert content.kept['light'].replicates == ''
     assert content.machine == 'a CPU' and content.made_by == {'a-s0': ('train', '--lr', '1')}
     assert len(base64.b64decode(content.kept['set TAR@0.001'].replicates)) == 2 * REPLICATES
-    assert len(json.dumps(keep(made(rng, 0.5), {}, ''))) < 9000
+    assert len(json.dumps(keep(made(rng, 0.5), {}, {}, ''))) < 9000
 
 
 def test_what_was_cut_is_told(rng):

@@ -5,10 +5,13 @@ from conftest import ROOT
 from vargfacenet.common.errors import InputError
 from vargfacenet.recognition.study.__main__ import check_commands, configurations
 from vargfacenet.recognition.study.plan import (
+    jobs_beside,
     jobs_of_arms,
+    made_by,
     make_jobs,
     option_words,
     read_study,
+    run_of,
 )
 
 FILE = """
@@ -144,13 +147,34 @@ def test_some_arms_and_what_they_need(tmp_path):
         jobs_of_arms(study, make_jobs(study), ['secnd'])
 
 
-@pytest.mark.parametrize('name', ['smoke', 'lfw', 'paper'])
-def test_the_studies_of_the_project_are_sound(name):
+@pytest.mark.parametrize('path', sorted((ROOT / 'studies').glob('*.toml')), ids=lambda p: p.stem)
+def test_the_studies_of_the_project_are_sound(path):
     """Every option is known to its command, and every run's inputs come before it."""
-    study = read_study(ROOT / 'studies' / f'{name}.toml')
+    study = read_study(path)
     configurations(study, check_data=False)
     check_commands(study)
     jobs = make_jobs(study)
     assert len(jobs) >= 2 * len(study.arms) - 3
     measured = {arm for question in study.questions for arm in question['arms']}
     assert measured <= study.arms.keys()
+
+
+def test_known_runs_leave_what_others_need(tmp_path):
+    jobs = make_jobs(study_of(tmp_path))
+    runs = {run_of(name) for name in jobs}
+    assert jobs_beside(jobs, ()) == jobs
+    assert jobs_beside(jobs, runs - {'store'}) == {}  # a store is known by nobody
+    left = jobs_beside(jobs, runs - {'store', 'second-s1'})
+    # published is a network that is there: its test alone would be a job, and it is known
+    assert {run_of(name) for name in left} == {'second-s1', 'first-s1', 'store'}
+    assert {name for name in left if name.endswith('.test')} == {'second-s1.test', 'first-s1.test'}
+
+
+def test_what_a_run_is_made_by(tmp_path):
+    data = "[[data]]\nmakes = 'data/train.rec'\ncommand = ['make-rec', 'crops', 'data']\n"
+    other = "[[data]]\nmakes = 'c.npz'\ncommand = ['make-pairs', 'crops', 'c.npz']\n"
+    study = study_of(tmp_path, FILE.replace('[test]', f'{data}{other}[test]'))
+    made = made_by(study, study.arms['second'], 1)
+    assert set(made) == {'second-s1', 'first-s1', 'store', 'data/train.rec'}
+    assert made['data/train.rec'] == ('make-rec', 'crops', 'data')
+    assert '{first-s1}' in made['second-s1'] and 'y1/model,0' in made['second-s1']

@@ -156,6 +156,19 @@ def test_runs_that_are_there_cost_nothing(done, capsys):
     assert (runs / 'results.json').read_text() == text
 
 
+STORE = """
+[arms.store]
+command = 'teach'
+teacher = 'run:scratch'
+"""
+MEASURE = """
+[[test.measure]]
+name = 'light'
+value = ['tpr']
+commands = {commands}
+"""
+
+
 @pytest.fixture
 def elsewhere(done, tmp_path):
     """(study file, its runs' folder, results.json): another machine, with the results alone."""
@@ -205,6 +218,7 @@ def test_a_known_run_that_another_needs_runs_again(elsewhere, capsys):
     [
         ('steps = 4', 'steps = 6', 'made otherwise than here, left out: scratch-s0, angular-s0'),
         ('seeds = [0]', 'seeds = [1]', 'left out: scratch, seed 0, angular, seed 0'),
+        ('[[questions]]', MEASURE.format(commands="[['info']]") + '[[questions]]', 'left out: scr'),
     ],
 )
 def test_a_run_of_other_words_is_not_known(old, new, told, elsewhere, run_command):
@@ -213,7 +227,19 @@ def test_a_run_of_other_words_is_not_known(old, new, told, elsewhere, run_comman
     path.write_text(path.read_text().replace(old, new))
     code, result, errors = run_command('study', path, '--known', results, '--dry-run')
     assert code == 0 and told in errors and '0 runs of this study' in errors
-    assert len(result['left']) == 4
+    assert len(result['left']) == result['jobs'] > 3
+
+
+def test_a_run_of_other_words_here_takes_the_place_of_no_known_one(elsewhere, capsys):
+    path, runs, results = elsewhere
+    text = path.read_text()
+    path.write_text(text.replace('steps = 4', 'steps = 2'))
+    assert main(['study', str(path), '--arms', 'scratch']) == 0
+    path.write_text(text)
+    assert main(['study', str(path), '--known', str(results)]) == 0
+    capsys.readouterr()
+    before, after = (json.loads(file.read_text()) for file in (results, runs / 'results.json'))
+    assert after['arms']['scratch']['runs'] == before['arms']['scratch']['runs']
 
 
 def test_a_run_of_another_test_is_refused(elsewhere, run_command):
@@ -225,7 +251,7 @@ def test_a_run_of_another_test_is_refused(elsewhere, run_command):
     digests['crowd'] = '0' * 64
     results.write_text(json.dumps(stored))
     code, _, errors = run_command('study', path, '--known', results)
-    assert code == 2 and 'angular-s0 was tested on another crowd than there is here' in errors
+    assert code == 2 and 'angular-s0 was not tested on the crowd that is here' in errors
     assert not list(runs.rglob('*.params'))
 
 
@@ -235,6 +261,9 @@ def test_a_run_of_another_test_is_refused(elsewhere, run_command):
         lambda test: test['kept']['pairs accuracy'].update(replicates='AAAA'),
         lambda test: test['kept']['pairs accuracy'].update(replicates='#'),
         lambda test: test['correct'].update(other='AAAA'),
+        lambda test: test['digests'].pop('pairs'),
+        lambda test: test['pairs'].update(pairs=-1),
+        lambda test: test['pairs'].update(pairs=test['pairs']['pairs'] + 8),
         lambda test: test['kept'].update(other=test['kept']['pairs accuracy']),
     ],
 )
@@ -370,19 +399,6 @@ def test_faults_show_before_anything_runs(patterns, crowd, tmp_path, run_command
     (tmp_path / 'runs/records/x.json').write_text('{}')
     code, _, err = run_command('study', path)
     assert code == 2 and 'no record of a study' in err
-
-
-STORE = """
-[arms.store]
-command = 'teach'
-teacher = 'run:scratch'
-"""
-MEASURE = """
-[[test.measure]]
-name = 'light'
-value = ['tpr']
-commands = {commands}
-"""
 
 
 @pytest.mark.parametrize(
