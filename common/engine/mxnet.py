@@ -122,12 +122,12 @@ class Embedder:
     ):
         if batch_size < 1:
             raise InputError(f'batch size {batch_size}: expected at least 1')
+        self.embedding_size = network.embedding_size
+        self._plain_symbol = plain_symbol(network.symbol)  # that parameters are checked against
         symbol, *_ = network = network.in_mxnet()
         devices = devices or [mx.cpu()]
         self.batch_size = max(batch_size, len(devices))  # a batch is split over them
         self._symbol = symbol
-        self.embedding_size = network.embedding_size
-        self._plain_symbol = plain_symbol(symbol)  # that parameters are checked against
         self._devices = devices
         self._input = np.zeros((self.batch_size, *IMAGE_SHAPE), np.float32)
         self._module = None
