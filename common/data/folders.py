@@ -218,7 +218,7 @@ def choose_images(
     """Identities with at least `min_images`, each cut to `max_images` drawn by `seed` (0: all).
 
     The draw of an identity depends on the seed and its own number of pictures only, so that adding
-    or excluding others changes nothing for it.
+    or excluding others changes nothing for it. How much is left out is told.
     """
     chosen = []
     for identity in identities:
@@ -229,6 +229,11 @@ def choose_images(
             draw = np.random.RandomState(seed).permutation(count)[:max_images]
             identity = identity._replace(paths=tuple(identity.paths[i] for i in sorted(draw)))
         chosen.append(identity)
+    if small := sum(len(identity.paths) < min_images for identity in identities):
+        log.info('%d identities with fewer than %d pictures are left out', small, min_images)
+    beyond = sum(max(len(identity.paths) - max_images, 0) for identity in identities)
+    if max_images and beyond:
+        log.info('%d pictures beyond %d of an identity are left out', beyond, max_images)
     return chosen
 
 

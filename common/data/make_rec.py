@@ -42,6 +42,7 @@ def load_crop(path: Path, quality: int, skip_broken: bool) -> Crop:
         return Crop(*jpeg_crop(read_picture(path), quality=quality))
     except InputError as error:
         if skip_broken:
+            log.warning('%s: %s; left out', path, error)
             return Crop(None, False)
         raise InputError(
             f'{path}: {error}; remove it, or leave such pictures out with --skip-broken'
@@ -67,6 +68,10 @@ def _usable_identities(
             counts['skipped'] += len(images) - len(usable)
             if len(usable) < args.min_images:
                 counts['identities_lost'] += 1
+                log.warning(
+                    'identity %s: %d pictures can be read, of at least %d; left out',
+                    *(identities[label].name, len(usable), args.min_images),
+                )
                 continue
             counts['kept'] += sum(crop.kept for crop in usable)
             names.append(identities[label].name)

@@ -1,3 +1,4 @@
+import re
 import unicodedata
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def test_small_and_excluded_identities_are_left_out(folder, tmp_path, run_comman
     options = ('--min-images', 2, '--exclude', exclude, '--allow-unknown')
     code, result, err = run_command('make-rec', folder, tmp_path / 'out', *options)
     assert (code, result['identities'], result['images']) == (0, 2, 5)
+    assert '1 identities with fewer than 2 pictures are left out' in err and 'beyond' not in err
     assert '1 names have no folder' in err and 'zoe' in err
     pictures = {path.read_bytes() for name in ('bea', 'dee') for path in (folder / name).iterdir()}
     assert {content for _, content in stored(tmp_path / 'out')} == pictures
@@ -83,10 +85,12 @@ def test_a_broken_picture_leaves_no_folder(folder, tmp_path, run_command):
 def test_max_images_draws_by_seed_and_independently_of_others(folder, tmp_path, run_command):
     def drawn(seed, *more):
         out = tmp_path / 'out'
-        code, _, _ = run_command(
+        code, _, err = run_command(
             'make-rec', folder, out, '--max-images', 2, '--seed', seed, '--overwrite', *more
         )
-        assert code == 0
+        assert code == 0 and 'fewer' not in err
+        beyond = sum(max(len(list(path.iterdir())) - 2, 0) for path in folder.iterdir())
+        assert more or f'{beyond} pictures beyond 2 of an identity are left out' in err
         return [content for _, content in stored(out)]
 
     exclude = tmp_path / 'exclude.txt'
@@ -267,8 +271,11 @@ def test_a_broken_picture_is_named_and_nothing_is_written(folder, tmp_path, run_
 def test_skip_broken_counts_and_drops_identities_that_get_too_small(folder, tmp_path, run_command):
     for path in (folder / 'Abe' / 'Abe_0001.jpg', folder / 'dee' / 'dee_0002.jpg'):
         path.write_bytes(b'')
-    code, result, _ = run_command('make-rec', folder, tmp_path / 'out', '--skip-broken')
+    code, result, errors = run_command('make-rec', folder, tmp_path / 'out', '--skip-broken')
     assert code == 0
+    for name in ('dee_0002.jpg', 'Abe_0001.jpg'):
+        assert re.search(rf'{name}: 0 bytes are no picture .*; left out\n', errors)
+    assert 'identity Abe: 0 pictures can be read, of at least 1; left out' in errors
     assert (result['identities'], result['images'], result['kept']) == (3, 9, 9)
     assert (result['skipped'], result['identities_lost']) == (2, 1)
     assert [label for label, _ in stored(tmp_path / 'out')] == [0] * 3 + [1] * 5 + [2]
