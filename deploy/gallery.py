@@ -1,9 +1,10 @@
 """A gallery of known faces on disk: enrol, identify, remove.
 
 Two files in a folder: `gallery.sqlite` knows who has which rows, `embeddings.f32` holds the rows, a
-plain float32 matrix that is searched where it lies (memory-mapped). A row counts only once the
-database names it, and it is on disk before the database does, so a crash at any moment leaves the
-gallery as it was before or after the change. What is removed is overwritten. Both are for their
+plain float32 matrix that is searched where it lies (memory-mapped; of many faces some bytes of each
+come first, see `gallery_search`). A row counts only once the database names it, and it is on disk
+before the database does, so a crash at any moment leaves the gallery as it was before or after the
+change. What is removed is overwritten. Both are for their
 owner alone, and `decisions.jsonl` beside them tells what was done. A row that is not what was
 enrolled, as its checksum tells, is named and matches nobody; so is somebody whose record is not.
 
@@ -57,6 +58,7 @@ from .gallery_records import (
     picture_digest,
     plain_text,
 )
+from .gallery_search import Rows
 from .sealing import CODECS as CODECS  # plugins take it from here
 from .sealing import CROP, FACE, ROW, Codec, Key, Seal, check_lock
 
@@ -280,9 +282,7 @@ class Gallery:
         # rows and names of one state: who removes a face and enrols another in its row waits
         with self._access(), self._transaction('DEFERRED'):
             self._refresh()
-            cosine = self._matrix @ probe
-            cosine[self._not_searched] = -np.inf
-            return [self._match(row, cosine[row]) for row in self._best_rows(cosine, top)]
+            return [self._match(row, cosine) for row, cosine in self._rows.best(probe, top)]
 
     def crop(self, identity: str) -> Optional[bytes]:
         """The encoded picture of an identity's first face, None if there is none, or if it is
@@ -340,19 +340,6 @@ class Gallery:
             self._use(lock.seal, meta)
         self._tidy()
         self.note('rekey')
-
-    def _best_rows(self, cosine: np.ndarray, top: int) -> list[int]:
-        """Rows of the best face of each of the `top` best identities, best first."""
-        known = len(cosine) - len(self._not_searched)
-        count = min(known, max(4 * top, 32))
-        while count:
-            rows = np.argpartition(-cosine, count - 1)[:count]
-            rows = rows[np.argsort(-cosine[rows], kind='stable')]
-            _, first = np.unique(self._codes[rows], return_index=True)
-            if len(first) >= top or count == known:
-                return [int(row) for row in rows[np.sort(first)[:top]]]
-            count = min(known, 4 * count)
-        return []
 
     def _match(self, row: int, cosine: float) -> Match:
         person = self._person_of(row)
@@ -643,7 +630,7 @@ class Gallery:
         ]
         off = (self._codes < 0) | np.isin(self._codes, hidden)
         off[self._damaged] = True
-        self._not_searched = np.flatnonzero(off)
+        self._rows = Rows(self._matrix, np.flatnonzero(~off), self._codes)
         self._version = version
 
     def _changed(self, places: list[int]) -> list[int]:

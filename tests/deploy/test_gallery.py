@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.deploy import gallery as module
+from vargfacenet.deploy import gallery_search
 from vargfacenet.deploy.gallery import DATABASE, Gallery, GalleryBusy
 from vargfacenet.deploy.gallery_matrix import MATRIX
 
@@ -221,9 +222,9 @@ def test_nobody_gets_the_row_of_a_removed_face_in_the_middle_of_a_search(
     """Ada's row would be Bob's by the time its name is looked up."""
     rows = unit(rng, 2)
     gallery.enrol(['Ada'], rows[:1])
-    best_rows, refused = gallery._best_rows, []
+    best, refused = gallery_search.Rows.best, []
 
-    def replaced_meanwhile(cosine, top):
+    def replaced_meanwhile(self, probe, top):
         writer = reopened(gallery)
         try:
             writer.remove('Ada')
@@ -231,9 +232,9 @@ def test_nobody_gets_the_row_of_a_removed_face_in_the_middle_of_a_search(
         except GalleryBusy as error:
             refused.append(error)
         writer.close()
-        return best_rows(cosine, top)
+        return best(self, probe, top)
 
-    monkeypatch.setattr(gallery, '_best_rows', replaced_meanwhile)
+    monkeypatch.setattr(gallery_search.Rows, 'best', replaced_meanwhile)
     assert gallery.identify(rows[0])[0].identity == 'Ada' and refused
     monkeypatch.undo()
     assert gallery.identities() == {'Ada': 1}

@@ -146,7 +146,10 @@ def awkward(rng, size):
 
 def test_every_pair_is_found_at_a_threshold_a_hair_below_its_score(kernel_form, rng):
     """Also where the rounding of a row and the other side conspire."""
-    kernel, form = kernel_form
+    check_that_every_pair_is_found(*kernel_form, rng)
+
+
+def check_that_every_pair_is_found(kernel, form, rng):
     searcher = screen.Searcher(kernel)
     for size in (1, 15, 16, 75, 512):
         a, b = awkward(rng, size), awkward(rng, size)
@@ -167,6 +170,39 @@ def test_every_pair_is_found_at_a_threshold_a_hair_below_its_score(kernel_form, 
             below = np.nextafter(exact[:, column], np.float32(-np.inf))
             found = set(zip(*map(list, searcher.search(rows, columns, below))))
             assert {(i, 0) for i in range(len(a))} <= found, (size, column)
+
+
+# AVX-VNNI's instruction as AVX-512 VNNI spells it
+EVEX = """
+#include <immintrin.h>
+#define __AVXVNNI__ 1
+static inline __m256i dots(__m256i sums, __m256i a, __m256i b) {
+  asm("%{evex%} vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(a), "x"(b));
+  return sums;
+}
+#define _mm256_dpbusd_avx_epi32 dots
+"""
+
+
+def test_the_form_of_avx_vnni_where_a_cpu_has_avx512_vnni_alone(tmp_path, monkeypatch, rng):
+    """No CPU at hand has the instruction; this one has it under another name."""
+    there = screen.FORMS['avx512_vnni'].needs
+    if native._compiler() is None or 'avx512_vnni' not in screen.forms('int8'):
+        pytest.skip('no compiler, or no AVX-512 VNNI')
+    (tmp_path / 'evex.h').write_text(EVEX)
+    flags = ('-mavx2', '-mfma', '-include', str(tmp_path / 'evex.h'))
+    renamed = native.Form('avx_vnni', ('int8.cc',), flags)
+    sources = screen.SOURCES._replace(forms=(screen.SOURCES.forms[0], renamed))
+    monkeypatch.setattr(screen, 'SOURCES', sources)
+    form = screen.FORMS['avx_vnni']._replace(needs=there)
+    monkeypatch.setattr(screen, 'FORMS', {**screen.FORMS, 'avx_vnni': form})
+    monkeypatch.setattr(native, '_folders', lambda sources: [tmp_path])
+    screen._native.cache_clear()
+    try:
+        assert screen.forms('int8') == ('avx_vnni',)
+        check_that_every_pair_is_found('int8', 'avx_vnni', rng)
+    finally:
+        screen._native.cache_clear()
 
 
 def pairs_near(rng, threshold, size, count=500):
