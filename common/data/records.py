@@ -246,7 +246,8 @@ def next_crop(
     Parameters
     ----------
     bad : takes position -> reason of each that cannot be read
-    allowed : how many may be in `bad`; the reason of one more is an InputError
+    allowed : how many may be in `bad`; the reason of one more, or of the last of all, is an
+        InputError
     """
     while True:
         try:
@@ -255,6 +256,6 @@ def next_crop(
             bad[position] = str(error)
         else:
             return position, label, bgr
-        if len(bad) > allowed:
+        if len(bad) > min(allowed, len(records) - 1):
             raise InputError(bad[position])
         position = (position + 1) % len(records)

@@ -3,7 +3,7 @@ import pytest
 from pictures import decoded, encoded, jpeg, picture, write_folder
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.data.recordio import write_face_records
-from vargfacenet.common.data.records import UNLABELLED, open_records, side_file
+from vargfacenet.common.data.records import UNLABELLED, next_crop, open_records, side_file
 from vargfacenet.common.errors import InputError
 
 COUNTS = {'bea': 3, 'Abe': 1, 'cy': 2}
@@ -102,3 +102,15 @@ def test_what_is_decoded_is_the_picture(folder, rng):
     rgb = picture(rng)
     (folder / 'Abe' / 'Abe_0001.jpg').write_bytes(encoded(rgb, '.png'))  # whatever its name says
     np.testing.assert_array_equal(decode_rgb(open_records(folder).read(0)[1]), rgb)
+
+
+@pytest.mark.timeout(30)
+def test_where_nothing_can_be_read_the_last_reason_is_told(tmp_path, rng):
+    """However many may be left out: there is no picture to take the place of another."""
+    for number in range(3):
+        small = encoded(picture(rng, 40, 40))
+        (tmp_path / f'{number}.jpg').write_bytes(small)
+    records, bad = open_records(tmp_path), {}
+    with pytest.raises(InputError, match='40x40'):
+        next_crop(records, 1, bad, allowed=100)
+    assert len(bad) == 3
