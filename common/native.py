@@ -1,4 +1,4 @@
-"""C++ of the project, compiled for this machine at set-up and whenever it is missing.
+"""C++ of the project, compiled at set-up and whenever it is missing.
 
 A library is compiled for this CPU, or in several forms of which each CPU can choose. Silent and
 instant when it is up to date. Its name holds a key of everything it depends on, so a change of
@@ -68,7 +68,7 @@ class Sources(NamedTuple):
     without: str  # what happens where there is no library, for warnings
     until: str = ''  # what helps until there is one
     outside: Optional[Callable[[], Outside]] = None
-    forms: tuple[Form, ...] = ()  # the first for any CPU; if there are none, it is for this one
+    forms: tuple[Form, ...] = ()  # the first for any CPU; without any, it is for this one
 
 
 def library(sources: Sources) -> Optional[Path]:
@@ -143,31 +143,34 @@ def _compile(sources: Sources, compiler: str, name: str) -> Optional[Path]:
 
 
 def _objects(sources: Sources, command: list[str], folder: Path) -> list[Path]:
-    """Every file of every form, compiled into `folder`. What only the first form must: an older
-    compiler that lacks the instructions of another leaves it out, with a warning."""
+    """Every file of every form, compiled into `folder`; forms whose instructions an older compiler
+    does not know are left out, and told."""
+    unknown = [form.name for form in sources.forms if not _knows(command[0], form.flags)]
+    if unknown:
+        log.info(
+            '%s does not know %s: CPUs that have it will use the next best form of the %s',
+            *(command[0], ', '.join(unknown), sources.what),
+        )
+    jobs = [
+        (form, file) for form in sources.forms if form.name not in unknown for file in form.files
+    ]
 
-    def compiled(form: Form) -> list[Path]:
+    def compiled(job: tuple[Form, str]) -> Path:
+        form, file = job
         own = [f'-DVARGFACENET_FORM={form.name}', f'-Dvargfacenet=vargfacenet_{form.name}']
-        objects = []
-        for file in form.files:
-            objects.append(folder / f'{form.name}-{file}.o')
-            source = str(sources.folder / file)
-            _run([*command, *form.flags, *own, '-c', source, '-o', str(objects[-1])])
-        return objects
+        made = folder / f'{form.name}-{file}.o'
+        source = str(sources.folder / file)
+        _run([*command, *form.flags, *own, '-c', source, '-o', str(made)])
+        return made
 
-    def tried(form: Form) -> list[Path]:
-        try:
-            return compiled(form)
-        except subprocess.CalledProcessError as error:
-            if form == sources.forms[0]:
-                raise
-            log.warning(
-                '%s does not compile the %s for CPUs with %s, which will be slower (%s)',
-                *(command[0], sources.what, form.name, _reason(error)),
-            )
-            return []
+    return list(ordered_map(compiled, jobs))
 
-    return [path for objects in ordered_map(tried, sources.forms) for path in objects]
+
+def _knows(compiler: str, flags: tuple[str, ...]) -> bool:
+    """Whether a compiler takes flags, asked with an empty file. What it does not take for another
+    reason, such as no memory left, must not look like that."""
+    words = [compiler, *flags, '-Werror', '-fsyntax-only', '-x', 'c++', os.devnull]
+    return subprocess.run(words, capture_output=True).returncode == 0
 
 
 def _run(command: list[str]) -> None:
@@ -202,8 +205,11 @@ def machine_key(sources: Sources) -> str:
     files = [path for folder, pattern in patterns for path in sorted(folder.glob(pattern))]
     if sources.outside is not None:
         files += sources.outside().key
-    cpu = repr(sources.forms) + platform.machine() if sources.forms else _cpu()
-    return _digest(*(path.read_text() for path in files), *FLAGS, cpu)
+    if sources.forms:
+        made_for = (*FOR_ANY_CPU, repr(sources.forms), platform.machine())
+    else:
+        made_for = (*FLAGS, _cpu())
+    return _digest(*(path.read_text() for path in files), *made_for)
 
 
 def _cpu() -> str:

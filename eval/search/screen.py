@@ -117,13 +117,16 @@ _FUNCTIONS = {
 @functools.cache
 def _native() -> Optional[ctypes.CDLL]:
     """The compiled kernels, or None, with one warning, where there are none. `runs` are the forms
-    that this CPU can run, the best first."""
+    that the compiler knew and this CPU can run, the best first."""
     native = loaded(SOURCES)
     if native is None:
         return None
-    # asked for here, before any thread is made, see kernels/cpu.cc
     can = functools.cache(lambda need: bool(native.vgs_base_cpu_has(need.encode())))
-    native.runs = tuple(name for name in reversed(FORMS) if all(map(can, FORMS[name].needs)))
+    native.runs = tuple(
+        name
+        for name, form in reversed(FORMS.items())
+        if hasattr(native, f'vgs_{name}_screen_{form.kernels[0]}') and all(map(can, form.needs))
+    )
     for form in native.runs:
         for name, (arguments, result) in _FUNCTIONS.items():
             function = getattr(native, f'vgs_{form}_{name}', None)
@@ -139,17 +142,15 @@ def _function(form: str, name: str) -> Callable:
 def forms(kernel: str) -> tuple[str, ...]:
     """The forms of a kernel that this machine can use, the best first; none of 'numpy'.
 
-    Raises InputError where VARGFACENET_SEARCH_FORM names none that this CPU runs.
+    Raises InputError where VARGFACENET_SEARCH_FORM names none that this machine runs.
     """
     native = _native()
-    if native is None:
-        return ()
-    runs, only = native.runs, os.environ.get(FORM)
+    runs, only = native.runs if native else (), os.environ.get(FORM)
     if only:
         if only not in runs:
-            raise InputError(f'{FORM}={only}: this CPU runs {", ".join(runs)}')
+            raise InputError(f'{FORM}={only}: this machine runs {", ".join(runs) or "none"}')
         runs = (only,)
-    return tuple(form for form in runs if hasattr(native, f'vgs_{form}_screen_{kernel}'))
+    return tuple(form for form in runs if kernel in FORMS[form].kernels)
 
 
 def choose_kernel(name: str = 'auto') -> str:
@@ -226,14 +227,17 @@ def pack(embeddings: np.ndarray, kernel: str, columns: bool, form: Optional[str]
 
     Raises
     ------
-    InputError for more dimensions than the int8 kernel can sum.
+    InputError for more dimensions than the int8 kernel can sum, and for an embedding with a number
+    that is not finite: no bound of its errors would hold, so that nothing would be found.
     """
     embeddings = np.ascontiguousarray(embeddings, np.float32)
     count, size = embeddings.shape
     norm = float(np.sqrt(np.einsum('nd,nd->n', embeddings, embeddings, dtype=np.float64).max()))
+    if not np.isfinite(norm):
+        raise InputError('an embedding to search has a number that is NaN or infinite')
     if kernel == 'numpy':
         return Packed(embeddings.reshape(-1), count, size, size, norm, 0.0)
-    form = form or forms(kernel)[0]
+    form = form or forms(choose_kernel(kernel))[0]
     side = 'columns' if columns else 'rows'
     fill = _function(form, f'pack_{side}_{kernel}')
     if kernel == 'float32':

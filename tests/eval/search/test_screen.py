@@ -1,6 +1,8 @@
 """The kernels' library: forms for every kind of CPU in one, exact a hair below any score."""
 
 import ctypes
+import functools
+import logging
 import os
 import platform
 import re
@@ -84,10 +86,14 @@ def kernel_form(request):
 
 
 def test_one_library_has_every_form(library):
-    """And this CPU runs those whose instructions Linux tells of, which is asked another way."""
+    """That the compiler knows; and this CPU runs those whose instructions Linux tells of, which is
+    asked another way."""
     names = subprocess.run(['nm', '-D', library], check=True, capture_output=True, text=True).stdout
-    forms = {form.name for form in screen.SOURCES.forms}
-    assert forms == set(screen.FORMS if platform.machine() == 'x86_64' else [screen.BASE])
+    compiler = native._compiler()
+    forms = {form.name for form in screen.SOURCES.forms if native._knows(compiler, form.flags)}
+    assert {form.name for form in screen.SOURCES.forms} == set(
+        screen.FORMS if platform.machine() == 'x86_64' else [screen.BASE]
+    )
     for kernel, form in KERNEL_FORMS:
         assert (f' T vgs_{form}_screen_{kernel}\n' in names) == (form in forms), (kernel, form)
     flags = set(cpu_fields().get('flags', '').split())
@@ -116,24 +122,63 @@ def test_another_form_by_the_environment(monkeypatch):
         assert screen.forms(kernels[0]) == (form,)
     monkeypatch.setenv(screen.FORM, 'sse9')
     if runs[1:]:
-        with pytest.raises(InputError, match='VARGFACENET_SEARCH_FORM=sse9: this CPU runs avx'):
+        with pytest.raises(InputError, match='VARGFACENET_SEARCH_FORM=sse9: this machine runs avx'):
             screen.choose_kernel()
 
 
-def test_a_form_that_the_compiler_lacks_is_left_out_with_a_warning(tmp_path, monkeypatch, caplog):
+@pytest.fixture
+def compiled(tmp_path, monkeypatch):
+    """Compiles some of the forms, by a compiler or a script in its place; the library or None."""
     if native._compiler() is None:
         pytest.skip('no C++ compiler')
-    base = screen.SOURCES.forms[0]
-    future = native.Form('avx2048', ('int8.cc',), ('-mavx2048',))
     monkeypatch.setattr(native, '_writable_folder', lambda sources: tmp_path)
-    some = screen.SOURCES._replace(forms=(base, future))
-    path = native._compile(some, native._compiler(), 'kernels.so')
+    base = native.Form(screen.BASE, ('cpu.cc', 'float32.cc'))
+
+    def compiled(*forms, compiler=None):
+        compiler = compiler or native._compiler()
+        sources = screen.SOURCES._replace(forms=(base, *forms))
+        return native._compile(sources, str(compiler), 'kernels.so')
+
+    return compiled
+
+
+def test_a_form_that_the_compiler_does_not_know_is_left_out_and_told(compiled, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    path = compiled(native.Form('avx2048', ('int8.cc',), ('-mavx2048',)))
+    assert 'does not know avx2048' in caplog.text
     assert ctypes.CDLL(str(path)).vgs_base_cpu_has(b'avx2048') == 0
-    (warning,) = [record for record in caplog.records if record.levelname == 'WARNING']
-    assert 'avx2048, which will be slower' in warning.getMessage()
-    worse = some._replace(forms=(future, base))
-    assert native._compile(worse, native._compiler(), 'none.so') is None
-    assert not (tmp_path / 'none.so').exists()
+    # what this CPU could run is not there: the next best serves
+    monkeypatch.setattr(screen, 'loaded', lambda sources: ctypes.CDLL(str(path)))
+    monkeypatch.setattr(screen, '_native', functools.cache(screen._native.__wrapped__))
+    assert screen._native().runs == (screen.BASE,) and screen.choose_kernel() == 'float32'
+    rows = np.eye(3, 5, dtype=np.float32)
+    np.testing.assert_array_equal(
+        screen.exact_scores(rows, rows, np.array([0, 1]), np.array([0, 2])), [1, 0]
+    )
+    monkeypatch.setenv(screen.FORM, 'avx2')
+    with pytest.raises(InputError, match='SEARCH_FORM=avx2: this machine runs base'):
+        screen.choose_kernel()
+
+
+def test_a_compiler_that_fails_leaves_no_library(compiled, tmp_path, caplog):
+    """One that was killed for want of memory, say, at a single form: the next start tries again."""
+    script = tmp_path / 'c++'
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *int8.cc*) echo "error: Killed" >&2; exit 1;; esac\n'
+        f'exec {native._compiler()} "$@"\n'
+    )
+    script.chmod(0o755)
+    assert compiled(native.Form('avx2', ('int8.cc',), ('-mavx2', '-mfma')), compiler=script) is None
+    assert not (tmp_path / 'kernels.so').exists() and 'error: Killed' in caplog.text
+
+
+def test_a_number_that_is_not_finite_is_refused(rng):
+    rows = rng.standard_normal((4, 8)).astype(np.float32)
+    rows[2, 3] = np.nan
+    kernels = [kernel for kernel in screen.KERNELS[1:-1] if screen.forms(kernel)]
+    for kernel in [*kernels, 'numpy']:
+        with pytest.raises(InputError, match='NaN or infinite'):
+            screen.pack(rows, kernel, columns=True)
 
 
 def awkward(rng, size):
