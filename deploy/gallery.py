@@ -4,9 +4,9 @@ Two files in a folder: `gallery.sqlite` knows who has which rows, `embeddings.f3
 plain float32 matrix that is searched where it lies (memory-mapped; of many faces some bytes of each
 come first, see `gallery_search`). A row counts only once the database names it, and it is on disk
 before the database does, so a crash at any moment leaves the gallery as it was before or after the
-change. What is removed is overwritten. Both are for their
-owner alone, and `decisions.jsonl` beside them tells what was done. A row that is not what was
-enrolled, as its checksum tells, is named and matches nobody; so is somebody whose record is not.
+change. What is removed is overwritten. Both are for their owner alone, and `decisions.jsonl` beside
+them tells what was done. A row that is not what was enrolled, as its checksum tells, is named and
+matches nobody; so is somebody whose record is not.
 
 With a key, or a plugin's codec, rows, pictures, names and all else that is known of people are
 sealed; the rows are then opened into memory.
