@@ -17,7 +17,7 @@ from typing import NamedTuple, Union
 import numpy as np
 
 from ..common import console
-from ..common.data.left_out import LeftOut
+from ..common.data.left_out import HINT, LeftOut
 from ..common.data.records import UNLABELLED, Records, open_records, read_crop, read_labels
 from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
@@ -122,7 +122,7 @@ def leave_out(left_out: LeftOut, position: int, reason: str) -> None:
     try:
         left_out.add({position: reason})
     except InputError as error:
-        raise InputError(f'{error}; --skip-corrupt N leaves up to N such pictures out') from None
+        raise InputError(f'{error}; {HINT}') from None
 
 
 def features_of(

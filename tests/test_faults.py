@@ -278,7 +278,8 @@ def test_teach_leaves_out_what_cannot_be_read(inputs, tmp_path, capsys):
     bad = corrupted(inputs / 'data', tmp_path / 'bad', (6, 11))
     words = ['teach', '--data-dir', str(bad), '--teacher', f'{inputs}/model/model,3']
     assert main(words) == 2
-    assert 'record 6' in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert 'record 6' in line and '--skip-corrupt N leaves up to N such records out' in line
     assert main([*words, '--skip-corrupt', '1']) == 2
     assert main([*words, '--skip-corrupt', '2']) == 0
     shown = capsys.readouterr()

@@ -12,6 +12,8 @@ from ..files import read_json
 
 log = logging.getLogger(__name__)
 
+HINT = '--skip-corrupt N leaves up to N such records out'  # what to do about an error of `add`
+
 
 class LeftOut:
     """Counts and names what is left out, from any number of threads.
