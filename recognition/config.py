@@ -354,8 +354,8 @@ class TrainConfig:
         group=RUN,
     )
     precision: str = option(
-        'of what convolutions multiply: float32, or bfloat16 on a CPU that has AVX512_BF16; sums, '
-        'weights and all else are float32',
+        'of the arrays between operators: float32, or bfloat16 on a CPU that has AVX512_BF16; '
+        'sums, weights and all else are float32',
         FLOAT32,
         group=RUN,
         metavar='float32|bfloat16',

@@ -6,26 +6,28 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "bf16.h"
 #include "simd.h"
 
 namespace vargfacenet {
 
 // sums (rows, vectors) += a (rows, depth) b (depth, vectors * kLanes), one after the other along
-// the depth; a's element (r, k) lies at a[r * row + k * step], row k of b at b_row(k).
-template <int kBlockRows, int kBlockVectors, typename RowOfB>
-__attribute__((always_inline)) inline void add_products(int64_t depth, const float* a, int64_t row,
-                                                        int64_t step, RowOfB b_row,
+// the depth; a's element (r, k) lies at a[r * row + k * step], row k of b at b_row(k). Elements are
+// floats, or pairs of bfloat16 numbers.
+template <typename Element, int kBlockRows, int kBlockVectors, typename RowOfB>
+__attribute__((always_inline)) inline void add_products(int64_t depth, const Element* a,
+                                                        int64_t row, int64_t step, RowOfB b_row,
                                                         Vec (&sums)[kBlockRows][kBlockVectors]) {
   for (int64_t k = 0; k < depth; ++k) {
-    const float* from = b_row(k);
-    Vec columns[kBlockVectors];
+    const Element* from = b_row(k);
+    decltype(load(from)) columns[kBlockVectors];
     for (int v = 0; v < kBlockVectors; ++v) {
       columns[v] = load(from + v * kLanes);
       keep_in_register(columns[v]);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kBlockRows; ++r) {
-      Vec factor = splat(a[r * row + k * step]);
+      auto factor = broadcast(a + r * row + k * step);
       keep_in_register(factor);
       for (int v = 0; v < kBlockVectors; ++v) {
         sums[r][v] = multiply_add(factor, columns[v], sums[r][v]);
@@ -35,9 +37,9 @@ __attribute__((always_inline)) inline void add_products(int64_t depth, const flo
 }
 
 // out (kRows, kPanel) = or += a (kRows, depth) b (depth, kPanel); `a` as in add_products.
-template <bool kAccumulate>
-inline void product_block(int64_t depth, const float* a, int64_t row, int64_t step, const float* b,
-                          int64_t b_pitch, float* out, int64_t out_pitch) {
+template <bool kAccumulate, typename Element>
+inline void product_block(int64_t depth, const Element* a, int64_t row, int64_t step,
+                          const Element* b, int64_t b_pitch, float* out, int64_t out_pitch) {
   Vec sums[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v) {

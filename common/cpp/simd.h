@@ -70,9 +70,12 @@ inline Vec splat(float value) { return Vec{} + value; }
 inline Vec multiply_add(Vec a, Vec b, Vec sum) { return a * b + sum; }
 #endif
 
+inline Vec broadcast(const float* from) { return splat(*from); }
+
 // Has a value stay in a register. GCC would read it again for every product that it is part of,
 // more often than a processor can load.
-inline void keep_in_register(Vec& value) {
+template <typename Vector>
+inline void keep_in_register(Vector& value) {
 #if defined(__AVX512F__)
   asm("" : "+v"(value));
 #elif defined(__SSE__)
@@ -298,6 +301,29 @@ inline void transpose(Vec (&rows)[kLanes]) {  // log2(kLanes) perfect shuffles o
   }
 }
 #endif
+
+// Turns kRows rows of kLanes numbers, (kLanes, kRows) as they follow each other, into (kRows,
+// kLanes): log2(kLanes) perfect shuffles.
+template <int kRows>
+inline void rotate(Vec (&rows)[kRows]) {
+  if constexpr (kRows == kLanes) {
+    transpose(rows);
+  } else if constexpr (kRows > 1) {
+    Indices low, high;
+    for (int i = 0; i < kLanes; ++i) {
+      low[i] = i / 2 + (i % 2) * kLanes;
+      high[i] = low[i] + kLanes / 2;
+    }
+    Vec mixed[kRows];
+    for (int step = 1; step < kLanes; step *= 2) {
+      for (int i = 0; i < kRows / 2; ++i) {
+        mixed[2 * i] = shuffle(rows[i], rows[i + kRows / 2], low);
+        mixed[2 * i + 1] = shuffle(rows[i], rows[i + kRows / 2], high);
+      }
+      for (int i = 0; i < kRows; ++i) rows[i] = mixed[i];
+    }
+  }
+}
 
 inline void transpose(const float* from, int64_t from_pitch, float* to, int64_t to_pitch) {
   Vec rows[kLanes];

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from ...common.backend import mx
 from ...common.data.records import open_records
+from ...common.engine import ops
 from .measure import peak_memory
 from .steps import head_step, training_step
 
@@ -25,11 +26,17 @@ def _timed(step: Callable[[], None], rounds: int) -> list[float]:
 
 
 def measure_step(
-    network: str, options: dict, batch_size: int, classes: int, stock: bool, rounds: int
+    network: str,
+    options: dict,
+    batch_size: int,
+    classes: int,
+    stock: bool,
+    rounds: int,
+    precision: str = ops.FLOAT32,
 ) -> dict:
     """Seconds of a training step and the bytes that the process needs for it."""
     before = _resident()
-    step = training_step(network, options, batch_size, classes, stock)
+    step = training_step(network, options, batch_size, classes, stock, precision)
     step()
     return {'seconds': _timed(step, rounds), 'bytes': peak_memory() - before}
 

@@ -14,7 +14,6 @@ from typing import NamedTuple, Optional
 
 from ...common import console
 from ...common.engine import ops
-from ...common.errors import InputError
 from ...common.flops import count
 from ...common.options import integer
 from ...common.parallel import cpu_count
@@ -76,7 +75,8 @@ def build_parser(parser: console.Parser) -> None:
         '--precision',
         choices=ops.PRECISIONS,
         default=ops.FLOAT32,
-        help='bfloat16: our step alone, against the same in float32, on a CPU with AVX512_BF16',
+        help='bfloat16: our step alone, against the same in float32, on a CPU with AVX512_BF16; '
+        'with --against torch, of ours',
     )
     parser.add_argument(
         '--torch-python',
@@ -341,9 +341,10 @@ def run_against_torch(args: argparse.Namespace, step: Step, batches: list[int]) 
     python = against_torch.check_python(step.network, step.options, args.torch_python)
 
     def ours(batch_size: int) -> child.Worker:
-        return step.worker(batch_size, False)
+        return step.worker(batch_size, False, precision=args.precision)
 
-    result = against_torch.measure(python, step._asdict(), ours, batches, args.seconds)
+    result = {'precision': args.precision}
+    result |= against_torch.measure(python, step._asdict(), ours, batches, args.seconds)
     against_torch.show(result)
     return report.write(args.out, result, against_torch.panels(result))
 
@@ -352,7 +353,8 @@ def run_precisions(args: argparse.Namespace, step: Step, batches: list[int]) -> 
     def ours(batch_size: int, kind: str) -> child.Worker:
         return step.worker(batch_size, False, precision=kind)
 
-    result = {**step._asdict(), **precision.measure(ours, batches, args.seconds)}
+    measured = precision.measure(ours, step._asdict(), batches, args.seconds)
+    result = {**step._asdict(), **measured}
     precision.show(result)
     return report.write(args.out, result, precision.panels(result))
 
@@ -364,10 +366,7 @@ def read_others(args: argparse.Namespace) -> tuple[list[float], int]:
         if args.against != against:
             console.refuse_options(args, names, f'only with --against {against}')
     if args.precision != ops.FLOAT32:
-        names = ['multipliers', 'rounds', 'torch_python']
-        console.refuse_options(args, names, 'only with --precision float32')
-        if args.against != 'stock':
-            raise InputError(f'--against {args.against}: only with --precision float32')
+        console.refuse_options(args, ['multipliers', 'rounds'], 'only with --precision float32')
         check_bfloat16()
     if args.network != WIDE:
         console.refuse_options(args, ['multipliers'], f'only with --network {WIDE}')
@@ -383,10 +382,10 @@ def run(args: argparse.Namespace) -> dict:
     multipliers, rounds = read_others(args)
     check_options(args, {'classes': integer(1), 'seconds': SECONDS})
     step = Step(args.network, parse_options(args.network, args.network_option), args.classes)
-    if args.precision != ops.FLOAT32:
-        return run_precisions(args, step, batches)
     if args.against == 'torch':
         return run_against_torch(args, step, batches)
+    if args.precision != ops.FLOAT32:
+        return run_precisions(args, step, batches)
     symbol = get_symbol(step.network, **step.options)
     compared = {batch: compare(step, batch, args.seconds) for batch in batches}
     best = compare_best(step, compared, args.seconds)

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 MIRROR = 'MXNET_BACKWARD_DO_MIRROR'  # has MXNet compute the forward pass again in the backward pass
 SWITCH = 'VARGFACENET_OPS'  # environment variable; 'off' keeps to stock operators
-FLOAT32, BFLOAT16 = PRECISIONS = ('float32', 'bfloat16')  # of what convolutions multiply
+FLOAT32, BFLOAT16 = PRECISIONS = ('float32', 'bfloat16')  # of the arrays between operators
 
 
 @functools.cache
@@ -74,9 +74,10 @@ def accelerate(
     input_gradients : whether gradients of the inputs in `shapes` are read; with False that of the
         data may be NaN, since a first 3x3 convolution then leaves it out
     precision : of PRECISIONS. With 'bfloat16', 1x1 convolutions and 3x3 ones over a few channels a
-        group round both sides of every product to bfloat16, forward and backward, and sum in
-        float32; all arrays stay float32. On a CPU without AVX512_BF16 the same in float32
-        arithmetic, slower than 'float32' (see `lacks_bfloat16`)
+        group multiply bfloat16, sum in float32 and store bfloat16, as do BatchNorms, activations
+        and additions around them; parameters, inputs, outputs and all other operators stay float32
+        (see `bfloat16.store`). On a CPU without AVX512_BF16 the same in float32 arithmetic, slower
+        than 'float32' (see `lacks_bfloat16`)
 
     Returns
     -------
@@ -110,7 +111,7 @@ def accelerate(
         norms=not mirror,
         accumulate=accumulate,
         input_gradients=input_gradients,
-        bfloat16=precision == BFLOAT16,
+        rounds=precision == BFLOAT16,
     )
 
 

@@ -49,8 +49,9 @@ inline void store_channels(const float* vectors, int64_t positions, int64_t lane
   }
 }
 
-inline float* zeros(float* memory, int64_t size) {
-  std::fill(memory, memory + size, 0.f);
+template <typename Element>
+inline Element* zeros(Element* memory, int64_t size) {
+  std::fill(memory, memory + size, Element{});
   return memory;
 }
 

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "simd.h"
+#include "storage.h"
 #include "tensor.h"
 
 namespace vargfacenet {
@@ -40,15 +42,32 @@ inline MXReturnValue conv_arity(const Attributes& attributes, int* inputs, int* 
 }
 
 // dbias (O,) from dy (N, O, ...).
-inline void sum_channels(const Layout& layout, const float* dy, float* dbias) {
-  for (int64_t c = 0; c < layout.channels; ++c) {
-    double sum = 0;
+template <typename Storage>
+void sum_channels(const Layout& layout, const typename Storage::Element* dy, float* dbias) {
+  constexpr int kGroup = Storage::kChannels;
+  for (int64_t c = 0; c < layout.channels; c += kGroup) {
+    Sum sums[kGroup];
     for (int64_t n = 0; n < layout.batch; ++n) {
-      const float* row = dy + layout.row(n, c);
-      for (int64_t i = 0; i < layout.positions; ++i) sum += row[i];
+      const auto* row = dy + row_of<Storage>(layout, n, c);
+      for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
+        Vec values[kGroup];
+        Storage::read(row + i, layout.positions, lanes, values);
+        for (int g = 0; g < kGroup; ++g) sums[g].add(values[g]);
+        if (i % kStretch == 0) {
+          for (Sum& sum : sums) sum.end_stretch();
+        }
+      });
     }
-    dbias[c] = static_cast<float>(sum);
+    for (int g = 0; g < kGroup; ++g) dbias[c + g] = static_cast<float>(sums[g].total());
   }
+}
+
+// Types; `In` and `Out` are of data and y.
+template <typename In, typename Out>
+MXReturnValue conv_types(const Attributes&, Types* inputs, Types* outputs) {
+  Types in(inputs->size(), kFloats);
+  in[kData] = In::kType;
+  return set_types(in, inputs) && set_types({Out::kType}, outputs) ? MX_SUCCESS : MX_FAIL;
 }
 
 // Gradients that threads sum apart, slice after slice, `pitch` floats from one to the next.
@@ -164,11 +183,13 @@ inline MXReturnValue grouped_shape(const Attributes& attributes, Shapes* inputs,
   return MX_SUCCESS;
 }
 
-// Whether anybody reads the gradient of the data; where not, `dx` is filled with NaN.
+// Whether anybody reads the gradient of the data; where not, `dx` is filled with what is not a
+// number, in float32 as in bfloat16.
 inline bool input_gradient_wanted(const Attributes& attributes, const MXTensor& data, float* dx) {
   const auto found = attributes.find("input_gradient");
   const bool wanted = found == attributes.end() || found->second != "False";
-  if (!wanted) std::fill(dx, dx + data.size(), std::nanf(""));
+  const int64_t floats = data.dtype == kFloats ? data.size() : data.size() / 2;
+  if (!wanted) std::memset(dx, 0xff, floats * sizeof(float));
   return wanted;
 }
 
@@ -176,174 +197,6 @@ inline bool input_gradient_wanted(const Attributes& attributes, const MXTensor& 
 // work where groups are few. Their number depends on the shapes alone.
 inline int64_t batch_slices(int64_t batch, int64_t groups) {
   return std::min<int64_t>(batch, (16 + groups - 1) / groups);
-}
-
-// ------------------------------------------------------------------------------ 1x1 operators
-// y[n] = weight x[n] (+ bias). All images are one matrix of N * positions columns, cut into panels
-// of kPanel columns. `Products` says how matrices are multiplied:
-// - multiply(a, bias, x_layout, x, y_layout, y):
-//   y (N, rows, P) = a (rows, depth) x (N, depth, P) + bias (rows,) or nothing
-// - multiply_transposed(dy_layout, dy, x_layout, x, product, row_step, step): product (O, K) = sum
-//   over the images of dy (O, P) times x (K, P) transposed; its element (o, k) goes to
-//   o * row_step + k * step
-
-// Columns offset..offset+length-1 of a panel, which are neighbours in one image.
-struct Piece {
-  int64_t image, position, offset, length;
-};
-
-// Calls piece(Piece) for the runs of columns first..first+count-1 that lie in one image.
-template <typename Body>
-inline void for_pieces(int64_t first, int64_t count, int64_t positions, Body piece) {
-  int64_t image = first / positions, position = first % positions;
-  for (int64_t done = 0; done < count; ++image, position = 0) {
-    const int64_t length = std::min(count - done, positions - position);
-    piece(Piece{image, position, done, length});
-    done += length;
-  }
-}
-
-// One panel of a layout's columns.
-struct Panel {
-  int64_t first, count, piece_count = 0;
-  Piece pieces[kPanel];
-
-  Panel(const Layout& layout, int64_t index)
-      : first(index * kPanel),
-        count(std::min<int64_t>(kPanel, layout.batch * layout.positions - first)) {
-    for_pieces(first, count, layout.positions,
-               [&](const Piece& piece) { pieces[piece_count++] = piece; });
-  }
-  bool in_one_image() const { return pieces[0].length == kPanel; }
-  // Where row `row` of the first piece lies.
-  int64_t start(const Layout& layout, int64_t row) const {
-    return layout.row(pieces[0].image, row) + pieces[0].position;
-  }
-  // y's channels from `channel` on = rows of a block (kRows, kPanel), + bias or nothing.
-  void store_block(const float* block, const float* bias, int64_t channel, const Layout& layout,
-                   float* y) const {
-    for (int64_t r = 0; r < std::min<int64_t>(kRows, layout.channels - channel); ++r) {
-      for (int64_t i = 0; i < piece_count; ++i) {
-        const Piece& piece = pieces[i];
-        copy_plus(block + r * kPanel + piece.offset, piece.length, bias ? bias[channel + r] : 0.f,
-                  y + layout.row(piece.image, channel + r) + piece.position);
-      }
-    }
-  }
-};
-
-inline int64_t panels_of(const Layout& layout) {
-  return (layout.batch * layout.positions + kPanel - 1) / kPanel;
-}
-
-// Columns first..first+count-1 of x as rows of `pitch` numbers, taken over by `place`; zeros up to
-// the pitch and up to `rows` of them.
-template <typename Number, void (*place)(const float*, int64_t, Number*)>
-void gather_columns(const Layout& layout, const float* x, int64_t first, int64_t count,
-                    int64_t rows, int64_t pitch, Number* gathered) {
-  if (count < pitch || rows > layout.channels) {
-    std::fill(gathered, gathered + rows * pitch, Number{});
-  }
-  for_pieces(first, count, layout.positions, [&](const Piece& piece) {
-    for (int64_t k = 0; k < layout.channels; ++k) {
-      place(x + layout.row(piece.image, k) + piece.position, piece.length,
-            gathered + k * pitch + piece.offset);
-    }
-  });
-}
-
-// product (O, K), its element (o, k) at o * row_step + k * step, from the sums of each slice
-// (rows, width), of which the first O rows and K columns count.
-inline void add_slices(float* sums, int64_t slices, int64_t rows, int64_t width, int64_t outputs,
-                       int64_t depth, float* product, int64_t row_step, int64_t step) {
-#pragma omp parallel for schedule(static) if (slices * rows * width > kParallelSize)
-  for (int64_t row = 0; row < outputs; ++row) {
-    float* total = sums + row * width;
-    for (int64_t slice = 1; slice < slices; ++slice) {
-      const float* sum = total + slice * rows * width;
-      for (int64_t k = 0; k < depth; ++k) total[k] += sum[k];
-    }
-    for (int64_t k = 0; k < depth; ++k) product[row * row_step + k * step] = total[k];
-  }
-}
-
-// A matrix (rows, depth) with element (r, k) at data[r * row + k * step].
-struct Strided {
-  const float* data;
-  int64_t row, step;
-};
-
-// dweight (O, K), the sides changed where blocks of kRows and kPanel fit the other way better.
-template <typename Products>
-void weight_gradient(const Layout& dy_layout, const float* dy, const Layout& x_layout,
-                     const float* x, float* dweight) {
-  const int64_t outputs = dy_layout.channels, depth = x_layout.channels;
-  if (round_up(outputs, kRows) * round_up(depth, kPanel) <=
-      round_up(depth, kRows) * round_up(outputs, kPanel)) {
-    Products::multiply_transposed(dy_layout, dy, x_layout, x, dweight, depth, 1);
-  } else {
-    Products::multiply_transposed(x_layout, x, dy_layout, dy, dweight, 1, depth);
-  }
-}
-
-template <typename Products>
-MXReturnValue pointwise_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
-                                const OpResource&) {
-  const Layout layout(inputs->at(kData));
-  const float* bias = has_bias(attributes) ? floats(inputs, kBias) : nullptr;
-  Products::multiply({floats(inputs, kWeight), layout.channels, 1}, bias, layout,
-                     floats(inputs, kData), Layout(outputs->at(0)), floats(outputs, 0));
-  return MX_SUCCESS;
-}
-
-template <typename Products>
-MXReturnValue pointwise_backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
-                                 const OpResource&) {
-  const Layout dy_layout(inputs->at(0)), layout(inputs->at(1 + kData));
-  const float* dy = floats(inputs, 0);
-  const int64_t rows = layout.channels;
-  Products::multiply({floats(inputs, 1 + kWeight), 1, rows}, nullptr, dy_layout, dy, layout,
-                     floats(outputs, kData));
-  weight_gradient<Products>(dy_layout, dy, layout, floats(inputs, 1 + kData),
-                            floats(outputs, kWeight));
-  if (has_bias(attributes)) sum_channels(dy_layout, dy, floats(outputs, kBias));
-  return MX_SUCCESS;
-}
-
-template <typename Products>
-MXReturnValue mixed_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
-                            const OpResource&) {
-  const Slices slices(attributes);
-  const Layout layout(inputs->at(kData)), y_layout(outputs->at(0));
-  const float* x = floats(inputs, kData);
-  float* y = floats(outputs, 0);
-  for (size_t i = 0; i < slices.count(); ++i) {
-    Products::multiply({floats(inputs, 1 + i), slices.channels[i], 1}, nullptr,
-                       layout.part(slices.channels[i]), x, y_layout.part(slices.filters[i]), y);
-    x += slices.channels[i] * layout.positions;
-    y += slices.filters[i] * layout.positions;
-  }
-  return MX_SUCCESS;
-}
-
-template <typename Products>
-MXReturnValue mixed_backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
-                             const OpResource&) {
-  const Slices slices(attributes);
-  const Layout dy_layout(inputs->at(0)), layout(inputs->at(1 + kData));
-  const float* dy = floats(inputs, 0);
-  const float* x = floats(inputs, 1 + kData);
-  float* dx = floats(outputs, kData);
-  for (size_t i = 0; i < slices.count(); ++i) {
-    const Layout part = layout.part(slices.channels[i]);
-    const Layout dy_part = dy_layout.part(slices.filters[i]);
-    Products::multiply({floats(inputs, 2 + i), 1, part.channels}, nullptr, dy_part, dy, part, dx);
-    weight_gradient<Products>(dy_part, dy, part, x, floats(outputs, 1 + i));
-    x += part.channels * layout.positions;
-    dx += part.channels * layout.positions;
-    dy += dy_part.channels * layout.positions;
-  }
-  return MX_SUCCESS;
 }
 
 }  // namespace vargfacenet

@@ -21,16 +21,16 @@ from ...backend import mxnet_symbol
 from ...errors import InputError
 from ...names import DATA, LABEL, TEACHER
 from ..graph import Node, assemble, flag, parse, reached
+from . import bfloat16
 
 log = logging.getLogger(__name__)
 
-ADDITIONS = ('elemwise_add', '_plus', '_Plus', '_add', 'broadcast_add', 'broadcast_plus')
+ADDITIONS = bfloat16.ADDITIONS
 MODE = 'vg_mode'  # name of the node that tells a fused BatchNorm whether the network trains
 NORM_STATES = 3  # inputs without a gradient, at the end of a BatchNorm's: mode, mean and variance
 DEPTHWISE_KERNELS = (3, 5, 7, 9, 11)
 MANY_CHANNELS = 16  # of a group, from here on oneDNN's 3x3 convolution is the faster one
-BFLOAT16_SUFFIX = '_bf16'  # of the operators that round what they multiply
-CONVOLUTIONS = ('Convolution', 'vg_depthwise')  # that stay float32
+CONVOLUTIONS = ('Convolution', 'vg_depthwise', *bfloat16.CONVOLUTIONS)  # that are float32
 MANY_READERS = 8  # from here on MXNet adds up gradients in place (MXNET_EXEC_INPLACE_GRAD_SUM_CAP)
 
 
@@ -51,7 +51,6 @@ class _Graph:
     mode: Node
     norms: bool  # whether BatchNorms are replaced
     unread: set  # names of the variables whose gradient nobody reads
-    bfloat16: bool  # what convolutions multiply
 
     def gradient_is_read(self, entry: tuple) -> bool:
         """Whether a variable before the entry has a gradient that somebody reads."""
@@ -78,22 +77,22 @@ def rewrite(
     norms: bool = True,
     accumulate: bool = True,
     input_gradients: bool = True,
-    bfloat16: bool = False,
+    rounds: bool = False,
 ):
     """See `accelerate`; `compiled` says whether our operators are loaded, `norms` whether
-    BatchNorms are replaced as well, `bfloat16` what convolutions multiply."""
+    BatchNorms are replaced as well, `rounds` whether arrays are stored in bfloat16."""
     fixed = {DATA, LABEL, TEACHER, *shapes}
     nodes, heads, attrs = _parse(symbol, shapes, fixed)
     uses = Counter(entry for node in nodes for entry in node.inputs)
     uses.update(heads)
     mode = next((node for node in nodes if node.name == MODE), None) or _mode()
     unread = set() if input_gradients else fixed
-    graph = _Graph(uses, heads, mode, norms, unread, bfloat16)
-    if bfloat16 and not compiled:
+    graph = _Graph(uses, heads, mode, norms, unread)
+    if rounds and not compiled:
         raise InputError(
             'bfloat16 needs the compiled operators, which are not there; train in float32'
         )
-    compiled = compiled and (bfloat16 or not _best_in_stock(nodes))
+    compiled = compiled and (rounds or not _best_in_stock(nodes))
     rules = COMPILED if compiled else STOCK
     for node in reversed(nodes):
         if node.op == 'null' and node.name not in fixed:
@@ -103,7 +102,8 @@ def rewrite(
         replacement = next(filter(None, answers), None)
         if replacement:
             node.become(replacement.op, replacement.inputs, **(replacement.attrs or {}))
-    if bfloat16:
+    if rounds:
+        bfloat16.store(heads)
         _tell_bfloat16(reached(heads))
     if compiled:
         _buffer_gradients(heads, accumulate)
@@ -114,7 +114,7 @@ def _tell_bfloat16(nodes: list[Node]) -> None:
     """Log which share of the convolutions' arithmetic is in bfloat16; InputError for none."""
     work: Counter = Counter()  # multiply-adds of an image, by whether they are
     for node in nodes:
-        rounds = node.op.endswith(BFLOAT16_SUFFIX)
+        rounds = bfloat16.is_convolution(node)
         if node.shapes and (rounds or node.op in CONVOLUTIONS):
             weights = [source.shape for source, _ in node.inputs[1:] if len(source.shape) > 1]
             work[rounds] += sum(map(math.prod, weights)) * math.prod(node.shape[2:])
@@ -428,13 +428,9 @@ def _single_convolution(node: Node, graph: _Graph) -> Optional[Replacement]:
         'no_bias': str(not convolution.bias),
     }
     if convolution.is_pointwise():
-        return Replacement(_precise('vg_pointwise', graph), node.inputs, options)
+        return Replacement('vg_pointwise', node.inputs, options)
     options['input_gradient'] = str(graph.gradient_is_read(node.inputs[0]))
-    return Replacement(_precise('vg_grouped', graph), node.inputs, options)
-
-
-def _precise(op: str, graph: _Graph) -> str:
-    return op + BFLOAT16_SUFFIX if graph.bfloat16 else op
+    return Replacement('vg_grouped', node.inputs, options)
 
 
 def _depthwise(inputs: list, parts: list) -> Replacement:
@@ -466,7 +462,7 @@ def _mixed_convolution(node: Node, graph: _Graph) -> Optional[Replacement]:
             'channels': _tuple(part.channels for part in parts),
             'filters': _tuple(part.filters for part in parts),
         }
-        return Replacement(_precise('vg_mixed_pointwise', graph), inputs, options)
+        return Replacement('vg_mixed_pointwise', inputs, options)
     if all(part.is_depthwise() and part.stride == parts[0].stride for part in parts):
         return _depthwise(inputs, parts)
     return None

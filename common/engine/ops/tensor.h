@@ -68,18 +68,25 @@ MXReturnValue arity(const Attributes&, int* inputs, int* outputs) {
   return MX_SUCCESS;
 }
 
-inline MXReturnValue float32_only(const Attributes&, Types* inputs, Types* outputs) {
-  for (Types* types : {inputs, outputs}) {
-    for (int& type : *types) {
-      if (type != -1 && type != mxnet::ext::kFloat32) {
-        MX_ERROR_MSG << "the vg_ operators work on float32 only; bind the official symbol for "
-                        "other types";
-        return MX_FAIL;
-      }
-      type = mxnet::ext::kFloat32;
+constexpr int kFloats = mxnet::ext::kFloat32;
+
+// Sets unknown types to the wanted ones; false, with a message, where one is another.
+inline bool set_types(const Types& wanted, Types* types) {
+  for (size_t i = 0; i < types->size(); ++i) {
+    int& type = types->at(i);
+    if (type != -1 && type != wanted[i]) {
+      MX_ERROR_MSG << "the vg_ operators work on float32 only, those with _bf16 in their names on "
+                      "what vg_to_bf16 made of it; bind the official symbol for other types";
+      return false;
     }
+    type = wanted[i];
   }
-  return MX_SUCCESS;
+  return true;
+}
+
+inline MXReturnValue float32_only(const Attributes&, Types* inputs, Types* outputs) {
+  const Types in(inputs->size(), kFloats), out(outputs->size(), kFloats);
+  return set_types(in, inputs) && set_types(out, outputs) ? MX_SUCCESS : MX_FAIL;
 }
 
 inline bool shape_known(const Shapes& shapes) { return shapes[0].size() >= 2; }

@@ -12,10 +12,59 @@
 #include <cmath>
 
 #include "simd.h"
+#include "storage.h"
 #include "tensor.h"
 
 namespace vargfacenet {
 namespace {
+
+// What `Storage` or the like says of an operator's arrays (storage.h) is what those hold that have
+// positions; channels, and single numbers of an image and channel, are float32 always.
+
+// Calls body(start, lanes) for all vectors of a row, end_stretch() now and then between them.
+template <typename Body, typename End>
+inline void for_stretches(int64_t count, Body body, End end_stretch) {
+  for (int64_t done = 0; done < count; done += kStretch) {
+    for_vectors(std::min(kStretch, count - done),
+                [&](int64_t i, int64_t lanes) { body(done + i, lanes); });
+    end_stretch();
+  }
+}
+
+// ------------------------------------------------------------------------------- several readers
+// An operator with the attribute `copies` has its output that often, for as many readers. MXNet
+// would add up their gradients in an operator of its own, with one more pass over each and, of
+// pairs, a wrong result; so the backward function adds them as it reads them.
+
+int64_t copies_of(const Attributes& attributes) {
+  const auto found = attributes.find("copies");
+  return found == attributes.end() ? 1 : static_cast<int64_t>(number(found->second));
+}
+
+// The arrays of `copies` outputs, or of their gradients, from index 0 on.
+template <typename Storage>
+std::vector<typename Storage::Element*> copies_at_start(Tensors* tensors, int64_t copies) {
+  std::vector<typename Storage::Element*> found;
+  for (int64_t i = 0; i < copies; ++i) found.push_back(elements<Storage>(tensors, i));
+  return found;
+}
+
+template <typename Storage, int kGroup>
+inline void write_all(const std::vector<typename Storage::Element*>& arrays, int64_t at,
+                      const Vec (&values)[kGroup], int64_t positions, int64_t lanes) {
+  for (auto* array : arrays) Storage::write(values, positions, lanes, array + at);
+}
+
+template <typename Storage, int kGroup>
+inline void read_sum(const std::vector<typename Storage::Element*>& arrays, int64_t at,
+                     int64_t positions, int64_t lanes, Vec (&values)[kGroup]) {
+  Storage::read(arrays[0] + at, positions, lanes, values);
+  for (size_t i = 1; i < arrays.size(); ++i) {
+    Vec more[kGroup];
+    Storage::read(arrays[i] + at, positions, lanes, more);
+    for (int g = 0; g < kGroup; ++g) values[g] = values[g] + more[g];
+  }
+}
 
 // ------------------------------------------------------------------------------------- PReLU
 // y = v > 0 ? v : slope * v with v = x, or x + shortcut, or x * scale + shortcut.
@@ -31,11 +80,18 @@ struct PreluInputs {
 };
 
 template <bool kScale, bool kAdd>
-inline float preactivation(const float* x, const float* shortcut, float scale, int64_t i) {
-  float value = x[i];
-  if (kScale) value *= scale;
-  if (kAdd) value += shortcut[i];
-  return value;
+MXReturnValue prelu_arity(const Attributes& attributes, int* inputs, int* outputs) {
+  *inputs = PreluInputs<kScale, kAdd>::kCount;
+  *outputs = static_cast<int>(copies_of(attributes));
+  return MX_SUCCESS;
+}
+
+template <bool kScale, bool kAdd, typename Storage>
+MXReturnValue prelu_types(const Attributes& attributes, Types* inputs, Types* outputs) {
+  Types in(inputs->size(), kFloats), out(outputs->size(), Storage::kType);
+  in[0] = Storage::kType;
+  if (kAdd) in[PreluInputs<kScale, kAdd>::kShortcut] = Storage::kType;
+  return set_types(in, inputs) && set_types(out, outputs) ? MX_SUCCESS : MX_FAIL;
 }
 
 template <bool kScale, bool kAdd>
@@ -43,77 +99,115 @@ MXReturnValue prelu_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
   using Inputs = PreluInputs<kScale, kAdd>;
   if (!shape_known(*inputs)) return MX_SUCCESS;
   const auto data = inputs->at(0);
-  outputs->at(0) = data;
+  for (auto& shape : *outputs) shape = data;
   if (kScale) inputs->at(Inputs::kScaleAt) = {data[0], data[1], 1, 1};
   if (kAdd) inputs->at(Inputs::kShortcut) = data;
   inputs->at(Inputs::kSlope) = {data[1]};
   return MX_SUCCESS;
 }
 
-template <bool kScale, bool kAdd>
-MXReturnValue prelu_forward(const Attributes&, Tensors* inputs, Tensors* outputs,
+// All three take zero as negative, and NaN, which stays NaN.
+inline Vec prelu(Vec value, Vec slope) { return value > 0.f ? value : value * slope; }
+inline Vec prelu_gradient(Vec value, Vec gradient, Vec slope) {
+  return value > 0.f ? gradient : gradient * slope;
+}
+inline Vec negative_part(Vec value) { return value > 0.f ? Vec{} : value; }
+
+template <bool kScale, bool kAdd, typename Storage>
+MXReturnValue prelu_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                             const OpResource&) {
   using Inputs = PreluInputs<kScale, kAdd>;
+  constexpr int kGroup = Storage::kChannels;
   const Layout layout(inputs->at(0));
-  const float* x = floats(inputs, 0);
+  const auto* x = elements<Storage>(inputs, 0);
   const float* scale = kScale ? floats(inputs, Inputs::kScaleAt) : nullptr;
-  const float* shortcut = kAdd ? floats(inputs, Inputs::kShortcut) : nullptr;
+  const auto* shortcut = kAdd ? elements<Storage>(inputs, Inputs::kShortcut) : nullptr;
   const float* slope = floats(inputs, Inputs::kSlope);
-  float* y = floats(outputs, 0);
+  const auto y = copies_at_start<Storage>(outputs, copies_of(attributes));
 #pragma omp parallel for schedule(static) if (layout.parallel())
-  for (int64_t r = 0; r < layout.rows(); ++r) {
-    const int64_t start = r * layout.positions;
-    const float negative = slope[r % layout.channels];
-    const float factor = kScale ? scale[r] : 1.f;
-#pragma omp simd
-    for (int64_t i = start; i < start + layout.positions; ++i) {
-      const float value = preactivation<kScale, kAdd>(x, shortcut, factor, i);
-      y[i] = value > 0.f ? value : value * negative;
+  for (int64_t r = 0; r < layout.rows(); r += kGroup) {
+    const int64_t start = r / kGroup * layout.positions;
+    Vec slopes[kGroup], factors[kGroup];
+    for (int g = 0; g < kGroup; ++g) {
+      slopes[g] = splat(slope[r % layout.channels + g]);
+      factors[g] = splat(kScale ? scale[r + g] : 1.f);
     }
+    for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
+      Vec values[kGroup], added[kGroup];
+      Storage::read(x + start + i, layout.positions, lanes, values);
+      if (kAdd) Storage::read(shortcut + start + i, layout.positions, lanes, added);
+      for (int g = 0; g < kGroup; ++g) {
+        if (kScale) values[g] = values[g] * factors[g];
+        if (kAdd) values[g] = values[g] + added[g];
+        values[g] = prelu(values[g], slopes[g]);
+      }
+      write_all<Storage>(y, start + i, values, layout.positions, lanes);
+    });
   }
   return MX_SUCCESS;
 }
 
-template <bool kScale, bool kAdd>
-MXReturnValue prelu_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
+template <bool kScale, bool kAdd, typename Storage>
+MXReturnValue prelu_backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                              const OpResource&) {
   using Inputs = PreluInputs<kScale, kAdd>;
-  const Layout layout(inputs->at(1));
-  const float* dy = floats(inputs, 0);
-  const float* x = floats(inputs, 1);
-  const float* scale = kScale ? floats(inputs, 1 + Inputs::kScaleAt) : nullptr;
-  const float* shortcut = kAdd ? floats(inputs, 1 + Inputs::kShortcut) : nullptr;
-  const float* slope = floats(inputs, 1 + Inputs::kSlope);
-  float* dx = floats(outputs, 0);
+  constexpr int kGroup = Storage::kChannels;
+  const int64_t first = copies_of(attributes);  // input, after the gradients of the outputs
+  const Layout layout(inputs->at(first));
+  const auto dy = copies_at_start<Storage>(inputs, first);
+  const auto* x = elements<Storage>(inputs, first);
+  const float* scale = kScale ? floats(inputs, first + Inputs::kScaleAt) : nullptr;
+  const auto* shortcut = kAdd ? elements<Storage>(inputs, first + Inputs::kShortcut) : nullptr;
+  const float* slope = floats(inputs, first + Inputs::kSlope);
+  auto* dx = elements<Storage>(outputs, 0);
   float* dscale = kScale ? floats(outputs, Inputs::kScaleAt) : nullptr;
-  float* dshortcut = kAdd ? floats(outputs, Inputs::kShortcut) : nullptr;
+  auto* dshortcut = kAdd ? elements<Storage>(outputs, Inputs::kShortcut) : nullptr;
   float* dslope = floats(outputs, Inputs::kSlope);
+  const int64_t positions = layout.positions;
 #pragma omp parallel for schedule(static) if (layout.parallel())
-  for (int64_t c = 0; c < layout.channels; ++c) {
-    const float negative = slope[c];
-    double slope_sum = 0;
+  for (int64_t c = 0; c < layout.channels; c += kGroup) {
+    Vec slopes[kGroup];
+    Sum slope_sums[kGroup];
+    for (int g = 0; g < kGroup; ++g) slopes[g] = splat(slope[c + g]);
     for (int64_t n = 0; n < layout.batch; ++n) {
-      const int64_t start = layout.row(n, c);
-      const float factor = kScale ? scale[n * layout.channels + c] : 1.f;
-      double scale_sum = 0;
-#pragma omp simd reduction(+ : slope_sum, scale_sum)
-      for (int64_t i = start; i < start + layout.positions; ++i) {
-        const float value = preactivation<kScale, kAdd>(x, shortcut, factor, i);
-        const float dvalue = value > 0.f ? dy[i] : dy[i] * negative;
-        slope_sum += value > 0.f ? 0.f : dy[i] * value;
-        if (kScale) scale_sum += dvalue * x[i];
-        dx[i] = kScale ? dvalue * factor : dvalue;
-        if (kAdd) dshortcut[i] = dvalue;
+      const int64_t start = row_of<Storage>(layout, n, c);
+      Vec factors[kGroup];
+      Sum scale_sums[kGroup];
+      for (int g = 0; g < kGroup; ++g) {
+        factors[g] = splat(kScale ? scale[n * layout.channels + c + g] : 1.f);
       }
-      if (kScale) dscale[n * layout.channels + c] = static_cast<float>(scale_sum);
+      for_stretches(positions, [&](int64_t i, int64_t lanes) {
+        Vec inner[kGroup], added[kGroup], gradients[kGroup], dvalues[kGroup];
+        Storage::read(x + start + i, positions, lanes, inner);
+        if (kAdd) Storage::read(shortcut + start + i, positions, lanes, added);
+        read_sum<Storage>(dy, start + i, positions, lanes, gradients);
+        for (int g = 0; g < kGroup; ++g) {
+          Vec value = kScale ? inner[g] * factors[g] : inner[g];
+          if (kAdd) value = value + added[g];
+          slope_sums[g].add(negative_part(value) * gradients[g]);
+          dvalues[g] = prelu_gradient(value, gradients[g], slopes[g]);
+          if (kScale) scale_sums[g].add(dvalues[g] * inner[g]);
+        }
+        if (kAdd) Storage::write(dvalues, positions, lanes, dshortcut + start + i);
+        for (int g = 0; kScale && g < kGroup; ++g) dvalues[g] = dvalues[g] * factors[g];
+        Storage::write(dvalues, positions, lanes, dx + start + i);
+      }, [&] {
+        for (int g = 0; g < kGroup; ++g) {
+          slope_sums[g].end_stretch();
+          if (kScale) scale_sums[g].end_stretch();
+        }
+      });
+      for (int g = 0; kScale && g < kGroup; ++g) {
+        dscale[n * layout.channels + c + g] = static_cast<float>(scale_sums[g].total());
+      }
     }
-    dslope[c] = static_cast<float>(slope_sum);
+    for (int g = 0; g < kGroup; ++g) dslope[c + g] = static_cast<float>(slope_sums[g].total());
   }
   return MX_SUCCESS;
 }
 
 // -------------------------------------------------------------------------------- global pool
-// y = mean of x over its positions; input x (N, C, H, W), output (N, C, 1, 1). In
+// y = mean of x over its positions; input x (N, C, H, W), output (N, C, 1, 1) float32. In
 // training MXNet's own takes as long as all convolutions together, nearly all of it in the
 // gradient.
 
@@ -123,37 +217,58 @@ MXReturnValue pool_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
   return MX_SUCCESS;
 }
 
+template <typename Storage>
+MXReturnValue pool_types(const Attributes&, Types* inputs, Types* outputs) {
+  return set_types({Storage::kType}, inputs) && set_types({kFloats}, outputs) ? MX_SUCCESS
+                                                                              : MX_FAIL;
+}
+
+template <typename Storage>
 MXReturnValue pool_forward(const Attributes&, Tensors* inputs, Tensors* outputs,
                            const OpResource&) {
+  constexpr int kGroup = Storage::kChannels;
   const Layout layout(inputs->at(0));
-  const float* x = floats(inputs, 0);
+  const auto* x = elements<Storage>(inputs, 0);
   float* y = floats(outputs, 0);
 #pragma omp parallel for schedule(static) if (layout.parallel())
-  for (int64_t r = 0; r < layout.rows(); ++r) {
-    const int64_t start = r * layout.positions;
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = start; i < start + layout.positions; ++i) sum += x[i];
-    y[r] = static_cast<float>(sum / layout.positions);
+  for (int64_t r = 0; r < layout.rows(); r += kGroup) {
+    const auto* row = x + r / kGroup * layout.positions;
+    Sum sums[kGroup];
+    for_stretches(layout.positions, [&](int64_t i, int64_t lanes) {
+      Vec values[kGroup];
+      Storage::read(row + i, layout.positions, lanes, values);
+      for (int g = 0; g < kGroup; ++g) sums[g].add(values[g]);
+    }, [&] {
+      for (Sum& sum : sums) sum.end_stretch();
+    });
+    for (int g = 0; g < kGroup; ++g) {
+      y[r + g] = static_cast<float>(sums[g].total() / layout.positions);
+    }
   }
   return MX_SUCCESS;
 }
 
+template <typename Storage>
 MXReturnValue pool_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
                             const OpResource&) {
+  constexpr int kGroup = Storage::kChannels;
   const Layout layout(inputs->at(1));
   const float* dy = floats(inputs, 0);
-  float* dx = floats(outputs, 0);
+  auto* dx = elements<Storage>(outputs, 0);
 #pragma omp parallel for schedule(static) if (layout.parallel())
-  for (int64_t r = 0; r < layout.rows(); ++r) {
-    const int64_t start = r * layout.positions;
-    std::fill(dx + start, dx + start + layout.positions, dy[r] / layout.positions);
+  for (int64_t r = 0; r < layout.rows(); r += kGroup) {
+    auto* row = dx + r / kGroup * layout.positions;
+    Vec values[kGroup];
+    for (int g = 0; g < kGroup; ++g) values[g] = splat(dy[r + g] / layout.positions);
+    for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
+      Storage::write(values, layout.positions, lanes, row + i);
+    });
   }
   return MX_SUCCESS;
 }
 
 // ---------------------------------------------------------------------------------- SE scale
-// y = x * scale; inputs x (N, C, H, W), scale (N, C, 1, 1).
+// y = x * scale; inputs x (N, C, H, W), scale (N, C, 1, 1) float32.
 
 MXReturnValue scale_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
   if (!shape_known(*inputs)) return MX_SUCCESS;
@@ -163,39 +278,60 @@ MXReturnValue scale_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
   return MX_SUCCESS;
 }
 
+template <typename Storage>
+MXReturnValue scale_types(const Attributes&, Types* inputs, Types* outputs) {
+  const bool fit = set_types({Storage::kType, kFloats}, inputs);
+  return fit && set_types({Storage::kType}, outputs) ? MX_SUCCESS : MX_FAIL;
+}
+
+template <typename Storage>
 MXReturnValue scale_forward(const Attributes&, Tensors* inputs, Tensors* outputs,
                             const OpResource&) {
+  constexpr int kGroup = Storage::kChannels;
   const Layout layout(inputs->at(0));
-  const float* x = floats(inputs, 0);
+  const auto* x = elements<Storage>(inputs, 0);
   const float* scale = floats(inputs, 1);
-  float* y = floats(outputs, 0);
+  auto* y = elements<Storage>(outputs, 0);
 #pragma omp parallel for schedule(static) if (layout.parallel())
-  for (int64_t r = 0; r < layout.rows(); ++r) {
-    const int64_t start = r * layout.positions;
-#pragma omp simd
-    for (int64_t i = start; i < start + layout.positions; ++i) y[i] = x[i] * scale[r];
+  for (int64_t r = 0; r < layout.rows(); r += kGroup) {
+    const int64_t start = r / kGroup * layout.positions;
+    for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
+      Vec values[kGroup];
+      Storage::read(x + start + i, layout.positions, lanes, values);
+      for (int g = 0; g < kGroup; ++g) values[g] = values[g] * scale[r + g];
+      Storage::write(values, layout.positions, lanes, y + start + i);
+    });
   }
   return MX_SUCCESS;
 }
 
+template <typename Storage>
 MXReturnValue scale_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
                              const OpResource&) {
+  constexpr int kGroup = Storage::kChannels;
   const Layout layout(inputs->at(1));
-  const float* dy = floats(inputs, 0);
-  const float* x = floats(inputs, 1);
+  const auto* dy = elements<Storage>(inputs, 0);
+  const auto* x = elements<Storage>(inputs, 1);
   const float* scale = floats(inputs, 2);
-  float* dx = floats(outputs, 0);
+  auto* dx = elements<Storage>(outputs, 0);
   float* dscale = floats(outputs, 1);
 #pragma omp parallel for schedule(static) if (layout.parallel())
-  for (int64_t r = 0; r < layout.rows(); ++r) {
-    const int64_t start = r * layout.positions;
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = start; i < start + layout.positions; ++i) {
-      sum += dy[i] * x[i];
-      dx[i] = dy[i] * scale[r];
-    }
-    dscale[r] = static_cast<float>(sum);
+  for (int64_t r = 0; r < layout.rows(); r += kGroup) {
+    const int64_t start = r / kGroup * layout.positions;
+    Sum sums[kGroup];
+    for_stretches(layout.positions, [&](int64_t i, int64_t lanes) {
+      Vec values[kGroup], gradients[kGroup];
+      Storage::read(x + start + i, layout.positions, lanes, values);
+      Storage::read(dy + start + i, layout.positions, lanes, gradients);
+      for (int g = 0; g < kGroup; ++g) {
+        sums[g].add(gradients[g] * values[g]);
+        gradients[g] = gradients[g] * scale[r + g];
+      }
+      Storage::write(gradients, layout.positions, lanes, dx + start + i);
+    }, [&] {
+      for (Sum& sum : sums) sum.end_stretch();
+    });
+    for (int g = 0; g < kGroup; ++g) dscale[r + g] = static_cast<float>(sums[g].total());
   }
   return MX_SUCCESS;
 }
@@ -213,7 +349,7 @@ MXReturnValue swish_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
   return MX_SUCCESS;
 }
 
-// Calls body(start, lanes) for all vectors of an array.
+// Calls body(start, lanes) for all vectors of an array of floats.
 template <typename Body>
 inline void for_all(const Layout& layout, Body body) {
   const int64_t size = layout.rows() * layout.positions;
@@ -247,7 +383,7 @@ MXReturnValue swish_backward(const Attributes&, Tensors* inputs, Tensors* output
 
 // -------------------------------------------------- BatchNorm, with a PReLU or Swish or without
 // Inputs x (N, C, ...), gamma (C,), beta (C,), [slope (C,)], mode (1,), running mean and variance
-// (C,), which are auxiliary states. Outputs y, and the mean and 1/sqrt(variance + eps) it used.
+// (C,), which are auxiliary states.
 //
 // The library interface does not tell an operator whether the network trains, so the graph does:
 // `mode` is the output of a Dropout of a one, which is 1 exactly when it does not train.
@@ -256,20 +392,12 @@ MXReturnValue swish_backward(const Attributes&, Tensors* inputs, Tensors* output
 // forward pass: MXNet moves its own in the backward pass without telling its engine, so that a
 // reader may get the old ones.
 
-enum NormOutput { kY, kUsedMean, kUsedInverse, kNormOutputs };
 enum Activation { kNone, kPrelu, kSwish };
 
 template <Activation kAct>
 struct NormInputs {
   enum { kX, kGamma, kBeta, kSlope, kMode = 3 + (kAct == kPrelu), kMean, kVariance, kCount };
 };
-
-// All three take zero as negative, and NaN, which stays NaN.
-inline Vec prelu(Vec value, Vec slope) { return value > 0.f ? value : value * slope; }
-inline Vec prelu_gradient(Vec value, Vec gradient, Vec slope) {
-  return value > 0.f ? gradient : gradient * slope;
-}
-inline Vec negative_part(Vec value) { return value > 0.f ? Vec{} : value; }
 
 template <Activation kAct>
 inline Vec activate(Vec value, Vec slope) {
@@ -283,6 +411,11 @@ inline Vec activation_gradient(Vec value, Vec gradient, Vec slope) {
   return kAct == kSwish ? swish_gradient(value, gradient) : gradient;
 }
 
+// Whether the gradient before the activation is kept in the array of that of x: a Swish's, which
+// is too dear to compute twice, where it need not be rounded for that.
+template <Activation kAct, typename In>
+constexpr bool kKeeps = kAct == kSwish && In::kChannels == 1;
+
 bool training(const float* mode) { return mode[0] != 1.f; }
 
 struct NormOptions {
@@ -291,6 +424,22 @@ struct NormOptions {
 
   explicit NormOptions(const Attributes& attributes)
       : epsilon(number(attributes.at("eps"))), momentum(number(attributes.at("momentum"))) {}
+};
+
+// Outputs: y once for each reader, its mean over the positions (N, C, 1, 1) if the attribute
+// `pool` is True, and the mean and 1/sqrt(variance + eps) that were used.
+struct NormOutputs {
+  int64_t copies;
+  bool pool;
+
+  explicit NormOutputs(const Attributes& attributes) : copies(copies_of(attributes)) {
+    const auto found = attributes.find("pool");
+    pool = found != attributes.end() && found->second == "True";
+  }
+  int64_t pooled() const { return copies; }
+  int64_t used_mean() const { return copies + pool; }
+  int64_t used_inverse() const { return used_mean() + 1; }
+  int64_t count() const { return used_mean() + 2; }
 };
 
 template <Activation kAct>
@@ -302,20 +451,30 @@ MXReturnValue norm_arity(const Attributes& attributes, int* inputs, int* outputs
     }
   }
   *inputs = NormInputs<kAct>::kCount;
-  *outputs = kNormOutputs;
+  *outputs = static_cast<int>(NormOutputs(attributes).count());
   return MX_SUCCESS;
 }
 
 template <Activation kAct>
-MXReturnValue norm_shape(const Attributes&, Shapes* inputs, Shapes* outputs) {
+MXReturnValue norm_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
   if (!shape_known(*inputs)) return MX_SUCCESS;
   const auto data = inputs->at(0);
+  const NormOutputs which(attributes);
   using Inputs = NormInputs<kAct>;
   for (int i = 1; i < Inputs::kCount; ++i) inputs->at(i) = {data[1]};
   inputs->at(Inputs::kMode) = {1};
-  outputs->at(0) = data;
-  outputs->at(1) = outputs->at(2) = {data[1]};
+  for (int64_t i = 0; i < which.copies; ++i) outputs->at(i) = data;
+  if (which.pool) outputs->at(which.pooled()) = {data[0], data[1], 1, 1};
+  outputs->at(which.used_mean()) = outputs->at(which.used_inverse()) = {data[1]};
   return MX_SUCCESS;
+}
+
+template <typename In, typename Out>
+MXReturnValue norm_types(const Attributes& attributes, Types* inputs, Types* outputs) {
+  Types in(inputs->size(), kFloats), out(outputs->size(), kFloats);
+  in[0] = In::kType;
+  std::fill_n(out.begin(), copies_of(attributes), static_cast<int>(Out::kType));
+  return set_types(in, inputs) && set_types(out, outputs) ? MX_SUCCESS : MX_FAIL;
 }
 
 MXReturnValue dense_only(const Attributes&, Types* inputs, Types* outputs) {
@@ -331,15 +490,15 @@ MXReturnValue norm_auxiliary(const Attributes&, std::vector<int>* indices) {
   return MX_SUCCESS;
 }
 
-// Calls body(start, lanes) for all vectors of channel c, end_stretch() now and then between them.
+// Calls body(image, start, lanes) for all vectors of a channel, end_stretch() now and then between
+// them.
 template <typename Body, typename End>
-inline void for_channel(const Layout& layout, int64_t c, Body body, End end_stretch) {
+inline void for_channel(const Layout& layout, Body body, End end_stretch) {
   int64_t count = 0;
   for (int64_t n = 0; n < layout.batch; ++n) {
-    const int64_t row = layout.row(n, c);
     for (int64_t done = 0; done < layout.positions;) {
       const int64_t length = std::min(kStretch, layout.positions - done);
-      for_vectors(length, [&](int64_t i, int64_t lanes) { body(row + done + i, lanes); });
+      for_vectors(length, [&](int64_t i, int64_t lanes) { body(n, done + i, lanes); });
       done += length;
       count += length;
       if (count >= kStretch) {
@@ -350,132 +509,205 @@ inline void for_channel(const Layout& layout, int64_t c, Body body, End end_stre
   }
 }
 
-// Mean and biased variance of channel c in one pass.
-void channel_statistics(const Layout& layout, const float* x, int64_t c, double* mean,
-                        double* variance) {
+// Means and biased variances of kGroup channels from c on, in one pass.
+template <typename Storage, int kGroup>
+void channel_statistics(const Layout& layout, const typename Storage::Element* x, int64_t c,
+                        double (&means)[kGroup], double (&variances)[kGroup]) {
   // Sums about a sample of the channel: no cancellation when the mean is far from zero.
-  const float origin = x[layout.row(0, c)];
-  const Vec origins = splat(origin);
-  Sum sum, squares;
+  Vec origins[kGroup];
+  Storage::read(x + row_of<Storage>(layout, 0, c), layout.positions, 1, origins);
+  for (Vec& origin : origins) origin = splat(origin[0]);
+  Sum sums[kGroup], squares[kGroup];
   for_channel(
-      layout, c,
-      [&](int64_t i, int64_t lanes) {
-        const Vec value = keep_first(load_first(x + i, lanes) - origins, lanes);
-        sum.add(value);
-        squares.add(value * value);
+      layout,
+      [&](int64_t n, int64_t i, int64_t lanes) {
+        Vec values[kGroup];
+        Storage::read(x + row_of<Storage>(layout, n, c) + i, layout.positions, lanes, values);
+        for (int g = 0; g < kGroup; ++g) {
+          const Vec value = keep_first(values[g] - origins[g], lanes);
+          sums[g].add(value);
+          squares[g].add(value * value);
+        }
       },
       [&] {
-        sum.end_stretch();
-        squares.end_stretch();
+        for (int g = 0; g < kGroup; ++g) {
+          sums[g].end_stretch();
+          squares[g].end_stretch();
+        }
       });
   const double count = static_cast<double>(layout.batch * layout.positions);
-  const double shift = sum.total() / count;
-  const double spread = squares.total() / count - shift * shift;
-  *mean = origin + shift;
-  *variance = spread < 0 ? 0 : spread;  // keeps NaN
+  for (int g = 0; g < kGroup; ++g) {
+    const double shift = sums[g].total() / count;
+    const double spread = squares[g].total() / count - shift * shift;
+    means[g] = origins[g][0] + shift;
+    variances[g] = spread < 0 ? 0 : spread;  // keeps NaN
+  }
 }
 
-template <Activation kAct>
+// `In` and `Out` are of x and y.
+template <Activation kAct, typename In, typename Out>
 MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                            const OpResource&) {
   using Inputs = NormInputs<kAct>;
+  constexpr int kGroup = std::max(In::kChannels, Out::kChannels);
   const NormOptions options(attributes);
+  const NormOutputs which(attributes);
   const Layout layout(inputs->at(Inputs::kX));
-  const float* x = floats(inputs, Inputs::kX);
+  const auto* x = elements<In>(inputs, Inputs::kX);
   const float* gamma = floats(inputs, Inputs::kGamma);
   const float* beta = floats(inputs, Inputs::kBeta);
   const float* slope = kAct == kPrelu ? floats(inputs, Inputs::kSlope) : nullptr;
   const bool train = training(floats(inputs, Inputs::kMode));
   float* running_mean = floats(inputs, Inputs::kMean);
   float* running_variance = floats(inputs, Inputs::kVariance);
-  float* y = floats(outputs, kY);
-  float* used_mean = floats(outputs, kUsedMean);
-  float* used_inverse = floats(outputs, kUsedInverse);
+  const auto y = copies_at_start<Out>(outputs, which.copies);
+  float* pooled = which.pool ? floats(outputs, which.pooled()) : nullptr;
+  float* used_mean = floats(outputs, which.used_mean());
+  float* used_inverse = floats(outputs, which.used_inverse());
+  const int64_t positions = layout.positions;
 #pragma omp parallel for schedule(static) if (layout.parallel())
-  for (int64_t c = 0; c < layout.channels; ++c) {
-    double mean = running_mean[c], variance = running_variance[c];
-    if (train) {
-      channel_statistics(layout, x, c, &mean, &variance);
-      const float keep = options.momentum, take = 1.f - options.momentum;
-      running_mean[c] = running_mean[c] * keep + static_cast<float>(mean) * take;
-      running_variance[c] = running_variance[c] * keep + static_cast<float>(variance) * take;
+  for (int64_t c = 0; c < layout.channels; c += kGroup) {
+    double means[kGroup], variances[kGroup];
+    if (train) channel_statistics<In>(layout, x, c, means, variances);
+    Vec centres[kGroup], factors[kGroup], offsets[kGroup], slopes[kGroup];
+    for (int g = 0; g < kGroup; ++g) {
+      const int64_t channel = c + g;
+      if (train) {
+        const float keep = options.momentum, take = 1.f - options.momentum;
+        float &mean = running_mean[channel], &variance = running_variance[channel];
+        mean = mean * keep + static_cast<float>(means[g]) * take;
+        variance = variance * keep + static_cast<float>(variances[g]) * take;
+      } else {
+        means[g] = running_mean[channel];
+        variances[g] = running_variance[channel];
+      }
+      used_mean[channel] = static_cast<float>(means[g]);
+      used_inverse[channel] = static_cast<float>(1.0 / std::sqrt(variances[g] + options.epsilon));
+      centres[g] = splat(used_mean[channel]);
+      factors[g] = splat(gamma[channel] * used_inverse[channel]);
+      offsets[g] = splat(beta[channel]);
+      slopes[g] = splat(kAct == kPrelu ? slope[channel] : 1.f);
     }
-    const float centre = used_mean[c] = static_cast<float>(mean);
-    used_inverse[c] = static_cast<float>(1.0 / std::sqrt(variance + options.epsilon));
-    const Vec centres = splat(centre);
-    const Vec factors = splat(gamma[c] * used_inverse[c]);
-    const Vec offsets = splat(beta[c]);
-    const Vec slopes = splat(kAct == kPrelu ? slope[c] : 1.f);
     for (int64_t n = 0; n < layout.batch; ++n) {
-      const int64_t row = layout.row(n, c);
-      for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
-        const Vec value = (load_first(x + row + i, lanes) - centres) * factors + offsets;
-        store_first(y + row + i, activate<kAct>(value, slopes), lanes);
+      const int64_t from = row_of<In>(layout, n, c), to = row_of<Out>(layout, n, c);
+      Sum sums[kGroup];
+      for_stretches(positions, [&](int64_t i, int64_t lanes) {
+        Vec values[kGroup];
+        In::read(x + from + i, positions, lanes, values);
+        for (int g = 0; g < kGroup; ++g) {
+          const Vec value = (values[g] - centres[g]) * factors[g] + offsets[g];
+          values[g] = activate<kAct>(value, slopes[g]);
+        }
+        write_all<Out>(y, to + i, values, positions, lanes);
+        for (int g = 0; pooled && g < kGroup; ++g) sums[g].add(keep_first(values[g], lanes));
+      }, [&] {
+        for (int g = 0; pooled && g < kGroup; ++g) sums[g].end_stretch();
       });
+      for (int g = 0; pooled && g < kGroup; ++g) {
+        const double mean = sums[g].total() / positions;
+        pooled[n * layout.channels + c + g] = static_cast<float>(mean);
+      }
     }
   }
   return MX_SUCCESS;
 }
 
-template <Activation kAct>
-MXReturnValue norm_backward(const Attributes&, Tensors* inputs, Tensors* outputs,
+template <Activation kAct, typename In, typename Out>
+MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
                             const OpResource&) {
   using Inputs = NormInputs<kAct>;
-  constexpr int kInputs = kNormOutputs;  // after the gradients of the outputs
-  constexpr int kOutputs = kInputs + Inputs::kCount;
-  const Layout layout(inputs->at(kInputs + Inputs::kX));
-  const float* dy = floats(inputs, 0);
-  const float* x = floats(inputs, kInputs + Inputs::kX);
-  const float* gamma = floats(inputs, kInputs + Inputs::kGamma);
-  const float* beta = floats(inputs, kInputs + Inputs::kBeta);
-  const float* slope = kAct == kPrelu ? floats(inputs, kInputs + Inputs::kSlope) : nullptr;
-  const bool train = training(floats(inputs, kInputs + Inputs::kMode));
-  const float* mean = floats(inputs, kOutputs + kUsedMean);
-  const float* inverse = floats(inputs, kOutputs + kUsedInverse);
-  float* dx = floats(outputs, Inputs::kX);
+  constexpr int kGroup = std::max(In::kChannels, Out::kChannels);
+  const NormOutputs which(attributes);
+  const int64_t in = which.count();  // inputs, after the gradients of the outputs
+  const int64_t out = in + Inputs::kCount;
+  const Layout layout(inputs->at(in + Inputs::kX));
+  const auto dy = copies_at_start<Out>(inputs, which.copies);
+  const float* dpooled = which.pool ? floats(inputs, which.pooled()) : nullptr;
+  const auto* x = elements<In>(inputs, in + Inputs::kX);
+  const float* gamma = floats(inputs, in + Inputs::kGamma);
+  const float* beta = floats(inputs, in + Inputs::kBeta);
+  const float* slope = kAct == kPrelu ? floats(inputs, in + Inputs::kSlope) : nullptr;
+  const bool train = training(floats(inputs, in + Inputs::kMode));
+  const float* mean = floats(inputs, out + which.used_mean());
+  const float* inverse = floats(inputs, out + which.used_inverse());
+  auto* dx = elements<In>(outputs, Inputs::kX);
   float* dgamma = floats(outputs, Inputs::kGamma);
   float* dbeta = floats(outputs, Inputs::kBeta);
   float* dslope = kAct == kPrelu ? floats(outputs, Inputs::kSlope) : nullptr;
   const double count = static_cast<double>(layout.batch * layout.positions);
+  const int64_t positions = layout.positions;
 #pragma omp parallel for schedule(static) if (layout.parallel())
-  for (int64_t c = 0; c < layout.channels; ++c) {
-    const float factor = gamma[c] * inverse[c];
-    const Vec centres = splat(mean[c]), factors = splat(factor), offsets = splat(beta[c]);
-    const Vec slopes = splat(kAct == kPrelu ? slope[c] : 1.f);
-    Sum dz_sum, dz_centred_sum, slope_sum;
+  for (int64_t c = 0; c < layout.channels; c += kGroup) {
+    Vec centres[kGroup], factors[kGroup], offsets[kGroup], slopes[kGroup];
+    Sum dz_sums[kGroup], dz_centred_sums[kGroup], slope_sums[kGroup];
+    for (int g = 0; g < kGroup; ++g) {
+      centres[g] = splat(mean[c + g]);
+      factors[g] = splat(gamma[c + g] * inverse[c + g]);
+      offsets[g] = splat(beta[c + g]);
+      slopes[g] = splat(kAct == kPrelu ? slope[c + g] : 1.f);
+    }
+    // Gradients of y at a place; zero behind a row, as all that is made of them.
+    const auto read_gradients = [&](int64_t n, int64_t i, int64_t lanes, Vec(&gradients)[kGroup]) {
+      read_sum<Out>(dy, row_of<Out>(layout, n, c) + i, positions, lanes, gradients);
+      for (int g = 0; dpooled && g < kGroup; ++g) {
+        const float share = dpooled[n * layout.channels + c + g] / positions;
+        gradients[g] = gradients[g] + keep_first(splat(share), lanes);
+      }
+    };
     for_channel(
-        layout, c,
-        [&](int64_t i, int64_t lanes) {
-          const Vec centred = load_first(x + i, lanes) - centres;
-          const Vec gradient = load_first(dy + i, lanes);  // zero behind the row, as all below
-          const Vec z = centred * factors + offsets;
-          const Vec dz = activation_gradient<kAct>(z, gradient, slopes);
-          dz_sum.add(dz);
-          dz_centred_sum.add(dz * centred);
-          if (kAct == kPrelu) slope_sum.add(negative_part(z) * gradient);
-          if (kAct == kSwish) store_first(dx + i, dz, lanes);  // too dear to compute again below
+        layout,
+        [&](int64_t n, int64_t i, int64_t lanes) {
+          const int64_t at = row_of<In>(layout, n, c) + i;
+          Vec values[kGroup], gradients[kGroup];
+          In::read(x + at, positions, lanes, values);
+          read_gradients(n, i, lanes, gradients);
+          for (int g = 0; g < kGroup; ++g) {
+            const Vec centred = values[g] - centres[g];
+            const Vec z = centred * factors[g] + offsets[g];
+            const Vec dz = activation_gradient<kAct>(z, gradients[g], slopes[g]);
+            dz_sums[g].add(dz);
+            dz_centred_sums[g].add(dz * centred);
+            if (kAct == kPrelu) slope_sums[g].add(negative_part(z) * gradients[g]);
+            gradients[g] = dz;
+          }
+          if (kKeeps<kAct, In>) In::write(gradients, positions, lanes, dx + at);
         },
         [&] {
-          dz_sum.end_stretch();
-          dz_centred_sum.end_stretch();
-          slope_sum.end_stretch();
+          for (int g = 0; g < kGroup; ++g) {
+            dz_sums[g].end_stretch();
+            dz_centred_sums[g].end_stretch();
+            if (kAct == kPrelu) slope_sums[g].end_stretch();
+          }
         });
-    const double dz_total = dz_sum.total(), dz_centred_total = dz_centred_sum.total();
-    dgamma[c] = static_cast<float>(dz_centred_total * inverse[c]);
-    dbeta[c] = static_cast<float>(dz_total);
-    if (kAct == kPrelu) dslope[c] = static_cast<float>(slope_sum.total());
-    // The batch's mean and variance depend on x; the running ones do not.
-    const Vec mean_term = splat(train ? dz_total / count : 0.0);
-    const Vec variance_term =
-        splat(train ? dz_centred_total * inverse[c] * inverse[c] / count : 0.0);
+    Vec mean_terms[kGroup], variance_terms[kGroup];
+    for (int g = 0; g < kGroup; ++g) {
+      const double dz_total = dz_sums[g].total(), dz_centred_total = dz_centred_sums[g].total();
+      const float scale = inverse[c + g];
+      dgamma[c + g] = static_cast<float>(dz_centred_total * scale);
+      dbeta[c + g] = static_cast<float>(dz_total);
+      if (kAct == kPrelu) dslope[c + g] = static_cast<float>(slope_sums[g].total());
+      // The batch's mean and variance depend on x; the running ones do not.
+      mean_terms[g] = splat(train ? dz_total / count : 0.0);
+      variance_terms[g] = splat(train ? dz_centred_total * scale * scale / count : 0.0);
+    }
     for (int64_t n = 0; n < layout.batch; ++n) {
-      const int64_t row = layout.row(n, c);
-      for_vectors(layout.positions, [&](int64_t i, int64_t lanes) {
-        const Vec centred = load_first(x + row + i, lanes) - centres;
-        const float* from = kAct == kSwish ? dx : dy;
-        Vec dz = load_first(from + row + i, lanes);
-        if (kAct == kPrelu) dz = prelu_gradient(centred * factors + offsets, dz, slopes);
-        store_first(dx + row + i, factors * (dz - mean_term - centred * variance_term), lanes);
+      const int64_t row = row_of<In>(layout, n, c);
+      for_vectors(positions, [&](int64_t i, int64_t lanes) {
+        Vec values[kGroup], dz[kGroup];
+        In::read(x + row + i, positions, lanes, values);
+        if (kKeeps<kAct, In>) {
+          In::read(dx + row + i, positions, lanes, dz);
+        } else {
+          read_gradients(n, i, lanes, dz);
+        }
+        for (int g = 0; g < kGroup; ++g) {
+          const Vec centred = values[g] - centres[g];
+          if (!kKeeps<kAct, In>) {
+            dz[g] = activation_gradient<kAct>(centred * factors[g] + offsets[g], dz[g], slopes[g]);
+          }
+          dz[g] = factors[g] * (dz[g] - mean_terms[g] - centred * variance_terms[g]);
+        }
+        In::write(dz, positions, lanes, dx + row + i);
       });
     }
   }
@@ -511,10 +743,10 @@ MXReturnValue moments_forward(const Attributes&, Tensors* inputs, Tensors* outpu
   float* variances = floats(outputs, kMomentVariance);
 #pragma omp parallel for schedule(static) if (layout.parallel())
   for (int64_t c = 0; c < layout.channels; ++c) {
-    double mean, variance;
-    channel_statistics(layout, x, c, &mean, &variance);
-    means[c] = static_cast<float>(mean);
-    variances[c] = static_cast<float>(variance);
+    double mean[1], variance[1];
+    channel_statistics<Float32>(layout, x, c, mean, variance);
+    means[c] = static_cast<float>(mean[0]);
+    variances[c] = static_cast<float>(variance[0]);
   }
   return MX_SUCCESS;
 }
@@ -585,12 +817,13 @@ MXReturnValue recentre_backward(const Attributes&, Tensors* inputs, Tensors* out
     const Vec centres = splat(floats(inputs, 1 + kCentre)[c]), factors = splat(factor);
     Sum gradients, products;
     for_channel(
-        layout, c,
-        [&](int64_t i, int64_t lanes) {
-          const Vec gradient = load_first(dy + i, lanes);  // zero behind the row, as the product
+        layout,
+        [&](int64_t n, int64_t i, int64_t lanes) {
+          const int64_t at = layout.row(n, c) + i;
+          const Vec gradient = load_first(dy + at, lanes);  // zero behind the row, as the product
           gradients.add(gradient);
-          products.add(gradient * (load_first(x + i, lanes) - centres));
-          store_first(dx + i, gradient * factors, lanes);
+          products.add(gradient * (load_first(x + at, lanes) - centres));
+          store_first(dx + at, gradient * factors, lanes);
         },
         [&] {
           gradients.end_stretch();
@@ -606,40 +839,43 @@ MXReturnValue recentre_backward(const Attributes&, Tensors* inputs, Tensors* out
 
 }  // namespace
 
-REGISTER_OP(vg_prelu)
-    .setForward(prelu_forward<false, false>, "cpu")
-    .setBackward(prelu_backward<false, false>, "cpu")
-    .setParseAttrs(arity<2>)
-    .setInferType(float32_only)
-    .setInferShape(prelu_shape<false, false>);
+// Registered once for plain arrays and once, with `_bf16` behind the name, for arrays of pairs.
+#define REGISTER_PRELU(name, kScale, kAdd, Storage)               \
+  REGISTER_OP(name)                                               \
+      .setForward(prelu_forward<kScale, kAdd, Storage>, "cpu")    \
+      .setBackward(prelu_backward<kScale, kAdd, Storage>, "cpu")  \
+      .setParseAttrs(prelu_arity<kScale, kAdd>)                   \
+      .setInferType(prelu_types<kScale, kAdd, Storage>)           \
+      .setInferShape(prelu_shape<kScale, kAdd>)
 
-REGISTER_OP(vg_add_prelu)
-    .setForward(prelu_forward<false, true>, "cpu")
-    .setBackward(prelu_backward<false, true>, "cpu")
-    .setParseAttrs(arity<3>)
-    .setInferType(float32_only)
-    .setInferShape(prelu_shape<false, true>);
+REGISTER_PRELU(vg_prelu, false, false, Float32);
+REGISTER_PRELU(vg_prelu_bf16, false, false, Bfloat16);
+REGISTER_PRELU(vg_add_prelu, false, true, Float32);
+REGISTER_PRELU(vg_add_prelu_bf16, false, true, Bfloat16);
+REGISTER_PRELU(vg_scale_add_prelu, true, true, Float32);
+REGISTER_PRELU(vg_scale_add_prelu_bf16, true, true, Bfloat16);
 
-REGISTER_OP(vg_scale_add_prelu)
-    .setForward(prelu_forward<true, true>, "cpu")
-    .setBackward(prelu_backward<true, true>, "cpu")
-    .setParseAttrs(arity<4>)
-    .setInferType(float32_only)
-    .setInferShape(prelu_shape<true, true>);
+#define REGISTER_POOL(name, Storage)            \
+  REGISTER_OP(name)                             \
+      .setForward(pool_forward<Storage>, "cpu")   \
+      .setBackward(pool_backward<Storage>, "cpu") \
+      .setParseAttrs(arity<1>)                  \
+      .setInferType(pool_types<Storage>)        \
+      .setInferShape(pool_shape)
 
-REGISTER_OP(vg_global_pool)
-    .setForward(pool_forward, "cpu")
-    .setBackward(pool_backward, "cpu")
-    .setParseAttrs(arity<1>)
-    .setInferType(float32_only)
-    .setInferShape(pool_shape);
+REGISTER_POOL(vg_global_pool, Float32);
+REGISTER_POOL(vg_global_pool_bf16, Bfloat16);
 
-REGISTER_OP(vg_scale)
-    .setForward(scale_forward, "cpu")
-    .setBackward(scale_backward, "cpu")
-    .setParseAttrs(arity<2>)
-    .setInferType(float32_only)
-    .setInferShape(scale_shape);
+#define REGISTER_SCALE(name, Storage)            \
+  REGISTER_OP(name)                              \
+      .setForward(scale_forward<Storage>, "cpu")   \
+      .setBackward(scale_backward<Storage>, "cpu") \
+      .setParseAttrs(arity<2>)                   \
+      .setInferType(scale_types<Storage>)        \
+      .setInferShape(scale_shape)
+
+REGISTER_SCALE(vg_scale, Float32);
+REGISTER_SCALE(vg_scale_bf16, Bfloat16);
 
 REGISTER_OP(vg_swish)
     .setForward(swish_forward, "cpu")
@@ -662,32 +898,25 @@ REGISTER_OP(vg_recentre)
     .setInferType(float32_only)
     .setInferShape(recentre_shape);
 
-REGISTER_OP(vg_bn)
-    .setForward(norm_forward<kNone>, "cpu")
-    .setBackward(norm_backward<kNone>, "cpu")
-    .setParseAttrs(norm_arity<kNone>)
-    .setInferType(float32_only)
-    .setInferShape(norm_shape<kNone>)
-    .setInferSType(dense_only)
-    .setMutateInputs(norm_auxiliary<kNone>);
+#define REGISTER_NORM(name, kAct, In, Out)           \
+  REGISTER_OP(name)                                  \
+      .setForward(norm_forward<kAct, In, Out>, "cpu")   \
+      .setBackward(norm_backward<kAct, In, Out>, "cpu") \
+      .setParseAttrs(norm_arity<kAct>)               \
+      .setInferType(norm_types<In, Out>)             \
+      .setInferShape(norm_shape<kAct>)               \
+      .setInferSType(dense_only)                     \
+      .setMutateInputs(norm_auxiliary<kAct>)
 
-REGISTER_OP(vg_bn_prelu)
-    .setForward(norm_forward<kPrelu>, "cpu")
-    .setBackward(norm_backward<kPrelu>, "cpu")
-    .setParseAttrs(norm_arity<kPrelu>)
-    .setInferType(float32_only)
-    .setInferShape(norm_shape<kPrelu>)
-    .setInferSType(dense_only)
-    .setMutateInputs(norm_auxiliary<kPrelu>);
+#define REGISTER_NORMS(name, kAct)                           \
+  REGISTER_NORM(name, kAct, Float32, Float32);               \
+  REGISTER_NORM(name##_to_bf16, kAct, Float32, Bfloat16);    \
+  REGISTER_NORM(name##_from_bf16, kAct, Bfloat16, Float32);  \
+  REGISTER_NORM(name##_bf16, kAct, Bfloat16, Bfloat16)
 
-REGISTER_OP(vg_bn_swish)
-    .setForward(norm_forward<kSwish>, "cpu")
-    .setBackward(norm_backward<kSwish>, "cpu")
-    .setParseAttrs(norm_arity<kSwish>)
-    .setInferType(float32_only)
-    .setInferShape(norm_shape<kSwish>)
-    .setInferSType(dense_only)
-    .setMutateInputs(norm_auxiliary<kSwish>);
+REGISTER_NORMS(vg_bn, kNone);
+REGISTER_NORMS(vg_bn_prelu, kPrelu);
+REGISTER_NORMS(vg_bn_swish, kSwish);
 
 }  // namespace vargfacenet
 

@@ -7,8 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+from vargfacenet.common.engine import ops
 from vargfacenet.common.errors import RunError
 from vargfacenet.deploy.bench import against_torch, child
+from vargfacenet.recognition import configure
 
 PYTHON = os.environ.get('TORCH_PYTHON') or (
     sys.executable if importlib.util.find_spec('torch') else ''
@@ -19,15 +21,19 @@ READY = 'import sys, json\nprint("[]", flush=True)\nfor line in sys.stdin: '
 
 
 @needs_torch
-def test_the_same_network_is_trained(run_command, tmp_path, monkeypatch):
-    """Embeddings and loss are checked by the command itself; one form is enough to time."""
+@pytest.mark.parametrize('precision', ops.PRECISIONS)
+def test_the_same_network_is_trained(run_command, tmp_path, monkeypatch, precision):
+    """Embeddings and loss are checked by the command itself, in float32; one form is enough to
+    time."""
+    monkeypatch.setattr(configure, 'lacks_bfloat16', lambda: '')
     plain = {name: against_torch.FORMS[name] for name in ('float32 channels_last',)}
     monkeypatch.setattr(against_torch, 'FORMS', plain)
     out = tmp_path / 'torch.json'
     options = ['--batches', '2', '--seconds', '0.1', '--classes', 20, '--out', out]
-    against = ['--against', 'torch', '--torch-python', PYTHON]
+    against = ['--against', 'torch', '--torch-python', PYTHON, '--precision', precision]
     code, result, errors = run_command('bench', 'train', *SMALL, *options, *against)
     assert code == 0, errors
+    assert result['precision'] == precision
     assert result['check']['embedding_difference'] <= 1e-5
     assert result['check']['loss_difference'] <= 1e-4
     assert [row['form'] for row in result['rows']] == list(plain)

@@ -18,8 +18,9 @@ from convolutions import (
 )
 from tiny_network import reference_params
 from vargfacenet.common import native
-from vargfacenet.common.backend import mx
+from vargfacenet.common.backend import mx, mxnet_symbol
 from vargfacenet.common.engine import ops
+from vargfacenet.common.engine.graph import Node, assemble, parse
 from vargfacenet.common.engine.ops import build
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.names import IMAGE_SHAPE
@@ -28,8 +29,7 @@ from vargfacenet.symbol import get_symbol
 pytestmark = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
 
 # Products of bfloat16 numbers are exact in float32, so what differs from the loop is the rounding
-# of float32 sums alone, on a CPU with AVX512_BF16 as without: assert_close's limit is that of the
-# float32 operators, a hundredth of what one operand that was not rounded would change.
+# of float32 sums, on a CPU with AVX512_BF16 as without, and that of what is stored.
 
 
 def bfloat16(values):
@@ -53,62 +53,208 @@ def every_kind():
 
 def assert_rounded(actual, values):
     expected = bfloat16(values)
-    denormal = (np.abs(expected) < np.finfo(np.float32).tiny) & (actual == 0)
+    denormal = (np.abs(values) < np.finfo(np.float32).tiny) & (actual == 0)
     np.testing.assert_array_equal(np.where(denormal, 0, expected), actual)
     # AVX512_BF16 takes them for zeros
     assert not denormal[expected != 0].any() or not ops.lacks_bfloat16()
 
 
 def test_numbers_are_rounded_to_the_nearest_and_ties_to_even():
-    """As the input, the gradient of the output and the weights, with a one on the other side."""
+    """As an array, its gradient and weights, these with ones on the other side."""
     values = every_kind()
     assert len(values) > 30000 and np.isnan(values).any() and np.isinf(values).any()
-    options = {'num_group': 1, 'stride': 1, 'no_bias': True}
-    row, one = values.reshape(1, 1, 1, -1), np.ones((1, 1, 1, 1))
-    y, dx, _ = run('vg_pointwise_bf16', [row, one], row, num_filter=1, **options)
+    both = np.stack([values, values[::-1]])
+    array = mx.nd.array(both.reshape(1, 2, 1, -1))
+    array.attach_grad()
+    with mx.autograd.record():
+        y = mx.nd.vg_from_bf16(mx.nd.vg_to_bf16(array))
+    y.backward(array)
+    assert_rounded(y.asnumpy().ravel(), both.ravel())
+    assert_rounded(array.grad.asnumpy().ravel(), both.ravel())
+    filters = np.stack([values, np.zeros_like(values)], axis=1)
+    options = {'num_group': 1, 'stride': 1, 'no_bias': True, 'num_filter': len(values)}
+    ones, dy = np.ones((1, 2, 1, 1)), values.reshape(1, -1, 1, 1)
+    y, _, dw = run('vg_pointwise_bf16', [ones, filters[:, :, None, None]], dy, **options)
     assert_rounded(y.ravel(), values)
-    assert_rounded(dx.ravel(), values)
-    filters, channels = values.reshape(-1, 1, 1, 1), values.reshape(1, -1, 1, 1)
-    count = len(values)
-    y, _, dw = run('vg_pointwise_bf16', [one, filters], channels, num_filter=count, **options)
-    assert_rounded(y.ravel(), values)
-    assert_rounded(dw.ravel(), values)
+    assert_rounded(dw[:, 0].ravel(), values)
+
+
+def even(count, groups=1):
+    """At least as many channels, an even number in each group."""
+    return -(-count // (2 * groups)) * 2 * groups
 
 
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('case', POINTWISE)
 def test_pointwise_is_its_definition(rng, case, bias):
+    n, c, h, w, filters = case
+    case = n, even(c), h, w, even(filters)
     check_convolution(rng, 'vg_pointwise_bf16', case, 1, 1, 1, bias, bfloat16)
 
 
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('case', GROUPED)
 def test_grouped_is_its_definition(rng, case, bias):
-    *case, groups, stride = case
+    n, c, h, w, filters, groups, stride = case
+    case = n, even(c, groups), h, w, even(filters, groups)
     check_convolution(rng, 'vg_grouped_bf16', case, groups, stride, 3, bias, bfloat16)
+
+
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize('case', GROUPED)
+def test_grouped_of_float32_is_its_definition(rng, case, bias):
+    n, c, h, w, filters, groups, stride = case
+    case = n, c, h, w, even(filters, groups)
+    check_convolution(rng, 'vg_grouped_to_bf16', case, groups, stride, 3, bias, bfloat16)
 
 
 @pytest.mark.parametrize('case', SLICES)
 def test_pointwise_of_slices_is_its_definition(rng, case):
+    n, h, w, slices = case
+    case = n, h, w, [(even(c), even(filters)) for c, filters in slices]
     check_slices(rng, 'vg_mixed_pointwise_bf16', case, bfloat16)
+
+
+# ------------------------------------------------------------------ operators beside convolutions
+# They compute in float32 what the float32 operators compute, bit by bit, on rounded arrays.
+
+SHAPE = (3, 6, 7, 9)
+ELEMENTWISE = {  # inputs, those with positions as True
+    'vg_prelu': (True, 'C'),
+    'vg_add_prelu': (True, True, 'C'),
+    'vg_scale_add_prelu': (True, 'NC11', True, 'C'),
+    'vg_scale': (True, 'NC11'),
+    'vg_global_pool': (True,),
+}
+COPIED = ('vg_prelu', 'vg_add_prelu', 'vg_scale_add_prelu')
+
+
+def pairs(array):
+    return mx.nd.vg_to_bf16(mx.nd.array(array))
+
+
+def plain(array):
+    """A numpy array of what an operator gave."""
+    return (mx.nd.vg_from_bf16(array) if array.dtype == np.float16 else array).asnumpy()
+
+
+def outputs_and_gradients(op, arrays, dys, **options):
+    """Of pair arrays (float16) and others, the attributes as texts; as numpy arrays."""
+    for array in arrays:
+        array.attach_grad()
+    with mx.autograd.record():
+        y = getattr(mx.nd, op)(*arrays, **options)
+    y = (y if isinstance(y, list) else [y])[: len(dys)]
+    mx.autograd.backward(y, dys)
+    return [plain(array) for array in [*y, *(array.grad for array in arrays)]]
+
+
+def assert_same_rounded(halves, floats):
+    """Bit by bit, where a half is a bfloat16; `floats` may be rounded once more."""
+    for half, single in zip(halves, floats):
+        same = (half == single).all() or (half == bfloat16(single)).all()
+        assert same, np.abs(half - single).max()
+    assert any((half != single).any() for half, single in zip(halves, floats))
+
+
+@pytest.mark.parametrize(
+    ('op', 'copies'), [*((op, 1) for op in ELEMENTWISE), *((op, 3) for op in COPIED)]
+)
+def test_elementwise_operators_are_those_of_float32_rounded(rng, op, copies):
+    shapes = {True: SHAPE, 'C': SHAPE[1:2], 'NC11': (*SHAPE[:2], 1, 1)}
+    arrays = [rng.randn(*shapes[kind]) for kind in ELEMENTWISE[op]]
+    made = [pairs if kind is True else mx.nd.array for kind in ELEMENTWISE[op]]
+    shape, to = ((*SHAPE[:2], 1, 1), mx.nd.array) if 'pool' in op else (SHAPE, pairs)
+    dys = [rng.randn(*shape) for _ in range(copies)]
+    options = {'copies': str(copies)} if op in COPIED else {}
+    halves = outputs_and_gradients(
+        f'{op}_bf16', [make(a) for make, a in zip(made, arrays)], [to(a) for a in dys], **options
+    )
+    rounded = [mx.nd.array(plain(make(a))) for make, a in zip(made, arrays)]
+    total = sum(plain(to(a)) for a in dys)  # what MXNet would add up
+    y, *gradients = outputs_and_gradients(op, rounded, [mx.nd.array(total)])
+    assert_same_rounded(halves, [*[y] * copies, *gradients])
+
+
+@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize('op', ['vg_bn', 'vg_bn_prelu', 'vg_bn_swish'])
+@pytest.mark.parametrize(('reads', 'writes'), [(True, True), (True, False), (False, True)])
+def test_norms_are_those_of_float32_rounded(rng, op, reads, writes, train):
+    """With two readers and the mean over the positions, as squeeze-and-excitation reads it."""
+    suffix = {(True, True): '', (True, False): '_from', (False, True): '_to'}[reads, writes]
+    x, channels = rng.randn(*SHAPE), SHAPE[1]
+    into, out = pairs if reads else mx.nd.array, pairs if writes else mx.nd.array
+    params = [rng.rand(channels) + 0.5, rng.randn(channels)]
+    params += [rng.randn(channels)] if 'prelu' in op else []
+    dys, dpool = [rng.randn(*SHAPE) for _ in range(2)], mx.nd.array(rng.randn(*SHAPE[:2], 1, 1))
+    options = {'eps': '2e-5', 'momentum': '0.9'}
+
+    def passed(name, x, dys, **more):
+        states = [mx.nd.array([0 if train else 1]), mx.nd.zeros(channels), mx.nd.ones(channels)]
+        learnt = [x, *map(mx.nd.array, params)]
+        for array in learnt:
+            array.attach_grad()
+        with mx.autograd.record():
+            y = getattr(mx.nd, name)(*learnt, *states, **options, **more)[: len(dys)]
+            y = [*y, mx.nd.vg_global_pool(y[0])] if not more else y
+        mx.autograd.backward(y, [*dys, dpool][: len(y)])
+        return y, [array.grad for array in learnt], states[1:]
+
+    y, gradients, states = passed(
+        f'{op}{suffix}_bf16', into(x), [*map(out, dys), dpool], copies='2', pool='True'
+    )
+    total = mx.nd.array(sum(plain(out(a)) for a in dys))
+    right = passed(op, mx.nd.array(plain(into(x))), [total])
+    found = [*y, *gradients, *states]
+    wanted = [right[0][0], right[0][0], right[0][1], *right[1], *right[2]]
+    for position, (half, single) in enumerate(zip(map(plain, found), map(plain, wanted))):
+        # MXNet adds the mean's share to the gradient in an order of its own
+        limit = 1e-5 * np.abs(single).max() + np.abs(single) / 256 * (half != single)
+        assert (np.abs(half - single) <= limit).all(), position
+    stored = plain(y[0]), plain(right[0][0])
+    np.testing.assert_array_equal(stored[0], bfloat16(stored[1]) if writes else stored[1])
+    np.testing.assert_array_equal(plain(y[1]), stored[0])
+
+
+@pytest.mark.parametrize(('terms', 'copies'), [(1, 3), (2, 1), (2, 2)])
+def test_sums_are_rounded_once(rng, terms, copies):
+    arrays = [rng.randn(*SHAPE) for _ in range(terms)]
+    dys = [rng.randn(*SHAPE) for _ in range(copies)]
+    found = outputs_and_gradients(
+        'vg_sum_bf16',
+        [*map(pairs, arrays)],
+        [*map(pairs, dys)],
+        terms=str(terms),
+        copies=str(copies),
+    )
+    y = bfloat16(sum(plain(pairs(a)) for a in arrays))
+    dx = bfloat16(sum(plain(pairs(a)) for a in dys))
+    for actual, expected in zip(found, [*[y] * copies, *[dx] * terms]):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_an_odd_number_of_channels_and_other_types_are_errors():
+    for array in (mx.nd.ones((2, 3, 4, 4)), mx.nd.ones((2, 4, 3, 3), dtype='float16')):
+        with pytest.raises(mx.MXNetError):
+            mx.nd.vg_to_bf16(array).wait_to_read()
 
 
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
     one = {'num_filter': '40', 'num_group': '1', 'stride': '1', 'no_bias': 'True'}
     slices = {'channels': '(16, 24)', 'filters': '(30, 20)'}
-    grouped = {'num_filter': '33', 'num_group': '3', 'no_bias': 'True'}
+    grouped = {'num_filter': '36', 'num_group': '3', 'no_bias': 'True'}
     steps = [
         ('vg_pointwise_bf16', [(9, 60, 28, 28), (40, 60, 1, 1)], one),
         ('vg_mixed_pointwise_bf16', [(5, 40, 28, 28), (30, 16, 1, 1), (20, 24, 1, 1)], slices),
         *(
-            ('vg_grouped_bf16', [(9, 24, 28, 28), (33, 8, 3, 3)], {**grouped, 'stride': stride})
+            ('vg_grouped_bf16', [(9, 24, 28, 28), (36, 8, 3, 3)], {**grouped, 'stride': stride})
             for stride in '12'
         ),
     ]
     assert_threads_change_no_bit(monkeypatch, steps)
 
 
-@pytest.mark.parametrize('source', ['pointwise_bf16.cc', 'grouped_bf16.cc'])
+@pytest.mark.parametrize('source', ['conv.cc', 'grouped.cc'])
 def test_the_instructions_are_used_where_the_cpu_has_them(source):
     """As assembly for a CPU that has them. Without its optimisation, which takes most of the time,
     intrinsics of the wrong CPU fail all the same."""
@@ -127,6 +273,36 @@ def test_the_instructions_are_used_where_the_cpu_has_them(source):
 # -------------------------------------------------------------------------------------- graphs
 
 
+def rounded_by_hand(symbol, stored: set, size: int):
+    """The float32 operators' graph in which every reader of an array that `stored` names has casts
+    of its own before it: it reads rounded numbers and rounds their gradient, and MXNet sums the
+    gradients of all readers in float32."""
+    internals = symbol.get_internals()
+    _, shapes, _ = internals.infer_shape(data=(size, *IMAGE_SHAPE))
+    graph = json.loads(symbol.tojson())
+    known = [[] for _ in graph['nodes']]
+    for (index, *_), shape in zip(json.loads(internals.tojson())['heads'], shapes):
+        known[index].append(shape)
+    nodes, heads, attrs = parse(graph, known, {'data'})
+    for node in nodes:
+        for position, (source, output) in enumerate(node.inputs):
+            if source.name not in stored or output:
+                continue
+            name = f'{node.name}_{position}'
+            down = Node('vg_to_bf16', f'{name}_down', {'__at__': name}, [(source, 0)])
+            node.inputs[position] = Node('vg_from_bf16', f'{name}_up', {}, [(down, 0)]), 0
+    return mxnet_symbol(assemble(heads, attrs))
+
+
+def passed(symbol, arg_params, aux_params, data, seed=7):
+    """Embeddings, and the gradients by name."""
+    executor = symbol.simple_bind(mx.cpu(), grad_req='write', data=data.shape)
+    executor.copy_params_from(arg_params, aux_params)
+    y = executor.forward(is_train=True, data=mx.nd.array(data))[0]
+    executor.backward(mx.nd.array(np.random.RandomState(seed).randn(*y.shape)))
+    return y.asnumpy(), {name: executor.grad_dict[name].asnumpy() for name in arg_params}
+
+
 def operators(symbol):
     return {node['op'] for node in json.loads(symbol.tojson())['nodes']}
 
@@ -143,21 +319,24 @@ def share_of(symbol):
         kernel, groups = node['attrs']['kernel'], int(node['attrs'].get('num_group', 1))
         stride, pad = (node['attrs'].get(name) for name in ('stride', 'pad'))
         _, channels, *size = shapes[f'{node["name"]}_weight']
+        _, filters, *positions = shapes[f'{node["name"]}_output']
         rounds = (kernel, pad) == ('(3, 3)', '(1, 1)') and 1 < channels <= 16
         plain = groups == 1 and stride in (None, '(1, 1)')
+        plain = plain and np.prod(positions) > 1 and channels % 2 == filters % 2 == 0
         rounds = rounds or (kernel == '(1, 1)' and plain)
         work[int(rounds)] += np.prod(shapes[f'{node["name"]}_output']) * channels * np.prod(size)
     return 100 * work[1] / work.sum()
 
 
-BFLOAT16_OPERATORS = {
-    'vargfacenet': {'vg_pointwise_bf16', 'vg_grouped_bf16'},
-    'mixfacenet_xs': {'vg_pointwise_bf16', 'vg_mixed_pointwise_bf16', 'vg_grouped_bf16'},
+CONVOLUTIONS = ('vg_pointwise', 'vg_mixed_pointwise', 'vg_grouped')
+BFLOAT16_CONVOLUTIONS = {
+    'vargfacenet': {'vg_pointwise_bf16', 'vg_grouped_bf16', 'vg_grouped_to_bf16'},
+    'mixfacenet_xs': {'vg_pointwise_bf16', 'vg_mixed_pointwise_bf16', 'vg_grouped_to_bf16'},
     'polyface': {'vg_pointwise_bf16'},  # in float32 a network for MXNet's operators
 }
 
 
-@pytest.mark.parametrize('network', BFLOAT16_OPERATORS)
+@pytest.mark.parametrize('network', BFLOAT16_CONVOLUTIONS)
 def test_networks_keep_their_names_and_say_how_much_is_rounded(network, caplog):
     symbol = get_symbol(network)
     with caplog.at_level(logging.INFO):
@@ -166,32 +345,93 @@ def test_networks_keep_their_names_and_say_how_much_is_rounded(network, caplog):
     assert fast.list_auxiliary_states() == symbol.list_auxiliary_states()
     assert fast.list_outputs() == symbol.list_outputs()
     found = {operator for operator in operators(fast) if operator.endswith('_bf16')}
-    assert found == BFLOAT16_OPERATORS[network]
-    assert not operators(fast) & {'vg_pointwise', 'vg_mixed_pointwise', 'vg_grouped'}
+    products = {operator for operator in found if operator.startswith(CONVOLUTIONS)}
+    assert products == BFLOAT16_CONVOLUTIONS[network]
     told = f'bfloat16: {share_of(symbol):.0f} % of the multiply-adds of the convolutions'
     assert caplog.messages == [told]
 
 
+# Options that make it small, images, and the layer up to which it is compared: as deep as rounding
+# does not yet grow into something else, for which BatchNorms over few images suffice.
+NETWORKS = {
+    'vargfacenet': ({'multiplier': 0.25, 'emb_size': 32}, 6, 'fc1'),
+    'vargnet': ({'multiplier': 0.25, 'emb_size': 32}, 6, 'fc1'),
+    'y1': ({}, 4, 'res_4_block0_conv_sep_batchnorm'),
+    'y2': ({}, 4, 'res_3_block5_conv_sep_batchnorm'),
+    'mixfacenet_xs': ({}, 4, 'stage2_unit2_exp_bn'),
+    'shufflemixfacenet_s': ({}, 4, 'stage2_unit2_exp_bn'),
+    'polyface': ({}, 3, 'a10_0_branch1_0_bn'),
+    'qan_quality': ({}, 3, ''),
+}
+
+
+def round_weights(symbol, params):
+    """Those of the convolutions, as the operators do."""
+    nodes = json.loads(symbol.tojson())['nodes']
+    for node in nodes:
+        if not (node['op'].endswith('_bf16') and node['op'].startswith(CONVOLUTIONS)):
+            continue
+        for index, *_ in node['inputs'][1:]:
+            source = nodes[index]
+            name = nodes[source['inputs'][0][0]]['name'] if source['inputs'] else source['name']
+            if name.endswith('_weight'):
+                params[name] = mx.nd.array(bfloat16(params[name].asnumpy()))
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_networks_give_what_casts_around_float32_operators_give(network):
+    """Wherever the pass stores an array: were there one that MXNet computes with, or a gradient
+    left out, nothing would fit. What differs are ties of sums in another order."""
+    options, size, layer = NETWORKS[network]
+    symbol = get_symbol(network, **options)
+    symbol = symbol.get_internals()[f'{layer}_output'] if layer else symbol
+    arg_params, aux_params = reference_params(symbol)
+    for node in json.loads(symbol.tojson())['nodes']:
+        if node['op'] == 'LeakyReLU':  # without a bend, where rounding sends many the other way
+            arg_params[f'{node["name"]}_gamma'][:] = 1
+    # (x - 127.5) / 128 of whole numbers is exact
+    data = np.random.RandomState(3).randint(0, 256, (size, *IMAGE_SHAPE))
+    fast = ops.accelerate(symbol, {'data': data.shape}, precision='bfloat16')
+    round_weights(fast, arg_params)
+    stored = {node['name'] for node in json.loads(fast.tojson())['nodes'] if stores(node)}
+    by_hand = rounded_by_hand(ops.accelerate(symbol, {'data': data.shape}), stored, size)
+    y, gradients = passed(fast, arg_params, aux_params, data)
+    right, expected = passed(by_hand, arg_params, aux_params, data)
+    whole = [
+        np.concatenate([g[name].ravel() for name in arg_params]) for g in (gradients, expected)
+    ]
+    assert cosine(y, right) > 0.999
+    assert cosine(*whole) > (0.99 if network == 'polyface' else 0.998)  # whose ReLUs bend
+
+
+def stores(node):
+    """Whether a node's first output is in bfloat16, of those that have one by this name in
+    float32."""
+    op = node['op']
+    if not op.endswith('_bf16') or '_from' in op or 'pool' in op or op == 'vg_to_bf16':
+        return False
+    return not node['name'].endswith('_copies')
+
+
+def cosine(one, other):
+    return one.ravel() @ other.ravel() / np.linalg.norm(one) / np.linalg.norm(other)
+
+
 def test_a_whole_network_is_nearly_that_of_float32():
     """Embeddings and gradients of a network of random weights, whose PReLUs are often near zero,
-    so that rounding sends many to the other side: measured cosines are 0.997 and 0.89. Those of
+    so that rounding sends many to the other side: measured cosines are 0.995 and 0.86. Those of
     another network, or of gradients that do not fit, are near 0."""
     symbol = get_symbol('vargfacenet', multiplier=0.25, emb_size=32)
-    arg_params, aux_params = reference_params(symbol)
+    params = reference_params(symbol)
     data = np.random.RandomState(3).randint(0, 256, (8, *IMAGE_SHAPE))
-    found = {}
+    found = []
     for precision in ops.PRECISIONS:
         fast = ops.accelerate(symbol, {'data': data.shape}, precision=precision)
-        executor = fast.simple_bind(mx.cpu(), grad_req='write', data=data.shape)
-        executor.copy_params_from(arg_params, aux_params)
-        y = executor.forward(is_train=True, data=mx.nd.array(data))[0]
-        executor.backward(mx.nd.array(np.random.RandomState(7).randn(*y.shape)))
-        names = [name for name in arg_params if name.endswith('_weight')]
-        gradient = np.concatenate([executor.grad_dict[name].asnumpy().ravel() for name in names])
-        found[precision] = [y.asnumpy().ravel(), gradient]
-    for one, other, least in zip(*found.values(), (0.99, 0.8)):
-        cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
-        assert least < cosine < 0.9999
+        y, gradients = passed(fast, *params, data)
+        names = [name for name in gradients if name.endswith('_weight')]
+        found.append([y, np.concatenate([gradients[name].ravel() for name in names])])
+    for one, other, least in zip(*found, (0.99, 0.75)):
+        assert least < cosine(one, other) < 0.9999
 
 
 def test_a_network_that_would_round_nothing_is_refused():

@@ -173,9 +173,9 @@ def test_the_same_threads_give_the_same_bits(rng, op):
 def test_not_a_number_spreads_no_further_than_the_definition_says(rng, op):
     """What is read behind a row, for neighbours that it has not got, positions that are computed
     for nothing, and the second number of a pair, must not leak."""
-    x, weight, dy = draw(rng, 3, 7, 7, 7), draw(rng, 7, 7, 3, 3), np.ones((3, 7, 7, 7))
+    x, weight, dy = draw(rng, 3, 8, 7, 7), draw(rng, 8, 8, 3, 3), np.ones((3, 8, 7, 7))
     x[1, 3, 2, 6] = np.nan
-    options = {'num_filter': 7, 'num_group': 1, 'stride': 1, 'no_bias': True}
+    options = {'num_filter': 8, 'num_group': 1, 'stride': 1, 'no_bias': True}
     y, dx, dweight = run(op, [x, weight], dy, **options)
     expected = np.zeros((3, 7, 7), bool)
     expected[1, 1:4, 5:7] = True
