@@ -1,10 +1,10 @@
 """Fit a hand-made descriptor to crops of labelled people: a face model without training.
 
-The descriptor is `symbol/gradients.py`'s. What two linear layers make of it follows in closed form
-from pictures of people: a basis of the values of a cell, the mean face, the directions in which
-faces vary, and how far pictures of one person lie apart in each, by which it is divided
-(within-class covariance normalisation: Hatch, Kajarekar and Stolcke, Interspeech 2006). The same
-pictures give the same model.
+The descriptor is `symbol/textures.py`'s. What two linear layers make of each of its parts follows
+in closed form from pictures of people: a basis of the values of a cell, the mean face, the
+directions in which faces vary, and how far pictures of one person lie apart in each, by which it is
+divided (within-class covariance normalisation: Hatch, Kajarekar and Stolcke, Interspeech 2006). The
+same pictures give the same model.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple, Union
+from typing import Union
 
 import numpy as np
 
@@ -24,21 +24,14 @@ from ..common.engine.mxnet import Embedder
 from ..common.errors import InputError
 from ..common.memory import free_memory
 from ..common.parallel import batches, ordered_map
-from ..symbol import gradients
+from ..symbol import textures
+from ..symbol.textures import PARTS, Layers
 
 log = logging.getLogger(__name__)
 
 _BATCH = 32  # images per forward pass
 _LEAST = 1e-12  # of the largest variance: below it a direction is rounding
-_MEMORY = 1.6 * 4 * gradients.FEATURES  # bytes of a picture, its features and what is made of them
-
-
-class Layers(NamedTuple):
-    """The two linear layers, see `gradients.embedding`."""
-
-    channels: np.ndarray
-    weight: np.ndarray
-    bias: np.ndarray
+_MEMORY = 2 * 4 * textures.FEATURES  # bytes of a picture, its features and what is made of them
 
 
 def principal_directions(covariance: np.ndarray, count: int) -> np.ndarray:
@@ -73,11 +66,11 @@ def repeats(labels: np.ndarray) -> int:
 def fit_layers(
     features: np.ndarray, labels: np.ndarray, channels: int, size: int, shrinkage: float
 ) -> Layers:
-    """The layers that follow from the features of labelled pictures.
+    """The layers of a part that follow from its features of labelled pictures.
 
     Parameters
     ----------
-    features : float32 (N, CHANNELS, rows, columns) of the descriptor
+    features : float32 (N, channels, rows, columns) of a part of the descriptor
     labels : (N,), who is in each picture
     channels : K, values of a cell that are kept
     size : D of the embedding, at most N - 1 and at most K x rows x columns
@@ -128,7 +121,7 @@ def leave_out(left_out: LeftOut, position: int, reason: str) -> None:
 def features_of(
     records: Records, positions: np.ndarray, left_out: LeftOut
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(float32 (N, CHANNELS, rows, columns) of pictures of a data set, int64 (N,) their positions):
+    """(float32 (N, FEATURES) of pictures of a data set, int64 (N,) their positions):
     of all `positions` but those that cannot be read and may be left out."""
 
     def read(position: int) -> tuple[int, Union[np.ndarray, str]]:
@@ -145,24 +138,52 @@ def features_of(
             else:
                 yield position, crop
 
-    embedder = Embedder(gradients.features(), batch_size=_BATCH)
-    features = np.empty((len(positions), gradients.FEATURES), np.float32)
+    embedder = Embedder(textures.features(), batch_size=_BATCH)
+    features = np.empty((len(positions), textures.FEATURES), np.float32)
     read_ones = []
     with console.progress(len(positions), 'describing') as bar:
         for part in batches(readable(), _BATCH):
             there, crops = zip(*part)
             features[len(read_ones) :][: len(part)] = embedder.embed(np.stack(crops)[..., ::-1])
             read_ones += there
-    features = features[: len(read_ones)].reshape(-1, gradients.CHANNELS, *gradients.MAP)
-    return features, np.array(read_ones, np.int64)
+    return features[: len(read_ones)], np.array(read_ones, np.int64)
+
+
+def kept_channels(channels: int) -> tuple[int, ...]:
+    """How many values of a cell each part keeps: half as many of waves, whose cells are four times
+    as many as those of patterns."""
+    return channels, max(1, channels // 2)
+
+
+def fit(
+    features: np.ndarray, labels: np.ndarray, channels: int, size: int, shrinkage: float
+) -> list[Layers]:
+    """`fit_layers` of each of PARTS, from features (N, FEATURES); `size` values of all together."""
+    layers, start = [], 0
+    for part, kept in zip(PARTS, kept_channels(channels)):
+        own = features[:, start : start + part.size]
+        own = own.reshape(-1, part.channels, part.rows, part.columns)
+        layers.append(fit_layers(own, labels, kept, size // len(PARTS), shrinkage))
+        start += part.size
+    return layers
 
 
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--data-dir', required=True, help='folder with train.rec, or of people')
     parser.add_argument('--out', required=True, metavar='PREFIX', help='write PREFIX,0')
     parser.add_argument('--images', type=int, default=4, help='pictures of every person, at most')
-    parser.add_argument('--emb-size', type=int, default=512, help='length of the embedding')
-    parser.add_argument('--channels', type=int, default=24, help='values of a cell that are kept')
+    parser.add_argument(
+        '--emb-size',
+        type=int,
+        default=768,
+        help='length of the embedding, half of it for each part',
+    )
+    parser.add_argument(
+        '--channels',
+        type=int,
+        default=40,
+        help='values of a cell that are kept of patterns, and half as many of waves',
+    )
     parser.add_argument(
         '--shrinkage',
         type=float,
@@ -181,15 +202,20 @@ def build_parser(parser: console.Parser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """InputError for what is wrong with the options alone."""
+    most_channels = min(PARTS[0].channels, 2 * PARTS[1].channels + 1)
+    console.check_ranges([('--channels', args.channels, 1, most_channels)])
+    kept = zip(PARTS, kept_channels(args.channels))
+    most = len(PARTS) * min(count * part.rows * part.columns for part, count in kept)
     console.check_ranges(
         [
             ('--images', args.images, 2, 10_000),
-            ('--channels', args.channels, 1, gradients.CHANNELS),
-            ('--emb-size', args.emb_size, 1, args.channels * gradients.MAP[0] * gradients.MAP[1]),
+            ('--emb-size', args.emb_size, len(PARTS), most),
             ('--shrinkage', args.shrinkage, 1e-6, 1e6),
             ('--skip-corrupt', args.skip_corrupt, 0, 10**9),
         ]
     )
+    if args.emb_size % len(PARTS):
+        raise InputError(f'--emb-size {args.emb_size}: an even number, half of it for each part')
     checkpoint.check_free(args.out, args.overwrite)
 
 
@@ -214,16 +240,17 @@ def chosen(records: Records, args: argparse.Namespace, labels: np.ndarray) -> np
     """
     positions = some_of_each(labels, args.images)
     labels = labels[positions]
-    if len(positions) <= args.emb_size:
+    size = args.emb_size // len(PARTS)
+    if len(positions) <= size:
         raise InputError(
             f'{args.data_dir}: {len(positions)} pictures for --emb-size {args.emb_size}; more '
-            'pictures than values are needed'
+            'pictures than half as many are needed'
         )
-    if (again := repeats(labels)) < args.emb_size:
+    if (again := repeats(labels)) < size:
         log.warning(
             'only %d pictures are further ones of somebody: how pictures of a person differ in %d '
             'directions is a guess',
-            *(again, args.emb_size),
+            *(again, size),
         )
     if (needed := _MEMORY * len(positions)) > free_memory():
         raise InputError(
@@ -241,8 +268,8 @@ def run(args: argparse.Namespace) -> dict:
         labels = labels_of(records, left_out)
         features, positions = features_of(records, chosen(records, args, labels), left_out)
     there, labels = len(labels), labels[positions]
-    layers = fit_layers(features, labels, args.channels, args.emb_size, args.shrinkage)
-    network = gradients.embedding(*layers)
+    layers = fit(features, labels, args.channels, args.emb_size, args.shrinkage)
+    network = textures.embedding(layers)
     checkpoint.save_alone(args.out, network)
     _, counts = np.unique(labels, return_counts=True)
     result = {

@@ -26,11 +26,11 @@ __all__ = [
 NO_FAMILY = (
     'blocks',
     'convert',
-    'gradients',
     'info',
     'network_table',
     'options',
     'published',
+    'textures',
     'torch_layout',
     'torch_params',
 )

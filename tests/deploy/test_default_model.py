@@ -20,7 +20,7 @@ from vargfacenet.common.files import sha256
 
 FOLDER = Path(parse_model(DEFAULT)[0]).parent
 MOST_BYTES = 3_000_000
-PARAMS = 1_381_261
+PARAMS = 1_390_487
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_it_is_whole_and_small():
     arrays = read_arrays(FOLDER / 'model-0000.params')
     assert all(array.dtype == np.float16 and np.isfinite(array).all() for array in arrays.values())
     # what `fit` writes with its own options
-    assert record['output']['shape'] == ['N', 512] and record['params'] == PARAMS
+    assert record['output']['shape'] == ['N', 768] and record['params'] == PARAMS
 
 
 def test_it_says_what_was_measured(run_command):

@@ -11,6 +11,7 @@ from vargfacenet.common.data.recordio import RecordFile
 from vargfacenet.common.engine.open_model import open_model
 from vargfacenet.common.errors import InputError
 from vargfacenet.recognition import fit
+from vargfacenet.symbol import textures
 
 
 def people(count=30, images=5, noise=0.3):
@@ -61,6 +62,21 @@ def test_what_varies_within_a_person_counts_less():
     assert worst(1e-4) > 0.9 > worst(1e9)
 
 
+def test_each_part_is_fitted_by_itself():
+    rng = np.random.default_rng(2)
+    features = rng.random((40, textures.FEATURES), np.float32)
+    labels = np.repeat(np.arange(10), 4)
+    both = fit.fit(features, labels, 2, 12, 0.1)
+    assert [layers.weight.shape for layers in both] == [(6, 2 * 8 * 4), (6, 1 * 16 * 7)]
+    start = 0
+    for part, kept, layers in zip(textures.PARTS, (2, 1), both):
+        own = features[:, start : start + part.size].reshape(40, *part[1:])
+        start += part.size
+        expected = fit.fit_layers(own, labels, kept, 6, 0.1)
+        for given, alone in zip(layers, expected):
+            np.testing.assert_array_equal(given, alone)
+
+
 @pytest.mark.parametrize('repeat', [False, True])
 def test_too_little_is_refused(repeat):
     features, labels = people(4, 3)
@@ -76,7 +92,7 @@ def test_copies_of_a_picture_tell_nothing():
 
 def test_more_pictures_than_memory_holds_are_refused(tmp_path, run_command, monkeypatch):
     write_pictures(tmp_path / 'faces', ['1/1', '1/2', '2/1'])
-    words = ['fit', '--data-dir', tmp_path / 'faces', '--out', tmp_path / 'model', '--emb-size', 2]
+    words = ['fit', '--data-dir', tmp_path / 'faces', '--out', tmp_path / 'model', '--emb-size', 4]
     monkeypatch.setattr(fit, 'free_memory', lambda: 1 << 16)
     code, _, errors = run_command(*words)
     assert code == 2 and '3 pictures would take' in errors
@@ -156,6 +172,10 @@ def test_the_command(tmp_path, run_command):
     words = ['fit', '--data-dir', tmp_path / 'faces', '--out', tmp_path / 'm' / 'model']
     code, _, errors = run_command(*words)
     assert code == 2 and '24 pictures' in errors and not (tmp_path / 'm').exists()
+    code, _, errors = run_command(*words, '--emb-size', '15')
+    assert code == 2 and 'an even number' in errors
+    code, _, errors = run_command(*words, '--emb-size', '16', '--channels', '50')
+    assert code == 2 and '--channels 50' in errors and '1..49' in errors
     words += ['--emb-size', '16']
     code, result, errors = run_command(*words)
     assert code == 0, errors
