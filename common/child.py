@@ -18,9 +18,11 @@ from typing import BinaryIO, Optional
 LENGTH = struct.Struct('>I')
 
 # `python -m` looks for every import in the working directory first, where a stranger's cv2.py may
-# lie; its option against that came with Python 3.11
+# lie; its option against that came with Python 3.11. No garbage is looked for at the end, as in
+# `__main__.py`.
 _RUN = (
-    'import sys; sys.path = [place for place in sys.path if place]; del sys.argv[0]; '
+    'import atexit, gc, sys; atexit.register(gc.freeze); '
+    'sys.path = [place for place in sys.path if place]; del sys.argv[0]; '
     'from runpy import run_module; run_module(sys.argv[0], run_name="__main__", alter_sys=True)'
 )
 

@@ -2,9 +2,11 @@
 
 import argparse
 import contextvars
+import gc
 import importlib
 import shlex
 import sys
+import types
 from collections.abc import Mapping, Sequence
 from typing import Callable, Optional, Union
 
@@ -108,6 +110,18 @@ def parse_command(words: Sequence[str]) -> Optional[argparse.Namespace]:
     return main.parser().parse_args(rest) if hasattr(main, 'parser') else None
 
 
+def _imported(module: str) -> types.ModuleType:
+    """The module, without a look for garbage meanwhile: there is none, and each look goes over all
+    that has been imported so far."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module(module)
+    finally:
+        if before:
+            gc.enable()
+
+
 def dispatch(
     prog: str,
     commands: Mapping[str, tuple[str, str]],
@@ -136,9 +150,7 @@ def dispatch(
     if argv and argv[0] in commands:
         module = f'{package}.{commands[argv[0]][0]}'
         # an import may fail as well: on a machine on which a library cannot run, or at Ctrl-C
-        return with_errors_told(
-            f'{prog} {argv[0]}', lambda: importlib.import_module(module).main(argv[1:])
-        )
+        return with_errors_told(f'{prog} {argv[0]}', lambda: _imported(module).main(argv[1:]))
     if not argv or argv[0] in ('-h', '--help'):
         width = max(map(len, commands))
         lines = [f'  {name:<{width}} {text}' for name, (_, text) in commands.items()]
