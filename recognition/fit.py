@@ -40,6 +40,19 @@ def principal_directions(covariance: np.ndarray, count: int) -> np.ndarray:
     return vectors.T[::-1][:count]
 
 
+def principal_directions_of(rows: np.ndarray, count: int) -> np.ndarray:
+    """The same of centred float32 rows (N, D); zeros for those beyond the directions in which the
+    rows differ."""
+    if len(rows) >= rows.shape[1]:
+        return principal_directions((rows.T @ rows).astype(np.float64), count)
+    # the products of few rows with each other have the same eigenvalues, in a smaller matrix
+    rows = rows.astype(np.float64)
+    values, vectors = np.linalg.eigh(rows @ rows.T)
+    values, vectors = values[::-1][:count], vectors.T[::-1][:count]
+    lengths = np.sqrt(np.where(values > _LEAST * values[0], values, np.inf))
+    return vectors @ rows / lengths[:, None]
+
+
 def within_class_covariance(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Float64 (D, D): how rows (N, D) of one label vary about their mean, over all labels.
 
@@ -89,7 +102,7 @@ def fit_layers(
     data = data.reshape(count, -1)
     mean = data.mean(axis=0, dtype=np.float64)
     data -= mean.astype(np.float32)
-    directions = principal_directions((data.T @ data).astype(np.float64), size)
+    directions = principal_directions_of(data, size)
     rows = (data @ directions.T.astype(np.float32)).astype(np.float64)
     variances = (rows**2).sum(axis=0)
     if len(variances) < size or variances.min() <= _LEAST * variances.max():

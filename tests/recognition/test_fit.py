@@ -48,6 +48,17 @@ def test_shrunk_for_ever_it_is_a_rotation_of_the_principal_components():
     np.testing.assert_allclose(cosines(rows), cosines(centred), atol=1e-3)
 
 
+def test_few_pictures_have_the_principal_directions_of_their_covariance(rng):
+    """More values than pictures; and no directions but those in which these differ."""
+    rows = rng.randn(9, 30).astype(np.float32)
+    rows[5] = rows[4]
+    rows -= rows.mean(axis=0)
+    found = fit.principal_directions_of(rows, 8)
+    expected = fit.principal_directions(rows.T.astype(float) @ rows.astype(float), 7)
+    np.testing.assert_allclose(abs(found[:7] @ expected.T), np.eye(7), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1] * 7 + [0], atol=1e-6)
+
+
 def test_what_varies_within_a_person_counts_less():
     features, labels = people(noise=0.05)
     shaken = features.copy()
