@@ -33,6 +33,7 @@ _INK, _GRID = (0, 0, 0), (222, 222, 222)  # RGB
 _COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0))
 _LETTERS, _TITLE = 14, 18  # pixels
 _ROW = 18  # pixels from one row of a legend to the next
+_ROWS = 2  # of a legend, at most: above them are the title and what is drawn
 _LARGEST = 1e100  # of what is drawn
 _SUBPIXELS = 4  # bits of a pixel's fraction
 
@@ -89,7 +90,9 @@ def _span(values: Sequence[float], *also: float) -> tuple[float, float]:
     """(lowest, highest) of an axis on which these and the others are to be seen."""
     drawn = [value for value in (*values, *also) if _is_drawn(value)] or [0.0]
     low, high = min(drawn), max(drawn)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # a single value lies in the middle
+    if high - low <= max(
+        1e-9 * max(abs(low), abs(high)), 1e-300
+    ):  # a single value lies in the middle
         return low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
     free = _MARGIN * (high - low)
     return low - free, high + free
@@ -101,7 +104,9 @@ def _font(size: int):
     from PIL import ImageFont
 
     (folder,) = importlib.util.find_spec('matplotlib').submodule_search_locations
-    return ImageFont.truetype(str(Path(folder, 'mpl-data', 'fonts', 'ttf', 'DejaVuSans.ttf')), size)
+    file = Path(folder, 'mpl-data', 'fonts', 'ttf', 'DejaVuSans.ttf')
+    # where another matplotlib keeps its fonts elsewhere, Pillow has one of its own
+    return ImageFont.truetype(str(file), size) if file.exists() else ImageFont.load_default(size)
 
 
 class _Picture:
@@ -167,22 +172,26 @@ def _axes(
 
 
 def _legend(picture: _Picture, sides: tuple[int, int], labels: Sequence[str]) -> None:
-    """The colours' labels in a row over one of the pictures, in several where it is too long."""
+    """The colours' labels in rows over one of the pictures; those that find no room are counted."""
     left, right = sides
-    rows: list[list[tuple]] = [[]]
-    place = left
+    place, number = left, 0
+    placed = []
     for label, colour in zip(labels, itertools.cycle(_COLOURS)):
         width = 28 + _font(_LETTERS).getlength(label)
-        if place + width > right and rows[-1]:
-            rows.append([])
-            place = left
-        rows[-1].append((place, label, colour))
+        if place + width > right and place > left:
+            place, number = left, number + 1
+        placed.append((place, number, label, colour))
         place += width + 16
-    for number, row in enumerate(reversed(rows)):
-        y = _TOP - 13 - _ROW * number
-        for x, label, colour in row:
-            picture.line(np.array([(x, y), (x + 22, y)]), colour, 2)
-            picture.text(x + 28, y, label, 'lm')
+    shown = [each for each in placed if each[1] < _ROWS]
+    last = shown[-1][1] if shown else 0
+    if len(shown) < len(placed):
+        picture.text(
+            right, _TOP - 13 - _ROW * (last + 1), f'and {len(placed) - len(shown)} more', 'rm'
+        )
+    for place, number, label, colour in shown:
+        y = _TOP - 13 - _ROW * (last - number)
+        picture.line(np.array([(place, y), (place + 22, y)]), colour, 2)
+        picture.text(place + 28, y, label, 'lm')
 
 
 def plot_curves(folder: Path, title: str) -> Path:

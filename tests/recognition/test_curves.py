@@ -6,6 +6,7 @@ import math
 import cv2
 import numpy as np
 import pytest
+from vargfacenet.recognition import curves
 from vargfacenet.recognition.curves import _COLOURS, _SIDES, curves_of, plot_curves, ticks
 
 ROW = {'loss': 2.0, 'accuracy': 0.25, 'learning_rate': 0.1}
@@ -75,3 +76,20 @@ def test_any_history_is_drawn(rows, tmp_path):
     picture = drawn(tmp_path, rows, title='$\\alpha имя 人\n' + 100 * 'long ')
     frame = picture[96, _SIDES[0][0] : _SIDES[0][1]]
     assert (frame < 60).all()  # the axes are there
+
+
+def test_labels_without_room_are_counted(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(
+        curves._Picture, 'text', lambda self, x, y, text, *_: told.append((y, text))
+    )
+    rows = [{'step': 1, **ROW, **{f'{n}-fold target_accuracy': 0.5 for n in range(40)}}]
+    drawn(tmp_path, rows)
+    named = [y for y, text in told if 'fold' in text or text == 'training']
+    (more,) = [text for _, text in told if text.startswith('and ')]
+    assert more == f'and {41 - len(named)} more' and len(named) > 3
+    heading = next(y for y, text in told if text == 'accuracy (%)')
+    assert min(named) > heading + 14
+    told.clear()
+    drawn(tmp_path, [{'step': 1, **ROW}])
+    assert not [text for _, text in told if text.startswith('and ')]

@@ -78,7 +78,7 @@ def store(heads: list) -> None:
         if out:
             stored.add(node)
     _cast(nodes, stored, wanted)
-    _give_each_reader_its_own(reached(heads))
+    _give_each_reader_its_own(reached(heads), heads)
 
 
 def _is_picture(entry: tuple) -> bool:
@@ -140,7 +140,7 @@ def _gives(node: Node) -> bool:
     return node.op.endswith(SUFFIX) and node.op not in (FROM, POOL + SUFFIX)
 
 
-def _give_each_reader_its_own(nodes: list[Node]) -> None:
+def _give_each_reader_its_own(nodes: list[Node], heads: list) -> None:
     readers = defaultdict(list)  # (node, position) of what reads a node's first output
     for node in nodes:
         for position, (source, output) in enumerate(node.inputs):
@@ -148,7 +148,8 @@ def _give_each_reader_its_own(nodes: list[Node]) -> None:
                 readers[source].append((node, position))
     moved = {}  # a pool that a BatchNorm does
     for source, places in readers.items():
-        pools = [node for node, _ in places if node.op == POOL + SUFFIX]
+        # one that is an output of the network stays, and reads a copy like others
+        pools = [node for node, _ in places if node.op == POOL + SUFFIX and (node, 0) not in heads]
         pooled = bool(pools) and source.op.startswith(NORMS)
         if pooled:
             places = [place for place in places if place[0] not in pools]
