@@ -74,11 +74,11 @@ def test_the_peak_is_above_what_a_product_reaches():
     a = np.ones((512, 512), np.float32)
     threads = len(os.sched_getaffinity(0))
     best = peak = 0.0
-    for _ in range(100):  # in turn, and as short: now and then other work leaves both alone
+    for _ in range(40):  # in turn, and as short: now and then other work leaves both alone
         started = time.perf_counter()
         a @ a
         best = max(best, 2 * 512**3 / (time.perf_counter() - started) / 1e9)
-        peak = max(peak, ops.peak_gflops(threads, 0.002))
+        peak = max(peak, ops.peak_gflops(threads, 0.02))
     assert peak > 0.8 * best > 1
 
 

@@ -53,7 +53,8 @@ def test_train(wide, run_command, tmp_path, monkeypatch):
         assert row['ours']['bytes'] > 5e6 and row['stock']['images_per_second'] > 0
     assert any(name.endswith('Convolution') for name in result['profile']['operators'])
     if ops.available():
-        assert 0 < result['gflops'] < result['peak_gflops']
+        # the two are measured one after the other, and other work may take a core from either
+        assert 0 < result['gflops'] < 2 * result['peak_gflops']
         assert '_backward_vg_grouped' in result['profile']['operators']
     assert 'times as fast' in errors
 
