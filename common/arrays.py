@@ -6,6 +6,7 @@ there, and no pickled object is read.
 """
 
 import ast
+import hashlib
 import math
 import struct
 import sys
@@ -82,6 +83,14 @@ def read_header(handle: BinaryIO) -> Header:
         raise InputError(f'its shape {str(shape)[:40]} is impossible')
     offset = 8 + struct.calcsize(form) + length
     return Header(dtype, shape, 'F' if fortran else 'C', offset)
+
+
+def digest_of(*arrays: Optional[np.ndarray]) -> str:
+    """SHA-256 of the elements of arrays one after the other; None counts as an empty one."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(b'' if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _refused(path: PathLike, what: str, error: Exception) -> InputError:

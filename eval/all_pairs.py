@@ -1,12 +1,12 @@
 """All pairs of the pictures of known people: TAR at FAR 1e-3 and 1e-4, with how sure it is."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
 from ..common import console
+from ..common.arrays import digest_of
 from ..common.data.image import check_crop, decode_rgb
 from ..common.data.people_sets import check_kinds, read_people_set
 from ..common.engine.engines import Engine
@@ -28,7 +28,7 @@ class AllPairs(NamedTuple):
     embeddings: np.ndarray  # (N, D) float32, with mirror images, unit length
     people: np.ndarray  # (N,) int64
     impostors: Optional[np.ndarray]  # (K, 2) int64, pairs that were drawn; None: all
-    digest: str  # of the set, by `digest_of`
+    digest: str  # of its pictures, people and drawn pairs: equal texts are one test
 
 
 def load_images(path: PathLike) -> tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]:
@@ -52,14 +52,6 @@ def load_images(path: PathLike) -> tuple[np.ndarray, np.ndarray, Optional[np.nda
 
     images = list(ordered_map(decode, enumerate(people_set.pictures)))
     return np.stack(images), people_set.people, people_set.impostors
-
-
-def digest_of(images: np.ndarray, people: np.ndarray, impostors: Optional[np.ndarray]) -> str:
-    """SHA-256 of a set's pictures, people and drawn pairs: equal texts are one test."""
-    digest = hashlib.sha256(images.tobytes())
-    digest.update(people.astype('<i8').tobytes())
-    digest.update(b'' if impostors is None else impostors.astype('<i8').tobytes())
-    return digest.hexdigest()
 
 
 def embed_set(embedder: Engine, name: str, path: Path) -> AllPairs:

@@ -1,6 +1,5 @@
 """Verification pair sets as pixels."""
 
-import hashlib
 from typing import Optional
 
 import numpy as np
@@ -41,10 +40,3 @@ def load_bin(path: PathLike, threads: Optional[int] = None) -> tuple[np.ndarray,
     for _ in ordered_map(decode, range(len(encoded)), threads):
         pass
     return images, issame
-
-
-def pairs_digest(images: np.ndarray, issame: np.ndarray) -> str:
-    """SHA-256 of what `load_bin` gives: equal texts are one test."""
-    digest = hashlib.sha256(images.tobytes())
-    digest.update(issame.astype(np.uint8).tobytes())
-    return digest.hexdigest()

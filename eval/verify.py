@@ -15,6 +15,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..common import console
+from ..common.arrays import digest_of
 from ..common.data.failed_pairs import FailedPair, read_failed
 from ..common.data.pair_lists import read_pair_list
 from ..common.engine.open_model import OpenModel
@@ -22,7 +23,7 @@ from ..common.engine.options import add_options, open_from
 from ..common.errors import InputError
 from ..common.files import sha256
 from .all_pairs import FARS, AllPairs, embed_set, entry_of, measure
-from .datasets import load_bin, pairs_digest
+from .datasets import load_bin
 from .report.statistics import pair_identities
 from .results import VERIFICATION, check_results_path, save_results
 from .roc import check_plot_path, plot_roc
@@ -124,7 +125,7 @@ def saved_arrays(
         'identities_named': np.array(named),
         **({'names': names.astype(str)} if named else {}),
         'failed': np.array([same, len(failed) - same]),
-        'pairs_digest': np.array(pairs_digest(images, result.issame)),
+        'pairs_digest': np.array(digest_of(images, result.issame)),
         **{f'hardest_{kind}': pairs for kind, pairs in hardest.items()},
         **{
             f'images_{kind}': images.reshape(-1, 2, *images.shape[1:])[pairs]

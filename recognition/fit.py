@@ -239,7 +239,7 @@ def labels_of(records: Records, left_out: LeftOut) -> np.ndarray:
     labels = read_labels(records, skip=left_out.allowed > 0)
     for position in np.flatnonzero(labels == UNLABELLED).tolist():
         try:
-            read_crop(records, position)
+            labels[position] = read_crop(records, position)[0]
         except InputError as error:
             leave_out(left_out, position, str(error))
     return labels
@@ -283,7 +283,7 @@ def run(args: argparse.Namespace) -> dict:
     there, labels = len(labels), labels[positions]
     layers = fit(features, labels, args.channels, args.emb_size, args.shrinkage)
     network = textures.embedding(layers)
-    checkpoint.save_alone(args.out, network)
+    checkpoint.save_alone(args.out, network, args.overwrite)
     _, counts = np.unique(labels, return_counts=True)
     result = {
         'model': f'{args.out},0',

@@ -22,14 +22,16 @@ _PYTORCH = ('.pth', '.pt', '.pth.tar')
 log = logging.getLogger(__name__)
 
 
-def to_checkpoint(source: str, network: str, words: list[str], prefix: str) -> dict[str, Any]:
+def to_checkpoint(
+    source: str, network: str, words: list[str], prefix: str, overwrite: bool
+) -> dict[str, Any]:
     """Write PREFIX,0 from a PyTorch file.
 
-    Raises InputError for a file that is damaged or holds another network.
+    Raises InputError for a file that is damaged or holds another network, and as `check_free`.
     """
     options = parse_options(network, words)
     result = from_torch(network, read_states(source), options, source)
-    checkpoint.save_alone(prefix, result)
+    checkpoint.save_alone(prefix, result, overwrite)
     params = sum(array.size for array in result.arg_params.values())
     log.info('%s: %s parameters of %s are in %s,0', source, f'{params:,}', network, prefix)
     return {'model': f'{prefix},0', 'network': network, 'source': source, 'params': params}
@@ -83,7 +85,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError(
             f'--out needs --network, the network of the file: {", ".join(list_networks())}'
         )
-    return to_checkpoint(arguments.source, arguments.network, arguments.option, arguments.out)
+    return to_checkpoint(
+        *(arguments.source, arguments.network, arguments.option),
+        *(arguments.out, arguments.overwrite),
+    )
 
 
 main = console.command('convert', build_parser, run)

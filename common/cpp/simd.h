@@ -260,6 +260,24 @@ inline void interleave(const float* odd, const float* even, int64_t count, float
   if (rest > kLanes) store_first(to + i + kLanes, shuffle(a, b, high), rest - kLanes);
 }
 
+// log2(kLanes) perfect shuffles of kRows rows.
+template <int kRows>
+inline void perfect_shuffles(Vec (&rows)[kRows]) {
+  Indices low, high;
+  for (int i = 0; i < kLanes; ++i) {
+    low[i] = i / 2 + (i % 2) * kLanes;
+    high[i] = low[i] + kLanes / 2;
+  }
+  Vec mixed[kRows];
+  for (int step = 1; step < kLanes; step *= 2) {
+    for (int i = 0; i < kRows / 2; ++i) {
+      mixed[2 * i] = shuffle(rows[i], rows[i + kRows / 2], low);
+      mixed[2 * i + 1] = shuffle(rows[i], rows[i + kRows / 2], high);
+    }
+    for (int i = 0; i < kRows; ++i) rows[i] = mixed[i];
+  }
+}
+
 // Transposes a kLanes x kLanes block.
 #if defined(__AVX__) && !defined(__AVX512F__)
 inline void transpose(Vec (&rows)[kLanes]) {
@@ -285,43 +303,17 @@ inline void transpose(Vec (&rows)[kLanes]) {
   }
 }
 #else
-inline void transpose(Vec (&rows)[kLanes]) {  // log2(kLanes) perfect shuffles of the rows
-  Indices low, high;
-  for (int i = 0; i < kLanes; ++i) {
-    low[i] = i / 2 + (i % 2) * kLanes;
-    high[i] = low[i] + kLanes / 2;
-  }
-  Vec mixed[kLanes];
-  for (int step = 1; step < kLanes; step *= 2) {
-    for (int i = 0; i < kLanes / 2; ++i) {
-      mixed[2 * i] = shuffle(rows[i], rows[i + kLanes / 2], low);
-      mixed[2 * i + 1] = shuffle(rows[i], rows[i + kLanes / 2], high);
-    }
-    for (int i = 0; i < kLanes; ++i) rows[i] = mixed[i];
-  }
-}
+inline void transpose(Vec (&rows)[kLanes]) { perfect_shuffles(rows); }
 #endif
 
 // Turns kRows rows of kLanes numbers, (kLanes, kRows) as they follow each other, into (kRows,
-// kLanes): log2(kLanes) perfect shuffles.
+// kLanes).
 template <int kRows>
 inline void rotate(Vec (&rows)[kRows]) {
   if constexpr (kRows == kLanes) {
     transpose(rows);
   } else if constexpr (kRows > 1) {
-    Indices low, high;
-    for (int i = 0; i < kLanes; ++i) {
-      low[i] = i / 2 + (i % 2) * kLanes;
-      high[i] = low[i] + kLanes / 2;
-    }
-    Vec mixed[kRows];
-    for (int step = 1; step < kLanes; step *= 2) {
-      for (int i = 0; i < kRows / 2; ++i) {
-        mixed[2 * i] = shuffle(rows[i], rows[i + kRows / 2], low);
-        mixed[2 * i + 1] = shuffle(rows[i], rows[i + kRows / 2], high);
-      }
-      for (int i = 0; i < kRows; ++i) rows[i] = mixed[i];
-    }
+    perfect_shuffles(rows);
   }
 }
 

@@ -204,12 +204,14 @@ def check_free(prefix: PathLike, overwrite: bool) -> None:
         )
 
 
-def save_alone(prefix: PathLike, network: Network) -> None:
-    """Write PREFIX,0, slim, of a network that comes from no training run: see `check_free`.
+def save_alone(prefix: PathLike, network: Network, overwrite: bool) -> None:
+    """Write PREFIX,0, slim, of a network that comes from no training run.
 
     The checksum of the symbol is in the list of its folder, the parameters carry their own.
+    Raises InputError as `check_free`, for what another command has written meanwhile.
     """
     symbol = symbol_path(prefix)
     with exclusive(output_folder(symbol.parent)), noted(symbol):
+        check_free(prefix, overwrite)
         state_path(prefix, 0).unlink(missing_ok=True)  # of a training that is replaced
         save_embedding(prefix, 0, network)

@@ -7,10 +7,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Optional
 
+from ...common.arrays import digest_of
 from ...common.errors import InputError
 from ...common.parallel import cpu_count, cpu_name
-from ...eval.all_pairs import digest_of, load_images
-from ...eval.datasets import load_bin, pairs_digest
+from ...eval.all_pairs import load_images
+from ...eval.datasets import load_bin
 from ...eval.report.statistics import mcnemar
 from ...eval.targets import resolve_sets, resolve_targets
 from .compare import Estimate, estimate, paired, sentence
@@ -86,7 +87,7 @@ def check_same_tests(study: Study, known: Mapping[str, Run], path: Path) -> None
     if not known:
         return
     targets = resolve_targets(study.tests['target'], None) if study.tests.get('target') else {}
-    here = {name: pairs_digest(*load_bin(file)) for name, file in targets.items()}
+    here = {name: digest_of(*load_bin(file)) for name, file in targets.items()}
     for name, file in resolve_sets(study.tests.get('pairs', []), targets).items():
         here[name] = digest_of(*load_images(file))
     for run, each in known.items():
@@ -187,6 +188,52 @@ def _compare(
     return entries
 
 
+def _runs(
+    study: Study, records: Records, known: Mapping[str, Run], here: str
+) -> dict[str, dict[Any, Run]]:
+    """Arm -> seed -> run, of those that were tested; None for the seed of a network that was there.
+
+    `here` is this machine's name.
+    """
+    jobs = make_jobs(study)
+
+    def find(name: str) -> Optional[Run]:
+        own = [job for job in jobs.values() if run_of(job.name) == name]
+        # what ran here by other words, or in part, is no reason to forget the run that is known
+        if name in known and not all(records.is_done(job) for job in own):
+            return known[name]
+        found = measured(study, records, name)
+        if found is None:
+            return None
+        record = records.get(name)
+        return Run(record['seconds'] if record else None, here, found)
+
+    runs = {}
+    for arm in study.arms.values():
+        if arm.kind != TEACH:
+            found = {seed if arm.seeded else None: find(run_name(arm, seed)) for seed in arm.seeds}
+            runs[arm.name] = {seed: run for seed, run in found.items() if run is not None}
+    return runs
+
+
+def _answers(study: Study, runs: Mapping[str, Mapping[Any, Run]]) -> list[dict[str, Any]]:
+    """The questions, each with its comparisons."""
+    tests = {
+        name: {seed: run.measured for seed, run in found.items()} for name, found in runs.items()
+    }
+    answers = []
+    for question in study.questions:
+        first, *others = question['arms']
+        entries = [
+            entry
+            for arm in others
+            if tests[first] and tests[arm]
+            for entry in _compare((first, arm), tests[first], tests[arm])
+        ]
+        answers.append({**question, 'comparisons': entries})
+    return answers
+
+
 def gather(
     study: Study,
     records: Records,
@@ -201,37 +248,7 @@ def gather(
     known : runs from elsewhere, by name; one that has run here as well is taken from here
     """
     here = f'{cpu_name()}, {cpu_count()} CPUs'
-    jobs = make_jobs(study)
-
-    def find(name: str) -> Optional[Run]:
-        own = [job for job in jobs.values() if run_of(job.name) == name]
-        # what ran here by other words, or in part, is no reason to forget the run that is known
-        if name in known and not all(records.is_done(job) for job in own):
-            return known[name]
-        found = measured(study, records, name)
-        if found is None:
-            return None
-        record = records.get(name)
-        return Run(record['seconds'] if record else None, here, found)
-
-    runs: dict[str, dict[Any, Run]] = {}
-    for arm in study.arms.values():
-        if arm.kind != TEACH:
-            found = {seed if arm.seeded else None: find(run_name(arm, seed)) for seed in arm.seeds}
-            runs[arm.name] = {seed: run for seed, run in found.items() if run is not None}
-    tests = {
-        name: {seed: run.measured for seed, run in found.items()} for name, found in runs.items()
-    }
-    questions = []
-    for question in study.questions:
-        first, *others = question['arms']
-        entries = [
-            entry
-            for arm in others
-            if tests[first] and tests[arm]
-            for entry in _compare((first, arm), tests[first], tests[arm])
-        ]
-        questions.append({**question, 'comparisons': entries})
+    runs = _runs(study, records, known, here)
     machines = [run.machine for found in runs.values() for run in found.values()]
     return {
         'title': study.title,
@@ -241,7 +258,7 @@ def gather(
         'arms': {
             name: _arm_entry(study, study.arms[name], found, about) for name, found in runs.items()
         },
-        'questions': questions,
+        'questions': _answers(study, runs),
         'missing': [
             run_name(arm, seed)
             for arm in study.arms.values()

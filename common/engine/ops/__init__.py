@@ -111,7 +111,7 @@ def accelerate(
         norms=not mirror,
         accumulate=accumulate,
         input_gradients=input_gradients,
-        rounds=precision == BFLOAT16,
+        stores_bfloat16=precision == BFLOAT16,
     )
 
 

@@ -77,10 +77,10 @@ def rewrite(
     norms: bool = True,
     accumulate: bool = True,
     input_gradients: bool = True,
-    rounds: bool = False,
+    stores_bfloat16: bool = False,
 ):
     """See `accelerate`; `compiled` says whether our operators are loaded, `norms` whether
-    BatchNorms are replaced as well, `rounds` whether arrays are stored in bfloat16."""
+    BatchNorms are replaced as well, `stores_bfloat16` whether arrays are."""
     fixed = {DATA, LABEL, TEACHER, *shapes}
     nodes, heads, attrs = _parse(symbol, shapes, fixed)
     uses = Counter(entry for node in nodes for entry in node.inputs)
@@ -88,11 +88,11 @@ def rewrite(
     mode = next((node for node in nodes if node.name == MODE), None) or _mode()
     unread = set() if input_gradients else fixed
     graph = _Graph(uses, heads, mode, norms, unread)
-    if rounds and not compiled:
+    if stores_bfloat16 and not compiled:
         raise InputError(
             'bfloat16 needs the compiled operators, which are not there; train in float32'
         )
-    compiled = compiled and (rounds or not _best_in_stock(nodes))
+    compiled = compiled and (stores_bfloat16 or not _best_in_stock(nodes))
     rules = COMPILED if compiled else STOCK
     for node in reversed(nodes):
         if node.op == 'null' and node.name not in fixed:
@@ -102,7 +102,7 @@ def rewrite(
         replacement = next(filter(None, answers), None)
         if replacement:
             node.become(replacement.op, replacement.inputs, **(replacement.attrs or {}))
-    if rounds:
+    if stores_bfloat16:
         bfloat16.store(heads)
         _tell_bfloat16(reached(heads))
     if compiled:
