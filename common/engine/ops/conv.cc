@@ -263,9 +263,8 @@ void gather_columns(const Layout& layout, const typename Storage::Element* x, in
   if (count < pitch || rows > layout.channels * Storage::kChannels) {
     std::fill(gathered, gathered + rows * pitch, typename Storage::Element{});
   }
-  for_pieces(first, count, layout.positions, [&](const Piece& piece) {
-    gather(layout, x, piece, pitch, gathered + piece.offset);
-  });
+  for_pieces(first, count, layout.positions,
+             [&](const Piece& piece) { gather(layout, x, piece, pitch, gathered + piece.offset); });
 }
 
 // How many threads sum apart: for pairs the shapes alone say it.
@@ -295,8 +294,8 @@ void add_slices(float* sums, int64_t slices, int64_t rows, int64_t width, int64_
 // goes to o * row_step + k * step.
 template <typename Storage>
 void multiply_transposed(const Layout& dy_layout, const typename Storage::Element* dy,
-                         const Layout& x_layout, const typename Storage::Element* x,
-                         float* product, int64_t row_step, int64_t step) {
+                         const Layout& x_layout, const typename Storage::Element* x, float* product,
+                         int64_t row_step, int64_t step) {
   using Element = typename Storage::Element;
   constexpr int64_t kChunk = 12 * kLanes;  // columns at a time: a panel of x fits the first cache
   const int64_t outputs = dy_layout.channels * Storage::kChannels;
@@ -422,23 +421,23 @@ MXReturnValue mixed_backward(const Attributes& attributes, Tensors* inputs, Tens
 
 }  // namespace
 
-#define REGISTER_POINTWISE(name, Storage)            \
-  REGISTER_OP(name)                                  \
+#define REGISTER_POINTWISE(name, Storage)              \
+  REGISTER_OP(name)                                    \
       .setForward(pointwise_forward<Storage>, "cpu")   \
       .setBackward(pointwise_backward<Storage>, "cpu") \
-      .setParseAttrs(pointwise_arity)                \
-      .setInferType(conv_types<Storage, Storage>)    \
+      .setParseAttrs(pointwise_arity)                  \
+      .setInferType(conv_types<Storage, Storage>)      \
       .setInferShape(pointwise_shape)
 
 REGISTER_POINTWISE(vg_pointwise, Float32);
 REGISTER_POINTWISE(vg_pointwise_bf16, Bfloat16);
 
-#define REGISTER_MIXED_POINTWISE(name, Storage)  \
-  REGISTER_OP(name)                              \
+#define REGISTER_MIXED_POINTWISE(name, Storage)    \
+  REGISTER_OP(name)                                \
       .setForward(mixed_forward<Storage>, "cpu")   \
       .setBackward(mixed_backward<Storage>, "cpu") \
-      .setParseAttrs(mixed_arity)                \
-      .setInferType(conv_types<Storage, Storage>) \
+      .setParseAttrs(mixed_arity)                  \
+      .setInferType(conv_types<Storage, Storage>)  \
       .setInferShape(mixed_shape)
 
 REGISTER_MIXED_POINTWISE(vg_mixed_pointwise, Float32);

@@ -173,8 +173,9 @@ inline MXReturnValue grouped_shape(const Attributes& attributes, Shapes* inputs,
   const auto shape = inputs->at(kData);
   if (shape.size() != 4 || shape[1] % groups != 0 || filters % groups != 0) {
     MX_ERROR_MSG << "a grouped 3x3 convolution wants (N, C, H, W) and a number of groups that "
-                    "divides C and num_filter, not " << shape.size() << " axes, C " << shape[1]
-                 << ", num_filter " << filters << ", num_group " << groups;
+                    "divides C and num_filter, not "
+                 << shape.size() << " axes, C " << shape[1] << ", num_filter " << filters
+                 << ", num_group " << groups;
     return MX_FAIL;
   }
   inputs->at(kWeight) = {filters, shape[1] / groups, 3, 3};

@@ -77,9 +77,8 @@ struct Geometry {
 template <typename Element, typename Read>
 inline void fill_row(const Frame& frame, Read read, Element* row) {
   if (!frame.split) {
-    for_vectors(frame.width, [&](int64_t i, int64_t lanes) {
-      store_first(row + 1 + i, read(i, lanes), lanes);
-    });
+    for_vectors(frame.width,
+                [&](int64_t i, int64_t lanes) { store_first(row + 1 + i, read(i, lanes), lanes); });
     return;
   }
   Indices second;
@@ -194,7 +193,9 @@ struct Sweep {
   Sweep(int64_t channels, int64_t step, int64_t columns)
       : vectors(vectors_of(channels)),
         shared(channels <= kLanes / 2 ? 2 : 1),
-        length(vectors > 1 ? 1 : shared == 2 && columns <= 2 * kShort ? kShort : kLong),
+        length(vectors > 1                            ? 1
+               : shared == 2 && columns <= 2 * kShort ? kShort
+                                                      : kLong),
         out_step(step * lanes()) {}
   int64_t depth() const { return static_cast<int64_t>(offsets.size()); }
   int64_t lanes() const { return kLanes / shared; }  // of a position
@@ -393,8 +394,8 @@ void sum_taps(const Sweep& sweep, Operands<Element, Number> at) {
     return sum_neighbours<2, kShort>(sweep, at);
   }
   for (int64_t v = 0; v < sweep.vectors; v += 2) {
-    (v + 1 < sweep.vectors ? sum_places<2, Element, Number> : sum_places<1, Element, Number>)(
-        sweep, at);
+    (v + 1 < sweep.vectors ? sum_places<2, Element, Number> : sum_places<1, Element, Number>)(sweep,
+                                                                                              at);
     at.weights += 2 * sweep.depth() * kLanes;
     at.bias += 2 * kLanes;
     at.out += 2 * at.pitch;
@@ -561,8 +562,10 @@ void correlate_all(const Geometry& g, const Band<Element>& band, const Element* 
     for (int64_t r = 0; r < count; ++r) {
       taps[r] = planes + (i + r) / 3 * g.in.plane() + (i + r) % 3 * g.in.pitch();
     }
-    (count == 1 ? correlate<kVectors, 1, Element> : correlate<kVectors, kTriples, Element>)(
-        g.in, g.stride, band, taps, sums + i * 3 * kLanes, triples * 3 * kLanes);
+    (count == 1 ? correlate<kVectors, 1, Element>
+                : correlate<kVectors, kTriples, Element>)(g.in, g.stride, band, taps,
+                                                          sums + i * 3 * kLanes,
+                                                          triples * 3 * kLanes);
     i += count;
   }
 }
@@ -620,8 +623,9 @@ void weight_gradient(const Geometry& g, const Element* planes, const Element* dy
                      rows * g.out.width, std::min<int64_t>(kLanes, end - c),
                      c == o ? vectors : vectors + band.pitch());
       }
-      (end - o > kLanes ? correlate_all<2, Element> : correlate_all<1, Element>)(
-          g, band, inputs, sums + o * g.in_channels * kTaps);
+      (end - o > kLanes
+           ? correlate_all<2, Element>
+           : correlate_all<1, Element>)(g, band, inputs, sums + o * g.in_channels * kTaps);
     }
   }
 }
@@ -716,12 +720,12 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
 
 }  // namespace
 
-#define REGISTER_GROUPED(name, In, Out)            \
-  REGISTER_OP(name)                                \
+#define REGISTER_GROUPED(name, In, Out)              \
+  REGISTER_OP(name)                                  \
       .setForward(grouped_forward<In, Out>, "cpu")   \
       .setBackward(grouped_backward<In, Out>, "cpu") \
-      .setParseAttrs(grouped_arity)                \
-      .setInferType(conv_types<In, Out>)           \
+      .setParseAttrs(grouped_arity)                  \
+      .setInferType(conv_types<In, Out>)             \
       .setInferShape(grouped_shape)
 
 REGISTER_GROUPED(vg_grouped, Float32, Float32);

@@ -4,7 +4,7 @@
 //
 // Bfloat16: (N, C, H, W) for an even C, in which position p of the channels 2 c and 2 c + 1 lies
 // side by side as a pair, so that memory is (N, C / 2, H, W) of pairs. MXNet takes these arrays for
-// float16, a type of that size that it moves and never computes with: `graph.py` sees to it that
+// float16, a type of that size that it moves and never computes with: `bfloat16.py` sees to it that
 // our operators alone read them. Sums over channels multiply pairs as they lie in memory, all
 // others take a pair apart by a shift or a mask.
 

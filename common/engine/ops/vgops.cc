@@ -5,8 +5,9 @@
 // it leaves BatchNorm with a clash of blocked layouts that sends it to a reference implementation.
 // An operator that works on plain (N, C, ...) arrays between them removes both.
 //
-// Sums run in double, over positions first and then over the batch, and one thread owns a channel
-// (or a row of one image and channel), so results do not depend on the number of threads.
+// Sums run over positions first, in float for stretches and in double over those (`Sum`), and then
+// over the batch, and one thread owns a channel (or a row of one image and channel), so results do
+// not depend on the number of threads.
 
 #include <algorithm>
 #include <cmath>
@@ -176,27 +177,30 @@ MXReturnValue prelu_backward(const Attributes& attributes, Tensors* inputs, Tens
       for (int g = 0; g < kGroup; ++g) {
         factors[g] = splat(kScale ? scale[n * layout.channels + c + g] : 1.f);
       }
-      for_stretches(positions, [&](int64_t i, int64_t lanes) {
-        Vec inner[kGroup], added[kGroup], gradients[kGroup], dvalues[kGroup];
-        Storage::read(x + start + i, positions, lanes, inner);
-        if (kAdd) Storage::read(shortcut + start + i, positions, lanes, added);
-        read_sum<Storage>(dy, start + i, positions, lanes, gradients);
-        for (int g = 0; g < kGroup; ++g) {
-          Vec value = kScale ? inner[g] * factors[g] : inner[g];
-          if (kAdd) value = value + added[g];
-          slope_sums[g].add(negative_part(value) * gradients[g]);
-          dvalues[g] = prelu_gradient(value, gradients[g], slopes[g]);
-          if (kScale) scale_sums[g].add(dvalues[g] * inner[g]);
-        }
-        if (kAdd) Storage::write(dvalues, positions, lanes, dshortcut + start + i);
-        for (int g = 0; kScale && g < kGroup; ++g) dvalues[g] = dvalues[g] * factors[g];
-        Storage::write(dvalues, positions, lanes, dx + start + i);
-      }, [&] {
-        for (int g = 0; g < kGroup; ++g) {
-          slope_sums[g].end_stretch();
-          if (kScale) scale_sums[g].end_stretch();
-        }
-      });
+      for_stretches(
+          positions,
+          [&](int64_t i, int64_t lanes) {
+            Vec inner[kGroup], added[kGroup], gradients[kGroup], dvalues[kGroup];
+            Storage::read(x + start + i, positions, lanes, inner);
+            if (kAdd) Storage::read(shortcut + start + i, positions, lanes, added);
+            read_sum<Storage>(dy, start + i, positions, lanes, gradients);
+            for (int g = 0; g < kGroup; ++g) {
+              Vec value = kScale ? inner[g] * factors[g] : inner[g];
+              if (kAdd) value = value + added[g];
+              slope_sums[g].add(negative_part(value) * gradients[g]);
+              dvalues[g] = prelu_gradient(value, gradients[g], slopes[g]);
+              if (kScale) scale_sums[g].add(dvalues[g] * inner[g]);
+            }
+            if (kAdd) Storage::write(dvalues, positions, lanes, dshortcut + start + i);
+            for (int g = 0; kScale && g < kGroup; ++g) dvalues[g] = dvalues[g] * factors[g];
+            Storage::write(dvalues, positions, lanes, dx + start + i);
+          },
+          [&] {
+            for (int g = 0; g < kGroup; ++g) {
+              slope_sums[g].end_stretch();
+              if (kScale) scale_sums[g].end_stretch();
+            }
+          });
       for (int g = 0; kScale && g < kGroup; ++g) {
         dscale[n * layout.channels + c + g] = static_cast<float>(scale_sums[g].total());
       }
@@ -234,13 +238,16 @@ MXReturnValue pool_forward(const Attributes&, Tensors* inputs, Tensors* outputs,
   for (int64_t r = 0; r < layout.rows(); r += kGroup) {
     const auto* row = x + r / kGroup * layout.positions;
     Sum sums[kGroup];
-    for_stretches(layout.positions, [&](int64_t i, int64_t lanes) {
-      Vec values[kGroup];
-      Storage::read(row + i, layout.positions, lanes, values);
-      for (int g = 0; g < kGroup; ++g) sums[g].add(values[g]);
-    }, [&] {
-      for (Sum& sum : sums) sum.end_stretch();
-    });
+    for_stretches(
+        layout.positions,
+        [&](int64_t i, int64_t lanes) {
+          Vec values[kGroup];
+          Storage::read(row + i, layout.positions, lanes, values);
+          for (int g = 0; g < kGroup; ++g) sums[g].add(values[g]);
+        },
+        [&] {
+          for (Sum& sum : sums) sum.end_stretch();
+        });
     for (int g = 0; g < kGroup; ++g) {
       y[r + g] = static_cast<float>(sums[g].total() / layout.positions);
     }
@@ -319,18 +326,21 @@ MXReturnValue scale_backward(const Attributes&, Tensors* inputs, Tensors* output
   for (int64_t r = 0; r < layout.rows(); r += kGroup) {
     const int64_t start = r / kGroup * layout.positions;
     Sum sums[kGroup];
-    for_stretches(layout.positions, [&](int64_t i, int64_t lanes) {
-      Vec values[kGroup], gradients[kGroup];
-      Storage::read(x + start + i, layout.positions, lanes, values);
-      Storage::read(dy + start + i, layout.positions, lanes, gradients);
-      for (int g = 0; g < kGroup; ++g) {
-        sums[g].add(gradients[g] * values[g]);
-        gradients[g] = gradients[g] * scale[r + g];
-      }
-      Storage::write(gradients, layout.positions, lanes, dx + start + i);
-    }, [&] {
-      for (Sum& sum : sums) sum.end_stretch();
-    });
+    for_stretches(
+        layout.positions,
+        [&](int64_t i, int64_t lanes) {
+          Vec values[kGroup], gradients[kGroup];
+          Storage::read(x + start + i, layout.positions, lanes, values);
+          Storage::read(dy + start + i, layout.positions, lanes, gradients);
+          for (int g = 0; g < kGroup; ++g) {
+            sums[g].add(gradients[g] * values[g]);
+            gradients[g] = gradients[g] * scale[r + g];
+          }
+          Storage::write(gradients, layout.positions, lanes, dx + start + i);
+        },
+        [&] {
+          for (Sum& sum : sums) sum.end_stretch();
+        });
     for (int g = 0; g < kGroup; ++g) dscale[r + g] = static_cast<float>(sums[g].total());
   }
   return MX_SUCCESS;
@@ -591,18 +601,21 @@ MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensor
     for (int64_t n = 0; n < layout.batch; ++n) {
       const int64_t from = row_of<In>(layout, n, c), to = row_of<Out>(layout, n, c);
       Sum sums[kGroup];
-      for_stretches(positions, [&](int64_t i, int64_t lanes) {
-        Vec values[kGroup];
-        In::read(x + from + i, positions, lanes, values);
-        for (int g = 0; g < kGroup; ++g) {
-          const Vec value = (values[g] - centres[g]) * factors[g] + offsets[g];
-          values[g] = activate<kAct>(value, slopes[g]);
-        }
-        write_all<Out>(y, to + i, values, positions, lanes);
-        for (int g = 0; pooled && g < kGroup; ++g) sums[g].add(keep_first(values[g], lanes));
-      }, [&] {
-        for (int g = 0; pooled && g < kGroup; ++g) sums[g].end_stretch();
-      });
+      for_stretches(
+          positions,
+          [&](int64_t i, int64_t lanes) {
+            Vec values[kGroup];
+            In::read(x + from + i, positions, lanes, values);
+            for (int g = 0; g < kGroup; ++g) {
+              const Vec value = (values[g] - centres[g]) * factors[g] + offsets[g];
+              values[g] = activate<kAct>(value, slopes[g]);
+            }
+            write_all<Out>(y, to + i, values, positions, lanes);
+            for (int g = 0; pooled && g < kGroup; ++g) sums[g].add(keep_first(values[g], lanes));
+          },
+          [&] {
+            for (int g = 0; pooled && g < kGroup; ++g) sums[g].end_stretch();
+          });
       for (int g = 0; pooled && g < kGroup; ++g) {
         const double mean = sums[g].total() / positions;
         pooled[n * layout.channels + c + g] = static_cast<float>(mean);
@@ -718,8 +731,8 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
   return MX_SUCCESS;
 }
 
-// ------------------------------------------------------ BatchNorm in parts, between which ranks talk
-// vg_moments: x (N, C, ...) -> mean and biased variance (C,) of each channel.
+// ------------------------------------------------------ BatchNorm in parts, between which ranks
+// talk vg_moments: x (N, C, ...) -> mean and biased variance (C,) of each channel.
 
 enum Moment { kMomentMean, kMomentVariance, kMoments };
 
@@ -840,12 +853,12 @@ MXReturnValue recentre_backward(const Attributes&, Tensors* inputs, Tensors* out
 }  // namespace
 
 // Registered once for plain arrays and once, with `_bf16` behind the name, for arrays of pairs.
-#define REGISTER_PRELU(name, kScale, kAdd, Storage)               \
-  REGISTER_OP(name)                                               \
-      .setForward(prelu_forward<kScale, kAdd, Storage>, "cpu")    \
-      .setBackward(prelu_backward<kScale, kAdd, Storage>, "cpu")  \
-      .setParseAttrs(prelu_arity<kScale, kAdd>)                   \
-      .setInferType(prelu_types<kScale, kAdd, Storage>)           \
+#define REGISTER_PRELU(name, kScale, kAdd, Storage)              \
+  REGISTER_OP(name)                                              \
+      .setForward(prelu_forward<kScale, kAdd, Storage>, "cpu")   \
+      .setBackward(prelu_backward<kScale, kAdd, Storage>, "cpu") \
+      .setParseAttrs(prelu_arity<kScale, kAdd>)                  \
+      .setInferType(prelu_types<kScale, kAdd, Storage>)          \
       .setInferShape(prelu_shape<kScale, kAdd>)
 
 REGISTER_PRELU(vg_prelu, false, false, Float32);
@@ -855,23 +868,23 @@ REGISTER_PRELU(vg_add_prelu_bf16, false, true, Bfloat16);
 REGISTER_PRELU(vg_scale_add_prelu, true, true, Float32);
 REGISTER_PRELU(vg_scale_add_prelu_bf16, true, true, Bfloat16);
 
-#define REGISTER_POOL(name, Storage)            \
-  REGISTER_OP(name)                             \
+#define REGISTER_POOL(name, Storage)              \
+  REGISTER_OP(name)                               \
       .setForward(pool_forward<Storage>, "cpu")   \
       .setBackward(pool_backward<Storage>, "cpu") \
-      .setParseAttrs(arity<1>)                  \
-      .setInferType(pool_types<Storage>)        \
+      .setParseAttrs(arity<1>)                    \
+      .setInferType(pool_types<Storage>)          \
       .setInferShape(pool_shape)
 
 REGISTER_POOL(vg_global_pool, Float32);
 REGISTER_POOL(vg_global_pool_bf16, Bfloat16);
 
-#define REGISTER_SCALE(name, Storage)            \
-  REGISTER_OP(name)                              \
+#define REGISTER_SCALE(name, Storage)              \
+  REGISTER_OP(name)                                \
       .setForward(scale_forward<Storage>, "cpu")   \
       .setBackward(scale_backward<Storage>, "cpu") \
-      .setParseAttrs(arity<2>)                   \
-      .setInferType(scale_types<Storage>)        \
+      .setParseAttrs(arity<2>)                     \
+      .setInferType(scale_types<Storage>)          \
       .setInferShape(scale_shape)
 
 REGISTER_SCALE(vg_scale, Float32);
@@ -898,20 +911,20 @@ REGISTER_OP(vg_recentre)
     .setInferType(float32_only)
     .setInferShape(recentre_shape);
 
-#define REGISTER_NORM(name, kAct, In, Out)           \
-  REGISTER_OP(name)                                  \
+#define REGISTER_NORM(name, kAct, In, Out)              \
+  REGISTER_OP(name)                                     \
       .setForward(norm_forward<kAct, In, Out>, "cpu")   \
       .setBackward(norm_backward<kAct, In, Out>, "cpu") \
-      .setParseAttrs(norm_arity<kAct>)               \
-      .setInferType(norm_types<In, Out>)             \
-      .setInferShape(norm_shape<kAct>)               \
-      .setInferSType(dense_only)                     \
+      .setParseAttrs(norm_arity<kAct>)                  \
+      .setInferType(norm_types<In, Out>)                \
+      .setInferShape(norm_shape<kAct>)                  \
+      .setInferSType(dense_only)                        \
       .setMutateInputs(norm_auxiliary<kAct>)
 
-#define REGISTER_NORMS(name, kAct)                           \
-  REGISTER_NORM(name, kAct, Float32, Float32);               \
-  REGISTER_NORM(name##_to_bf16, kAct, Float32, Bfloat16);    \
-  REGISTER_NORM(name##_from_bf16, kAct, Bfloat16, Float32);  \
+#define REGISTER_NORMS(name, kAct)                          \
+  REGISTER_NORM(name, kAct, Float32, Float32);              \
+  REGISTER_NORM(name##_to_bf16, kAct, Float32, Bfloat16);   \
+  REGISTER_NORM(name##_from_bf16, kAct, Bfloat16, Float32); \
   REGISTER_NORM(name##_bf16, kAct, Bfloat16, Bfloat16)
 
 REGISTER_NORMS(vg_bn, kNone);

@@ -131,9 +131,10 @@ void VARGFACENET_EXPORT(pack_columns_bf16)(const float* x, int64_t n, int64_t d,
 }
 
 // As screen_float32, of what was packed here.
-int64_t VARGFACENET_EXPORT(screen_bf16)(const uint16_t* rows, int64_t na, const uint16_t* columns, int64_t nb,
-                        int64_t d, const float* thresholds, uint32_t* out_rows,
-                        uint32_t* out_columns, int64_t capacity) {
+int64_t VARGFACENET_EXPORT(screen_bf16)(const uint16_t* rows, int64_t na, const uint16_t* columns,
+                                        int64_t nb, int64_t d, const float* thresholds,
+                                        uint32_t* out_rows, uint32_t* out_columns,
+                                        int64_t capacity) {
   Output output{out_rows, out_columns, capacity};
   const int64_t depth = ceil_div(d, 32), size = depth * 512;
   const int64_t row_tiles = ceil_div(na, kTile), column_tiles = ceil_div(nb, kTile);

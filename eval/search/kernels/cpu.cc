@@ -52,7 +52,7 @@ constexpr uint64_t kAvx = 0x6, kAvx512 = 0xe6, kTiles = 0x60000;  // states
 struct Feature {
   const char* name;
   uint32_t leaf, subleaf;
-  uint32_t Registers::*word;
+  uint32_t Registers::* word;
   int bit;
   uint64_t states;
 };

@@ -6,8 +6,8 @@
 // what passes. The caller lowers the thresholds by a bound of the kernel's error and computes what
 // was emitted again with `exact`.
 //
-// This is the kernel of float32, compiled once for every form (see ../screen.py), whose instructions
-// the compiler's macros tell.
+// This is the kernel of float32, compiled once for every form (see ../screen.py), whose
+// instructions the compiler's macros tell.
 
 #include <algorithm>
 #include <cstdint>
@@ -81,7 +81,8 @@ extern "C" {
 int VARGFACENET_EXPORT(float32_panel_rows)() { return kScreenRows; }
 int VARGFACENET_EXPORT(float32_panel_columns)() { return kScreenColumns; }
 
-// x (n, d) -> panels of float32_panel_rows() or float32_panel_columns() rows, the last padded with zeros
+// x (n, d) -> panels of float32_panel_rows() or float32_panel_columns() rows, the last padded with
+// zeros
 void VARGFACENET_EXPORT(pack_rows_float32)(const float* x, int64_t n, int64_t d, float* packed) {
   pack_rows<kScreenRows>(x, n, d, d, 1, packed);
 }
@@ -92,9 +93,10 @@ void VARGFACENET_EXPORT(pack_columns_float32)(const float* x, int64_t n, int64_t
 // Emits every (i, j) with product >= thresholds[i]. Returns how many there are; more than
 // `capacity` means that the output is incomplete and the search was broken off.
 // thresholds: one a row, padded to the panel with any value.
-int64_t VARGFACENET_EXPORT(screen_float32)(const float* rows, int64_t na, const float* columns, int64_t nb, int64_t d,
-                       const float* thresholds, uint32_t* out_rows, uint32_t* out_columns,
-                       int64_t capacity) {
+int64_t VARGFACENET_EXPORT(screen_float32)(const float* rows, int64_t na, const float* columns,
+                                           int64_t nb, int64_t d, const float* thresholds,
+                                           uint32_t* out_rows, uint32_t* out_columns,
+                                           int64_t capacity) {
   Output output{out_rows, out_columns, capacity};
   return screen_blocks<kScreenRows, kScreenColumns, kCachedColumns>(
       na, nb, output, [&](int64_t i, int64_t j, Collector& collector) {
@@ -108,7 +110,7 @@ int64_t VARGFACENET_EXPORT(screen_float32)(const float* rows, int64_t na, const 
 
 // Dot products in float64, in one fixed order, rounded to float32: the score of pairs (i, j).
 void VARGFACENET_EXPORT(exact)(const float* a, const float* b, int64_t d, const int64_t* rows,
-               const int64_t* columns, int64_t n, float* out) {
+                               const int64_t* columns, int64_t n, float* out) {
   constexpr int kWide = 4, kSums = 2;  // wider ones would live in memory without AVX-512
 #pragma omp parallel for schedule(static)
   for (int64_t p = 0; p < n; ++p) {

@@ -45,7 +45,7 @@ constexpr int kPanelRows = 4;
 constexpr int kColumnVectors = 2;
 constexpr int kPanelColumns = kColumnVectors * kLanes;
 constexpr int kStep = kGroups * kGroup;  // bytes of a row that are multiplied at a time
-constexpr int64_t kCached = 512;  // columns
+constexpr int64_t kCached = 512;         // columns
 
 // What an integer stands for is at least this, so that thresholds over it stay finite.
 constexpr float kLeastStep = 1e-20f;
@@ -230,10 +230,10 @@ int VARGFACENET_EXPORT(int8_panel_rows)() { return kPanelRows; }
 int VARGFACENET_EXPORT(int8_panel_columns)() { return kPanelColumns; }
 int VARGFACENET_EXPORT(int8_depth)() { return kDepth; }
 
-// x (n, d) -> panels (depth / kStep, kPanelRows, kStep) of n rounded up to whole panels, zeros behind;
-// steps (n), errors (n).
-void VARGFACENET_EXPORT(pack_rows_int8)(const float* x, int64_t n, int64_t d, uint8_t* packed, float* steps,
-                        float* errors) {
+// x (n, d) -> panels (depth / kStep, kPanelRows, kStep) of n rounded up to whole panels, zeros
+// behind; steps (n), errors (n).
+void VARGFACENET_EXPORT(pack_rows_int8)(const float* x, int64_t n, int64_t d, uint8_t* packed,
+                                        float* steps, float* errors) {
   const int64_t depth = ceil_div(d, kDepth) * kDepth;
 #pragma omp parallel for schedule(static)
   for (int64_t panel = 0; panel < ceil_div(n, kPanelRows); ++panel) {
@@ -251,8 +251,8 @@ void VARGFACENET_EXPORT(pack_rows_int8)(const float* x, int64_t n, int64_t d, ui
 
 // x (n, d) -> panels (depth / kStep, kColumnVectors, kGroups, kLanes, kGroup) of n rounded up;
 // steps (n), errors (n), shifts (n): minus what the rows' shift adds to a product.
-void VARGFACENET_EXPORT(pack_columns_int8)(const float* x, int64_t n, int64_t d, int8_t* packed, float* steps,
-                           float* errors, int32_t* shifts) {
+void VARGFACENET_EXPORT(pack_columns_int8)(const float* x, int64_t n, int64_t d, int8_t* packed,
+                                           float* steps, float* errors, int32_t* shifts) {
   const int64_t depth = ceil_div(d, kDepth) * kDepth;
 #pragma omp parallel for schedule(static)
   for (int64_t panel = 0; panel < ceil_div(n, kPanelColumns); ++panel) {
@@ -273,12 +273,13 @@ void VARGFACENET_EXPORT(pack_columns_int8)(const float* x, int64_t n, int64_t d,
 }
 
 // Emits every (i, j) with (q_i q_j) steps[j] + lifts[i] errors[j] >= thresholds[i], as
-// screen_f32 does. The caller divides by the rows' steps: thresholds are (threshold - error_i
+// screen_float32 does. The caller divides by the rows' steps: thresholds are (threshold - error_i
 // |y|) / step_i, lifts (|x| + error_i) / step_i. All are padded to whole panels, with any value.
-int64_t VARGFACENET_EXPORT(screen_int8)(const uint8_t* rows, int64_t na, const int8_t* columns, int64_t nb,
-                        int64_t d, const float* thresholds, const float* lifts, const float* steps,
-                        const float* errors, const int32_t* shifts, uint32_t* out_rows,
-                        uint32_t* out_columns, int64_t capacity) {
+int64_t VARGFACENET_EXPORT(screen_int8)(const uint8_t* rows, int64_t na, const int8_t* columns,
+                                        int64_t nb, int64_t d, const float* thresholds,
+                                        const float* lifts, const float* steps, const float* errors,
+                                        const int32_t* shifts, uint32_t* out_rows,
+                                        uint32_t* out_columns, int64_t capacity) {
   Output output{out_rows, out_columns, capacity};
   const int64_t depth = ceil_div(d, kDepth) * kDepth;
   return screen_blocks<kPanelRows, kPanelColumns, kCached>(
