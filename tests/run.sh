@@ -12,7 +12,8 @@ fi
 # workers share the cores: a thread that waits gives its own away at once, and what processes are
 # started imports compiled modules
 export GOMP_SPINCOUNT=0 PYTHONDONTWRITEBYTECODE=
-# a file of tests a process; most tests keep one core busy. The slowest are listed at the end.
+# a file of tests a process; most tests keep one core busy. The slowest are listed at the end. A process
+# that dies ends the run, which names its test: with another in its place pytest-xdist 3.8 waits for ever
 cores=$(nproc)
 exec python -m pytest -n $((cores < 4 ? cores : 4)) --dist loadfile --no-loadscope-reorder \
-  --durations 20 "${select[@]}" "$@"
+  --max-worker-restart 0 --durations 20 "${select[@]}" "$@"
