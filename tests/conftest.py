@@ -85,6 +85,16 @@ def default_signals():
         signal.signal(number, meaning)
 
 
+@pytest.fixture(scope='module')
+def two_threads():
+    """Two threads share the loops of the compiled operators and kernels, whatever
+    OMP_NUM_THREADS says."""
+    from threads import threads
+
+    with threads(2):
+        yield
+
+
 @pytest.fixture
 def run_command(capsys):
     """Run `vargfacenet COMMAND ...` in this process: returns (exit code, JSON result, stderr)."""

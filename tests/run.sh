@@ -9,9 +9,9 @@ if [ "${1:-}" = --all ]; then
   select=()
   shift
 fi
-# workers share the cores: a thread that waits gives its own away at once, and what processes are
-# started imports compiled modules
-export GOMP_SPINCOUNT=0 PYTHONDONTWRITEBYTECODE=
+# workers share the cores: each has one thread (tests of threads have more, by tests/threads.py), one
+# that waits gives its core away at once, and what processes are started imports compiled modules
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} GOMP_SPINCOUNT=0 PYTHONDONTWRITEBYTECODE=
 # a file of tests a process; most tests keep one core busy. The slowest are listed at the end. A process
 # that dies ends the run, which names its test: with another in its place pytest-xdist 3.8 waits for ever
 cores=$(nproc)

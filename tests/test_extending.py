@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import ROOT, registered_for_now
+from curves_drawn import alike_are_drawn_once  # noqa: F401  of all tests here
 from deploy_models import export_folder, portraits, write_checkpoint
 from pair_sets import pair_images, write_bin
 from pictures import decoded, encoded, scene, write_folder

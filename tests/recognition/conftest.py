@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import ranks_launched
 from conftest import DATA, registered_for_now
+from curves_drawn import alike_are_drawn_once  # noqa: F401  of all tests here
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.data.recordio import write_face_records
 from vargfacenet.symbol import NETWORKS

@@ -27,8 +27,10 @@ from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.model_name import parse_model
 from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
+from vargfacenet.recognition import hooks
 from vargfacenet.recognition.config import add_arguments
 from vargfacenet.recognition.configure import resolve
+from vargfacenet.recognition.curves import plot_curves
 from vargfacenet.recognition.data import FaceRecordIter, epoch_order
 from vargfacenet.recognition.graph import training_module
 from vargfacenet.recognition.run_state import checkpoint_numbers, load_state
@@ -78,7 +80,8 @@ def assert_finite(values: dict) -> None:
         assert np.isfinite(value).all(), name
 
 
-def test_learns_and_reports(options, run_command, tmp_path):
+def test_learns_and_reports(options, run_command, tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, 'plot_curves', plot_curves)  # whatever other tests have drawn
     code, result, _ = run_command(
         'train', *options, '--steps', 32, '--verbose', 16, '--target', 'pairs'
     )

@@ -1,0 +1,8 @@
+"""Kernels as threads share them."""
+
+import pytest
+
+
+@pytest.fixture(scope='module', autouse=True)
+def shared(two_threads):
+    """All tests here: a result must not depend on who finds which pairs."""
