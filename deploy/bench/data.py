@@ -214,7 +214,8 @@ def run(args: argparse.Namespace) -> dict:
             rec = make_records(Path(temporary))
         paths = record_paths(rec)
         step = training_step(NETWORK, NETWORK_OPTIONS, TRAINING_BATCH, 1000, stock=False)
-        training = in_turn({'training': step}, args.seconds / 2)['training']
+        seconds = args.seconds / 2
+        training = in_turn({'training': step}, seconds, min(0.5, seconds))['training']
         result = {
             'machine': machine(),
             'batch_size': args.batch_size,

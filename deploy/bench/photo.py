@@ -132,7 +132,7 @@ def measured(encoded: bytes, found: dict[str, Landmarks], embed: Callable, secon
         for stage, call in stages(encoded, find, embed).items()
     }
     with console.progress(0, 'photo', unit='rounds') as bar:
-        timings = measure.in_turn(calls, seconds, slice_seconds=0.1, progress=bar)
+        timings = measure.in_turn(calls, seconds, min(0.1, seconds / 20), progress=bar)
     return [
         {
             'detector': name,
