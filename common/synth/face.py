@@ -123,9 +123,14 @@ def _spotted(image: np.ndarray, identity: Identity) -> np.ndarray:
     return cv2.multiply(image, factors, scale=1 / _NEUTRAL_LIGHT)
 
 
+def _along(count: int) -> np.ndarray:
+    """Where `count` values along the canvas lie, in crop coordinates, (count,) float64."""
+    return (np.arange(count) + 0.5) * ((IMAGE_SIZE + 2 * MARGIN) / count) - MARGIN - 0.5
+
+
 def _relief(identity: Identity, side: int) -> np.ndarray:
     """Height map of the canvas at half its resolution, (side / 2, side / 2) float32."""
-    along = (np.arange(side // 2) + 0.5) * ((IMAGE_SIZE + 2 * MARGIN) / (side // 2)) - MARGIN - 0.5
+    along = _along(side // 2)
     x, y = along[:, None] - MIDDLE, along[:, None]
     centre_x, centre_y, width, length, height = _bumps(identity).T
     across = np.exp(-0.5 * ((x - centre_x) / width) ** 2)
@@ -186,11 +191,35 @@ def landmarks(identity: Identity, variation: Variation, size: int = IMAGE_SIZE) 
     return (points + 0.5) * (size / IMAGE_SIZE) - 0.5
 
 
+def _deepened(relief: np.ndarray, variation: Variation) -> np.ndarray:
+    """The height map that light falls on: a smile lifts cheeks, all but the bare head is deeper."""
+    lift = variation.cheeks * max(variation.smile, 0.0)
+    if not lift and variation.depth == 1:
+        return relief
+    along = _along(len(relief))
+    x, y = np.abs(along - MIDDLE), along[:, None]
+    cheek = np.exp(-0.5 * (((x - 23) / 7) ** 2 + ((y - 74) / 6) ** 2))
+    # the fold beside it runs outwards from the nose
+    fold = np.exp(-0.5 * (((x - 17 + 0.35 * (82 - y)) / 2.5) ** 2 + ((y - 82) / 8) ** 2))
+    head = _head(x, y)
+    raised = relief - head + lift * (cheek - 0.7 * fold)
+    return (head + variation.depth * raised).astype(np.float32)
+
+
+def _in_hollows(relief: np.ndarray, variation: Variation, spacing: float) -> np.ndarray:
+    """By what light is multiplied where the face around a place is higher or lower than it."""
+    around = cv2.GaussianBlur(
+        relief, (0, 0), variation.hollow_size / spacing, borderType=cv2.BORDER_REFLECT
+    )
+    return np.exp(np.clip(variation.hollows * (relief - around), -1.5, 0.6))
+
+
 def _light_map(identity: Identity, variation: Variation, relief, rotation) -> np.ndarray:
     """RGBA factors of the light at the relief's resolution, uint8, 128 = unchanged."""
     spacing = (IMAGE_SIZE + 2 * MARGIN) / len(relief)
-    slope_x = cv2.Scharr(relief, cv2.CV_32F, 1, 0, scale=1 / (32 * spacing))
-    slope_y = cv2.Scharr(relief, cv2.CV_32F, 0, 1, scale=1 / (32 * spacing))
+    lit = _deepened(relief, variation)
+    slope_x = cv2.Scharr(lit, cv2.CV_32F, 1, 0, scale=1 / (32 * spacing))
+    slope_y = cv2.Scharr(lit, cv2.CV_32F, 0, 1, scale=1 / (32 * spacing))
     direction = np.array((variation.light_x, variation.light_y, 1.0))
     light = (rotation.T @ (direction / np.linalg.norm(direction))).astype(np.float32)
     lean = 1 / np.sqrt(slope_x**2 + slope_y**2 + 1)
@@ -200,6 +229,8 @@ def _light_map(identity: Identity, variation: Variation, relief, rotation) -> np
     texture = cv2.resize(texture, relief.shape, interpolation=cv2.INTER_CUBIC)
     shade = variation.ambient + variation.light_strength * diffuse
     shade = shade * (1 + 0.05 * texture) + identity.shine * cv2.pow(diffuse, 10)
+    if variation.hollows:
+        shade = shade * _in_hollows(relief, variation, spacing)
     colours = (1 + variation.warmth, 1, 1 - variation.warmth)
     planes = [cv2.convertScaleAbs(shade, alpha=_NEUTRAL_LIGHT * colour) for colour in colours]
     return cv2.merge([*planes, np.full_like(planes[0], _NEUTRAL_LIGHT)])

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -145,6 +145,8 @@ CHANGES = {
     'ageing': 0.3,
     'weight': 2.0,
     'tan': 0.12,
+    'depth': 2.2,
+    'hollows': 0.5,
 }
 
 
@@ -181,17 +183,59 @@ def test_pictures_of_one_person_are_nearer_than_those_of_two():
     assert genuine.mean() < 0.6 * impostor.mean()
 
 
-def test_the_wide_variety_has_more_of_everything_and_leaves_the_plain_one_alone():
+def test_the_wide_variety_varies_more_and_leaves_the_plain_one_alone():
     plain, wide = (
         [circumstances(0, 0, picture, variety) for picture in range(200)]
         for variety in ('plain', 'wide')
     )
-    for name in ('yaw', 'light_x', 'noise', 'gamma', 'hair_tone', 'jpeg_quality'):
+    for name in ('yaw', 'light_x', 'light_y', 'gamma', 'hair_tone', 'jpeg_quality'):
         few, many = (np.ptp([getattr(one, name) for one in kind]) for kind in (plain, wide))
         assert many > 1.1 * few
-    assert all(one.tan == one.weight == one.ageing == 0 for one in plain)
-    same = replace(person(3, 4, 'wide'), bend=0.0, lumps=0.0, spots=0.0)
-    assert same == person(3, 4)
+    assert all(
+        one.tan == one.weight == one.ageing == one.hollows == one.cheeks == 0 for one in plain
+    )
+    assert all(one.depth == 1 for one in plain)
+    some, same = person(3, 4), person(3, 4, 'wide')
+    for field in fields(Identity):
+        alike = field.metadata['wide'] == field.metadata['plain']
+        assert (getattr(same, field.name) == getattr(some, field.name)) == alike
+
+
+def test_a_smile_lifts_cheeks_into_the_light_from_above():
+    smiling = replace(NEUTRAL, smile=1.0, light_y=-1.1, light_strength=1.0, ambient=0.2)
+    still, lifted = (
+        render(Identity(), replace(smiling, cheeks=pixels)).astype(float) for pixels in (0.0, 6.0)
+    )
+    change = (lifted / still).mean(axis=2)
+    for columns in (slice(30, 36), slice(76, 82)):
+        assert change[66:70, columns].mean() > 1.05 and change[77:81, columns].mean() < 0.95
+    calm = replace(smiling, smile=0.0)
+    np.testing.assert_array_equal(
+        render(Identity(), calm), render(Identity(), replace(calm, cheeks=6.0))
+    )
+
+
+def test_a_deeper_relief_turns_slopes_further_from_the_light():
+    """The sides of the nose get darker; the bare forehead stays as it is."""
+    flat, deep = (
+        render(Identity(), replace(NEUTRAL, light_strength=0.5, depth=depth)).astype(float)
+        for depth in (1.0, 2.0)
+    )
+    change = (deep / flat).mean(axis=2)
+    for columns in (slice(49, 52), slice(60, 63)):
+        assert change[60:76, columns].mean() < 0.93
+    np.testing.assert_allclose(change[30:36, 44:68], 1, atol=0.03)
+
+
+def test_hollows_are_darker_than_what_is_raised():
+    face = Identity(eye_socket=-6.0)
+    even, dark = (
+        render(face, replace(NEUTRAL, hollows=share)).astype(float) for share in (0.0, 0.2)
+    )
+    change = (dark / even).mean(axis=2)
+    for columns in (slice(34, 44), slice(68, 78)):
+        assert change[52:56, columns].mean() < 0.9
+    assert change[70:74, 54:58].mean() > 1.1  # the tip of the nose
 
 
 def test_landmarks_follow_a_persons_own_bend():
