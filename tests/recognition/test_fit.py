@@ -73,6 +73,24 @@ def test_what_varies_within_a_person_counts_less():
     assert worst(1e-4) > 0.9 > worst(1e9)
 
 
+def test_values_of_a_cell_are_kept_in_the_order_in_which_they_tell_people_apart():
+    features, labels = people()
+    features[:, 2] += np.random.default_rng(1).standard_normal((len(features), 3, 2)) * 5
+    basis = fit.discriminant_directions(features, labels, 6, 1e-12)
+    kept = np.einsum('kc,nchw->nkhw', basis, features.astype(float))
+    rest = kept - np.stack([kept[labels == label].mean(axis=0) for label in labels])
+    within = np.einsum('nkhw,njhw->kj', rest, rest) / (len(kept) - 30)
+    np.testing.assert_allclose(within, np.eye(6), atol=1e-6)
+    kept -= kept.mean(axis=0)
+    total = np.einsum('nkhw,njhw->kj', kept, kept)
+    np.testing.assert_allclose(
+        total / total.max(), np.diag(np.diag(total)) / total.max(), atol=1e-6
+    )
+    assert (np.diff(np.diag(total)) < 0).all()
+    # the shaken value says least of all
+    assert np.abs(basis[0] / np.abs(basis[0]).max())[2] < 0.1
+
+
 def test_each_part_is_fitted_by_itself():
     rng = np.random.default_rng(2)
     features = rng.random((40, textures.FEATURES), np.float32)
