@@ -1,11 +1,13 @@
 """Engines give MXNet's embeddings at every batch size, and refuse what they cannot run."""
 
 import logging
+import subprocess
 import sys
 
 import numpy as np
 import onnx
 import pytest
+from conftest import ROOT
 from pictures import picture
 from tiny_network import calibrated_params, embed_on_stock_graph
 from vargfacenet.common.engine import engines
@@ -54,6 +56,42 @@ def test_an_engine_gives_mxnets_embeddings(name, case, model):
     np.testing.assert_allclose(mirrored, engine.embed(images[:5, :, ::-1].copy()), atol=1e-6)
     with pytest.raises(InputError, match='expected uint8'):
         engine.embed(images.astype(np.float32))
+
+
+_SIGNALLED = """
+import gc, os, signal, sys, threading
+import numpy as np
+from vargfacenet.common.engine.contract import read_contract
+from vargfacenet.common.engine.engines.openvino import OpenVinoEngine
+
+content = open(sys.argv[1], 'rb').read()
+engines = [OpenVinoEngine(content, read_contract(content)) for _ in range(2)]
+for engine in engines:
+    engine.embed(np.zeros((1, 112, 112, 3), np.uint8))
+del engine
+got = []
+signal.signal(signal.SIGINT, lambda number, _: got.append(number))
+if sys.argv[2] == 'in another thread':
+    thread = threading.Thread(target=engines.clear)
+    thread.start()
+    thread.join()
+else:
+    del engines[0]
+    gc.collect()
+    del engines[0]
+gc.collect()
+os.kill(os.getpid(), signal.SIGINT)
+assert got == [signal.SIGINT]
+"""
+
+
+@pytest.mark.parametrize('freed', ['in another thread', 'the first one first'])
+def test_a_signal_is_handled_after_openvino(freed, model, tmp_path):
+    """Its CPU plugin changes the stack on which a thread handles signals."""
+    path = tmp_path / 'model.onnx'
+    path.write_bytes(model.SerializeToString())
+    words = [sys.executable, '-c', _SIGNALLED, path, freed]
+    assert subprocess.run(words, cwd=ROOT.parent).returncode == 0
 
 
 def test_uint8_models_run_the_same(case):
