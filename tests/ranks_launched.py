@@ -18,16 +18,16 @@ needs_horovod = pytest.mark.skipif(
 )
 
 
-def environment():
-    threads = {'OMP_NUM_THREADS': '1', 'VARGFACENET_PLUGINS': str(NETWORK)}
-    return {**os.environ, **threads}
+def environment(curves='none'):
+    network = {'VARGFACENET_PLUGINS': str(NETWORK), 'CURVES': curves}
+    return {**os.environ, 'OMP_NUM_THREADS': '1', **network}
 
 
-def start(*words, program=LAUNCHER, **options):
+def start(*words, program=LAUNCHER, curves='none', **options):
     """The running launcher."""
     return subprocess.Popen(
         [str(word) for word in (*program, *words)],
-        env=environment(),
+        env=environment(curves),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

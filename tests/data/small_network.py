@@ -1,5 +1,11 @@
-"""A network that several processes train in a moment: a plugin, see VARGFACENET_PLUGINS."""
+"""A network that several processes train in a moment: a plugin, see VARGFACENET_PLUGINS.
 
+With CURVES=none their runs end without `curves.png`, whose libraries and drawing take as long as
+all the rest.
+"""
+
+import os
+import sys
 from dataclasses import dataclass
 
 from vargfacenet.common.backend import mx
@@ -30,3 +36,7 @@ def build(options):
 
 
 NETWORKS.register('small')(Family(build, Options()))
+
+hooks = sys.modules.get('vargfacenet.recognition.hooks')  # a launcher has no part of a run
+if hooks and os.environ.get('CURVES') == 'none':
+    hooks.plot_curves = lambda folder, title: None

@@ -87,8 +87,9 @@ def two(place, begun):
     """Folder of a run of two ranks with 8 images each."""
     folder, options = place
     words = ['--per-batch-size', 8, *FROZEN, begun]
-    code, result, errors = launch('-np', 2, *options, '--name', 'two', *words)
+    code, result, errors = launch('-np', 2, *options, '--name', 'two', *words, curves='drawn')
     assert code == 0, errors
+    assert (folder / 'two' / 'curves.png').stat().st_size
     return folder / 'two', result
 
 

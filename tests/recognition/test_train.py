@@ -53,7 +53,7 @@ def start(*options) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, 'VARGFACENET_PLUGINS': f'{SMALL_NETWORK}:{PACED}'},
+        env={**os.environ, 'VARGFACENET_PLUGINS': f'{SMALL_NETWORK}:{PACED}', 'CURVES': 'none'},
     )
 
 
@@ -424,6 +424,7 @@ def test_two_dist_sync_workers_train_together(small_options, patterns, tmp_path)
             **os.environ,
             'VARGFACENET_VENV': sys.prefix,
             'VARGFACENET_PLUGINS': str(SMALL_NETWORK),
+            'CURVES': 'none',
         },
     )
     assert done.returncode == 0, done.stderr

@@ -81,6 +81,7 @@ def small_network():
     """The network of a few layers, here and in the processes of a study."""
     with pytest.MonkeyPatch.context() as patch, registered_for_now(NETWORKS):
         patch.setenv('VARGFACENET_PLUGINS', str(SMALL_NETWORK))
+        patch.setenv('CURVES', 'none')
         yield
 
 
