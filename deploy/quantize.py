@@ -278,6 +278,8 @@ class _Quantizer:
         ort = need('onnxruntime', 'deploy')
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # threads that wait for work would take as much of the CPU again; nobody waits for this
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         session = ort.InferenceSession(content, options, providers=['CPUExecutionProvider'])
         return session.run(None, self._probes)[0]
 

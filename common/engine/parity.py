@@ -106,7 +106,7 @@ def compare(file: str, engine: str, run: Run, images: np.ndarray, expected: np.n
 def onnx_engines(path: Path) -> dict[str, Run]:
     """Name -> function for each of onnxruntime and OpenVINO (float32 arithmetic).
 
-    As simply as a user would call them, with a dynamic batch: nothing of our engines is in between.
+    As a user would call them, with a dynamic batch: nothing of our engines is in between.
     """
     onnx, ort, ov = (
         need('onnx', 'deploy'),
@@ -117,7 +117,10 @@ def onnx_engines(path: Path) -> dict[str, Run]:
     onnx.checker.check_model(model, full_check=True)
     element = model.graph.input[0].type.tensor_type.elem_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
-    session = ort.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    options = ort.SessionOptions()
+    # threads that wait for work would take as much of the CPU again
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     compiled = ov.Core().compile_model(
         str(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': cpu_count()}
     )
