@@ -6,10 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import Optional
 
-# While the process ends, the last collections of garbage would look at all objects of all libraries
-# and free what the system frees anyway: with MXNet they take 0.12 s.
-atexit.register(gc.freeze)
-
 # command -> (module, what it does); the module's main(argv) returns the exit code
 COMMANDS = {
     'info': ('deploy.info', 'table of all networks, the layers of one, or what a model is'),
@@ -56,6 +52,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from . import __version__
     from .common.console import dispatch
 
+    # While the process ends, the last collections of garbage would look at all objects of all
+    # libraries and free what the system frees anyway: with MXNet they take 0.12 s.
+    atexit.register(gc.freeze)
     return dispatch('vargfacenet', COMMANDS, __package__, argv, __version__)
 
 

@@ -30,6 +30,17 @@ def test_help_loads_nothing_that_computes():
     assert not names & {*SLOW, 'cv2', 'onnx', 'openvino', 'PIL'}
 
 
+def test_a_process_ends_without_a_look_for_garbage_where_it_ran_a_command():
+    """And as ever where it has only imported what runs one."""
+    begin = 'import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count()))\n'
+    begin += 'from vargfacenet.__main__ import main'
+    frozen = []
+    for code in (begin, f'{begin}; main(["--help"])'):
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+        frozen.append(int(done.stdout.splitlines()[-1]))
+    assert frozen[0] == 0 < frozen[1]
+
+
 def test_compare_loads_what_it_uses(tmp_path):
     pytest.importorskip('openvino')
     for number in (0, 1):
