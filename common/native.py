@@ -167,10 +167,14 @@ def _objects(sources: Sources, command: list[str], folder: Path) -> list[Path]:
 
 
 def _knows(compiler: str, flags: tuple[str, ...]) -> bool:
-    """Whether a compiler takes flags, asked with an empty file. What it does not take for another
-    reason, such as no memory left, must not look like that."""
+    """Whether a compiler takes flags, asked with an empty file. It names the one that it does not
+    take; what fails otherwise, as where there is no memory left, is a CalledProcessError."""
     words = [compiler, *flags, '-Werror', '-fsyntax-only', '-x', 'c++', os.devnull]
-    return subprocess.run(words, capture_output=True).returncode == 0
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode > 0 and any(flag in done.stderr for flag in flags):
+        return False
+    done.check_returncode()
+    return True
 
 
 def _run(command: list[str]) -> None:
@@ -179,7 +183,8 @@ def _run(command: list[str]) -> None:
 
 def _reason(error: Exception) -> str:
     """The line of a compiler's output that tells most."""
-    lines = (getattr(error, 'stderr', None) or str(error)).strip().splitlines()
+    output = (getattr(error, 'stderr', None) or '').strip()
+    lines = (output or str(error)).splitlines()
     return next((line for line in lines if 'error' in line), lines[-1])
 
 

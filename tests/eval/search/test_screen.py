@@ -172,6 +172,28 @@ def test_a_compiler_that_fails_leaves_no_library(compiled, tmp_path, caplog):
     assert not (tmp_path / 'kernels.so').exists() and 'error: Killed' in caplog.text
 
 
+@pytest.mark.parametrize(
+    ('fails', 'reason'),
+    [
+        ('kill -9 $$', 'SIGKILL'),
+        ('echo "c++: fatal error: Killed signal terminated program cc1plus" >&2; exit 1', 'Killed'),
+        ('echo "error: /tmp/x.s: No space left on device" >&2; exit 1', 'No space left'),
+    ],
+)
+def test_a_compiler_that_fails_as_it_is_asked_has_not_said_no(
+    fails, reason, compiled, tmp_path, caplog
+):
+    """Whether it knows a form. Were that taken for a no, a library without the form would stay."""
+    script = tmp_path / 'c++'
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *-mavx2*-fsyntax-only*) {fails};; esac\n'
+        f'exec {native._compiler()} "$@"\n'
+    )
+    script.chmod(0o755)
+    assert compiled(native.Form('avx2', ('int8.cc',), ('-mavx2', '-mfma')), compiler=script) is None
+    assert not (tmp_path / 'kernels.so').exists() and reason in caplog.text
+
+
 def test_a_number_that_is_not_finite_is_refused(rng):
     rows = rng.standard_normal((4, 8)).astype(np.float32)
     rows[2, 3] = np.nan
