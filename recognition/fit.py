@@ -18,7 +18,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from ..common import console
-from ..common.data.left_out import HINT, LeftOut
+from ..common.data.left_out import LeftOut
 from ..common.data.records import UNLABELLED, Records, open_records, read_crop, read_labels
 from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
@@ -152,14 +152,6 @@ def some_of_each(labels: np.ndarray, images: int) -> np.ndarray:
     return np.sort(order[place < images])
 
 
-def leave_out(left_out: LeftOut, position: int, reason: str) -> None:
-    """`left_out.add` of one picture; its InputError tells of the option."""
-    try:
-        left_out.add({position: reason})
-    except InputError as error:
-        raise InputError(f'{error}; {HINT}') from None
-
-
 def features_of(
     records: Records, positions: np.ndarray, left_out: LeftOut
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -176,7 +168,7 @@ def features_of(
         for position, crop in ordered_map(read, positions.tolist()):
             bar.advance()
             if isinstance(crop, str):
-                leave_out(left_out, position, crop)
+                left_out.add({position: crop})
             else:
                 yield position, crop
 
@@ -265,12 +257,12 @@ def labels_of(records: Records, left_out: LeftOut) -> np.ndarray:
     """int64 (pictures,), UNLABELLED for those that cannot be read, which are left out."""
     if not records.num_classes:
         raise InputError(f'{records.source}: pictures without labels; expected folders of people')
-    labels = read_labels(records, skip=left_out.allowed > 0)
+    labels = read_labels(records, skip=True)
     for position in np.flatnonzero(labels == UNLABELLED).tolist():
         try:
             labels[position] = read_crop(records, position)[0]
         except InputError as error:
-            leave_out(left_out, position, str(error))
+            left_out.add({position: str(error)})
     return labels
 
 

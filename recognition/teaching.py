@@ -13,7 +13,7 @@ from typing import Callable, Optional
 import numpy as np
 
 from ..common import console
-from ..common.data.left_out import HINT, LeftOut
+from ..common.data.left_out import LeftOut
 from ..common.data.records import Records, next_crop, open_records
 from ..common.data.store_file import PLAIN_ROWS
 from ..common.engine.engines import fastest
@@ -36,11 +36,8 @@ def _crop(records: Records, left_out: LeftOut, position: int) -> np.ndarray:
     """uint8 (112, 112, 3) BGR of a record, or of the one that takes its place in training too;
     InputError naming the record if it may not be left out."""
     bad: dict[int, str] = {}
-    try:
-        _, _, crop = next_crop(records, position, bad, left_out.allowed)
-        left_out.add(bad)
-    except InputError as error:
-        raise InputError(f'{error}; {HINT}') from None
+    _, _, crop = next_crop(records, position, bad, left_out.allowed)
+    left_out.add(bad)
     return crop
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 from ..common import console
 from ..common.backend import mx, parse_devices
-from ..common.data.left_out import HINT, LeftOut
+from ..common.data.left_out import LeftOut
 from ..common.data.recordio import CLASSES
 from ..common.engine import checkpoint
 from ..common.engine.mxnet import Embedder
@@ -509,8 +509,7 @@ def _train(config, start: Start, processes: Processes, teacher) -> TrainResult:
                 kept = save() if alone else last_checkpoint(config, state)
                 again = 'go on with --resume' if state.number else 'begin again'
                 raise InputError(
-                    f'{error}; stopped at step {state.step} ({kept}). Mend or remove it and '
-                    f'{again}; {HINT}'
+                    f'{error}; stopped at step {state.step} ({kept}). Mend or remove it and {again}'
                 ) from None
             if not verify_hook.results:  # resumed after its end
                 verify_hook(state)

@@ -12,7 +12,11 @@ from ..files import read_json
 
 log = logging.getLogger(__name__)
 
-HINT = '--skip-corrupt N leaves up to N such records out'  # what to do about an error of `add`
+
+def not_allowed(reason: str) -> InputError:
+    """What is raised for a record that cannot be read, which `reason` says, and may not be left
+    out."""
+    return InputError(f'{reason}; --skip-corrupt N leaves up to N such records out')
 
 
 class LeftOut:
@@ -48,13 +52,13 @@ class LeftOut:
             self._path.unlink(missing_ok=True)
 
     def add(self, bad: Mapping[int, str]) -> None:
-        """Leave records out; InputError, the first one's reason, where that is one too many."""
+        """Leave records out; raises `not_allowed` of the first that is one too many."""
         with self._lock:
             new = {position: bad[position] for position in bad if position not in self.reasons}
             for position, reason in new.items():
                 if len(self.reasons) >= self.allowed:
                     others = f' (after {self.allowed} others that were left out)'
-                    raise InputError(reason + (others if self.allowed else ''))
+                    raise not_allowed(reason + (others if self.allowed else ''))
                 self.reasons[position] = reason
                 count = len(self.reasons)
                 log.warning('left out, %d of at most %d: %s', count, self.allowed, reason)

@@ -18,6 +18,7 @@ from ..names import IMAGE_SIZE
 from ..registry import Registry
 from .folders import find_identities, find_pictures, identity_folders, warn_of_others
 from .image import check_crop, decode_bgr, read_picture
+from .left_out import not_allowed
 from .recordio import RecordFile, record_paths
 
 TRAIN_REC = 'train.rec'
@@ -246,8 +247,8 @@ def next_crop(
     Parameters
     ----------
     bad : takes position -> reason of each that cannot be read
-    allowed : how many may be in `bad`; the reason of one more, or of the last of all, is an
-        InputError
+    allowed : how many may be in `bad`; InputError with the reason of one more, or of the last of
+        all
     """
     while True:
         try:
@@ -256,6 +257,8 @@ def next_crop(
             bad[position] = str(error)
         else:
             return position, label, bgr
-        if len(bad) > min(allowed, len(records) - 1):
+        if len(bad) > allowed:
+            raise not_allowed(bad[position])
+        if len(bad) == len(records):
             raise InputError(bad[position])
         position = (position + 1) % len(records)

@@ -111,6 +111,8 @@ def test_where_nothing_can_be_read_the_last_reason_is_told(tmp_path, rng):
         small = encoded(picture(rng, 40, 40))
         (tmp_path / f'{number}.jpg').write_bytes(small)
     records, bad = open_records(tmp_path), {}
-    with pytest.raises(InputError, match='40x40'):
+    with pytest.raises(InputError, match=r'40x40.*; --skip-corrupt N leaves up to N'):
+        next_crop(records, 1, {}, allowed=1)
+    with pytest.raises(InputError, match='40x40') as told:  # where leaving out helps nobody
         next_crop(records, 1, bad, allowed=100)
-    assert len(bad) == 3
+    assert len(bad) == 3 and '--skip-corrupt' not in str(told.value)
