@@ -11,12 +11,12 @@ import os
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import InputError
-from ..common.files import PathLike, output_folder
+from ..common.files import PathLike, output_folder, sync_folder
 from .decision_log import HEAD, LOG
 from .gallery_matrix import is_matrix
 
@@ -119,21 +119,26 @@ def _shut(path: Path, mode: int = 0o600) -> bool:
     return True
 
 
-def make_private(path: Path) -> None:
-    """Make an empty file that only its owner can read, unless there is one.
+def make_private(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a file that only its owner can read, unless there is one: whole, or none.
 
-    It is never open under its name: closing it would take SQLite's locks from this process.
+    `fill` writes it before it has its name. It is never open under that: closing it would take
+    SQLite's locks from this process. On a file system without links it is empty.
     """
     if path.exists():
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.gallery.')
     os.close(handle)
     try:
-        with contextlib.suppress(FileExistsError):  # another process was faster
+        fill(Path(temporary))
+        try:
             os.link(temporary, path)
-    except OSError:  # a file system without links
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:  # another process was faster
+            return
+        except OSError:
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        sync_folder(path.parent)
     finally:
         os.unlink(temporary)
 
