@@ -1,8 +1,8 @@
 """The rows of a gallery that are most like a face.
 
-Those of a small gallery are multiplied with it where they lie. Of many, bytes are kept in memory as
-well, a quarter of the rows' size: the int8 kernel (`eval/search/screen.py`) reads those, and only
-rows that may be among the best are multiplied.
+They are multiplied with it where they lie. Of many that are searched again and again, bytes are
+kept in memory as well, a quarter of the rows' size: the int8 kernel (`eval/search/screen.py`) reads
+those, and only rows that may be among the best are multiplied.
 """
 
 from typing import Optional
@@ -12,7 +12,12 @@ import numpy as np
 from ..eval.search.screen import BLOCK, Packed, Searcher, exact_scores, forms, pack
 from .gallery_matrix import private_rows
 
-PACKED_FROM = 50_000  # rows; a product with fewer takes no longer on every CPU (docs/search.md)
+# Rows; of 10,000 the kernel hardly gained on one CPU, and on another a product took 2.6 times less
+PACKED_FROM = 50_000
+# Searches by products before rows are packed: about as many as gain by the kernel what packing
+# takes (23 to 27, docs/search.md). So a gallery that is opened for one search, or that changes
+# between few, pays nothing, and who stops at the worst moment has paid about that much too much.
+PACKED_AFTER = 24
 _SAMPLE = 2048  # rows that tell what the best score at least
 _FOUND = 1 << 16  # rows that a search may find
 
@@ -29,8 +34,9 @@ class Rows:
 
     def __init__(self, matrix: np.ndarray, searched: np.ndarray, codes: np.ndarray):
         self._matrix, self._searched, self._codes = matrix, searched, codes
-        self._is_packed = len(searched) >= PACKED_FROM and bool(forms('int8'))
-        self._packed: Optional[list[Packed]] = None  # from the first search on
+        self._are_many = len(searched) >= PACKED_FROM and bool(forms('int8'))
+        self._searches = 0  # so far
+        self._packed: Optional[list[Packed]] = None
 
     def best(self, probe: np.ndarray, top: int) -> list[tuple[int, float]]:
         """(row, cosine) of the best face of each of the `top` best people, best first.
@@ -39,7 +45,9 @@ class Rows:
         ----------
         probe : (D,) float32, unit length
         """
-        near = self._near(probe, top) if self._is_packed else None
+        by_kernel = self._are_many and self._searches >= PACKED_AFTER
+        self._searches += 1
+        near = self._near(probe, top) if by_kernel else None
         if near is None:
             near = self._searched, (self._matrix @ probe)[self._searched]
         rows, cosine = near

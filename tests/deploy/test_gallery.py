@@ -16,6 +16,7 @@ from vargfacenet.deploy import decision_log, gallery_search
 from vargfacenet.deploy import gallery as module
 from vargfacenet.deploy.gallery import DATABASE, Gallery, GalleryBusy
 from vargfacenet.deploy.gallery_matrix import MATRIX
+from vargfacenet.eval.search.screen import forms
 
 SIZE = 16
 MODEL = 'a' * 64
@@ -395,15 +396,22 @@ def test_threads_enrol_and_search_at_once(gallery, rng):
 
 @pytest.mark.slow
 def test_a_hundred_thousand_faces_in_50_milliseconds(tmp_path, rng):
+    """Of the CPU's time, since other work may take the CPU; by products at first, then sooner where
+    there is a kernel."""
     gallery = Gallery(tmp_path / 'g', 512, MODEL)
     rows = unit(rng, 100_000, 512)
     gallery.enrol([f'p{number // 2}' for number in range(len(rows))], rows)
     gallery.identify(rows[0])
     seconds = []
-    for number in range(0, 400, 10):
-        started = time.perf_counter()
+    for number in range(0, 800, 10):
+        started = time.process_time()
         match = gallery.identify(rows[number], 5)[0]
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
         assert match.identity == f'p{number // 2}'
     gallery.close()
-    assert np.median(seconds) < 0.050
+    products, packed = np.array_split(seconds, [gallery_search.PACKED_AFTER])
+    assert np.median(products) < 0.050
+    if gallery._rows._packed is not None:
+        assert np.median(packed) < 0.8 * np.median(products)
+    else:
+        assert not forms('int8')

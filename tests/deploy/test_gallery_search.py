@@ -13,10 +13,11 @@ SIZE = 48
 
 @pytest.fixture
 def small(monkeypatch):
-    """Sizes of which a test can have more: packed from 200 rows on, in blocks of 512."""
+    """Sizes of which a test can have more: packed from 200 rows on, in blocks of 512, at once."""
     if not forms('int8'):
         pytest.skip('no int8 kernel on this CPU')
-    for name, value in (('PACKED_FROM', 200), ('_SAMPLE', 100), ('BLOCK', 512)):
+    sizes = {'PACKED_FROM': 200, 'PACKED_AFTER': 0, '_SAMPLE': 100, 'BLOCK': 512}
+    for name, value in sizes.items():
         monkeypatch.setattr(gallery_search, name, value)
 
 
@@ -57,6 +58,24 @@ def test_the_best_face_of_every_one_of_the_best_people(small, top, rng):
         for row, cosine in found:
             assert matrix[row] @ probe == pytest.approx(cosine, abs=1e-6)
     assert (rows._packed is not None) == (top < 60)  # as soon as that can help
+
+
+def test_rows_are_packed_for_those_who_search_again_and_again(small, monkeypatch, rng):
+    """What is found is the same before and after; fewer rows are never packed."""
+    monkeypatch.setattr(gallery_search, 'PACKED_AFTER', 3)
+    matrix, codes = people_rows(rng, 1500, 60)
+    searched = np.flatnonzero(codes >= 0)
+    rows, found = Rows(matrix, searched, codes), []
+    for number in range(5):
+        assert (rows._packed is not None) == (number > 3)
+        found.append(rows.best(matrix[1], 5))
+    assert rows._packed is not None
+    cosines = [[cosine for _, cosine in each] for each in found]
+    np.testing.assert_allclose(cosines, [cosines[0]] * 5, atol=1e-6)
+    few = Rows(matrix, searched[:199], codes)
+    for _ in range(5):
+        few.best(matrix[1], 5)
+    assert few._packed is None
 
 
 def test_more_than_can_be_found_is_multiplied(small, monkeypatch, rng):
