@@ -23,7 +23,7 @@ from ...common.errors import InputError
 from ...common.native import Form, Sources, loaded
 
 # as `auto` prefers them: measured with AMX (bf16, float32), with AVX-512 VNNI and with AVX2 (int8,
-# float32); that int8 leads on AVX-VNNI is what its instructions promise and has not been measured
+# float32); with AVX-VNNI only its form, by AVX-512 VNNI's instruction in its place (docs/search.md)
 KERNELS = ('auto', 'bf16', 'int8', 'float32', 'numpy')
 BLOCK = 1 << 15  # columns that are packed at a time
 CAPACITY = 1 << 22  # pairs that a search may find at once
