@@ -427,7 +427,7 @@ MXReturnValue mixed_backward(const Attributes& attributes, Tensors* inputs, Tens
       .setBackward(pointwise_backward<Storage>, "cpu") \
       .setParseAttrs(pointwise_arity)                  \
       .setInferType(conv_types<Storage, Storage>)      \
-      .setInferShape(pointwise_shape)
+      .setInferShape(stored_shape<Storage, Storage, pointwise_shape>)
 
 REGISTER_POINTWISE(vg_pointwise, Float32);
 REGISTER_POINTWISE(vg_pointwise_bf16, Bfloat16);
@@ -438,7 +438,7 @@ REGISTER_POINTWISE(vg_pointwise_bf16, Bfloat16);
       .setBackward(mixed_backward<Storage>, "cpu") \
       .setParseAttrs(mixed_arity)                  \
       .setInferType(conv_types<Storage, Storage>)  \
-      .setInferShape(mixed_shape)
+      .setInferShape(mixed_shape<Storage>)
 
 REGISTER_MIXED_POINTWISE(vg_mixed_pointwise, Float32);
 REGISTER_MIXED_POINTWISE(vg_mixed_pointwise_bf16, Bfloat16);

@@ -127,13 +127,15 @@ inline MXReturnValue mixed_arity(const Attributes& attributes, int* inputs, int*
   return MX_SUCCESS;
 }
 
-inline MXReturnValue mixed_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
+template <typename Storage>
+MXReturnValue mixed_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
   if (!shape_known(*inputs)) return MX_SUCCESS;
   const Slices slices(attributes);
   auto shape = inputs->at(kData);
   unsigned channels = 0, filters = 0;
   for (size_t i = 0; i < slices.count(); ++i) {
     const unsigned in = slices.channels[i], out = slices.filters[i];
+    if (!fill_elements<Storage>(in) || !fill_elements<Storage>(out)) return MX_FAIL;
     inputs->at(1 + i) = {out, in, 1, 1};
     channels += in;
     filters += out;
@@ -165,7 +167,8 @@ inline MXReturnValue grouped_arity(const Attributes& attributes, int* inputs, in
   return MX_SUCCESS;
 }
 
-inline MXReturnValue grouped_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
+template <typename In, typename Out>
+MXReturnValue grouped_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
   if (!shape_known(*inputs)) return MX_SUCCESS;
   const unsigned filters = whole(attributes, "num_filter");
   const unsigned groups = whole(attributes, "num_group");
@@ -178,6 +181,8 @@ inline MXReturnValue grouped_shape(const Attributes& attributes, Shapes* inputs,
                  << ", num_group " << groups;
     return MX_FAIL;
   }
+  const bool filled = fill_elements<In>(shape[1] / groups) && fill_elements<Out>(filters / groups);
+  if (!filled) return MX_FAIL;
   inputs->at(kWeight) = {filters, shape[1] / groups, 3, 3};
   if (has_bias(attributes)) inputs->at(kBias) = {filters};
   outputs->at(0) = {shape[0], filters, (shape[2] - 1) / stride + 1, (shape[3] - 1) / stride + 1};

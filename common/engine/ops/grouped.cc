@@ -726,7 +726,7 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
       .setBackward(grouped_backward<In, Out>, "cpu") \
       .setParseAttrs(grouped_arity)                  \
       .setInferType(conv_types<In, Out>)             \
-      .setInferShape(grouped_shape)
+      .setInferShape(grouped_shape<In, Out>)
 
 REGISTER_GROUPED(vg_grouped, Float32, Float32);
 REGISTER_GROUPED(vg_grouped_bf16, Bfloat16, Bfloat16);

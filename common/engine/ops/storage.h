@@ -62,6 +62,27 @@ inline typename Storage::Element* elements(Tensors* tensors, size_t index) {
   return tensors->at(index).data<typename Storage::Element>();
 }
 
+// Whether channels, of a whole array or of a group of it, fill its elements; a message where not,
+// since an operator would read and write behind them.
+template <typename Storage>
+inline bool fill_elements(int64_t channels) {
+  if (channels % Storage::kChannels == 0) return true;
+  MX_ERROR_MSG << "bfloat16 wants an even number of channels, in each group as well, not "
+               << channels;
+  return false;
+}
+
+using ShapeFunction = MXReturnValue (*)(const Attributes&, Shapes*, Shapes*);
+
+// `kShape`, for an operator whose first input and output hold `In` and `Out`.
+template <typename In, typename Out, ShapeFunction kShape>
+MXReturnValue stored_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
+  if (kShape(attributes, inputs, outputs) != MX_SUCCESS) return MX_FAIL;
+  if (!shape_known(*inputs)) return MX_SUCCESS;
+  const bool filled = fill_elements<In>(inputs->at(0)[1]) && fill_elements<Out>(outputs->at(0)[1]);
+  return filled ? MX_SUCCESS : MX_FAIL;
+}
+
 // Where the row of a channel, or of two with the given one first, begins.
 template <typename Storage>
 inline int64_t row_of(const Layout& layout, int64_t image, int64_t channel) {

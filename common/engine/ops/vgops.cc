@@ -859,7 +859,7 @@ MXReturnValue recentre_backward(const Attributes&, Tensors* inputs, Tensors* out
       .setBackward(prelu_backward<kScale, kAdd, Storage>, "cpu") \
       .setParseAttrs(prelu_arity<kScale, kAdd>)                  \
       .setInferType(prelu_types<kScale, kAdd, Storage>)          \
-      .setInferShape(prelu_shape<kScale, kAdd>)
+      .setInferShape(stored_shape<Storage, Storage, prelu_shape<kScale, kAdd>>)
 
 REGISTER_PRELU(vg_prelu, false, false, Float32);
 REGISTER_PRELU(vg_prelu_bf16, false, false, Bfloat16);
@@ -874,7 +874,7 @@ REGISTER_PRELU(vg_scale_add_prelu_bf16, true, true, Bfloat16);
       .setBackward(pool_backward<Storage>, "cpu") \
       .setParseAttrs(arity<1>)                    \
       .setInferType(pool_types<Storage>)          \
-      .setInferShape(pool_shape)
+      .setInferShape(stored_shape<Storage, Float32, pool_shape>)
 
 REGISTER_POOL(vg_global_pool, Float32);
 REGISTER_POOL(vg_global_pool_bf16, Bfloat16);
@@ -885,7 +885,7 @@ REGISTER_POOL(vg_global_pool_bf16, Bfloat16);
       .setBackward(scale_backward<Storage>, "cpu") \
       .setParseAttrs(arity<2>)                     \
       .setInferType(scale_types<Storage>)          \
-      .setInferShape(scale_shape)
+      .setInferShape(stored_shape<Storage, Storage, scale_shape>)
 
 REGISTER_SCALE(vg_scale, Float32);
 REGISTER_SCALE(vg_scale_bf16, Bfloat16);
@@ -911,14 +911,14 @@ REGISTER_OP(vg_recentre)
     .setInferType(float32_only)
     .setInferShape(recentre_shape);
 
-#define REGISTER_NORM(name, kAct, In, Out)              \
-  REGISTER_OP(name)                                     \
-      .setForward(norm_forward<kAct, In, Out>, "cpu")   \
-      .setBackward(norm_backward<kAct, In, Out>, "cpu") \
-      .setParseAttrs(norm_arity<kAct>)                  \
-      .setInferType(norm_types<In, Out>)                \
-      .setInferShape(norm_shape<kAct>)                  \
-      .setInferSType(dense_only)                        \
+#define REGISTER_NORM(name, kAct, In, Out)                    \
+  REGISTER_OP(name)                                           \
+      .setForward(norm_forward<kAct, In, Out>, "cpu")         \
+      .setBackward(norm_backward<kAct, In, Out>, "cpu")       \
+      .setParseAttrs(norm_arity<kAct>)                        \
+      .setInferType(norm_types<In, Out>)                      \
+      .setInferShape(stored_shape<In, Out, norm_shape<kAct>>) \
+      .setInferSType(dense_only)                              \
       .setMutateInputs(norm_auxiliary<kAct>)
 
 #define REGISTER_NORMS(name, kAct)                          \
