@@ -156,22 +156,22 @@ def choose_forms() -> tuple[list[str], dict[str, str]]:
 
 def in_turn(
     torch: Torch, ours: Callable, form: str, batches: tuple[int, int], seconds: float
-) -> tuple[Timing, Timing]:
-    """PyTorch in a form and at its batch size, and ours at its own, in turn."""
+) -> tuple[Timing, Timing, str]:
+    """PyTorch in a form and at its batch size, and ours at its own, in turn; and our precision."""
     slice_seconds = min(2, seconds)
     with torch.worker(form, batches[0]) as theirs, ours(batches[1]) as our_worker:
         workers = {'torch': theirs, 'ours': our_worker}
         times = slices_in_turn(workers, seconds, slice_seconds)
-    return times['torch'], times['ours']
+        return times['torch'], times['ours'], our_worker.about
 
 
-def _row(form: str, batches: tuple[int, int], times: tuple[Timing, Timing]) -> dict:
+def _row(form: str, batches: tuple[int, int], theirs: Timing, ours: Timing, precision: str) -> dict:
     return {
         'form': form,
         'batches': dict(zip(('torch', 'ours'), batches)),
-        'torch': times[0].summary(batches[0]),
-        'ours': times[1].summary(batches[1]),
-        'ratio': vars(faster(*times, *batches)),
+        'torch': theirs.summary(batches[0]),
+        'ours': {**ours.summary(batches[1]), 'precision': precision},
+        'ratio': vars(faster(theirs, ours, *batches)),
     }
 
 
@@ -199,11 +199,11 @@ def measure(
                 if form in left_out:
                     continue
                 try:
-                    times = in_turn(torch, ours, form, (batch, batch), seconds)
+                    measured = in_turn(torch, ours, form, (batch, batch), seconds)
                 except RunError as error:
                     left_out[form] = str(error)
                     continue
-                rows.append(_row(form, (batch, batch), times))
+                rows.append(_row(form, (batch, batch), *measured))
         for form, reason in left_out.items():
             log.warning('%s is left out: %s', form, reason)
         if not rows:
@@ -212,7 +212,7 @@ def measure(
             max(rows, key=lambda row: row[side]['per_second']) for side in ('torch', 'ours')
         )
         best = top['batches']['torch'], our_top['batches']['ours']
-        rows.append(_row(top['form'], best, in_turn(torch, ours, top['form'], best, seconds)))
+        rows.append(_row(top['form'], best, *in_turn(torch, ours, top['form'], best, seconds)))
     result = {'machine': machine(), **step, 'check': checked, 'rows': rows[:-1], 'best': rows[-1]}
     return {**result, 'left_out': left_out}
 

@@ -114,7 +114,8 @@ def training_step(
     precision: str = ops.FLOAT32,
 ) -> Callable[[], None]:
     """A function that makes one training step on images that are already in memory; stock
-    operators know no precision but float32."""
+    operators know no precision but float32. Its attribute `about` is the precision of its arrays.
+    """
     embedding = get_symbol(network, **options)
     if stock:
         module = stock_module(embedding, batch_size, classes)
@@ -123,7 +124,18 @@ def training_step(
         module = training_module(embedding, config, [mx.cpu()])
     start(module, batch_size)
     batch = random_batch(batch_size, classes)
-    return lambda: update(module, batch)
+
+    def step() -> None:
+        update(module, batch)
+
+    step.about = ops.FLOAT32 if stock else _precision(module)
+    return step
+
+
+def _precision(module: 'mx.mod.Module') -> str:
+    """What a Module of ours stores between operators, by the types that MXNet gives its arrays."""
+    _, types, _ = module.symbol.get_internals().infer_type(**{DATA: 'float32'})
+    return ops.BFLOAT16 if np.float16 in types else ops.FLOAT32  # see ops.bfloat16
 
 
 def head_step(classes: int, batch_size: int, size: int, stock: bool) -> Callable[[], None]:

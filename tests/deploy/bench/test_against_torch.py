@@ -40,6 +40,7 @@ def test_the_same_network_is_trained(run_command, tmp_path, monkeypatch, precisi
     for row in (*result['rows'], result['best']):
         assert row['ratio']['low'] <= row['ratio']['median'] <= row['ratio']['high']
         assert row['torch']['per_second'] > 0 < row['ours']['per_second']
+        assert row['ours']['precision'] == precision  # of the arrays of the process that trained
     assert json.loads(out.read_text())['best'] == result['best']
     assert f'PyTorch {result["check"]["torch"]}' in errors
 

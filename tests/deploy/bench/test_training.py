@@ -53,9 +53,14 @@ def test_train(wide, run_command, tmp_path, monkeypatch):
     for row in result['growth']:
         assert row['ours']['bytes'] > 5e6 and row['stock']['images_per_second'] > 0
     assert any(name.endswith('Convolution') for name in result['profile']['operators'])
+    # two operations a product: 32 filters of 3 x 7 x 7, 8 x 3 x 3 and 32 numbers at 14 x 14 places,
+    # and 2 x 2 x 32 numbers into 16; what else is counted is little
+    operations = 2 * (14 * 14 * 32 * (3 * 49 + 8 * 9 + 32) + 128 * 16)
+    rate = result['best']['best']['images_per_second']['ours']
+    assert result['gflops'] == pytest.approx(3 * operations * rate / 1e9, rel=0.02)
     if ops.available():
-        # the two are measured one after the other, and other work may take a core from either
-        assert 0 < result['gflops'] < 2 * result['peak_gflops']
+        # it need not be above `gflops`: other work may take the cores while it is measured
+        assert result['peak_gflops'] > 1
         assert '_backward_vg_grouped' in result['profile']['operators']
     assert 'times as fast' in errors
 
@@ -79,6 +84,14 @@ def test_train_in_both_precisions(wide, run_command, tmp_path, monkeypatch):
             assert timing['bytes'] > 5e6
         assert row['ratio']['low'] <= row['ratio']['median'] <= row['ratio']['high']
     assert 'times as fast' in errors
+
+
+@pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
+def test_a_process_trains_in_the_precision_it_is_told(wide):
+    step = train.Step(wide, {'multiplier': 0.5}, 20)
+    for precision in ops.PRECISIONS:
+        with step.worker(2, False, precision=precision) as worker:
+            assert worker.about == precision
 
 
 def test_head(run_command, tmp_path, monkeypatch):
