@@ -92,7 +92,8 @@ def rewrite(
         raise InputError(
             'bfloat16 needs the compiled operators, which are not there; train in float32'
         )
-    compiled = compiled and (stores_bfloat16 or not _best_in_stock(nodes))
+    best_in_stock = _best_in_stock(nodes)
+    compiled = compiled and (stores_bfloat16 or not best_in_stock)
     rules = COMPILED if compiled else STOCK
     for node in reversed(nodes):
         if node.op == 'null' and node.name not in fixed:
@@ -104,7 +105,7 @@ def rewrite(
             node.become(replacement.op, replacement.inputs, **(replacement.attrs or {}))
     if stores_bfloat16:
         bfloat16.store(heads)
-        _tell_bfloat16(reached(heads))
+        _tell_bfloat16(reached(heads), best_in_stock)
     if compiled:
         _buffer_gradients(heads, accumulate)
     return mxnet_symbol(assemble(heads, attrs))
@@ -113,8 +114,12 @@ def rewrite(
 _WORTH = 25  # % of the multiply-adds; ResNet18 has 1 and is 1.04 times as fast
 
 
-def _tell_bfloat16(nodes: list[Node]) -> None:
-    """Log which share of the convolutions' arithmetic is in bfloat16; InputError for none."""
+def _tell_bfloat16(nodes: list[Node], best_in_stock: bool) -> None:
+    """Log which share of the convolutions' arithmetic is in bfloat16; InputError for none.
+
+    What 1x1 convolutions gain there is lost again where a network is fastest in MXNet's operators,
+    which it leaves for ours: PolyFace takes as long as in float32 (docs/training.md).
+    """
     work: Counter = Counter()  # multiply-adds of an image, by whether they are
     for node in nodes:
         rounds = bfloat16.is_convolution(node)
@@ -128,7 +133,7 @@ def _tell_bfloat16(nodes: list[Node]) -> None:
         )
     share = 100 * work[True] / sum(work.values())
     log.info('bfloat16: %.0f %% of the multiply-adds of the convolutions', share)
-    if share < _WORTH:
+    if share < _WORTH or best_in_stock:
         log.warning('that is hardly faster than float32, and what lies between them is rounded')
 
 

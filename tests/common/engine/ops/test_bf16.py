@@ -410,7 +410,7 @@ def test_networks_keep_their_names_and_say_how_much_is_rounded(network, caplog):
     assert products == BFLOAT16_CONVOLUTIONS[network]
     share = share_of(symbol)
     told = [f'bfloat16: {share:.0f} % of the multiply-adds of the convolutions']
-    if share < 25:
+    if share < 25 or network == 'polyface':
         told.append('that is hardly faster than float32, and what lies between them is rounded')
     assert caplog.messages == told
 
