@@ -460,8 +460,8 @@ class Gallery:
         self._tidy()
 
     def _prepare(self, size, fingerprint: Optional[str], codec: str, key: Optional[Key]) -> None:
-        """Check the tables, which an empty file gets now (see `make_private`; older versions left
-        one on a full disk); size and seal are known afterwards."""
+        """Check the tables; an empty file, as older versions left on a full disk, gets them now.
+        Size and seal are known afterwards."""
         database = self._database
         if not database.format():
             if fingerprint is None:
