@@ -38,7 +38,7 @@ COST = {
     'bin': 2,
 }
 MEMORY = '/dev/shm'
-TOGETHER = 17  # readers a child process: most need the same libraries, which take a second
+PROCESSES = 2  # at the same time; most readers need the same libraries, which take a second
 TAKEN = 1 / 60  # of changed files that a reader takes at least for what is behind it; now 4 to 80 %
 
 
@@ -77,8 +77,8 @@ def folder(tmp_path):
 def test_every_reader_reads_or_refuses(folder):
     names = sorted(READERS, key=lambda name: (COST.get(name, 1) > 2, name))
     assert len(names) >= 40
-    groups = [names[start : start + TOGETHER] for start in range(0, len(names), TOGETHER)]
-    with ThreadPoolExecutor(2) as pool:
+    groups = [names[start::PROCESSES] for start in range(PROCESSES)]  # each with costly ones
+    with ThreadPoolExecutor(PROCESSES) as pool:
         done = list(pool.map(lambda group: run_child(orders_of(group, folder)), groups))
     wrong = {}
     for group, process in zip(groups, done):
