@@ -12,7 +12,9 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from .errors import InputError
 from .registry import unknown_name
-from .typed import is_number
+from .typed import FLOAT32_LARGEST, FLOAT32_LEAST, is_float32, is_number
+
+_BOUNDS = f' (float32: {FLOAT32_LEAST:.2g} to {FLOAT32_LARGEST:.2g})'
 
 
 class Rule(NamedTuple):
@@ -35,9 +37,12 @@ def integer(low: int, high: Optional[int] = None) -> Rule:
 
 
 def positive(high: float = math.inf) -> Rule:
-    """A number above 0, at most `high`."""
-    limit = '' if math.isinf(high) else f', at most {high:g}'
-    return Rule(lambda value: is_number(value) and 0 < value <= high, f'a number above 0{limit}')
+    """A number above 0, at most `high`; without that, one that float32 holds."""
+    if math.isinf(high):
+        return Rule(lambda value: is_float32(value) and value > 0, f'a number above 0{_BOUNDS}')
+    return Rule(
+        lambda value: is_number(value) and 0 < value <= high, f'a number above 0, at most {high:g}'
+    )
 
 
 def one_of(choices: Iterable[str]) -> Rule:
@@ -46,8 +51,10 @@ def one_of(choices: Iterable[str]) -> Rule:
     return Rule(lambda value: value in choices, f'one of {", ".join(choices)}')
 
 
-REAL = Rule(is_number, 'a finite number')
-NOT_NEGATIVE = Rule(lambda value: is_number(value) and value >= 0, 'a finite number, not negative')
+REAL = Rule(is_float32, f'a finite number{_BOUNDS}')
+NOT_NEGATIVE = Rule(
+    lambda value: is_float32(value) and value >= 0, f'a finite number, not negative{_BOUNDS}'
+)
 SHARE = Rule(
     lambda value: is_number(value) and 0 <= value < 1, 'a number from 0 up to, not including, 1'
 )

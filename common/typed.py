@@ -11,6 +11,8 @@ from .registry import unknown_name
 
 T = TypeVar('T')
 
+FLOAT32_LEAST, FLOAT32_LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
+
 _SHOWN = 40  # characters of a value in a message
 _NAMES = {
     **{int: 'a whole number', float: 'a number', str: 'a text', bool: 'true or false'},
@@ -28,6 +30,14 @@ def is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def is_float32(value: Any) -> bool:
+    """Whether a number is one that float32 holds: 0, or in size from its least normal number to
+    its largest one. MXNet refuses all others, and at the first step of a run."""
+    if not is_number(value):
+        return False
+    return value == 0 or FLOAT32_LEAST <= abs(value) <= FLOAT32_LARGEST
 
 
 def taken(value: Any, kind: Any, place: str) -> Any:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import logging
+import math
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..common.errors import InputError
 from ..common.files import real_path
 from ..common.options import defaults_of, parse, rules_of
 from ..common.registry import unknown_name
+from ..common.typed import is_float32
 from ..symbol import get_symbol, list_networks, parse_options
 from . import presets
 from .augmentations import make_augmentations, names_of, parse_augmentation_options
@@ -36,12 +38,19 @@ _EITHER = (
 )
 
 
-def _merge(tables, given: dict[str, Any]) -> dict[str, Any]:
-    """default < recipe < dataset < network < loss < command line, options of both merged."""
+def _chosen(tables, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(settings of default < recipe, table -> the name of its row as people call it)."""
     values = dict(tables.default)
     if given.get('recipe'):
         values.update(presets.entry(tables, 'recipe', given['recipe']))
-    chosen = {table: given.get(table, values[table]) for table in ('dataset', 'network', 'loss')}
+    return values, {
+        table: given.get(table, values[table]) for table in ('dataset', 'network', 'loss')
+    }
+
+
+def _merge(tables, given: dict[str, Any]) -> dict[str, Any]:
+    """default < recipe < dataset < network < loss < command line, options of both merged."""
+    values, chosen = _chosen(tables, given)
     data_name = values['dataset'] = chosen['dataset']
     values.update(presets.entry(tables, 'dataset', data_name))
     if 'data_dir' in given:
@@ -75,16 +84,17 @@ def _words(given: dict[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def _read_options(values: dict[str, Any], given: dict[str, Any]) -> None:
-    """Put the KEY=VALUE words of the command line over the tables' options, and try them all."""
+def _read_options(values: dict[str, Any], given: dict[str, Any], loss_name: str) -> None:
+    """Put the KEY=VALUE words of the command line over the tables' options, and try them all.
+
+    `loss_name` is what people call the loss: a row of the table, such as arcface of margin.
+    """
     words = _words(given)
     options = parse_options(values['network'], words['network_options'])
     values['network_options'] = {**values['network_options'], **options}
     get_symbol(values['network'], **values['network_options'])
     loss = LOSSES.get(values['loss'])
-    options = parse(
-        'loss', values['loss'], words['loss_options'], defaults_of(loss), rules_of(loss)
-    )
+    options = parse('loss', loss_name, words['loss_options'], defaults_of(loss), rules_of(loss))
     values['loss_options'] = {**values['loss_options'], **options}
     loss = make_loss(values['loss'], values['loss_options'])
     _read_distillation(values, words)
@@ -189,6 +199,13 @@ def _check(values: dict[str, Any]) -> None:
         )
     if values.get('lr_steps') and values['lr_mode'] != 'step':
         raise InputError(f'--lr-steps needs --lr-mode step (it is {values["lr_mode"]!r})')
+    changes = [values['lr_factor']] * len(values.get('lr_steps', ()))
+    last = math.prod(changes, start=float(values['lr']))
+    if not is_float32(last):
+        raise InputError(
+            f'--lr {values["lr"]:g} times lr_factor {values["lr_factor"]:g} at each of '
+            f'{len(changes)} --lr-steps is {last:g}, which float32 does not hold; choose others'
+        )
     if values['lr_mode'] == 'step' and not values.get('lr_steps'):
         raise InputError("--lr-mode step needs --lr-steps, e.g. '--lr-steps 100000,160000'")
 
@@ -238,7 +255,7 @@ def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
         if isinstance(values.get('val_targets'), str):
             values['val_targets'] = tuple(filter(None, values['val_targets'].split(',')))
         _check(values)
-        _read_options(values, given)
+        _read_options(values, given, _chosen(tables, given)[1]['loss'])
         values['table_warmup'] = 'warmup_steps' in values and 'warmup_steps' not in given
         _read_augmentations(values, _words(given)['augment_options'])
     except (KeyError, TypeError, AttributeError) as error:

@@ -88,9 +88,9 @@ def test_a_table_without_options_says_so():
 @pytest.mark.parametrize(
     ('rule', 'good', 'bad'),
     [
-        (REAL, [-1, 0.5, 1e30], [math.nan, math.inf, True, '1', None]),
-        (NOT_NEGATIVE, [0, 0.5], [-1e-9, math.inf, False]),
-        (positive(), [1e-9, 1e30], [0, -1, math.inf]),
+        (REAL, [-1, 0, 0.5, -3.4e38], [math.nan, math.inf, 1e39, -1e39, 1e-39, True, '1', None]),
+        (NOT_NEGATIVE, [0, 0.5], [-1e-9, 3.5e38, 1e-39, math.inf, False]),
+        (positive(), [1.2e-38, 3.4e38], [0, -1, 1.1e-38, 3.5e38, 10**400, math.inf]),
         (positive(2), [2], [2.1]),
         (integer(1), [1, 10**12], [0, 1.0, True]),
     ],

@@ -101,7 +101,8 @@ def test_distill_runs_what_a_file_registers(mine_options, run_command, tmp_path)
 
 def test_wrong_options_of_what_a_file_registers(mine_options, run_command):
     code, _, errors = run_command('train', *mine_options, '--loss-option', 's=-1')
-    assert code == 2 and 'loss scaled: s must be a number above 0, not -1.0' in errors
+    assert code == 2 and 'loss scaled: s must be a number above 0 (' in errors
+    assert ', not -1.0' in errors
     code, _, errors = run_command('train', *mine_options, '--loss', 'scale')
     assert code == 2 and "did you mean 'scaled'" in errors
 

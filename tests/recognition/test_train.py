@@ -219,6 +219,15 @@ def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(small_options, run_
     assert state.step == 4
 
 
+def test_a_learning_rate_that_leaves_float32_on_its_way(small_options, run_command, tmp_path):
+    steps = [*small_options, '--steps', 100, '--lr-mode', 'step', '--lr-steps', '5,10']
+    wild = tmp_path / 'wild.py'
+    wild.write_text('default = dict(lr_factor=1e30)')
+    code, _, errors = run_command('train', *steps, '--config', wild)
+    assert code == 2 and 'at each of 2 --lr-steps is 5e+58, which float32 does not' in errors
+    assert not (tmp_path / 'run').exists()
+
+
 def test_arcface_from_scratch_at_learning_rate_01(options, run_command, tmp_path):
     """The originals' best-known failure (issue 5 there): no warm-up, ArcFace, lr 0.1."""
     code, result, _ = run_command(
@@ -277,6 +286,13 @@ WRONG = {
     'unknown loss': (['--loss', 'arcfase'], "did you mean 'arcface'"),
     'unknown recipe': (['--recipe', 'papr'], "did you mean 'paper'"),
     'learning rate': (['--lr', '-1'], '--lr'),
+    'more than float32 holds': (['--lr', '1e99'], '--lr 1e+99: must be a number above 0 (float32:'),
+    'less than float32 holds': (['--mom', '1e-50'], '--mom 1e-50: must be a finite number, not'),
+    # by the name that was typed, not by that of the class, margin
+    'scale of float64': (
+        ['--loss', 'cosface', '--loss-option', 's=1e39'],
+        'loss cosface: s must be a number above 0 (float32:',
+    ),
     'batch too large': (['--per-batch-size', 4096], 'per-batch-size'),
     'step without steps': (['--lr-mode', 'step'], '--lr-steps'),
     'device': (['--devices', 'tpu'], '--devices'),
@@ -284,7 +300,7 @@ WRONG = {
     'flag': (['--learning-rate', 1], '--learning-rate'),
     'seed': (['--seed', 2**70], '--seed'),
     'not a number': (['--wd', 'nan'], '--wd'),
-    'margin not a number': (['--loss-option', 'm2=NaN'], 'm2 must be a finite number, not nan'),
+    'margin not a number': (['--loss-option', 'm2=NaN'], 'arcface: m2 must be a finite number'),
     'lr-steps alone': (['--lr-steps', '5,10'], '--lr-mode step'),
     'resume and overwrite': (['--resume', '--overwrite'], 'give one of the two'),
     'a path for a name': (['--name', '../../evil'], '--name'),
