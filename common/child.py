@@ -11,7 +11,7 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Optional
 
@@ -30,6 +30,21 @@ _RUN = (
 def module_words(module: str, *words: str) -> list[str]:
     """The command `python -m MODULE WORDS`, which imports nothing from the working directory."""
     return [sys.executable, '-c', _RUN, module, *words]
+
+
+@contextlib.contextmanager
+def ctrl_c_held_off() -> Iterator[None]:
+    """Start processes inside that end with the one that starts them, and do not see Ctrl-C, which a
+    terminal sends to all: they inherit what their thread blocks, from before their first import,
+    when they can ignore nothing yet.
+
+    At the end SIGINT is let through, not what was before: coroutines may be inside by turns.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def frame(content: dict, parts: Sequence[bytes] = ()) -> list[bytes]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
-from ..common.child import LENGTH, frame, how_it_ended, module_words
+from ..common.child import LENGTH, ctrl_c_held_off, frame, how_it_ended, module_words
 from ..common.errors import InputError
 from . import picture_worker
 from .faces import LARGEST, Face
@@ -64,11 +64,12 @@ class Worker:
 
     async def start(self) -> None:
         """Return when the model is open; InputError says why it is not."""
-        self._process = await asyncio.create_subprocess_exec(
-            *module_words(picture_worker.__name__),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
+        with ctrl_c_held_off():
+            self._process = await asyncio.create_subprocess_exec(
+                *module_words(picture_worker.__name__),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
         try:
             answer = await self._ask(self._options, (), START_SECONDS)
         except WorkerLost as error:

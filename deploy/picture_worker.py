@@ -9,7 +9,6 @@ import base64
 import contextlib
 import logging
 import os
-import signal
 import sys
 from typing import BinaryIO
 
@@ -114,7 +113,6 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started this
     console.set_up_logging(logging.WARNING)
     with os.fdopen(os.dup(1), 'wb') as sink, contextlib.suppress(BrokenPipeError):
         os.dup2(2, 1)  # what libraries print belongs to no answer

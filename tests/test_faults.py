@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from child_processes import blocks_ctrl_c, children
 from conftest import ROOT
 from deploy_models import portrait, write_checkpoint
 from pair_sets import pair_images, write_bin
@@ -201,15 +202,6 @@ def test_nohup_keeps_its_meaning(tmp_path):
 # --- processes that die
 
 
-def children(pid=None):
-    """Numbers of the processes that a process has started."""
-    pid = pid or os.getpid()
-    found = []
-    for task in Path(f'/proc/{pid}/task').iterdir():
-        found += map(int, (task / 'children').read_text().split())
-    return found
-
-
 def runs(pid):
     """Whether there is such a process and it is not dead, merely waited for by nobody."""
     try:
@@ -253,26 +245,52 @@ def test_a_dead_measuring_process_is_noticed():
         worker.close()
 
 
-def test_a_dead_drawing_process_is_noticed(tmp_path):
-    run = subprocess.Popen(
-        [sys.executable, '-m', 'vargfacenet', 'synth', str(tmp_path / 'out'), '--workers', '2'],
+def drawing_processes(run):
+    """Numbers of the processes that draw for a `synth`, as soon as there are some."""
+
+    def draws(pid):
+        try:
+            return b'spawn_main' in Path(f'/proc/{pid}/cmdline').read_bytes()
+        except OSError:
+            return False
+
+    until = time.monotonic() + 120
+    while not (found := [pid for pid in children(run.pid) if draws(pid)]):
+        assert run.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    return found
+
+
+def synth(out):
+    return subprocess.Popen(
+        [sys.executable, '-m', 'vargfacenet', 'synth', str(out), '--workers', '2'],
         cwd=ROOT.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
-    def drawing(pid):
-        return b'spawn_main' in Path(f'/proc/{pid}/cmdline').read_bytes()
 
-    until = time.monotonic() + 120
-    while not (found := [pid for pid in children(run.pid) if drawing(pid)]):
-        assert run.poll() is None and time.monotonic() < until
-        time.sleep(0.1)
-    os.kill(found[0], signal.SIGKILL)
+def test_a_dead_drawing_process_is_noticed(tmp_path):
+    run = synth(tmp_path / 'out')
+    os.kill(drawing_processes(run)[0], signal.SIGKILL)
     _, errors = run.communicate(timeout=NOTICED)
     assert run.returncode == 1 and 'a drawing process died' in errors
     assert not list((tmp_path / 'out').glob('*.rec'))
+
+
+def test_ctrl_c_while_drawing_processes_start_is_one_line(tmp_path, default_signals):
+    """It reaches them as well, in their first imports, where they could only print a traceback."""
+    run = synth(tmp_path / 'out')
+    started = drawing_processes(run)
+    assert all(map(blocks_ctrl_c, started)) and not blocks_ctrl_c(run.pid)
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=NOTICED)
+    assert run.returncode == 128 + signal.SIGINT
+    assert 'Traceback' not in errors and errors.endswith('vargfacenet synth: interrupted\n')
+    assert not list((tmp_path / 'out').glob('*.rec'))
+    assert not any(map(runs, started))
 
 
 # --- records that cannot be read

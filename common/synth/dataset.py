@@ -8,7 +8,6 @@ face.py.
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 
 from .. import console
+from ..child import ctrl_c_held_off
 from ..data.pair_sets import write_pairs
 from ..data.recordio import write_face_records
 from ..errors import InputError, RunError
@@ -97,8 +97,6 @@ def draw_pairs(pairs: int, identities: int, seed: int) -> list[Pair]:
 
 
 def _start_worker() -> None:
-    # Ctrl-C reaches all processes of a terminal; the first one ends the others
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # a pool's process waits for work for ever if the first one is killed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
@@ -123,8 +121,14 @@ def _painter(workers: int) -> Iterator[Callable[[Task], list[bytes]]]:
         mp_context=multiprocessing.get_context('spawn'),
         initializer=_start_worker,
     )
+
+    def paint(task: Task) -> list[bytes]:
+        with ctrl_c_held_off():  # the pool starts a process when it is given work
+            drawn = pool.submit(jpeg_faces, *task)
+        return drawn.result()
+
     try:
-        yield lambda task: pool.submit(jpeg_faces, *task).result()
+        yield paint
     except BrokenProcessPool:
         raise RunError('a drawing process died (out of memory?); try fewer --workers') from None
     finally:

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from child_processes import blocks_ctrl_c, children
 from conftest import ROOT
 from deploy_models import encoded_crop as crop
 from deploy_models import portrait
@@ -473,6 +474,9 @@ def test_ctrl_c_ends_the_server_well(host, web_pool, tmp_path):
     try:
         url = next(line for line in server.stderr if line.startswith('http://')).split()[0]
         assert urllib.request.urlopen(url).status == 200
+        # which reaches its processes too, if it comes from a terminal
+        workers = children(server.pid)
+        assert workers and all(map(blocks_ctrl_c, workers)) and not blocks_ctrl_c(server.pid)
         server.send_signal(signal.SIGINT)
         output, errors = server.communicate(timeout=30)
     finally:
