@@ -50,6 +50,7 @@ from .gallery_records import (
     FaceRecord,
     Person,
     Terms,
+    check_not_over,
     checked_name,
     checked_terms,
     decode_face,
@@ -192,6 +193,7 @@ class Gallery:
         crops: Optional[Sequence[Optional[bytes]]] = None,
         digests: Optional[Sequence[str]] = None,
         terms: Terms = UNKNOWN,
+        today: Optional[date] = None,
     ) -> None:
         """Add faces; all of them or, on any error, none.
 
@@ -203,15 +205,17 @@ class Gallery:
         crops : N encoded pictures to show, kept in the database; without them none is
         digests : N of `picture_digest`, by which a picture is known again; those of `crops` follow
         terms : by what right the faces are kept; fields that say nothing leave what is known
+        today : the day on which they are enrolled
 
         Raises
         ------
-        InputError for names that are empty or too long, rows of another length than 1, and crops of
-        more than a megabyte.
+        InputError for names that are empty or too long, rows of another length than 1, crops of
+        more than a megabyte, and terms whose last day is over.
         """
         names = [checked_name(name) for name in identities]
         rows = self._checked_rows(embeddings, len(names))
         terms = checked_terms(*terms)
+        check_not_over(terms, today or date.today())
         crops = [crop or None for crop in crops or [None] * len(names)]
         if any(crop and len(crop) > MAX_CROP for crop in crops):
             raise InputError(f'a crop has more than {MAX_CROP} bytes; encode it as JPEG')

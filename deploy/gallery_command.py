@@ -14,6 +14,7 @@ logged in the gallery's decisions.jsonl, people by number.
 import argparse
 import contextlib
 import logging
+from datetime import date
 from pathlib import Path
 from typing import Optional
 
@@ -39,7 +40,7 @@ from .enrolment import enrolment_doubts, poor_quality, repeated
 from .faces import Face, add_faces_option, face_of
 from .gallery import Gallery, check_exists
 from .gallery_file import DATABASE, private_folder
-from .gallery_records import checked_name, checked_terms, picture_digest
+from .gallery_records import check_not_over, checked_name, checked_terms, picture_digest
 from .person_export import about_person, check_export_path, export_person
 from .sealing import CODEC_HELP, NEW, Key, add_key_options, key_for, key_of, make_key
 from .tail import GalleryDecision
@@ -94,7 +95,10 @@ def _enrol_options(part: console.Parser) -> None:
     )
     part.add_argument('--purpose', default='', metavar='TEXT', help='what it is for')
     part.add_argument(
-        '--expires', default='', metavar='DATE', help='last day, YYYY-MM-DD; see the action expire'
+        '--expires',
+        default='',
+        metavar='DATE',
+        help='last day, YYYY-MM-DD, not before today; see the action expire',
     )
 
 
@@ -150,6 +154,7 @@ def _key(args: argparse.Namespace) -> Optional[Key]:
 def _enrol(args: argparse.Namespace) -> dict:
     name = checked_name(args.name)
     terms = checked_terms(args.basis, args.purpose, args.expires)
+    check_not_over(terms, date.today())
     for path in args.photographs:
         input_file(path, 'photograph')
     key, is_new = key_for(args)

@@ -112,6 +112,16 @@ def checked_terms(basis: str = '', purpose: str = '', expires: str = '') -> Term
     return Terms(basis, purpose, expires)
 
 
+def check_not_over(terms: Terms, today: date) -> None:
+    """InputError for terms of `checked_terms` whose last day was before `today`: nobody would be
+    recognised by what is enrolled under them."""
+    if terms.expires and date.fromisoformat(terms.expires) < today:
+        raise InputError(
+            f'expiry {terms.expires}: this day is over, and from the day after it nobody is '
+            f'recognised; give today, {today}, or a later day'
+        )
+
+
 def plain_text(text: str) -> str:
     """A text as a record can have it: what is no Unicode becomes '?', a long one is cut."""
     return text.encode(errors='replace').decode()[:MAX_TEXT]

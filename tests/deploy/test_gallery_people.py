@@ -21,6 +21,14 @@ TODAY = date.today()
 YESTERDAY = str(TODAY - timedelta(days=1))
 
 
+class Tomorrow(date):
+    """The clock, a day on."""
+
+    @classmethod
+    def today(cls):
+        return TODAY + timedelta(days=1)
+
+
 def unit(rng, count):
     rows = rng.randn(count, SIZE).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -60,7 +68,8 @@ def test_a_name_is_one_person_in_either_form_of_unicode(gallery, rng):
 def test_whose_time_is_over_is_not_recognised_and_then_forgotten(gallery, rng):
     rows = unit(rng, 3)
     for name, row, day in (('past', 0, YESTERDAY), ('today', 1, str(TODAY)), ('ever', 2, '')):
-        gallery.enrol([name], rows[row : row + 1], terms=Terms(expires=day))
+        terms, then = Terms(expires=day), TODAY - timedelta(days=1)
+        gallery.enrol([name], rows[row : row + 1], terms=terms, today=then)
     assert gallery.expired() == ['past'] and 'past' in gallery.identities()
     assert 'past' not in [match.identity for match in gallery.identify(rows[0], 5)]
     assert gallery.identify(rows[1], 5)[0].identity == 'today'
@@ -81,6 +90,18 @@ def test_terms_that_are_none(terms, gallery, rng):
     with pytest.raises(InputError):
         gallery.enrol(['a'], unit(rng, 1), terms=Terms(*terms))
     assert len(gallery) == 0
+
+
+def test_a_day_that_is_over_is_refused(gallery, rng, run_command, tmp_path):
+    """Who is enrolled so is recognised by nobody, and without a word."""
+    with pytest.raises(InputError, match=f'{YESTERDAY}: this day is over.*{TODAY}, or a later'):
+        gallery.enrol(['a'], unit(rng, 1), terms=Terms(expires=YESTERDAY))
+    gallery.enrol(['b'], unit(rng, 1), terms=Terms(expires=str(TODAY)))
+    assert gallery.identities() == {'b': 1}
+    words = ('--gallery', tmp_path / 'new', '--model', 'absent,1', '--expires', '2020-01-01')
+    code, _, errors = run_command('gallery', 'enrol', 'Eve', __file__, *words)
+    assert code == 2 and 'expiry 2020-01-01: this day is over' in errors
+    assert not (tmp_path / 'new').exists()
 
 
 def test_what_was_done_is_logged_by_number(gallery, rng):
@@ -126,7 +147,7 @@ def test_a_change_of_many_people_is_logged_in_lines_that_can_be_read(tmp_path):
         assert check_log(gallery.log_path) == (4, [])
 
 
-def test_the_life_of_a_person_by_commands(model, photographs, run_command, tmp_path):
+def test_the_life_of_a_person_by_commands(model, photographs, run_command, tmp_path, monkeypatch):
     folder, key = tmp_path / 'people', tmp_path / 'key'
 
     def gallery(action, *words, fails=False):
@@ -139,7 +160,8 @@ def test_the_life_of_a_person_by_commands(model, photographs, run_command, tmp_p
     assert run_command('gallery', 'make-key', key)[0] == 0
     terms = ('--basis', 'consent of today', '--purpose', 'the door')
     gallery('enrol', 'Ada', photographs[0], *terms, '--force')
-    gallery('enrol', 'Bob', photographs[2], '--force', '--keep-crops', '--expires', YESTERDAY)
+    gallery('enrol', 'Bob', photographs[2], '--force', '--keep-crops', '--expires', TODAY)
+    monkeypatch.setattr('vargfacenet.deploy.gallery.date', Tomorrow)
     found = gallery('identify', photographs[0], '--threshold', '0.99')
     assert [match['name'] for match in found['matches']] == ['Ada']
     about = gallery('show', 'Ada', '--export', tmp_path / 'ada.zip')
