@@ -27,6 +27,7 @@ from ..unpickle import Budget, Functions, unpickle
 _PROTOCOL = 4  # the newest that every Python 3 in use with MXNet reads
 _TRAILER = struct.Struct('<8sI')
 _TRAILER_MAGIC = b'VGFPCRC1'
+_ZIP = b'PK\x03\x04'
 _FLIPPED_BITS = 8  # of a trailer that is damaged itself
 _BLOCK = 1 << 20
 
@@ -75,6 +76,17 @@ def has_checksum(path: PathLike) -> bool:
     return True
 
 
+def _refuse_npz(path: PathLike) -> None:
+    """InputError for a set of make-pairs, or another archive, in the place of a pair set."""
+    with open(path, 'rb') as handle:
+        if handle.read(len(_ZIP)) == _ZIP:
+            raise InputError(
+                f'{path} is no verification .bin, which make-bin writes, but an .npz or another '
+                'ZIP file; a set of make-pairs is for `verify --pairs`, and `export --people` '
+                'takes the folder that it was made from'
+            )
+
+
 def _flipped(trailer: bytes) -> int:
     """Bits in which a trailer's magic is not ours."""
     magic = trailer[: len(_TRAILER_MAGIC)]
@@ -95,6 +107,7 @@ def read_pairs(path: PathLike) -> tuple[list[bytes], np.ndarray]:
     what).
     """
     path = input_file(path, 'pair set')
+    _refuse_npz(path)
     has_checksum(path)
     content = unpickle(path, _allowed, 'which no pair set needs')
     if not isinstance(content, (tuple, list)) or len(content) != 2:

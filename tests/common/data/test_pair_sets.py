@@ -198,3 +198,10 @@ def test_writing_checks_the_counts_first(tmp_path, images):
     with pytest.raises(InputError, match='5 images for 3 pairs'):
         write_pairs(tmp_path / 'x.bin', images[:5], SAME)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_of_make_pairs_is_called_so(tmp_path):
+    """And no damaged pickle, which would be copied again."""
+    np.savez(tmp_path / 'people.npz', people=np.arange(4))
+    with pytest.raises(InputError, match=r'no verification \.bin.*`export --people` takes'):
+        read_pairs(tmp_path / 'people.npz')
