@@ -156,6 +156,15 @@ def check(parity: Parity, kind: str) -> None:
 
 
 def _advice(kind: str) -> str:
+    """The end of a message: what helps against a file that is too far off."""
     if kind == 'int8':
         return '. Calibrate on faces like those to come (--calibrate)'
-    return ''
+    if kind == 'float16':
+        return (
+            '. Its numbers in float16 make another network of it: export it in float32, without '
+            '--compact or --fp16, or train it further; one of a few steps is often rounded so'
+        )
+    return (
+        '. The network magnifies the rounding of float32, as one of a few steps of training often '
+        'does: train it further, and export that'
+    )
