@@ -276,9 +276,11 @@ def chosen(records: Records, args: argparse.Namespace, labels: np.ndarray) -> np
     labels = labels[positions]
     size = args.emb_size // len(PARTS)
     if len(positions) <= size:
+        most = len(PARTS) * max(len(positions) - 1, 0)
+        smaller = f', or an --emb-size of at most {most}' if most else ''
         raise InputError(
             f'{args.data_dir}: {len(positions)} pictures for --emb-size {args.emb_size}; more '
-            'pictures than half as many are needed'
+            f'pictures than half as many are needed{smaller}'
         )
     if (again := repeats(labels)) < size:
         log.warning(

@@ -146,13 +146,19 @@ def run(args: argparse.Namespace) -> dict:
         [
             ('--min-images', args.min_images, 2, 10**6),
             ('--most-people', args.most_people, 0, 10**7),
-            ('--pictures', args.pictures, 1, args.min_images // 2),
+            ('--pictures', args.pictures, 1, 10**6),
             ('--frames', args.frames, 1, 10**4),
             ('--most-videos', args.most_videos, 2, 10**4),
             ('--share', args.share, 0.0, 1.0),
             ('--seed', args.seed, 0, 2**32 - 1),
         ]
     )
+    if args.min_images < 2 * args.pictures:
+        raise InputError(
+            f'people with {args.min_images} pictures (--min-images) have none for two videos of '
+            f'{args.pictures} each (--pictures); give --min-images {2 * args.pictures} or more, or '
+            f'--pictures {args.min_images // 2} or fewer'
+        )
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise InputError(f'{args.out} is no empty folder; choose another')
     people = _people(args)

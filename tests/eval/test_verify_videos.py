@@ -87,6 +87,16 @@ def test_people_with_too_few_pictures_are_counted(crops, tmp_path, run_command):
     assert errors.count('\n') == 1 and not (tmp_path / 'out').exists()
 
 
+def test_too_few_pictures_for_two_videos_names_what_to_change(crops, tmp_path, run_command):
+    """Of the two options that do not go together one may have its default."""
+    words = ('make-videos', crops, tmp_path / 'out', '--min-images', 3, '--most-people', 4)
+    code, _, errors = run_command(*words)
+    assert code == 2 and '3 pictures (--min-images)' in errors and '3 each (--pictures)' in errors
+    assert 'give --min-images 6 or more, or --pictures 1 or fewer' in errors
+    code, _, errors = run_command(*words, '--min-images', 5, '--pictures', 2)
+    assert 'or fewer' not in errors
+
+
 @pytest.mark.parametrize('command', ['quality', 'verify-videos'])
 def test_a_folder_of_videos_that_is_missing(command, tmp_path, run_command):
     """Told before a model is loaded."""
@@ -157,7 +167,7 @@ def tar(folder, model, weight, arm, far=0.1):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--pictures', 3], '--pictures 3'),
+        (['--pictures', 3], 'or --pictures 2 or fewer'),
         (['--most-people', 99], '16 people'),
         (['--share', 2], '--share'),
     ],

@@ -129,6 +129,15 @@ def test_more_pictures_than_memory_holds_are_refused(tmp_path, run_command, monk
     assert not list(tmp_path.glob('model*'))
 
 
+def test_too_few_pictures_for_the_embedding_name_the_size_that_goes(tmp_path, run_command):
+    write_pictures(tmp_path / 'faces', ['1/1', '1/2', '2/1'])
+    words = ['fit', '--data-dir', tmp_path / 'faces', '--out', tmp_path / 'model', '--emb-size']
+    code, _, errors = run_command(*words, 6)
+    assert code == 2 and '3 pictures for --emb-size 6' in errors
+    assert errors.rstrip().endswith('or an --emb-size of at most 4')
+    assert run_command(*words, 4)[0] == 0
+
+
 def test_what_is_there_stays(tmp_path, run_command):
     words = ['fit', '--data-dir', tmp_path, '--out', tmp_path / 'model']
     for name in ('model-0000.params', 'model-0000.json'):
