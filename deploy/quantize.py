@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..common import console
+from ..common.data.detect import warn_if_unaligned
 from ..common.data.image import decode_rgb, middle_crop
 from ..common.data.records import Records, open_records
 from ..common.engine.parity import cosines
@@ -61,7 +62,9 @@ def calibration_images(path: PathLike, count: int) -> np.ndarray:
     except InputError as error:
         raise InputError(f'calibration set: {error}') from None
     with contextlib.closing(records):
-        return np.stack([_picture(records, row) for row in _spread(len(records), count)])
+        chosen = _spread(len(records), count)
+        warn_if_unaligned(path, chosen, lambda row: records.read(row)[1])
+        return np.stack([_picture(records, row) for row in chosen])
 
 
 def _spread(total: int, count: int) -> np.ndarray:

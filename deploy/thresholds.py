@@ -7,6 +7,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
+from ..common.data.detect import warn_if_unaligned
 from ..common.data.image import decode_rgb, square_crop
 from ..common.data.records import open_records
 from ..common.errors import InputError
@@ -152,6 +153,7 @@ def load_people(folder: PathLike, most: int = MOST_IMAGES) -> tuple[np.ndarray, 
         labels = np.array([records.read(int(position))[0] for position in drawn])
         spread = _spread(labels, most)
         chosen = drawn[spread]
+        warn_if_unaligned(folder, chosen, lambda row: records.read(int(row))[1])
         images = np.stack(list(ordered_map(lambda row: _crop(records, int(row)), chosen)))
     finally:
         records.close()

@@ -4,8 +4,7 @@ import argparse
 import contextlib
 import logging
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
@@ -180,16 +179,24 @@ def looks_aligned(encoded: bytes, detector: FaceDetector) -> Optional[bool]:
     return distance <= _OFF_TEMPLATE
 
 
-def warn_if_unaligned(source: PathLike, paths: Sequence[Path]) -> int:
+def warn_if_unaligned(
+    source: PathLike, pictures: Sequence, read: Callable[[Any], bytes] = read_picture
+) -> int:
     """Warn if pictures that are taken for aligned crops are none; how many of those looked at.
 
-    A few pictures spread over `paths` are looked at; broken ones are somebody else's business.
+    A few spread over `pictures` are looked at; broken ones are somebody else's business.
+
+    Parameters
+    ----------
+    source : where they come from, for the message
+    pictures : by default paths
+    read : one of them -> the encoded picture
     """
     detector = FaceDetector(CROP_FACE)
     aligned = []
-    for index in np.unique(np.linspace(0, len(paths) - 1, _LOOKED_AT).astype(int)):
+    for index in np.unique(np.linspace(0, len(pictures) - 1, _LOOKED_AT).astype(int)):
         with contextlib.suppress(InputError):
-            aligned.append(looks_aligned(read_picture(paths[index]), detector))
+            aligned.append(looks_aligned(read(pictures[index]), detector))
     told = [answer for answer in aligned if answer is not None]
     wrong = told.count(False)
     if wrong > _TOLERATED * len(told):

@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 import pytest
 from deploy_models import export_folder, portrait
+from pictures import encoded, scene
 from vargfacenet.common.data.image import encode_jpeg
 from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy.pair_people import _joined, pair_people
+from vargfacenet.deploy.quantize import calibration_images
 from vargfacenet.deploy.thresholds import (
     FARS,
     _spread,
@@ -260,3 +262,16 @@ def test_compare_measures_pairs_at_a_rate_that_they_can_tell(crops, run_command,
     assert result['far'] == 0.002  # of 779 pairs
     code, _, errors = run_command(*common, '--far', 1e-6)
     assert code == 2 and '779 pairs' in errors
+
+
+def test_what_calibrates_and_what_thresholds_come_from_is_looked_at_too(tmp_path, caplog):
+    """Photographs of 250x250 in folders were cut to their middle without a word."""
+    for person in range(2):
+        for number in range(4):
+            path = tmp_path / 'photos' / str(person) / f'{number}.jpg'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(scene(person + 2 * number, size=250)))
+    for look in (lambda folder: calibration_images(folder, 6), load_people):
+        caplog.clear()
+        look(tmp_path / 'photos')
+        assert 'are no aligned crops but photographs' in caplog.text
