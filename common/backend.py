@@ -4,6 +4,7 @@ MXNet 1.9.1 uses NumPy aliases that NumPy 1.24 removed; they are put back before
 many threads it uses is set in the package's __init__.py.
 """
 
+import functools
 import json
 import logging
 import os
@@ -41,6 +42,15 @@ def mxnet_symbol(graph: dict) -> 'mx.sym.Symbol':
     return mx.sym.load_json(json.dumps(graph, ensure_ascii=False))  # MXNet knows no \u in a text
 
 
+@functools.cache  # a run asks for its devices when it is checked, and when it starts
+def _tell_of_no_gpu(text: str) -> None:
+    log.warning(
+        '--devices %s: MXNet sees no GPU here, its build for NVIDIA cards is an extra: '
+        'VARGFACENET_EXTRAS=gpu source common/setup_env.sh; running on the CPU',
+        text,
+    )
+
+
 def parse_devices(text: str) -> list:
     """Devices of a `--devices` value.
 
@@ -67,11 +77,7 @@ def parse_devices(text: str) -> list:
     if len(set(wanted)) != len(wanted):
         raise InputError(f'--devices {text!r}: a GPU is named twice')
     if not gpu.installed():
-        log.warning(
-            '--devices %s: MXNet sees no GPU here, its build for NVIDIA cards is an extra: '
-            'VARGFACENET_EXTRAS=gpu source common/setup_env.sh; running on the CPU',
-            text,
-        )
+        _tell_of_no_gpu(text)
         return [mx.cpu()]
     ranks = int(os.environ.get('HOROVOD_LOCAL_SIZE', 1))
     if ranks > 1:

@@ -89,6 +89,16 @@ def test_a_library_that_is_missing_is_named(driver, monkeypatch):
 
 
 @needs_mxnet
+def test_a_gpu_that_nobody_sees_is_said_once(monkeypatch, caplog):
+    """A run asks for its devices when it is checked, and again when it starts."""
+    from vargfacenet.common import backend
+
+    monkeypatch.setattr(gpu, 'installed', lambda: False)
+    assert backend.parse_devices('gpu:4711') == backend.parse_devices('gpu:4711')
+    assert caplog.text.count('--devices gpu:4711: MXNet sees no GPU here') == 1
+
+
+@needs_mxnet
 def test_each_rank_of_a_machine_has_a_gpu(driver, monkeypatch):
     from vargfacenet.common import backend
 

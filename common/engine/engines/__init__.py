@@ -86,8 +86,17 @@ class Engine:
 
     @classmethod
     def no_device(cls, device: str) -> InputError:
-        """The error for a device that is not there."""
-        return InputError(f'--device {device!r}: {cls.title} has {", ".join(cls.devices())} here')
+        """The error for a device that is not there; it names those of all engines, one of which was
+        perhaps meant."""
+        of_others = [
+            f'--engine {kind.name}: {", ".join(kind.devices())}'
+            for kind in by_rank()
+            if kind is not cls and kind.available()
+        ]
+        others = f' ({"; ".join(of_others)})' if of_others else ''
+        return InputError(
+            f'--device {device!r}: {cls.title} has {", ".join(cls.devices())} here{others}'
+        )
 
 
 ENGINES: Registry[type[Engine]] = Registry('engine')

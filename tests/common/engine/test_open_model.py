@@ -393,8 +393,10 @@ def test_devices_that_are_not_there(case, tmp_path):
     path = tmp_path / 'other.onnx'
     for engine in ENGINES:
         opened(case[1], path, engine, device='cpu')
-        with pytest.raises(InputError, match=r"--device 'abacus': .* has cpu.* here"):
+        with pytest.raises(InputError, match=r"--device 'abacus': .* has cpu.* here") as told:
             open_model(path, engine, device='abacus')
+        (other,) = set(ENGINES) - {engine}  # one of which was perhaps meant
+        assert f'--engine {other}: cpu' in str(told.value)
     with pytest.raises(InputError, match="expected 'cpu' or 'gpu"):
         open_model(_checkpoint(case, tmp_path), 'mxnet', device='abacus')
 
