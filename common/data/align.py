@@ -101,7 +101,10 @@ def prepare_output(out: Path, overwrite: bool) -> None:
     if left:
         advice = 'remove them, since no list says that they are crops'
         if (out / CROPS).is_file():
-            advice = 'say --overwrite to replace the crops of an earlier run'
+            advice = (
+                'say --overwrite to remove the crops of an earlier run, a whole one or one that '
+                'was interrupted, which does not go on but begins again'
+            )
         raise InputError(
             f'{out} holds {len(left)} pictures already, such as {left[0]}; choose another folder, '
             f'or {advice}'

@@ -69,6 +69,8 @@ def test_commands_take_it_where_none_is_named(photos, run_command, tmp_path):
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     record = json.loads((FOLDER / RECORD).read_text())
     rates, (verified,) = record['usual_rates'], record['verification']
+    page = ' '.join((ROOT / 'docs' / 'gallery.md').read_text().split())
+    assert f'of the model that comes with the project it is {rates["fpir"]:g})' in page
     cosine = float(rows[0] @ rows[1])
     for one, two, expected in ((first, other, cosine), (first, first, 1)):
         code, result, errors = run_command('compare', one, two)

@@ -92,7 +92,8 @@ def test_crops_of_an_earlier_run_do_not_stay(folder, tmp_path, run_command):
     assert run_command('align', folder, out, '--min-size', 60)[0] == 0
     (folder / 'anna' / '1.png').unlink()
     code, _, errors = run_command('align', folder, out, '--min-size', 60)
-    assert code == 2 and 'holds 3 pictures already' in errors and '--overwrite' in errors
+    assert code == 2 and 'holds 3 pictures already' in errors
+    assert '--overwrite to remove' in errors and 'does not go on but begins again' in errors
     assert [name for name in files_in(out) if name.endswith('.jpg')] == CROPS
     again = ('--min-size', 60, '--which', 'all', '--overwrite')
     assert run_command('align', folder, out, *again)[0] == 0
