@@ -381,12 +381,12 @@ def state_of(path: PathLike) -> str:
 
 def input_file(path: PathLike, what: str) -> Path:
     """`path` as a Path if it is a readable file, otherwise InputError naming it and its role."""
-    path = Path(path)
+    given, path = path, Path(path)  # which would write an address as https:/host
     if not path.is_file():
         wanted = ', not a file' * path.is_dir()
-        raise InputError(f'{what} {path} {state_of(path)}{wanted}')
+        raise InputError(f'{what} {given} {state_of(path)}{wanted}')
     if not os.access(path, os.R_OK):
-        raise InputError(f'{what} {path} cannot be read (permission denied)')
+        raise InputError(f'{what} {given} cannot be read (permission denied)')
     return path
 
 

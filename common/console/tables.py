@@ -19,8 +19,8 @@ def table(
     """Print a table on stderr; the first column is text, the others are numbers, right-aligned, or
     with `prose` text as well."""
     # as Text: rich would take what stands in [brackets] in a name or path for its markup
-    rows = [[shown(str(cell)) for cell in row] for row in rows]
-    columns = [shown(column) for column in columns]  # names of runs may be among them
+    rows = [[_line(str(cell)) for cell in row] for row in rows]
+    columns = [_line(column) for column in columns]  # names of runs may be among them
     console = stderr_console()
     room = console.options.update(max_width=_WIDEST)
     for headers in (columns, _narrow(columns, rows)):
@@ -33,8 +33,13 @@ def table(
         fits = Measurement.get(console, room, output).maximum <= console.width
         if fits:
             break
-    console.print(Text(shown(title), 'bold'))  # not as the table's, to which it would be broken
+    console.print(Text(_line(title), 'bold'))  # not as the table's, to which it would be broken
     console.print(output if fits or len(columns) < 3 else _records(columns, rows))
+
+
+def _line(text: str) -> str:
+    """A text as people may see it, on one line: a file's name may hold a line's end."""
+    return shown(text).replace('\n', '\\n')
 
 
 def _narrow(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

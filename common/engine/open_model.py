@@ -5,6 +5,7 @@ MXNet is imported only where it is the engine.
 
 import functools
 import hashlib
+import re
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -206,12 +207,23 @@ def _place(model: str, engine: str) -> _Place:
         return _inside(path, engine)
     if path.suffix == '.onnx':
         return _Place(model, True, path)
+    if path.is_file():
+        raise InputError(
+            f'model {model} is a file that ends in no .onnx; expected the folder of an export, an '
+            f'.onnx file, or a checkpoint PREFIX,EPOCH{_checkpoint_of(path)}'
+        )
     if ',' not in model:
         raise InputError(
             f'model {model}: no such export folder; expected one, an .onnx file, or a checkpoint '
             f'PREFIX,EPOCH{_checkpoint_there(path)}'
         )
     return _Place(model, False, checkpoint_files(model)[1])
+
+
+def _checkpoint_of(path: Path) -> str:
+    """The end of a message: the checkpoint of which a file is a part, if it is of one."""
+    part = re.fullmatch(r'(.+)-(?:symbol\.json|\d{4,}\.(?:params|json))', str(path))
+    return _checkpoint_there(Path(part[1])) if part else ''
 
 
 def _checkpoint_there(prefix: Path) -> str:

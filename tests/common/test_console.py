@@ -88,6 +88,12 @@ def test_a_terminal_obeys_nothing_that_comes_from_a_file(way, capsys):
     assert 'a\\x1bc\\x9b2J\\x07\\x7f\\u202e Zoë 王 :cat:.avi' in capsys.readouterr().err
 
 
+def test_a_name_with_a_line_end_makes_no_line_of_a_table(capsys):
+    console.table('a\nb', ['c\nd'], [['e\nf']])
+    errors = capsys.readouterr().err
+    assert errors.startswith('a\\nb\n') and 'c\\nd' in errors and 'e\\nf' in errors
+
+
 def test_a_name_makes_no_line_of_its_own_in_a_log(capsys):
     console.set_up_logging()
     name = 'a.jpg\nvargfacenet verify: all is well'

@@ -127,6 +127,16 @@ def test_a_checkpoint_without_its_number_is_shown_with_it(tmp_path):
             FaceEmbedder(given)
 
 
+def test_a_file_that_is_no_model_is_called_so(tmp_path):
+    for name in ('a.jpg', 'model-0012.params', 'model-symbol.json'):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r'a\.jpg is a file that ends in no \.onnx; .*EPOCH$'):
+        FaceEmbedder(tmp_path / 'a.jpg')
+    for part in ('model-0012.params', 'model-symbol.json'):
+        with pytest.raises(InputError, match=f'did you mean {tmp_path}/model,12'):
+            FaceEmbedder(tmp_path / part)
+
+
 def test_a_replaced_file_is_noticed(models, tmp_path):
     folder = export_folder(tmp_path)
     (folder / 'model.onnx').write_bytes((models[0] / 'model.onnx').read_bytes() + b'\0')
