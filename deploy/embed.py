@@ -1,11 +1,12 @@
-"""Embed a folder or a list of pictures, or of videos: FOLDER|LIST|VIDEO -> feats.npz.
+"""Embed pictures or videos, one, a folder of them or a list: FOLDER|LIST|FILE -> feats.npz.
 
 Aligned crops of 112x112 are taken as they are; in all other pictures the largest face, or with
-`--which all` every face, is found and aligned first. Decoding and detecting go on in threads while
-the network runs. The .npz holds a row a face: `embeddings` float32 (N, D) of unit length, `paths`
-(N,), `labels` (N,), the name of the picture's folder or what the list says behind it, `boxes`
-(N, 4), `scores` (N,) and `input`, what pixels became before the model; pictures without a face are
-left out and listed in the JSON result. With `--video` a row is a video: see `embed_video`.
+`--which all` every face, is found and aligned first; where none is found the picture is turned.
+Decoding and detecting go on in threads while the network runs. The .npz holds a row a face:
+`embeddings` float32 (N, D) of unit length, `paths` (N,), `labels` (N,), the name of the picture's
+folder or what the list says behind it, `boxes` (N, 4), `scores` (N,) and `input`, what pixels
+became before the model; pictures without a face are left out and listed in the JSON result. With
+`--video` a row is a video: see `embed_video`.
 """
 
 import argparse
@@ -44,15 +45,17 @@ _SHOWN = 100  # names of pictures without a face in the JSON result
 def find_pictures(source: Path) -> list[tuple[Path, str]]:
     """Pictures and their labels, each that of its folder's name.
 
-    Those below a folder, sorted, or those that a list names: lines `PATH [LABEL]`, relative to the
-    list's folder. Raises InputError if there are none.
+    Those below a folder, sorted, a picture alone, or those that a list names: lines `PATH [LABEL]`,
+    relative to the list's folder. Raises InputError if there are none.
     """
     if source.is_dir():
         found = folders.find_pictures(source)
         folders.warn_of_others(source, found.others)
         listed = [(path, []) for path in found.pictures]
+    elif source.suffix.lower() in IMAGE_SUFFIXES:
+        listed = [(input_file(source, 'picture'), [])]
     else:
-        input_file(source, 'folder or list of pictures')
+        input_file(source, 'folder, picture or list of pictures')
         lines = read_list(source, source.parent)
         listed = [(listed_path(source.parent, name), rest) for name, *rest in lines]
     if not listed:
@@ -83,7 +86,7 @@ def write_features(path: Path, rows: io.BufferedIOBase, size: int, columns: dict
 
 
 def build_parser(parser: console.Parser) -> None:
-    parser.add_argument('source', type=Path, metavar='FOLDER|LIST|VIDEO', help='pictures or videos')
+    parser.add_argument('source', type=Path, metavar='FOLDER|LIST|FILE', help='pictures or videos')
     add_options_or_default(parser)
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='.npz to write')
     add_faces_option(parser)
@@ -120,6 +123,7 @@ class _Tally(NamedTuple):
     kept: list[tuple[Found, str]]  # with its label
     without: list[str]
     several: list[str]
+    turned: list[str]
 
     def add(self, found: Found, label: str) -> None:
         if found.error:
@@ -128,6 +132,8 @@ class _Tally(NamedTuple):
             return
         if found.count > 1:
             self.several.append(str(found.path))
+        if found.turned:
+            self.turned.append(str(found.path))
         self.kept.append((found, label))
 
     def columns(self) -> dict:
@@ -159,7 +165,7 @@ def _embed_all(
         return batch, _embedded(embedder, crops, args.flip) if len(crops) else crops
 
     cv2.setNumThreads(1)  # our threads keep the CPUs busy; OpenCV's own would get in their way
-    tally = _Tally([], [], [])
+    tally = _Tally([], [], [], [])
     paths, labels = [path for path, _ in listed], (label for _, label in listed)
     in_batches = batches(ordered_map(PictureReader(args), paths, args.workers), args.batch_size)
     with console.progress(len(paths), 'embed') as bar:
@@ -184,6 +190,12 @@ def _run_pictures(
             len(tally.several),
             tally.several[0],
         )
+    if tally.turned:
+        log.warning(
+            'in %d pictures, such as %s, a face was found only with the picture turned by 90 '
+            'degrees or more',
+            *(len(tally.turned), tally.turned[0]),
+        )
     log.info('%s: %d of %d pictures, %.1f images/s', args.out, len(tally.kept), len(listed), rate)
     columns = tally.columns()
     return columns, {
@@ -191,6 +203,7 @@ def _run_pictures(
         'embedded': len(tally.kept),
         'faces': len(columns['scores']),
         'several': len(tally.several),
+        'turned': len(tally.turned),
         'left_out': len(tally.without),
         'left_out_paths': tally.without[:_SHOWN],
         'images_per_second': rate,

@@ -11,7 +11,7 @@ from ..common.data import detect
 from ..common.data.image import check_crop
 from ..common.data.warp import crop
 from ..common.errors import InputError
-from .embedder import FaceEmbedder, read_photo, unit_length
+from .embedder import FaceEmbedder, FaceFinder, read_photo, unit_length
 from .quality import Quality, assess, blur
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: sli
     return Group(boxes, scores, judged)
 
 
-class _Look(NamedTuple):
+class Look(NamedTuple):
     """A picture as its faces stand upright."""
 
     image: np.ndarray
@@ -128,18 +128,27 @@ class _Look(NamedTuple):
     turns: int = 0  # by 90 degrees against the clock, from the picture as it came
 
 
-def _look(embedder: FaceEmbedder, image: np.ndarray, faces: str, wanted: str) -> _Look:
+def _look(embedder: FaceEmbedder, image: np.ndarray, faces: str, wanted: str) -> Look:
     """The faces that are `wanted`, the 'largest' or 'all'; raises as `find_face`."""
     if faces == 'crop':
         check_crop(image)
     if faces == 'crop' or (faces == 'auto' and embedder.finder.is_crop(image)):
-        return _Look(image)
+        return Look(image)
+    look = turned_until_found(embedder.finder, image, wanted)
+    if look is None:
+        raise NoFace(_why_no_face(embedder, image))
+    return look
+
+
+def turned_until_found(finder: FaceFinder, image: np.ndarray, wanted: str) -> Optional[Look]:
+    """The faces that are `wanted`, as of `FaceFinder.wanted`, in the first turn of a picture that
+    shows one: as it came, by 90, 270 and 180 degrees; None if none does."""
     for turns, how in _TURNS.items():
         upright = image if how is None else cv2.rotate(image, how)
-        found, count = embedder.finder.wanted(upright, wanted)
+        found, count = finder.wanted(upright, wanted)
         if count:
-            return _Look(upright, found, count, turns)
-    raise NoFace(_why_no_face(embedder, image))
+            return Look(upright, found, count, turns)
+    return None
 
 
 def turned_back(boxes: np.ndarray, turns: int, width: int, height: int) -> np.ndarray:
@@ -183,7 +192,7 @@ def face_of(embedder: FaceEmbedder, path: str, faces: str = 'auto') -> Largest:
     return found
 
 
-def _judged(embedder: FaceEmbedder, look: _Look, index: int) -> Face:
+def _judged(embedder: FaceEmbedder, look: Look, index: int) -> Face:
     """One of the faces of a picture."""
     cut, landmarks, score = look.image, None, None
     if look.found is not None:

@@ -3,7 +3,7 @@
 import argparse
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ..common.data.image import check_crop
 from ..common.errors import InputError
 from ..common.names import IMAGE_SIZE
 from .embedder import FaceFinder, Photo, cut_out, read_photo
+from .faces import Look, turned_back, turned_until_found
 
 NOTHING = np.empty((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
 
@@ -24,6 +25,7 @@ class Found(NamedTuple):
     scores: np.ndarray = np.empty(0)
     count: int = 0  # as of detect.Wanted
     error: str = ''
+    turned: bool = False  # to find the face; the boxes are those of the picture as it came
     broken: bool = False  # no picture at all, or none of the kind that was asked for
 
 
@@ -51,10 +53,14 @@ class PictureReader:
         return True
 
     def __call__(self, path: Path) -> Found:
-        return self.find(path, str(path))
+        """The faces of a picture, which is turned where none is found, as in `faces.find_face`."""
+        return self.find(path, str(path), turn=True)
 
-    def find(self, photo: Photo, name: str) -> Found:
+    def find(self, photo: Photo, name: str, turn: bool = False) -> Found:
         """The faces of a picture that messages call `name`.
+
+        With `turn` it is turned by 90 degrees and more where none is found: not for the frames of
+        videos, many of which show none, and which a player shows upright.
 
         Raises InputError for one that is broken, unless `skip_broken`.
         """
@@ -69,8 +75,17 @@ class PictureReader:
         if is_crop:
             whole = np.array([[0.0, 0, IMAGE_SIZE, IMAGE_SIZE]])
             return Found(path, image[None], whole, np.ones(1), 1)
-        found = self._finder().wanted(image, self._args.which)
-        if not found.count:
+        look = self._look(image, turn)
+        if look is None:
             return Found(path, error=f'{path}: no face found')
-        crops = cut_out(image, found.faces.landmarks)
-        return Found(path, crops, found.faces.boxes, found.faces.scores, found.count)
+        height, width = image.shape[:2]
+        boxes = turned_back(look.found.boxes, look.turns, width, height)
+        crops = cut_out(look.image, look.found.landmarks)
+        return Found(path, crops, boxes, look.found.scores, look.count, turned=look.turns > 0)
+
+    def _look(self, image: np.ndarray, turn: bool) -> Optional[Look]:
+        """The faces that are asked for; None where there are none."""
+        if turn:
+            return turned_until_found(self._finder(), image, self._args.which)
+        found, count = self._finder().wanted(image, self._args.which)
+        return Look(image, found, count) if count else None

@@ -17,6 +17,7 @@ from ..console import Parser
 from ..errors import InputError
 from ..files import PathLike, read_lines
 from .folders import identity_folders
+from .image import IMAGE_SUFFIXES
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +64,22 @@ def read_list(path: PathLike, root: Optional[Path] = None) -> list[list[str]]:
     A name ends at the first tab and may hold blanks. A line without tabs is a name as a whole if
     something below `root` is called so, or nothing is called as its beginning up to any blank.
 
-    InputError for a file without any line.
+    InputError for a file without any line, and for a picture in the place of a list.
     """
+    refuse_picture(path)
     lines = read_lines(path, 'image list')
     split = [_name_and_rest(line.strip(), root) for line in lines if line.strip()]
     if not split:
         raise InputError(f'image list {path} is empty')
     return split
+
+
+def refuse_picture(path: PathLike) -> None:
+    """InputError for a picture where a list is expected; it would be called no text."""
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        raise InputError(
+            f'{path} is a picture by its name; expected a folder, or a list with a path a line'
+        )
 
 
 def _name_and_rest(line: str, root: Optional[Path]) -> list[str]:

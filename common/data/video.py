@@ -18,6 +18,7 @@ from ..child import how_it_ended, module_words, read_frame
 from ..errors import InputError
 from ..files import input_file, read_lines
 from . import folders
+from .image import IMAGE_SUFFIXES
 from .listed import listed_path
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,12 @@ def find_videos(source: Path) -> list[Video]:
         videos.sort()
     elif is_video_file(source):
         videos = [Video(input_file(source, 'video'))]
+    elif source.suffix.lower() in IMAGE_SUFFIXES:
+        raise InputError(
+            f'{source} is a picture by its name, and no video: give a video file '
+            f'({" ".join(sorted(VIDEO_SUFFIXES))}), a folder of frames, or a list of these with a '
+            'path a line'
+        )
     else:
         lines = read_lines(source, 'folder, video or list of videos')
         names = [line.strip() for line in lines if line.strip()]

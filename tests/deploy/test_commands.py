@@ -84,6 +84,41 @@ def test_embed_a_list_and_leave_out_what_is_broken(folder, model, run_command, t
     assert len(np.load(tmp_path / 'f.npz')['embeddings']) == 2
 
 
+def test_embed_takes_one_picture(folder, model, run_command, tmp_path):
+    (first, *_), out = sorted_pictures(folder), tmp_path / 'f.npz'
+    code, result, _ = run_command('embed', first, '--model', model, '--out', out)
+    assert (code, result['images'], result['embedded']) == (0, 1, 1)
+    stored = np.load(out)
+    assert stored['paths'].tolist() == [str(first)] and stored['labels'].tolist() == ['p0']
+    np.testing.assert_allclose(
+        stored['embeddings'], FaceEmbedder(model).embed(portraits(1)), atol=1e-6
+    )
+    code, _, errors = run_command(
+        'embed', tmp_path / 'gone.jpg', '--model', model, '--out', tmp_path / 'g.npz'
+    )
+    assert code == 2 and 'picture' in errors and 'gone.jpg does not exist' in errors
+
+
+def test_embed_turns_a_picture_as_compare_does(model, run_command, tmp_path):
+    (tmp_path / 'photos').mkdir()
+    upright, turned, nobody = (tmp_path / 'photos' / f'{name}.png' for name in 'abc')
+    image = np.pad(scene(1, size=240), ((0, 0), (0, 70), (0, 0)), 'edge')  # not square
+    upright.write_bytes(encoded(image, '.png'))
+    turned.write_bytes(encoded(np.ascontiguousarray(np.rot90(image, -1)), '.png'))
+    nobody.write_bytes(encoded(np.full((80, 90, 3), 50, np.uint8), '.png'))
+    out = tmp_path / 'f.npz'
+    code, result, errors = run_command('embed', tmp_path / 'photos', '--model', model, '--out', out)
+    assert (code, result['embedded'], result['turned'], result['left_out']) == (0, 2, 1, 1)
+    assert 'in 1 pictures, such as' in errors and 'b.png, a face was found only with' in errors
+    stored = np.load(out)
+    assert stored['embeddings'][0] @ stored['embeddings'][1] > 0.999
+    x, y, wide, high = stored['boxes'][0]
+    assert stored['boxes'][1] == pytest.approx([len(image) - y - high, x, high, wide], abs=1)
+    code, result, _ = run_command('compare', upright, turned, '--model', model)
+    assert result['pictures'][1]['turned'] == 90
+    assert result['cosine'] == pytest.approx(np.dot(*stored['embeddings']), abs=1e-5)
+
+
 def test_a_list_may_say_who_is_in_a_picture(folder, model, run_command, tmp_path):
     first, second = sorted_pictures(folder)[:2]
     (tmp_path / 'list.txt').write_text(f'{first} ann\n{second}\n{first}\tbob lee\n')
@@ -152,6 +187,15 @@ def test_embed_with_wrong_options(flags, message, model, run_command, tmp_path, 
     (tmp_path / 'p' / 'a.png').write_bytes(cv2.imencode('.png', picture)[1].tobytes())
     code, _, errors = run_command('embed', 'p', '--model', model, *flags)
     assert code == 2 and message in errors and not list(tmp_path.glob('*.np*'))
+
+
+def test_what_compare_is_given_is_shown_as_it_is(folder, model, run_command):
+    first, second = folder / 'p0' / '0.png', folder / 'p1' / 'a\nb.png'
+    shutil.copy(folder / 'p1' / '1.png', second)
+    code, _, errors = run_command('compare', first, second, '--model', model)
+    assert code == 0 and '0.png and a\\nb.png\n' in errors
+    code, _, errors = run_command('compare', first, 'https://host/a.jpg', '--model', model)
+    assert code == 2 and 'photograph https://host/a.jpg does not exist' in errors
 
 
 def test_compare_at_the_stored_thresholds(folder, model, run_command):

@@ -27,6 +27,11 @@ def named(folder, text, **options):
     return [entry.name for entry in read_people(path, '--exclude', folder, **options)]
 
 
+def test_a_picture_is_no_list(folder):
+    with pytest.raises(InputError, match=r'1\.jpg is a picture by its name; expected a folder, or'):
+        read_list(folder / 'Ann' / '1.jpg')
+
+
 @pytest.mark.parametrize(
     ('text', 'names'),
     [

@@ -212,6 +212,7 @@ def test_wrong_sources(tmp_path, file):
         ('list.txt', 'missing.mp4'),
         ('other.txt', 'no frame'),
         ('gone.mp4', 'gone.mp4'),
+        ('anim.gif', r'anim.gif is a picture by its name, and no video: .*a folder of frames'),
     ):
         with pytest.raises(InputError, match=message):
             find_videos(tmp_path / source)
