@@ -67,7 +67,8 @@ class LeftOut:
 
     def _write(self) -> None:
         try:
-            write_checked(self._path, self.reasons)
+            # in the order of the set, whichever thread came to a record first
+            write_checked(self._path, dict(sorted(self.reasons.items())))
         except OSError as error:  # of a full disk: the job goes on, and may count anew
             log.warning('%s: cannot be written (%s)', self._path, error.strerror)
 
