@@ -27,9 +27,10 @@ def named(folder, text, **options):
     return [entry.name for entry in read_people(path, '--exclude', folder, **options)]
 
 
-def test_a_picture_is_no_list(folder):
+@pytest.mark.parametrize('read', [read_list, read_label_list])
+def test_a_picture_is_no_list(folder, read):
     with pytest.raises(InputError, match=r'1\.jpg is a picture by its name; expected a folder, or'):
-        read_list(folder / 'Ann' / '1.jpg')
+        read(folder / 'Ann' / '1.jpg')
 
 
 @pytest.mark.parametrize(
