@@ -138,17 +138,8 @@ class Gallery:
         self._file: Optional[MatrixFile] = None
         self._version: Optional[tuple] = None
         path = self.folder / DATABASE
-
-        def fill(new: Path) -> None:
-            words = gallery_tables.new_lock(key, codec).words
-            gallery_tables.make_file(new, embedding_size, fingerprint, words)
-
         try:
-            make_private(path, fill)
-        except (sqlite3.Error, OSError) as error:
-            reason = getattr(error, 'strerror', None) or str(error)
-            raise RunError(error_of_disk(path, reason)) from None
-        try:
+            make_private(path)
             self._database = Database(path, _LOCK_SECONDS)
         except (sqlite3.Error, OSError) as error:
             raise InputError(f'{path} is no gallery: {error}') from None
@@ -235,18 +226,6 @@ class Gallery:
             for place, person, face, crop in zip(places, people, faces, crops):
                 gallery_tables.put_face(self._database, self._seal, place, person, face, crop)
         self.note('enrol', people=list(numbers.values()), faces=len(names))
-
-    def discard_if_empty(self) -> None:
-        """Remove a gallery that has nobody, as a new one into which no face did fit; the object is
-        of no use afterwards. A gallery of somebody stays.
-
-        Whoever else has it open cannot write to it any more: SQLite sees that its file is gone.
-        """
-        with contextlib.suppress(RunError), self._access(), self._transaction('EXCLUSIVE'):
-            self._refresh()
-            if not self._people:
-                self._file.path.unlink()
-                self._database.path.unlink()
 
     def remove(self, identity: str) -> int:
         """Forget all faces of an identity; returns how many. UnknownIdentity if there are none."""
@@ -464,8 +443,8 @@ class Gallery:
         self._tidy()
 
     def _prepare(self, size, fingerprint: Optional[str], codec: str, key: Optional[Key]) -> None:
-        """Check the tables; an empty file, as older versions left on a full disk, gets them now.
-        Size and seal are known afterwards."""
+        """Make the tables of a new gallery, check those of an old one; size and seal are known
+        afterwards."""
         database = self._database
         if not database.format():
             if fingerprint is None:

@@ -180,10 +180,7 @@ def _enrol(args: argparse.Namespace) -> dict:
     for doubt in doubts:
         log.warning('%s; enrolled all the same', doubt)
     crops = [encode_jpeg(face.crop) for face in faces]
-    is_new = not (args.gallery / DATABASE).is_file()
-    with _opened(args, key, embedder, args.codec) as gallery, contextlib.ExitStack() as on_error:
-        if is_new:
-            on_error.callback(gallery.discard_if_empty)
+    with _opened(args, key, embedder, args.codec) as gallery:
         gallery.enrol(
             [name] * len(faces),
             np.stack([face.embedding for face in faces]),
@@ -192,7 +189,6 @@ def _enrol(args: argparse.Namespace) -> dict:
             [picture_digest(crop) for crop in crops],
             terms,
         )
-        on_error.pop_all()
         log.info(
             '%s: enrolled as %s: %d; faces in all: %d', args.gallery, name, len(faces), len(gallery)
         )

@@ -7,15 +7,16 @@ and SQLite stops after more work than a database of that size can need.
 
 import contextlib
 import logging
+import os
 import sqlite3
 import stat
-import threading
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import InputError
-from ..common.files import PathLike, atomic_path, output_folder
+from ..common.files import PathLike, output_folder
 from .decision_log import HEAD, LOG
 from .gallery_matrix import is_matrix
 
@@ -48,7 +49,6 @@ _ALLOWED = 20_000_000  # instructions of one access, half a second; and so many 
 _ALLOWED_PER_BYTE = 8
 _OF_A_VOLUME = 'lost+found'  # made with the file system, in a folder that is one of its own
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_making = threading.Lock()
 
 
 def is_gallery_file(name: str) -> bool:
@@ -119,17 +119,23 @@ def _shut(path: Path, mode: int = 0o600) -> bool:
     return True
 
 
-def make_private(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a file that only its owner can read, unless there is one: whole, as `fill` writes it, or
-    none. What a killed process left of it goes.
+def make_private(path: Path) -> None:
+    """Make an empty file that only its owner can read, unless there is one.
 
-    It is closed before another thread opens it, whose locks that would take (SQLite's are of a
-    process).
+    It is never open under its name: closing it would take SQLite's locks from this process.
     """
-    with _making, contextlib.suppress(FileExistsError):  # another process was faster
-        if not path.exists():
-            with atomic_path(path, private=True, new=True) as temporary:
-                fill(temporary)
+    if path.exists():
+        return
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.gallery.')
+    os.close(handle)
+    try:
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(temporary, path)
+    except OSError:  # a file system without links
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    finally:
+        os.unlink(temporary)
 
 
 class Database:

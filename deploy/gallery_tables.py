@@ -5,7 +5,6 @@ records (`gallery_records`) and pictures, `checksums` are those of the rows of a
 functions work inside a transaction of the caller.
 """
 
-import contextlib
 import re
 import secrets
 import zlib
@@ -111,15 +110,6 @@ def _from_hex(folder: Path, meta: dict[str, str], word: str) -> bytes:
         return bytes.fromhex(meta.get(word, ''))
     except (TypeError, ValueError):
         raise InputError(f'gallery {folder} is damaged: its {word} is none') from None
-
-
-def make_file(path: Path, size: int, fingerprint: str, words: dict[str, str]) -> None:
-    """`make` in an empty file that nobody else knows; may raise sqlite3.Error."""
-    with contextlib.closing(Database(path, 0)) as database:
-        database.execute('PRAGMA journal_mode = MEMORY')  # nothing beside it, whatever happens
-        database.execute('BEGIN')
-        make(database, size, fingerprint, words)
-        database.execute('COMMIT')
 
 
 def make(database: Database, size: int, fingerprint: str, words: dict[str, str]) -> None:

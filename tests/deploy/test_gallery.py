@@ -1,6 +1,5 @@
 """The gallery against a search by hand, through crashes, threads and processes."""
 
-import contextlib
 import os
 import sqlite3
 import subprocess
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from vargfacenet.common.errors import InputError, RunError
-from vargfacenet.deploy import decision_log, gallery_search
 from vargfacenet.deploy import gallery as module
+from vargfacenet.deploy import gallery_search
 from vargfacenet.deploy.gallery import DATABASE, Gallery, GalleryBusy
 from vargfacenet.deploy.gallery_matrix import MATRIX
 from vargfacenet.eval.search.screen import forms
@@ -354,24 +353,6 @@ def test_several_objects_on_one_folder_see_each_others_changes(gallery, rng):
     other.remove('a')
     assert [match.identity for match in gallery.identify(rows[0], 5)] == ['b']
     other.close()
-
-
-def test_a_gallery_of_nobody_can_be_discarded_and_no_other(gallery, rng):
-    """Whoever has it open gets an error in place of a face that nobody will find."""
-    rows = unit(rng, 1)
-    gallery.enrol(['a'], rows)
-    gallery.discard_if_empty()
-    assert reopened(gallery).identities() == {'a': 1}
-    gallery.remove('a')
-    other = reopened(gallery)
-    gallery.discard_if_empty()
-    assert {path.name for path in gallery.folder.iterdir()} == {decision_log.LOG, decision_log.HEAD}
-    with pytest.raises(RunError, match='readonly'):
-        other.enrol(['b'], rows)
-    other.close()
-    with contextlib.closing(reopened(gallery)) as anew:
-        anew.enrol(['c'], rows)
-        assert anew.identities() == {'c': 1}
 
 
 def test_threads_enrol_and_search_at_once(gallery, rng):

@@ -75,18 +75,6 @@ def test_files_are_for_their_owner_alone(umask, tmp_path, rng):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_what_a_killed_process_left_of_a_new_gallery_goes(tmp_path):
-    """It has no name before it is whole; an empty one of an older version is made whole."""
-    (tmp_path / '.gallery.a1b2c3d4.sqlite').write_bytes(bytes(512))
-    Gallery(tmp_path, SIZE, MODEL).close()
-    assert {path.name for path in tmp_path.iterdir()} == {DATABASE, MATRIX}
-    older = tmp_path / 'older'
-    older.mkdir()
-    (older / DATABASE).touch()
-    with contextlib.closing(Gallery(older, SIZE, MODEL)) as gallery:
-        assert gallery.identities() == {}
-
-
 @pytest.mark.parametrize(
     'name', ['embeddings.7.f32', MATRIX, decision_log.LOG, decision_log.HEAD, DATABASE]
 )
