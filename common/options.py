@@ -14,7 +14,8 @@ from .errors import InputError
 from .registry import unknown_name
 from .typed import FLOAT32_LARGEST, FLOAT32_LEAST, is_float32, is_number
 
-_BOUNDS = f' (float32: {FLOAT32_LEAST:.2g} to {FLOAT32_LARGEST:.2g})'
+_BOUNDS = f'{FLOAT32_LEAST:.2g} to {FLOAT32_LARGEST:.2g}'
+_WITH_0 = f'float32: 0, or in size from {_BOUNDS}'
 
 
 class Rule(NamedTuple):
@@ -39,7 +40,9 @@ def integer(low: int, high: Optional[int] = None) -> Rule:
 def positive(high: float = math.inf) -> Rule:
     """A number above 0, at most `high`; without that, one that float32 holds."""
     if math.isinf(high):
-        return Rule(lambda value: is_float32(value) and value > 0, f'a number above 0{_BOUNDS}')
+        return Rule(
+            lambda value: is_float32(value) and value > 0, f'a number above 0 (float32: {_BOUNDS})'
+        )
     return Rule(
         lambda value: is_number(value) and 0 < value <= high, f'a number above 0, at most {high:g}'
     )
@@ -51,9 +54,9 @@ def one_of(choices: Iterable[str]) -> Rule:
     return Rule(lambda value: value in choices, f'one of {", ".join(choices)}')
 
 
-REAL = Rule(is_float32, f'a finite number{_BOUNDS}')
+REAL = Rule(is_float32, f'a finite number ({_WITH_0})')
 NOT_NEGATIVE = Rule(
-    lambda value: is_float32(value) and value >= 0, f'a finite number, not negative{_BOUNDS}'
+    lambda value: is_float32(value) and value >= 0, f'a finite number, not negative ({_WITH_0})'
 )
 SHARE = Rule(
     lambda value: is_number(value) and 0 <= value < 1, 'a number from 0 up to, not including, 1'

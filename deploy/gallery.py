@@ -33,6 +33,7 @@ from .gallery_file import (
     MAX_CROP,
     WITHOUT_CHECKSUMS,
     Database,
+    holds_gallery,
     make_private,
     private_folder,
 )
@@ -113,11 +114,11 @@ class Gallery:
 
     Raises
     ------
-    InputError for a folder that cannot be written, a gallery of another model, codec or key, a
-    damaged one, and one that does not exist when no model is given. Every method may raise
-    GalleryBusy, after `wait`, and RunError for a disk that fails and where another process has
-    changed the key; reading waits for changes in this object and for the moment in which another
-    process completes one.
+    InputError for a folder that cannot be written or whose path is too long, a gallery of another
+    model, codec or key, a damaged one, and one that does not exist when no model is given. This and
+    every method may raise GalleryBusy, after `wait`, and RunError for a disk that is full or fails,
+    and where another process has changed the key; reading waits for changes in this object and for
+    the moment in which another process completes one.
     """
 
     def __init__(
@@ -201,12 +202,11 @@ class Gallery:
         Raises
         ------
         InputError for names that are empty or too long, rows of another length than 1, crops of
-        more than a megabyte, and terms whose last day is over.
+        more than a megabyte, and people whose last day, as given or as known, is over.
         """
         names = [checked_name(name) for name in identities]
         rows = self._checked_rows(embeddings, len(names))
-        terms = checked_terms(*terms)
-        check_not_over(terms, today or date.today())
+        terms, today = checked_terms(*terms), today or date.today()
         crops = [crop or None for crop in crops or [None] * len(names)]
         if any(crop and len(crop) > MAX_CROP for crop in crops):
             raise InputError(f'a crop has more than {MAX_CROP} bytes; encode it as JPEG')
@@ -216,7 +216,9 @@ class Gallery:
             for source, digest in zip(sources or [''] * len(names), digests)
         ]
         with self._change(len(names)):
-            numbers = {name: self._written_person(name, terms) for name in dict.fromkeys(names)}
+            numbers = {
+                name: self._written_person(name, terms, today) for name in dict.fromkeys(names)
+            }
             people = [numbers[name] for name in names]
             places = self._unused(len(names)).tolist()
             sealed = self._sealed_rows(rows, places, people)
@@ -419,8 +421,9 @@ class Gallery:
     def _forget(self, person: int) -> None:
         gallery_tables.forget_person(self._database, person, self._places(person).tolist())
 
-    def _written_person(self, name: str, terms: Terms) -> int:
-        """The number of a person, who is written if new, or if the terms are."""
+    def _written_person(self, name: str, terms: Terms, today: date) -> int:
+        """The number of a person, who is written if new, or if the terms are; InputError where the
+        person's time is over."""
         number = self._ids.get(name)
         if number in self._unreadable:
             raise InputError(
@@ -429,6 +432,7 @@ class Gallery:
             )
         known = self._people[number] if number else Person(name)
         updated = known.terms.updated(terms)
+        check_not_over(updated, today, '' if terms.expires else name)
         if number is None or updated != known.terms:
             person = Person(name, updated, now() if any(terms) else known.recorded)
             number = gallery_tables.put_person(self._database, self._seal, number, person)
@@ -723,5 +727,5 @@ class Gallery:
 
 def check_exists(folder: PathLike) -> None:
     """Raise InputError unless a folder holds a gallery."""
-    if not (Path(folder) / DATABASE).is_file():
+    if not holds_gallery(folder):
         raise InputError(f'{folder} holds no gallery; `vargfacenet gallery enrol` makes one')

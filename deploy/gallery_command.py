@@ -39,7 +39,7 @@ from .embedder import FaceEmbedder
 from .enrolment import enrolment_doubts, poor_quality, repeated
 from .faces import Face, add_faces_option, face_of
 from .gallery import Gallery, check_exists
-from .gallery_file import DATABASE, private_folder
+from .gallery_file import holds_gallery, private_folder
 from .gallery_records import check_not_over, checked_name, checked_terms, picture_digest
 from .person_export import about_person, check_export_path, export_person
 from .sealing import CODEC_HELP, NEW, Key, add_key_options, key_for, key_of, make_key
@@ -166,7 +166,7 @@ def _enrol(args: argparse.Namespace) -> dict:
     again = repeated(faces)
     doubts = [f'{args.photographs[row]}: the same picture is given twice' for row in again]
     # opened last: a new gallery is made only when there is something to put into it
-    if (args.gallery / DATABASE).is_file():
+    if holds_gallery(args.gallery):
         with _opened(args, key, embedder, args.codec) as gallery:
             doubts += _doubts(args, embedder, gallery, faces)
     else:

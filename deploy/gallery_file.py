@@ -57,6 +57,11 @@ def is_gallery_file(name: str) -> bool:
     return name in (DATABASE, LOG, HEAD, *journals) or is_matrix(name)
 
 
+def holds_gallery(folder: PathLike) -> bool:
+    """Whether there is a gallery in a folder; False for what can be no folder's name."""
+    return os.path.isfile(Path(folder) / DATABASE)
+
+
 def private_folder(path: PathLike) -> Path:
     """A gallery's folder, made if needed, that its owner alone can read, and so its files.
 
@@ -65,7 +70,7 @@ def private_folder(path: PathLike) -> Path:
     as a data set, and for links in place of the gallery's files.
     """
     path = Path(path)
-    existed = path.is_dir()
+    existed = os.path.isdir(path)  # Path's own fails for a name that is too long
     folder = output_folder(path)
     if not existed:
         folder.chmod(0o700)
@@ -74,7 +79,7 @@ def private_folder(path: PathLike) -> Path:
     opened = [path for path in folder.iterdir() if is_gallery_file(path.name) and _shut(path)]
     others = sorted(path.name for path in folder.iterdir() if not is_gallery_file(path.name))
     seen = [name for name in others if not name.startswith('.') and name != _OF_A_VOLUME]
-    if seen and not (folder / DATABASE).exists():
+    if seen and not holds_gallery(folder):
         raise InputError(
             f'{folder} holds other files ({seen[0]}) and no gallery; name a new or empty folder'
         )

@@ -112,13 +112,15 @@ def checked_terms(basis: str = '', purpose: str = '', expires: str = '') -> Term
     return Terms(basis, purpose, expires)
 
 
-def check_not_over(terms: Terms, today: date) -> None:
+def check_not_over(terms: Terms, today: date, known_of: str = '') -> None:
     """InputError for terms of `checked_terms` whose last day was before `today`: nobody would be
-    recognised by what is enrolled under them."""
+    recognised by what is enrolled under them. `known_of` is whose they are, where the day was not
+    given but known."""
     if terms.expires and date.fromisoformat(terms.expires) < today:
+        whose, how = (f"{known_of}'s ", ' with --expires') if known_of else ('', '')
         raise InputError(
-            f'expiry {terms.expires}: this day is over, and from the day after it nobody is '
-            f'recognised; give today, {today}, or a later day'
+            f'{whose}expiry {terms.expires}: this day is over, and from the day after it nobody is '
+            f'recognised; give today, {today}, or a later day{how}'
         )
 
 

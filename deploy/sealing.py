@@ -21,7 +21,7 @@ from ..common.errors import InputError
 from ..common.extras import need
 from ..common.files import PathLike, input_file, real_path, write_secret
 from ..common.registry import Registry
-from .gallery_file import DATABASE
+from .gallery_file import holds_gallery
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +247,7 @@ def key_for(args: argparse.Namespace) -> tuple[Optional[Key], bool]:
 
     Raises InputError as `key_of` and `check_lock`.
     """
-    is_new = not (args.gallery / DATABASE).is_file()
+    is_new = not holds_gallery(args.gallery)
     key = key_of(args, args.gallery, is_new)
     check_lock(key, args.codec)
     return key, is_new

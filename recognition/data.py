@@ -155,7 +155,7 @@ class _Decoder:
     augmentations: Augmentations
     views: int
     view_seed: int
-    allowed: int  # records that may be left out
+    allowed: Optional[int]  # records that may be left out, as `LeftOut` has it
 
     def fill(
         self, buffer: _Buffer, rows: range, epoch: int, positions: np.ndarray
@@ -232,8 +232,8 @@ class FaceRecordIter(mx.io.DataIter):
         mirror image or one of that many views by the augmentations, see `views.row_of`
     accumulate : batches that make one step; an epoch has a multiple of them, those of an epoch of
         batches that are as many times larger
-    left_out : how many records that cannot be read may be left out (default: none); the next
-        readable one takes the place of each, in `index` as well
+    left_out : how many records that cannot be read may be left out (default: none, and no error
+        names an option); the next readable one takes the place of each, in `index` as well
 
     Attributes
     ----------
@@ -286,9 +286,9 @@ class FaceRecordIter(mx.io.DataIter):
                 f'{records.source}: {self.num_images} images are fewer than one batch of '
                 f'{batch_size * accumulate} on {num_parts} worker(s); lower the batch size'
             )
-        self._left_out = left_out or LeftOut(0)
+        self._left_out = left_out or LeftOut(None)
         allowed = self._left_out.allowed
-        labels = _labels(records, skip=allowed > 0) if shuffle == PEOPLE else None
+        labels = _labels(records, skip=bool(allowed)) if shuffle == PEOPLE else None
         self._order_options = (shuffle, num_parts, part_index, batch_size, labels)
         self._seed = seed
         augmentations = make_augmentations(augment, augment_options)

@@ -124,7 +124,8 @@ def fit_layers(
 
     Raises
     ------
-    InputError for pictures that do not span `size` dimensions, or of nobody twice.
+    InputError for pictures that do not span `size` dimensions, that are of nobody twice, or that do
+    not differ where they are of one person.
     """
     count, values = features.shape[:2]
     basis = discriminant_directions(features, labels, channels, shrinkage)

@@ -286,6 +286,19 @@ def test_circles_are_found_and_only_these():
     assert set(violations(sources)) == circle
 
 
+def cores(source):
+    """How often a module's text makes a core of OpenVINO."""
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return sum('Core' in (getattr(call, 'attr', ''), getattr(call, 'id', '')) for call in calls)
+
+
+def test_openvino_has_one_core_that_all_use():
+    """A signal after one of several has gone ends the process, see `core` there."""
+    makers = {path: cores(source) for path, source in house().items() if cores(source)}
+    assert makers == {'common/engine/openvino_core.py': 1}
+    assert cores('ov.Core().read_model(a)\nfrom openvino import Core\nCore()\ncore()') == 2
+
+
 @pytest.mark.parametrize('module', sorted(COMMAND_MODULES))
 def test_every_command_has_its_main(module):
     path = ROOT / (module.replace('.', '/') + '.py')

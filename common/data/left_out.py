@@ -13,9 +13,11 @@ from ..files import read_json
 log = logging.getLogger(__name__)
 
 
-def not_allowed(reason: str) -> InputError:
+def not_allowed(reason: str, allowed: Optional[int]) -> InputError:
     """What is raised for a record that cannot be read, which `reason` says, and may not be left
-    out."""
+    out; it names the option where there is one, see `LeftOut`."""
+    if allowed is None:
+        return InputError(reason)
     return InputError(f'{reason}; --skip-corrupt N leaves up to N such records out')
 
 
@@ -24,7 +26,7 @@ class LeftOut:
 
     Parameters
     ----------
-    allowed : records that may be left out in all
+    allowed : records that may be left out in all; None: no option of the command allows any
     path : JSON that keeps position -> reason, so that a resumed job counts on; None keeps nothing
     anew : what the file holds is of another job; `begin` removes it
 
@@ -37,7 +39,7 @@ class LeftOut:
     InputError for a file of another form.
     """
 
-    def __init__(self, allowed: int, path: Optional[Path] = None, anew: bool = False):
+    def __init__(self, allowed: Optional[int], path: Optional[Path] = None, anew: bool = False):
         self.allowed = allowed
         self.reasons: dict[int, str] = {}
         self._path = path
@@ -56,9 +58,9 @@ class LeftOut:
         with self._lock:
             new = {position: bad[position] for position in bad if position not in self.reasons}
             for position, reason in new.items():
-                if len(self.reasons) >= self.allowed:
+                if len(self.reasons) >= (self.allowed or 0):
                     others = f' (after {self.allowed} others that were left out)'
-                    raise not_allowed(reason + (others if self.allowed else ''))
+                    raise not_allowed(reason + (others if self.allowed else ''), self.allowed)
                 self.reasons[position] = reason
                 count = len(self.reasons)
                 log.warning('left out, %d of at most %d: %s', count, self.allowed, reason)

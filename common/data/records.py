@@ -239,7 +239,7 @@ def read_crop(records: Records, position: int) -> tuple[int, np.ndarray]:
 
 
 def next_crop(
-    records: Records, position: int, bad: dict[int, str], allowed: int
+    records: Records, position: int, bad: dict[int, str], allowed: Optional[int]
 ) -> tuple[int, int, np.ndarray]:
     """(position, label, uint8 BGR) of a picture, or of the first readable one after it: who takes
     the place of a bad one depends on the data alone, so that a resumed run sees it too.
@@ -247,8 +247,8 @@ def next_crop(
     Parameters
     ----------
     bad : takes position -> reason of each that cannot be read
-    allowed : how many may be in `bad`; InputError with the reason of one more, or of the last of
-        all
+    allowed : how many may be in `bad`, as `LeftOut` has it; InputError with the reason of one more,
+        or of the last of all
     """
     while True:
         try:
@@ -257,8 +257,8 @@ def next_crop(
             bad[position] = str(error)
         else:
             return position, label, bgr
-        if len(bad) > allowed:
-            raise not_allowed(bad[position])
+        if len(bad) > (allowed or 0):
+            raise not_allowed(bad[position], allowed)
         if len(bad) == len(records):
             raise InputError(bad[position])
         position = (position + 1) % len(records)

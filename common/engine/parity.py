@@ -20,6 +20,7 @@ from ..names import DATA, IMAGE_SIZE
 from ..parallel import cpu_count
 from ..synth.face import jpeg_faces
 from ..vectors import unit_rows
+from .openvino_core import core
 
 BATCHES = (1, 7, 32)
 MAX_DIFFERENCE = 1e-5  # float32: of the largest value
@@ -108,11 +109,7 @@ def onnx_engines(path: Path) -> dict[str, Run]:
 
     As a user would call them, with a dynamic batch: nothing of our engines is in between.
     """
-    onnx, ort, ov = (
-        need('onnx', 'deploy'),
-        need('onnxruntime', 'deploy'),
-        need('openvino', 'deploy'),
-    )
+    onnx, ort = need('onnx', 'deploy'), need('onnxruntime', 'deploy')
     model = onnx.load(str(path))
     onnx.checker.check_model(model, full_check=True)
     element = model.graph.input[0].type.tensor_type.elem_type
@@ -121,7 +118,7 @@ def onnx_engines(path: Path) -> dict[str, Run]:
     # threads that wait for work would take as much of the CPU again
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    compiled = ov.Core().compile_model(
+    compiled = core().compile_model(
         str(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': cpu_count()}
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ...common.backend import mx
-from ...common.engine import ops
+from ...common.engine import openvino_core, ops
 from ...common.extras import missing, need
 from ...common.parallel import cpu_count
 
@@ -44,7 +44,7 @@ def peaks(seconds: float) -> dict[str, float]:
 def _openvino_products(left: np.ndarray, right: np.ndarray) -> dict[str, tuple]:
     ov = need('openvino', 'deploy')
     ops = ov.opset13
-    core = ov.Core()
+    core = openvino_core.core()
     data = ops.parameter(left.shape, np.float32)
     model = ov.Model([ops.matmul(data, ops.constant(right), False, False)], [data])
     products = {}

@@ -20,6 +20,7 @@ import numpy as np
 from ...common import console
 from ...common.backend import mx
 from ...common.engine import ops
+from ...common.engine.openvino_core import core
 from ...common.extras import missing
 from ...common.options import integer
 from ...common.parallel import cpu_count
@@ -67,7 +68,7 @@ def _openvino(a: np.ndarray, b: np.ndarray) -> Callable[[], object]:
     left = opset13.parameter(a.shape, np.float32)
     product = opset13.matmul(left, opset13.constant(b), False, True)
     hints = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
-    model = openvino.Core().compile_model(openvino.Model([product], [left]), 'CPU', hints)
+    model = core().compile_model(openvino.Model([product], [left]), 'CPU', hints)
     request = model.create_infer_request()
     return lambda: request.infer([a], share_inputs=True, share_outputs=True)
 

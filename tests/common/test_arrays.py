@@ -1,5 +1,6 @@
 """`.npy` and `.npz` as NumPy writes them, and archives that unpack to more than they should."""
 
+import hashlib
 import io
 import pickle
 import tracemalloc
@@ -8,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 from vargfacenet.common import limits
-from vargfacenet.common.arrays import map_npy, read_npz
+from vargfacenet.common.arrays import digest_of, map_npy, read_npz
 from vargfacenet.common.errors import InputError
 
 ARRAYS = {
@@ -138,3 +139,18 @@ def test_every_flipped_bit_of_an_array_in_an_archive_is_noticed(tmp_path, rng):
         path.write_bytes(damaged)
         with pytest.raises(InputError):
             read_npz(path)
+
+
+@pytest.mark.parametrize('kind', ['uint8', '>i2', '<i4', '>i8'])
+def test_digests_are_those_of_kept_results(kind):
+    """Whatever type the numbers have in memory: they were and are little-endian int64."""
+    pictures, people = bytes(range(24)), [0, 0, 1, 2]
+    images = np.frombuffer(pictures, np.uint8).reshape(4, 2, 1, 3)
+    whole = b''.join(number.to_bytes(8, 'little') for number in (*people, 0, 2, 3, 1))
+    drawn = np.array([[0, 2], [3, 1]], kind)
+    found = digest_of(images, np.array(people, kind), drawn)
+    assert found == hashlib.sha256(pictures + whole).hexdigest()
+    found = digest_of(images[:, ::-1][:, ::-1], np.array(people, kind), None)
+    assert found == hashlib.sha256(pictures + whole[:32]).hexdigest()
+    found = digest_of(images, np.array([True, False]))
+    assert found == hashlib.sha256(pictures + b'\x01\x00').hexdigest()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,6 +273,38 @@ def test_a_change_that_cannot_be_completed_leaves_the_gallery_usable(
     with pytest.raises(RunError, match='full'):
         gallery.enrol(['d'], rows[1:], crops=[bytes(100_000)])
     assert gallery.identities() == {'a': 1, 'c': 1}
+
+
+def long_path(folder, size):
+    """A path of `size` bytes below a folder, of names that the system takes."""
+    while (left := size - len(str(folder))) > 1:
+        folder = folder / ('x' * min(200, left - 1 - (left == 202)))
+    assert len(str(folder)) == size
+    return folder
+
+
+def test_a_folder_that_cannot_be_written_is_wrong_input(tmp_path, run_command):
+    """By whomever, root as well."""
+    (tmp_path / 'file').touch()
+    folders = [
+        tmp_path / 'file',
+        tmp_path / 'file' / 'below',
+        Path('/proc/gallery'),
+        tmp_path / ('x' * 300),
+        long_path(tmp_path, 4200),
+    ]
+    for folder in folders:
+        with pytest.raises(InputError, match='choose another folder'):
+            Gallery(folder, SIZE, MODEL)
+        with pytest.raises(InputError, match='holds no gallery'):
+            Gallery(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+    with pytest.raises(InputError, match='unable to open'):  # SQLite takes fewer characters
+        Gallery(long_path(tmp_path, 600), SIZE, MODEL)
+    words = ('--model', 'absent,1', '--gallery')
+    for folder in folders:  # before a model is asked for
+        code, _, errors = run_command('gallery', 'enrol', 'Ada', __file__, *words, folder)
+        assert code == 2 and errors.endswith('choose another folder\n'), errors
 
 
 def test_several_make_the_same_gallery_at_once(tmp_path):

@@ -104,6 +104,23 @@ def test_a_day_that_is_over_is_refused(gallery, rng, run_command, tmp_path):
     assert not (tmp_path / 'new').exists()
 
 
+def test_who_is_over_gets_no_more_pictures_without_a_later_day(gallery, rng):
+    """They would be recognised by nobody, and without a word."""
+    rows = unit(rng, 3)
+    gallery.enrol(['Ada'], rows[:1], terms=Terms('consent', '', YESTERDAY), today=date(2020, 1, 1))
+    lines = len(logged(gallery))
+    later = rf"Ada's expiry {YESTERDAY}: this day is over.*{TODAY}, or a later day with --expires"
+    for terms in (Terms(), Terms(purpose='door')):
+        with pytest.raises(InputError, match=later):
+            gallery.enrol(['Bob', 'Ada'], rows[1:], terms=terms)
+    assert gallery.identities() == {'Ada': 1} and len(logged(gallery)) == lines
+    assert gallery.person('Ada')[1].terms == ('consent', '', YESTERDAY)
+    gallery.enrol(['Ada'], rows[1:2], terms=Terms(expires=str(TODAY)))
+    gallery.enrol(['Ada'], rows[2:])  # on the last day
+    assert [match.identity for match in gallery.identify(rows[1])] == ['Ada']
+    assert gallery.identities() == {'Ada': 3}
+
+
 def test_what_was_done_is_logged_by_number(gallery, rng):
     gallery.enrol(['Ada Lovelace', 'b'], unit(rng, 2), ['secret.jpg', ''], [b'x', b'y'])
     number = gallery.person('Ada Lovelace')[0]

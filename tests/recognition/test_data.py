@@ -464,6 +464,17 @@ def test_the_next_readable_record_takes_a_bad_ones_place(patterns, tmp_path):
     few.close()
 
 
+def test_an_option_is_named_only_where_there_is_one(patterns, tmp_path):
+    """bench data reads as training does, and has none."""
+    folder = corrupted(patterns, tmp_path / 'bad', (11,))
+    for left_out in (None, LeftOut(0)):
+        batches = FaceRecordIter(folder, 8, left_out=left_out)
+        with contextlib.closing(batches), pytest.raises(InputError, match=r'record 11\b') as told:
+            for _ in range(6):
+                batches.next()
+        assert ('--skip-corrupt' in str(told.value)) == (left_out is not None)
+
+
 def test_labels_are_read_past_bad_records(patterns, tmp_path):
     folder = corrupted(patterns, tmp_path / 'bad', (11,))
     with pytest.raises(InputError, match=r'record 11\b'):

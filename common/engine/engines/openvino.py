@@ -1,8 +1,6 @@
 """OpenVINO: ONNX models on Intel's and other x86 and ARM processors; the fastest on the CPU."""
 
 import contextlib
-import functools
-import threading
 from collections import deque
 from typing import Optional
 
@@ -25,29 +23,12 @@ from ..contract import (
     padded,
     unreadable,
 )
+from ..openvino_core import core
 from . import ENGINES, PRECISIONS, Engine
 
 # fastest with a stream on every CPU and this many images in each (measured: 4, 8, 16)
 _STREAM_BATCH = 8
 _HINTS = {'float32': 'f32', 'bfloat16': 'bf16'}
-_making = threading.Lock()
-
-
-def _core():
-    """OpenVINO's core, one for the life of the process.
-
-    What runs models on the CPU gives the thread that first uses it a stack for signals, and unmaps
-    that when its core goes. If that is in another thread, or before a later core's, the thread
-    keeps a stack that is gone, and the next signal ends the process without a word: a Ctrl-C that
-    was to save a training run.
-    """
-    with _making:
-        return _one_core()
-
-
-@functools.cache
-def _one_core():
-    return need('openvino', EXTRA).Core()
 
 
 @ENGINES.register('openvino')
@@ -87,7 +68,7 @@ class OpenVinoEngine(Engine):
         threads: Optional[int] = None,
     ):
         self._ov = need('openvino', EXTRA)
-        self._core = _core()
+        self._core = core()
         self._device = self._known(device)
         abilities = self._core.get_property(self._device, 'OPTIMIZATION_CAPABILITIES')
         if precision == 'bfloat16' and 'BF16' not in abilities:
@@ -188,7 +169,7 @@ class OpenVinoEngine(Engine):
 
     @classmethod
     def devices(cls) -> list[str]:
-        names = _core().available_devices
+        names = core().available_devices
         return ['cpu', *(name for name in names if name != 'CPU')]
 
     def _known(self, device: str) -> str:

@@ -731,8 +731,8 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
   return MX_SUCCESS;
 }
 
-// ------------------------------------------------------ BatchNorm in parts, between which ranks
-// talk vg_moments: x (N, C, ...) -> mean and biased variance (C,) of each channel.
+// ------------------------------------------------- BatchNorm in parts, between which ranks talk
+// vg_moments: x (N, C, ...) -> mean and biased variance (C,) of each channel.
 
 enum Moment { kMomentMean, kMomentVariance, kMoments };
 

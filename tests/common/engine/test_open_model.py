@@ -28,6 +28,7 @@ from vargfacenet.eval.verification import verify
 SHARED = ROOT.parent / 'shared' / 'data'  # real faces and a published model, where they are
 ENGINES = ['onnxruntime', 'openvino']
 CLOSE = {'rtol': 0, 'atol': 2e-5}
+_FINITE = 'a finite number (float32: 0, or in size from 1.2e-38 to 3.4e+38)'
 
 
 @pytest.fixture(scope='module')
@@ -124,8 +125,8 @@ def test_uint8_files_take_pixels_as_they_are(case):
         ('mean', "model option 'mean': expected OPTION=VALUE"),
         ('std=0', 'std must be a number above 0 (float32: 1.2e-38 to 3.4e+38), not 0'),
         ('std=-1', 'std must be a number above 0 (float32: 1.2e-38 to 3.4e+38), not -1'),
-        ('mean=nan', 'mean must be a finite number (float32: 1.2e-38 to 3.4e+38), not nan'),
-        ('mean=grey', "mean must be a finite number (float32: 1.2e-38 to 3.4e+38), not 'grey'"),
+        ('mean=nan', f'mean must be {_FINITE}, not nan'),
+        ('mean=grey', f"mean must be {_FINITE}, not 'grey'"),
         ('mean=1,mean=2', 'mean is given twice'),
         ('colour=grey', 'colour must be one of rgb, bgr'),
         ('gamma=2', "unknown --input option 'gamma'; known: colour, mean, std"),

@@ -60,37 +60,49 @@ def test_an_engine_gives_mxnets_embeddings(name, case, model):
 
 _SIGNALLED = """
 import gc, os, signal, sys, threading
+from pathlib import Path
 import numpy as np
 from vargfacenet.common.engine.contract import read_contract
 from vargfacenet.common.engine.engines.openvino import OpenVinoEngine
+from vargfacenet.common.engine.parity import onnx_engines
 
-content = open(sys.argv[1], 'rb').read()
-engines = [OpenVinoEngine(content, read_contract(content)) for _ in range(2)]
-for engine in engines:
-    engine.embed(np.zeros((1, 112, 112, 3), np.uint8))
-del engine
+path = Path(sys.argv[1])
+content = path.read_bytes()
+runs = [OpenVinoEngine(content, read_contract(content)).embed for _ in range(2)]
+if sys.argv[3] == 'with a check':
+    runs.append(onnx_engines(path)['openvino'])
+for run in runs:
+    run(np.zeros((1, 112, 112, 3), np.uint8))
+del run
 got = []
 signal.signal(signal.SIGINT, lambda number, _: got.append(number))
 if sys.argv[2] == 'in another thread':
-    thread = threading.Thread(target=engines.clear)
+    thread = threading.Thread(target=runs.clear)
     thread.start()
     thread.join()
 else:
-    del engines[0]
+    del runs[0]
     gc.collect()
-    del engines[0]
+    del runs[0]
 gc.collect()
 os.kill(os.getpid(), signal.SIGINT)
 assert got == [signal.SIGINT]
 """
 
 
-@pytest.mark.parametrize('freed', ['in another thread', 'the first one first'])
-def test_a_signal_is_handled_after_openvino(freed, model, tmp_path):
+@pytest.mark.parametrize(
+    ('freed', 'others'),
+    [
+        ('in another thread', ''),
+        ('in another thread', 'with a check'),
+        ('the first one first', ''),
+    ],
+)
+def test_a_signal_is_handled_after_openvino(freed, others, model, tmp_path):
     """Its CPU plugin changes the stack on which a thread handles signals."""
     path = tmp_path / 'model.onnx'
     path.write_bytes(model.SerializeToString())
-    words = [sys.executable, '-c', _SIGNALLED, path, freed]
+    words = [sys.executable, '-c', _SIGNALLED, path, freed, others]
     assert subprocess.run(words, cwd=ROOT.parent).returncode == 0
 
 
