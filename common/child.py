@@ -40,8 +40,8 @@ def ctrl_c_held_off() -> Iterator[None]:
 
     At the end SIGINT is let through, not what was before: coroutines may be inside by turns.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    try:  # a handler that waits for its turn may raise in the call that blocks
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -167,11 +167,13 @@ def _objects(sources: Sources, command: list[str], folder: Path) -> list[Path]:
 
 
 def _knows(compiler: str, flags: tuple[str, ...]) -> bool:
-    """Whether a compiler takes flags, asked with an empty file. It names the one that it does not
-    take; what fails otherwise, as where there is no memory left, is a CalledProcessError."""
+    """Whether a compiler takes flags, asked with an empty file. In an error it names the one that
+    it does not take; what fails otherwise, as where there is no memory left, is a
+    CalledProcessError. (Clang that crashes lists its arguments, but in no error.)"""
     words = [compiler, *flags, '-Werror', '-fsyntax-only', '-x', 'c++', os.devnull]
     done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode > 0 and any(flag in done.stderr for flag in flags):
+    errors = ' '.join(line for line in done.stderr.splitlines() if 'error:' in line)
+    if done.returncode > 0 and any(flag in errors for flag in flags):
         return False
     done.check_returncode()
     return True

@@ -39,7 +39,7 @@ from .picture_reader import NOTHING, Found, PictureReader
 log = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 2  # of crops, embedded or waiting for it
-_SHOWN = 100  # names of pictures without a face in the JSON result
+_SHOWN = 100  # names of pictures without a face, and of turned ones, in the JSON result
 
 
 def find_pictures(source: Path) -> list[tuple[Path, str]]:
@@ -204,6 +204,7 @@ def _run_pictures(
         'faces': len(columns['scores']),
         'several': len(tally.several),
         'turned': len(tally.turned),
+        'turned_paths': tally.turned[:_SHOWN],
         'left_out': len(tally.without),
         'left_out_paths': tally.without[:_SHOWN],
         'images_per_second': rate,

@@ -199,7 +199,7 @@ def _check(values: dict[str, Any]) -> None:
         )
     if values.get('lr_steps') and values['lr_mode'] != 'step':
         raise InputError(f'--lr-steps needs --lr-mode step (it is {values["lr_mode"]!r})')
-    changes = [values['lr_factor']] * len(values.get('lr_steps', ()))
+    changes = [values['lr_factor']] * len(values.get('lr_steps') or ())
     last = math.prod(changes, start=float(values['lr']))
     if not is_float32(last):
         raise InputError(

@@ -1,5 +1,6 @@
 """Processes that another one has started, as Linux tells of them."""
 
+import contextlib
 import os
 import re
 import signal
@@ -11,7 +12,8 @@ def children(pid=None):
     pid = pid or os.getpid()
     found = []
     for task in Path(f'/proc/{pid}/task').iterdir():
-        found += map(int, (task / 'children').read_text().split())
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread may end
+            found += map(int, (task / 'children').read_text().split())
     return found
 
 

@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> dict:
         [
             ('--min-images', args.min_images, 2, 10**6),
             ('--most-people', args.most_people, 0, 10**7),
-            ('--pictures', args.pictures, 1, 10**6),
+            ('--pictures', args.pictures, 1, 10**6 // 2),
             ('--frames', args.frames, 1, 10**4),
             ('--most-videos', args.most_videos, 2, 10**4),
             ('--share', args.share, 0.0, 1.0),

@@ -109,6 +109,7 @@ def test_embed_turns_a_picture_as_compare_does(model, run_command, tmp_path):
     out = tmp_path / 'f.npz'
     code, result, errors = run_command('embed', tmp_path / 'photos', '--model', model, '--out', out)
     assert (code, result['embedded'], result['turned'], result['left_out']) == (0, 2, 1, 1)
+    assert result['turned_paths'] == [str(turned)]
     assert 'in 1 pictures, such as' in errors and 'b.png, a face was found only with' in errors
     stored = np.load(out)
     assert stored['embeddings'][0] @ stored['embeddings'][1] > 0.999
