@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import date
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,7 @@ from vargfacenet.deploy import FaceEmbedder, serve
 from vargfacenet.deploy import service as service_module
 from vargfacenet.deploy.gallery_file import DATABASE
 from vargfacenet.deploy.gallery_matrix import MATRIX
+from vargfacenet.deploy.gallery_records import Terms
 from vargfacenet.deploy.openapi import document
 from vargfacenet.deploy.service import MAX_REQUEST
 from vargfacenet.deploy.web_access import is_loopback
@@ -129,6 +131,17 @@ def test_who_is_removed_can_be_brought_back(start_service, monkeypatch):
     ticket = client.delete('/api/identities', name='Ada').json['undo']
     time.sleep(0.1)
     assert client.post('/api/undo', undo=ticket).status == 404
+
+
+def test_who_is_over_comes_back_as_they_were(start_service):
+    client = start_service()
+    client.post('/api/enrol', name='Ada', photograph=crop(1))
+    (face,), terms = client.gallery.person('Ada')[2], Terms(expires='2019-05-01')
+    client.gallery.enrol(['Ada'], face.embedding[None], terms=terms, today=date(2019, 4, 30))
+    ticket = client.delete('/api/identities', name='Ada').json['undo']
+    undone = client.post('/api/undo', undo=ticket)
+    assert undone.json == {'name': 'Ada', 'identities': {'Ada': 2}}
+    assert client.gallery.expired() == ['Ada']
 
 
 def test_a_damaged_thumbnail_or_row_fails_no_request(start_service):
