@@ -60,7 +60,9 @@ LONGEST = (
 def pytest_collection_modifyitems(items):
     order = {ROOT / 'tests' / name: number for number, name in enumerate(LONGEST)}
     assert all(path.is_file() for path in order), 'LONGEST names a file that is gone'
-    items.sort(key=lambda item: order.get(item.path, len(order)))
+    # see threads.py
+    shared = {item.path for item in items if 'two_engine_threads' in item.fixturenames}
+    items.sort(key=lambda item: (item.path not in shared, order.get(item.path, len(order))))
 
 
 def pytest_collection_finish():
@@ -98,11 +100,20 @@ def default_signals():
 
 @pytest.fixture(scope='module')
 def two_threads():
-    """Two threads share the loops of the compiled operators and kernels, whatever
-    OMP_NUM_THREADS says."""
+    """Two threads share the loops of compiled kernels, whatever OMP_NUM_THREADS says."""
     from threads import threads
 
     with threads(2):
+        yield
+
+
+@pytest.fixture(scope='module')
+def two_engine_threads():
+    """And those of MXNet's operators: for whole files, which run before those of one thread, and
+    in which no network is trained."""
+    from threads import threads
+
+    with threads(2, engine=True):
         yield
 
 

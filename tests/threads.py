@@ -3,6 +3,12 @@
 OMP_NUM_THREADS is read once, and `tests/run.sh` has it say 1. OpenMP keeps a number for each thread
 that begins such loops; here these are Python's main thread and the one in which MXNet's engine runs
 operators.
+
+The engine may go from more threads to fewer, not back: MXNet 1.9.1 keeps the pooling of a shape as
+oneDNN has made it for so many threads, and with more of them it writes to memory that is not its
+own (two threads after one: malloc ends the process). So `tests/conftest.py` runs the files of
+several engine threads first; and no network is trained there, since one that is trained later in
+the process would get what was kept, and other bits than a process of one thread.
 """
 
 import contextlib
@@ -32,14 +38,14 @@ def _in_the_engine(work: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Inside, `number` threads share a loop."""
+def threads(number: int, engine: bool = False) -> Iterator[None]:
+    """Inside, `number` threads share a loop of the main thread, and of `engine` too."""
     try:
         openmp = ctypes.CDLL('libgomp.so.1')
     except OSError:  # then nothing here is compiled that would share a loop
         yield
         return
-    places = [lambda work: work()] + ([_in_the_engine] if 'mxnet' in sys.modules else [])
+    places = [lambda work: work()] + [_in_the_engine] * (engine and 'mxnet' in sys.modules)
     before: list[int] = []
     for place in places:
         place(lambda: before.append(openmp.omp_get_max_threads()))
@@ -48,6 +54,8 @@ def threads(number: int) -> Iterator[None]:
     for place in places:
         place(lambda: now.append(openmp.omp_get_max_threads()))
     assert now == [number] * len(places)
-    yield
-    for place, wanted in zip(places, before):
-        place(lambda wanted=wanted: openmp.omp_set_num_threads(wanted))
+    try:
+        yield
+    finally:
+        for place, wanted in zip(places, before):
+            place(lambda wanted=wanted: openmp.omp_set_num_threads(wanted))

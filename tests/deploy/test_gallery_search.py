@@ -8,6 +8,9 @@ from vargfacenet.deploy.gallery_search import Rows, best_of_each
 from vargfacenet.deploy.sealing import Key
 from vargfacenet.eval.search.screen import forms
 
+# a result must not depend on who compares which rows
+pytestmark = pytest.mark.usefixtures('two_threads')
+
 SIZE = 48
 
 

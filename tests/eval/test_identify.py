@@ -20,6 +20,9 @@ from vargfacenet.eval.matrix_file import read_matrix, write_matrix
 from vargfacenet.eval.ranking import open_set, rank_rates
 from vargfacenet.eval.results import load_results
 
+# a result must not depend on who compares which rows
+pytestmark = pytest.mark.usefixtures('two_threads')
+
 SIZE = 32
 
 

@@ -1,14 +1,11 @@
 """Signals ask a run to stop; they do not end it in the middle of a step."""
 
-import json
 import os
 import signal
 
-import cv2
 import pytest
 from vargfacenet.common.console import report_error
 from vargfacenet.common.history import HISTORY, read_history
-from vargfacenet.recognition.curves import curves_of, plot_curves
 from vargfacenet.recognition.hooks import History, stop_signals
 from vargfacenet.recognition.run_state import TrainState
 
@@ -52,15 +49,3 @@ def test_a_full_disk_costs_no_run_and_no_row(tmp_path, caplog):
     history.close()
     rows = [{'step': step, 'loss': 4.5 - step} for step in (1, 2, 3, 4)]
     assert read_history(tmp_path) == rows
-
-
-def test_a_curve_has_the_rows_that_hold_its_value(tmp_path):
-    """A run that goes on with another loss logs more than it did; a verification is a row too."""
-    row = {'loss': 2.0, 'accuracy': 0.25, 'learning_rate': 0.1}
-    rows = [{'step': 1, **row}, {'step': 2, **row, 'class_loss': 1.5}, {'step': 2, 'a_accuracy': 1}]
-    curves = curves_of(rows)
-    assert [line.label for line in curves.losses] == ['loss', 'class loss']
-    assert curves.losses[1] == ('class loss', [2], [1.5], '')
-    assert curves.accuracies == [('training', [1, 2], [25, 25], ''), ('a', [2], [100], 'o')]
-    (tmp_path / 'history.jsonl').write_text('\n'.join(map(json.dumps, rows)))
-    assert cv2.imread(str(plot_curves(tmp_path, 'a run'))).shape[:2] == (420, 1440)

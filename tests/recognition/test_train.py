@@ -43,9 +43,10 @@ from tests.recognition.conftest import SMALL_NETWORK
 PACED = DATA / 'paced_schedules.py'
 
 
-def start(*options) -> subprocess.Popen:
+def start(*options, **environment) -> subprocess.Popen:
     """The training command in a process of its own, which knows the small network and the paced
     schedules as well."""
+    plugins = {'VARGFACENET_PLUGINS': f'{SMALL_NETWORK}:{PACED}', 'CURVES': 'none'}
     command = [sys.executable, '-m', 'vargfacenet', 'train', *map(str, options)]
     return subprocess.Popen(
         command,
@@ -53,7 +54,7 @@ def start(*options) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, 'VARGFACENET_PLUGINS': f'{SMALL_NETWORK}:{PACED}', 'CURVES': 'none'},
+        env={**os.environ, **plugins, **environment},
     )
 
 
@@ -135,23 +136,27 @@ def test_pictures_without_labels_are_refused_by_a_classification(options, run_co
     assert code == 2 and 'holds no classes' in errors and errors.count('\n') == 1
 
 
-def test_killed_and_resumed_ends_with_the_same_weights(small_options, run_command, tmp_path, go):
+def test_killed_and_resumed_ends_with_the_same_weights(small_options, tmp_path, go):
     """SIGKILL between two checkpoints; the network has dropout, the data are shuffled and
-    mirrored, the learning rate changes at every step."""
+    mirrored, the learning rate changes at every step. Two threads share the work of each."""
+    shared = {'OMP_NUM_THREADS': '2'}
     options = [*small_options, '--network-option', 'dropout=0.4', '--steps', 60, '--verbose', 20]
     options += ['--lr-mode', 'held', '--warmup-steps', 0]
-    killed = start(*options, '--name', 'killed')
+    killed = start(*options, '--name', 'killed', **shared)
     prefix = tmp_path / 'killed' / 'model'
     wait_for(Path(f'{prefix}-0001.json'), killed)
     killed.kill()
     killed.wait()
     go.touch()
-    code, _, errors = run_command('train', *options, '--name', 'whole')
-    assert code == 0, errors
+    whole = start(*options, '--name', 'whole', **shared)
+    _, errors = whole.communicate()
+    assert whole.returncode == 0, errors
     _, state = load_state(prefix, checkpoint_numbers(prefix)[-1])
     assert state.step == 20
-    resumed = start(*options, '--name', 'killed', '--resume')
-    assert resumed.wait() == 0, resumed.communicate()[1]
+    resumed = start(*options, '--name', 'killed', '--resume', CURVES='drawn', **shared)
+    _, errors = resumed.communicate()
+    assert resumed.returncode == 0, errors
+    assert (tmp_path / 'killed' / 'curves.png').stat().st_size
     assert_same_weights(weights(tmp_path / 'whole' / 'model', 3), weights(prefix, 3))
     steps = [row['step'] for row in read_history(tmp_path / 'killed')]
     assert steps == sorted(set(steps))
@@ -441,10 +446,10 @@ def test_two_dist_sync_workers_train_together(small_options, patterns, tmp_path)
             **os.environ,
             'VARGFACENET_VENV': sys.prefix,
             'VARGFACENET_PLUGINS': str(SMALL_NETWORK),
-            'CURVES': 'none',
         },
     )
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'run' / 'curves.png').stat().st_size
     result = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
     assert [row['model'] for row in result] == [f'{tmp_path}/run/model,1']  # one process reports
     trained = weights(tmp_path / 'run' / 'model', 1)

@@ -3,6 +3,7 @@
 import pytest
 from vargfacenet.common.backend import mx
 from vargfacenet.common.engine import checkpoint
+from vargfacenet.common.engine.network import Network
 from vargfacenet.common.errors import InputError
 from vargfacenet.symbol import get_symbol
 
@@ -63,3 +64,19 @@ def test_a_symbol_without_the_embedding_output(tmp_path):
     (tmp_path / 'model-symbol.json').write_text('{"nodes": [')
     with pytest.raises(InputError, match='no symbol that MXNet reads'):
         checkpoint.load_embedding(f'{tmp_path}/model,1')
+
+
+@pytest.mark.parametrize('ending', ['-0000.params', '-0000.json', '-symbol.json', '-0003.params'])
+def test_what_appears_while_a_network_is_made_stays(ending, network, tmp_path):
+    """Behind the check that a command begins with, before it writes."""
+    prefix = tmp_path / 'model'
+    checkpoint.check_free(prefix, overwrite=False)
+    meanwhile = tmp_path / f'model{ending}'
+    meanwhile.write_bytes(b"another command's")
+    with pytest.raises(InputError, match=r'is there already|has other checkpoints'):
+        checkpoint.save_alone(prefix, Network(*network), overwrite=False)
+    assert meanwhile.read_bytes() == b"another command's"
+    assert [path.name for path in tmp_path.iterdir() if 'model' in path.name] == [meanwhile.name]
+    meanwhile.unlink()
+    checkpoint.save_alone(prefix, Network(*network), overwrite=False)
+    assert checkpoint.load_embedding(f'{prefix},0').arg_params

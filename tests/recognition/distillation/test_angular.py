@@ -8,6 +8,9 @@ from vargfacenet.common.backend import mx
 from vargfacenet.common.errors import InputError
 from vargfacenet.recognition.distillation.angular import angular_distance, angular_distillation
 
+# a loss must not depend on who adds which rows
+pytestmark = pytest.mark.usefixtures('two_engine_threads')
+
 
 @pytest.mark.parametrize('form', ['l2', 'cosine'])
 def test_equals_the_loop(form, rng):

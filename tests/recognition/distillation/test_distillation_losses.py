@@ -13,6 +13,9 @@ from vargfacenet.common.errors import InputError
 from vargfacenet.recognition.class_centres import class_centres
 from vargfacenet.recognition.distillation import Pair, make_distillation_loss
 
+# a loss must not depend on who adds which rows
+pytestmark = pytest.mark.usefixtures('two_engine_threads')
+
 needs_compiler = pytest.mark.skipif(not ops.available(), reason='needs a C++ compiler')
 
 

@@ -6,6 +6,9 @@ import reference
 from gradients import evaluate, relative_error
 from vargfacenet.recognition import presets
 
+# a loss must not depend on who adds which rows
+pytestmark = pytest.mark.usefixtures('two_engine_threads')
+
 
 @pytest.mark.parametrize('name', ['nsoftmax', 'arcface', 'cosface', 'combined'])
 def test_smoothed_margin_loss_equals_the_loop(class_loss, name, rng):

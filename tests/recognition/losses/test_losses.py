@@ -12,6 +12,9 @@ from loss_heads import build_terms, check_compiled, needs_compiler
 from vargfacenet.common.errors import InputError
 from vargfacenet.recognition import presets
 
+# a loss must not depend on who adds which rows
+pytestmark = pytest.mark.usefixtures('two_engine_threads')
+
 MARGINS = {
     name: presets.loss[name].loss_options for name in ('nsoftmax', 'arcface', 'cosface', 'combined')
 }

@@ -1,5 +1,12 @@
+"""Centres as threads share them."""
+
 import pytest
 from vargfacenet.recognition.partial_fc import products
+
+
+@pytest.fixture(scope='module', autouse=True)
+def shared(two_threads):
+    """All tests here: a result must not depend on who has which rows."""
 
 
 @pytest.fixture(params=['compiled', 'NumPy'])

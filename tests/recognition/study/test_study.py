@@ -109,7 +109,10 @@ def done(patterns, crowd, tmp_path_factory):
     """A study that has run: (its file, folder of its runs)."""
     folder = tmp_path_factory.mktemp('study')
     path = write_study(folder, patterns, crowd)
-    assert main(['study', str(path), '--jobs', '2']) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv('CURVES')
+        assert main(['study', str(path), '--jobs', '2']) == 0
+    assert len(list((folder / 'runs').rglob('curves.png'))) == 2
     return path, folder / 'runs'
 
 
