@@ -46,13 +46,13 @@ from vargfacenet.__main__ import main
 for words in json.loads(sys.argv[1]):
     assert main(words) == 0
 """
-# With one thread, MXNet's gradients of the bias of a convolution and of BatchNorm's beta are running
-# float32 sums over all images and places, bit for bit those of np.cumsum: off by up to as many
-# roundings as they have terms, and those of three passes by others. With two threads the bias has
-# two such sums, of 8 and of 7 images. Behind the first step these two arrays are the farthest apart,
-# 3e-6 with one thread and 1e-6 with two; behind the seventh all that lies before them is, 1e-4 and
-# 5e-6. (Why beta gains by the second thread is not known: alone, its sum is the same.) An array moves
-# by about 1, of which the bound is the roundings of one sum.
+# With one thread, MXNet's gradients of the bias of a convolution and of BatchNorm's beta are
+# running float32 sums over all images and places, bit for bit those of np.cumsum: off by up to as
+# many roundings as they have terms, and those of three passes by others. With two threads the bias
+# has two such sums, of 8 and of 7 images. Behind the first step these two arrays are the farthest
+# apart, 3e-6 with one thread and 1e-6 with two; behind the seventh all that lies before them is,
+# 1e-4 and 5e-6. (Why beta gains by the second thread is not known: alone, its sum is the same.)
+# An array moves by about 1, of which the bound is the roundings of one sum.
 ROUNDINGS = 15 * 28 * 28 * 2.0**-24
 
 
