@@ -55,7 +55,7 @@ def test_without_a_compiler_numpy_gives_the_same(tmp_path):
     assert kernel == 'numpy'
     assert stderr.count('\n') == 1
     assert 'no C++ compiler: identification runs on NumPy' in stderr
-    # the library that is there; tests/common/test_native.py sees one compiled from nothing
+    # the library that is there; `library` and `compiled` below see it compiled from nothing
     (kernel, same_numbers), _ = run(tmp_path / 'b', compiled='')
     assert kernel == screen.choose_kernel()
     assert same_numbers == numbers
@@ -163,15 +163,23 @@ def test_a_form_that_the_compiler_does_not_know_is_left_out_and_told(compiled, m
         screen.choose_kernel()
 
 
-def test_a_compiler_that_fails_leaves_no_library(compiled, tmp_path, caplog):
-    """One that was killed for want of memory, say, at a single form: the next start tries again."""
-    script = tmp_path / 'c++'
+AVX2 = native.Form('avx2', ('int8.cc',), ('-mavx2', '-mfma'))
+
+
+def failing_compiler(folder, words, fails):
+    """A script that is the compiler, but for command lines of a pattern, where it `fails`."""
+    script = folder / 'c++'
     script.write_text(
-        f'#!/bin/sh\ncase "$*" in *int8.cc*) echo "error: Killed" >&2; exit 1;; esac\n'
-        f'exec {native._compiler()} "$@"\n'
+        f'#!/bin/sh\ncase "$*" in {words}) {fails};; esac\nexec {native._compiler()} "$@"\n'
     )
     script.chmod(0o755)
-    assert compiled(native.Form('avx2', ('int8.cc',), ('-mavx2', '-mfma')), compiler=script) is None
+    return script
+
+
+def test_a_compiler_that_fails_leaves_no_library(compiled, tmp_path, caplog):
+    """One that was killed for want of memory, say, at a single form: the next start tries again."""
+    script = failing_compiler(tmp_path, '*int8.cc*', 'echo "error: Killed" >&2; exit 1')
+    assert compiled(AVX2, compiler=script) is None
     assert not (tmp_path / 'kernels.so').exists() and 'error: Killed' in caplog.text
 
 
@@ -188,13 +196,8 @@ def test_a_compiler_that_fails_as_it_is_asked_has_not_said_no(
     fails, reason, compiled, tmp_path, caplog
 ):
     """Whether it knows a form. Were that taken for a no, a library without the form would stay."""
-    script = tmp_path / 'c++'
-    script.write_text(
-        f'#!/bin/sh\ncase "$*" in *-mavx2*-fsyntax-only*) {fails};; esac\n'
-        f'exec {native._compiler()} "$@"\n'
-    )
-    script.chmod(0o755)
-    assert compiled(native.Form('avx2', ('int8.cc',), ('-mavx2', '-mfma')), compiler=script) is None
+    script = failing_compiler(tmp_path, '*-mavx2*-fsyntax-only*', fails)
+    assert compiled(AVX2, compiler=script) is None
     assert not (tmp_path / 'kernels.so').exists() and reason in caplog.text
 
 
