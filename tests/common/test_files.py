@@ -5,8 +5,10 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 import types
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,30 @@ def test_nobody_else_opens_what_is_being_written(tmp_path):
         modes.append((tmp_path / 'ours').stat().st_mode & 0o777)
     (tmp_path / 'plain').write_bytes(b'x')
     assert modes == [0o600, (tmp_path / 'plain').stat().st_mode & 0o777, 0o600, 0o600]
+
+
+@pytest.mark.parametrize('told', [True, False])
+def test_threads_that_write_at_once_leave_the_umask_as_it_is(told, tmp_path, monkeypatch):
+    """With and without a system that tells it; every call that changes it takes its time."""
+    change = os.umask
+
+    def slow_change(mask):
+        before = change(mask)
+        time.sleep(2e-3)
+        return before
+
+    before = change(0o027)
+    try:
+        monkeypatch.setattr(files.os, 'umask', slow_change)
+        if not told:
+            monkeypatch.setattr(files, '_STATUS', tmp_path / 'absent')
+        with ThreadPoolExecutor(4) as pool:
+            paths = [tmp_path / str(number) for number in range(24)]
+            list(pool.map(lambda path: files.atomic_write(path, b''), paths))
+    finally:
+        left = change(before)
+    assert left == 0o027
+    assert {path.stat().st_mode & 0o777 for path in paths} == {0o640}
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
