@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 
-from ..common.data.records import open_records, read_labels
+from ..common.data.records import UNLABELLED, open_records, read_labels
 from ..common.files import PathLike
 from ..common.vectors import unit_rows
 from .teacher import Rows
@@ -15,10 +15,15 @@ log = logging.getLogger(__name__)
 _BLOCK = 4096  # pictures whose embeddings are in memory at a time
 
 
-def labels_of(data_dir: PathLike) -> np.ndarray:
-    """int64 (pictures,): the class of every picture of a data set; reads all of it once."""
+def labels_of(data_dir: PathLike, rows: Rows, skip: bool = False) -> np.ndarray:
+    """int64 (pictures,): the class of every picture of a data set, UNLABELLED where `rows` have the
+    embeddings of another picture in its place; reads all of the set once.
+
+    Raises InputError for a picture that cannot be read; with `skip` it is UNLABELLED as well.
+    """
     with contextlib.closing(open_records(data_dir)) as records:
-        return read_labels(records)
+        labels = read_labels(records, skip)
+    return np.where(np.isin(np.arange(len(labels)), [*rows.replaced]), UNLABELLED, labels)
 
 
 def class_centres(rows: Rows, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -30,7 +35,7 @@ def class_centres(rows: Rows, labels: np.ndarray, num_classes: int) -> np.ndarra
     Parameters
     ----------
     rows : the teacher's embeddings of all pictures
-    labels : int (pictures,), class numbers from 0
+    labels : int (pictures,), class numbers from 0; UNLABELLED ones do not count
     num_classes : C
 
     Returns
@@ -38,6 +43,7 @@ def class_centres(rows: Rows, labels: np.ndarray, num_classes: int) -> np.ndarra
     (C, D) float32 of unit length; a class without pictures has zeros, and the log says how many
     """
     order = np.argsort(labels, kind='stable')
+    order = order[labels[order] != UNLABELLED]
     sums = np.zeros(0)
     for start in range(0, len(order), _BLOCK):
         positions = order[start : start + _BLOCK]
@@ -47,7 +53,7 @@ def class_centres(rows: Rows, labels: np.ndarray, num_classes: int) -> np.ndarra
             if start == 0 and not mirrored:
                 sums = np.zeros((num_classes, embeddings.shape[1]))
             sums[classes] += np.add.reduceat(unit_rows(embeddings), firsts)
-    empty = num_classes - len(np.unique(labels))
+    empty = num_classes - len(np.unique(labels[order]))
     if empty:
         log.warning('%d of %d classes have no picture, and so no centre', empty, num_classes)
     return unit_rows(sums).astype(np.float32)

@@ -19,8 +19,8 @@ from ..common.ranks import Ranks
 from .augmentations import AUGMENTATIONS, COMBINATIONS
 from .processes import connect, leaving_at_once
 from .teacher import Teacher, open_teacher
-from .teacher_store import Header, TeacherStore
-from .teaching import left_out_path, teach
+from .teacher_store import Header, TeacherStore, left_out_path
+from .teaching import teach
 from .views import Views, read_views
 
 log = logging.getLogger(__name__)

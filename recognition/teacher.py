@@ -19,7 +19,14 @@ from .views import Views
 
 
 class Rows(Protocol):
-    """Embeddings of the pictures of one data set, such as a `TeacherStore`."""
+    """Embeddings of the pictures of one data set, such as a `TeacherStore`.
+
+    Attributes
+    ----------
+    replaced : numbers of pictures that could not be read, whose rows are another picture's
+    """
+
+    replaced: frozenset[int]
 
     def read(self, positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """(N, D) float32 of pictures, by their numbers, and `rows` of them, see `views`."""

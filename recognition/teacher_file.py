@@ -35,6 +35,8 @@ class TeacherFile:
     without direction, pictures without a row and pictures with two.
     """
 
+    replaced: frozenset[int] = frozenset()  # see `Rows`: there is a row of every picture
+
     def __init__(self, path: PathLike, data_dir: PathLike):
         self.path = input_file(path, 'file of embeddings')
         arrays = _load(self.path)

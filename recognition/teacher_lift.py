@@ -32,6 +32,11 @@ class LiftedRows:
     def __init__(self, rows: Rows, matrix: np.ndarray):
         self._rows, self._matrix = rows, matrix
 
+    @property
+    def replaced(self) -> frozenset[int]:
+        """See `Rows`."""
+        return self._rows.replaced
+
     def read(self, positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """(N, D') float32, see `Rows`."""
         return self._rows.read(positions, rows) @ self._matrix

@@ -23,6 +23,7 @@ from typing import Callable
 import numpy as np
 
 from ..common.console import ProgressBar
+from ..common.data.left_out import LeftOut
 from ..common.data.records import side_file
 from ..common.data.store_file import (
     HEADER_BYTES,
@@ -57,6 +58,11 @@ def store_path(header: Header) -> Path:
     return side_file(header.data, f'.teacher-{header.key}.f16')
 
 
+def left_out_path(store: Path) -> Path:
+    """Where the records are listed that a store has no embeddings of their own of."""
+    return store.with_suffix('.left-out.json')
+
+
 def stores_beside(header: Header) -> Iterator[tuple[Path, Header]]:
     """Stores of the header's teacher and data set, whatever views they hold."""
     name = glob.escape(side_file(header.data, '').name)
@@ -83,6 +89,10 @@ class TeacherStore:
     path : the file
     expected : header of the teacher and the data set in use; hashes and sizes must agree, and so
         must the augmentation and its seed where it has views. More views than it has do no harm.
+
+    Attributes
+    ----------
+    replaced : records that could not be read, which have the embeddings of the next readable one
 
     Raises
     ------
@@ -117,6 +127,7 @@ class TeacherStore:
         size = self.path.stat().st_size
         if size != header.file_bytes:
             raise InputError(f'{path} has {size} bytes, not {header.file_bytes}; delete it')
+        self.replaced = frozenset(LeftOut(None, left_out_path(self.path)).reasons)
         shape = (header.records, header.rows, header.embedding_size)
         self._rows = np.memmap(self.path, '<f2', 'r', HEADER_BYTES, shape)
 

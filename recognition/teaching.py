@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Callable, Optional
 
 import numpy as np
@@ -24,7 +23,15 @@ from ..common.parallel import batches, ordered_map
 from ..common.ranks import Ranks, SingleRank
 from .augmentations import Augmentations
 from .teacher import Teacher
-from .teacher_store import Header, TeacherStore, build, read_header, store_path, stores_beside
+from .teacher_store import (
+    Header,
+    TeacherStore,
+    build,
+    left_out_path,
+    read_header,
+    store_path,
+    stores_beside,
+)
 from .views import Views, picture_of
 
 log = logging.getLogger(__name__)
@@ -107,11 +114,6 @@ def _engine_of(teacher: Teacher, batch_size: int):
     if isinstance(teacher.model, Network):
         return fastest(teacher.model, batch_size=batch_size)
     return teacher.model.engine
-
-
-def left_out_path(store: Path) -> Path:
-    """Where the records are listed that a store has no embeddings of their own of."""
-    return store.with_suffix('.left-out.json')
 
 
 def teach(

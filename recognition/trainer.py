@@ -98,7 +98,7 @@ def _constants(module, config: TrainConfig, teacher: Optional[EmbeddingSource]) 
             f"{config.distill} needs the teacher's class centres, which come from a store of its "
             'embeddings; make one with `vargfacenet teach` and name it as --teacher-store'
         )
-    labels = labels_of(config.data_dir)
+    labels = labels_of(config.data_dir, teacher.rows, skip=config.skip_corrupt > 0)
     return {TEACHER_CENTRES: mx.nd.array(class_centres(teacher.rows, labels, config.num_classes))}
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from pictures import corrupted
 from vargfacenet.common.backend import mx
 from vargfacenet.common.data import recordio
 from vargfacenet.common.data.image import decode_rgb
@@ -13,7 +14,9 @@ from vargfacenet.common.engine import checkpoint
 from vargfacenet.common.engine.mxnet import Embedder
 from vargfacenet.common.history import read_history
 from vargfacenet.recognition import teacher as teachers
+from vargfacenet.recognition.class_centres import class_centres, labels_of
 from vargfacenet.recognition.teacher import FrozenTeacher, open_teacher
+from vargfacenet.recognition.teacher_store import TeacherStore
 
 
 @pytest.fixture(scope='module')
@@ -251,6 +254,30 @@ def test_pictures_without_labels_teach_as_those_with_labels(
     np.testing.assert_allclose(unlabelled, labelled, rtol=1e-3)
     code, _, errors = run_command('distill', *words[:-5], '--data-dir', crops, '--name', 'no')
     assert code == 2 and 'distil with --no-classification' in errors
+
+
+def test_class_centres_are_those_of_the_pictures_that_can_be_read(
+    small_options, teacher, patterns, run_command, tmp_path
+):
+    """In the place of a person's last picture the store has the next person's first."""
+    folder = corrupted(patterns, tmp_path / 'bad', [8])  # position 7 of 0..7
+    words = ['--data-dir', folder, '--teacher', teacher, '--skip-corrupt', 1]
+    code, made, errors = run_command('teach', *words)
+    assert code == 0 and made['left_out'] == 1, errors
+    code, result, errors = run_command(
+        *('distill', *small_options, *words, '--generations', 1, '--steps', 2),
+        *('--distill', 'proxyless', '--teacher-store', made['store'], '--target', ''),
+    )
+    assert code == 0 and result['teacher_store'] == made['store'], errors
+    store = TeacherStore(made['store'], open_teacher(teacher).header(str(folder)))
+    plain = np.zeros(1, int)
+    np.testing.assert_array_equal(store.read(plain + 7, plain), store.read(plain + 8, plain))
+    labels = labels_of(folder, store, skip=True)
+    assert labels[:9].tolist() == [0] * 7 + [-1, 1]
+    own = sum(store.read(np.arange(7), np.full(7, row)).sum(axis=0) for row in (0, 1))
+    centres = class_centres(store, labels, 6)
+    # the store's float16 rows are unit to 1e-3 or so, and are summed at unit length
+    np.testing.assert_allclose(centres[0], own / np.linalg.norm(own), atol=1e-4)
 
 
 def test_class_centres_come_from_a_store_whatever_the_augmentation(
