@@ -23,7 +23,7 @@ def load_bin(path: PathLike, threads: Optional[int] = None) -> tuple[np.ndarray,
 
     Raises
     ------
-    InputError as in `pairset.read_pairs`, and for a picture that cannot be decoded or that is not
+    InputError as in `pair_sets.read_pairs`, and for a picture that cannot be decoded or that is not
     square, naming its number.
     """
     encoded, issame = read_pairs(path)

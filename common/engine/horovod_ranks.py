@@ -30,7 +30,7 @@ def _reaching(rank: int) -> Iterator[None]:
 
 
 class HorovodRanks(Ranks):
-    """The ranks of a job that `common/launch.py` or horovodrun has started.
+    """The ranks of a job that `common/launch` or horovodrun has started.
 
     Each call waits for its result: with one array under way at a time, sums are added up in the
     same order in every run, and a resumed run goes on bit for bit. Only what operators of a graph

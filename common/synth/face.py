@@ -1,6 +1,6 @@
 """Parametric synthetic faces: an identity and a variation in, one aligned picture out.
 
-A face is drawn from the front (synth_draw.py) as its parameters say (synth_traits.py), lit through
+A face is drawn from the front (draw.py) as its parameters say (traits.py), lit through
 a height map of Gaussian bumps, turned in 2.5 dimensions (every canvas pixel moves by its height),
 aligned to the ArcFace five-point template as a detector would do it, and then photographed:
 exposure, blur, noise. The pictures are no portraits; they share with photographs that pose, light

@@ -1,7 +1,7 @@
 """What a synthetic face is made of: the parameters of a person and of one picture of them.
 
 Lengths are pixels of the 112x112 crop, x to the right from the middle of the face, y down from the
-crop's top. How the parameters become pixels is told in synth_draw.py and synth_face.py.
+crop's top. How the parameters become pixels is told in draw.py and face.py.
 """
 
 import dataclasses

@@ -22,7 +22,9 @@ SPARSE, DENSE = 'sparse', 'dense'
 UPDATES = (SPARSE, DENSE)
 
 _LEAST_PROBABILITY = 1e-30  # of the target, in the loss alone
-_DRAWS, _ROUNDING = 0, 1  # what random numbers are for
+# what random numbers are for; not 0, since NumPy takes [a, b, 0, 0] for [a, b], of which the
+# centres' first values are
+_DRAWS, _ROUNDING = 1, 2
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,27 @@ def test_a_step_is_a_function_of_its_number():
     assert (after(4) != after(5)).any()
 
 
+def test_no_step_draws_from_the_numbers_that_made_the_centres(monkeypatch):
+    """These are made in blocks, each by its first class, and step numbers are as large."""
+    made, streams = np.random.default_rng, []
+
+    def remembering(entropy):
+        streams.append(made(entropy).bytes(16))
+        return made(entropy)
+
+    monkeypatch.setattr(np.random, 'default_rng', remembering)
+    settings = Settings(3 * 4096, SIZE, 0.5, seed=9)
+    centres = Centres(settings.num_classes, SIZE)
+    centres.start(settings.seed, 0)
+    assert len(streams) == 3
+    head = PartialFC(make_loss('margin', {}), settings, centres)
+    embedding, label = inputs()
+    streams.pop()  # of `inputs`
+    for number in (1, 4096, 8192):
+        head.step(embedding, label, 0.1, number)
+    assert len(streams) == len(set(streams)) == 3 + 2 * 3
+
+
 @pytest.mark.parametrize('name', sorted(set(LOSSES) - {*COSINE_LOSSES}))
 def test_losses_without_cosines_are_refused(name):
     with pytest.raises(InputError, match=f'{name} is no function of cosines.*curricularface'):
