@@ -229,6 +229,12 @@ class Gallery:
                 gallery_tables.put_face(self._database, self._seal, place, person, face, crop)
         self.note('enrol', people=list(numbers.values()), faces=len(names))
 
+    def check_enrol(self, identity: str, terms: Terms = UNKNOWN) -> None:
+        """InputError for a person whom `enrol` would refuse whatever the faces are: one whose last
+        day is over, or whose record is damaged."""
+        with self._state():
+            self._terms_after(checked_name(identity), checked_terms(*terms), date.today())
+
     def remove(self, identity: str) -> int:
         """Forget all faces of an identity; returns how many. UnknownIdentity if there are none."""
         identity = checked_name(identity)
@@ -421,18 +427,25 @@ class Gallery:
     def _forget(self, person: int) -> None:
         gallery_tables.forget_person(self._database, person, self._places(person).tolist())
 
-    def _written_person(self, name: str, terms: Terms, today: date) -> int:
-        """The number of a person, who is written if new, or if the terms are; InputError where the
-        person's time is over."""
+    def _terms_after(self, name: str, terms: Terms, today: date) -> Terms:
+        """A person's terms once faces are enrolled under new ones; InputError as `check_enrol`."""
         number = self._ids.get(name)
         if number in self._unreadable:
             raise InputError(
                 f'gallery {self.folder}: {name} is the number of somebody whose record is damaged; '
                 f'remove {name} first'
             )
-        known = self._people[number] if number else Person(name)
-        updated = known.terms.updated(terms)
+        known = self._people[number].terms if number else UNKNOWN
+        updated = known.updated(terms)
         check_not_over(updated, today, '' if terms.expires else name)
+        return updated
+
+    def _written_person(self, name: str, terms: Terms, today: date) -> int:
+        """The number of a person, who is written if new, or if the terms are; InputError as
+        `check_enrol`."""
+        updated = self._terms_after(name, terms, today)
+        number = self._ids.get(name)
+        known = self._people[number] if number else Person(name)
         if number is None or updated != known.terms:
             person = Person(name, updated, now() if any(terms) else known.recorded)
             number = gallery_tables.put_person(self._database, self._seal, number, person)

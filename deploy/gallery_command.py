@@ -161,26 +161,23 @@ def _enrol(args: argparse.Namespace) -> dict:
     if is_new:
         private_folder(args.gallery)
     embedder = embedder_from(args)
-    found = [face_of(embedder, path, args.faces) for path in args.photographs]
-    faces = [largest.face for largest in found]
-    again = repeated(faces)
-    doubts = [f'{args.photographs[row]}: the same picture is given twice' for row in again]
-    # opened last: a new gallery is made only when there is something to put into it
-    if holds_gallery(args.gallery):
-        with _opened(args, key, embedder, args.codec) as gallery:
-            doubts += _doubts(args, embedder, gallery, faces)
-    else:
-        doubts += [
-            f'{path}: {poor}'
-            for path, face in zip(args.photographs, faces)
-            for poor in poor_quality(face)
-        ]
-    if doubts and not args.force:
-        raise InputError(f'{"; ".join(doubts)}. Nothing is enrolled; --force does it all the same')
-    for doubt in doubts:
-        log.warning('%s; enrolled all the same', doubt)
-    crops = [encode_jpeg(face.crop) for face in faces]
-    with _opened(args, key, embedder, args.codec) as gallery:
+    with contextlib.ExitStack() as stack:
+        gallery = None
+        if holds_gallery(args.gallery):
+            gallery = stack.enter_context(_opened(args, key, embedder, args.codec))
+            gallery.check_enrol(name, terms)  # before the costly look at the photographs
+        found = [face_of(embedder, path, args.faces) for path in args.photographs]
+        faces = [largest.face for largest in found]
+        doubts = _doubts(args, embedder, gallery, faces)
+        if doubts and not args.force:
+            raise InputError(
+                f'{"; ".join(doubts)}. Nothing is enrolled; --force does it all the same'
+            )
+        for doubt in doubts:
+            log.warning('%s; enrolled all the same', doubt)
+        crops = [encode_jpeg(face.crop) for face in faces]
+        if gallery is None:  # made only when there is something to put into it
+            gallery = stack.enter_context(_opened(args, key, embedder, args.codec))
         gallery.enrol(
             [name] * len(faces),
             np.stack([face.embedding for face in faces]),
@@ -201,15 +198,24 @@ def _enrol(args: argparse.Namespace) -> dict:
 
 
 def _doubts(
-    args: argparse.Namespace, embedder: FaceEmbedder, gallery: Gallery, faces: list[Face]
+    args: argparse.Namespace, embedder: FaceEmbedder, gallery: Optional[Gallery], faces: list[Face]
 ) -> list[str]:
-    decision = decide_for_gallery(embedder, len(gallery), usual_rates(embedder).fpir)
-    threshold = decision and decision.threshold
-    return [
-        f'{path}: {doubt}'
-        for path, face in zip(args.photographs, faces)
-        for doubt in enrolment_doubts(gallery, checked_name(args.name), face, threshold)
+    """Why these faces should not be enrolled; without a gallery there is nobody they are like."""
+    again = repeated(faces)
+    doubts = [f'{args.photographs[row]}: the same picture is given twice' for row in again]
+    if gallery is None:
+        of_face = poor_quality
+    else:
+        decision = decide_for_gallery(embedder, len(gallery), usual_rates(embedder).fpir)
+        threshold, name = decision and decision.threshold, checked_name(args.name)
+
+        def of_face(face: Face) -> list[str]:
+            return enrolment_doubts(gallery, name, face, threshold)
+
+    doubts += [
+        f'{path}: {doubt}' for path, face in zip(args.photographs, faces) for doubt in of_face(face)
     ]
+    return doubts
 
 
 def _identify(args: argparse.Namespace) -> dict:
@@ -220,11 +226,11 @@ def _identify(args: argparse.Namespace) -> dict:
     embedder = embedder_from(args)
     with _opened(args, key, embedder) as gallery:
         faces = len(gallery)
+        _say_expired(gallery)  # before the costly look at the photograph
         decision = choose_for_gallery(args, embedder, faces)
         found = face_of(embedder, args.photograph, args.faces)
         matches = gallery.identify(found.face.embedding, args.top)
         note_identification(gallery, 'gallery identify', decision, matches)
-        _say_expired(gallery)
     words = {True: 'match', False: 'no match', None: ''}
     threshold = decision and decision.threshold
     same = [None if threshold is None else match.cosine > threshold for match in matches]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import InputError
-from ..common.files import PathLike, output_folder
+from ..common.files import PathLike, output_folder, real_path
 from .decision_log import HEAD, LOG
 from .gallery_matrix import is_matrix
 
@@ -47,6 +47,7 @@ CREATE INDEX faces_by_identity ON faces (identity);
 _STEP = 10_000  # SQLite's instructions between two looks at the sum
 _ALLOWED = 20_000_000  # instructions of one access, half a second; and so many for each byte:
 _ALLOWED_PER_BYTE = 8
+_LONGEST = 504  # bytes of its path: SQLite takes 512, with the name that it gives a journal
 _OF_A_VOLUME = 'lost+found'  # made with the file system, in a folder that is one of its own
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -66,10 +67,11 @@ def private_folder(path: PathLike) -> Path:
     """A gallery's folder, made if needed, that its owner alone can read, and so its files.
 
     A folder that is there and holds other things keeps its mode, which a warning says. Raises
-    InputError for one that cannot be written, for one that holds other things and no gallery, such
-    as a data set, and for links in place of the gallery's files.
+    InputError for one that cannot be written or whose path is too long, for one that holds other
+    things and no gallery, such as a data set, and for links in place of the gallery's files.
     """
     path = Path(path)
+    _check_length(path)
     existed = os.path.isdir(path)  # Path's own fails for a name that is too long
     folder = output_folder(path)
     if not existed:
@@ -96,6 +98,19 @@ def private_folder(path: PathLike) -> Path:
     if opened:
         log.info('%s: others could read it; now its owner alone can', folder)
     return folder
+
+
+def _check_length(folder: Path) -> None:
+    """InputError for a folder in which SQLite cannot open the database."""
+    length = max(
+        len(os.fsencode(place / DATABASE)) for place in (folder.absolute(), real_path(folder))
+    )
+    if length > _LONGEST:
+        room = len(f'/{DATABASE}')
+        raise InputError(
+            f"{folder}: its path has {length - room} bytes, and that of a gallery's folder may "
+            f'have {_LONGEST - room}; choose another folder'
+        )
 
 
 def refuse_links(folder: Path) -> None:

@@ -183,6 +183,7 @@ class Service:
         DoubtfulEnrolment unless `force` is true.
         """
         name = checked_name(name)
+        await self._in_thread(lambda: self._gallery.check_enrol(name))  # before the costly look
         (seen,) = await self._look({'photograph': photograph}, client)
         face = seen.faces[0]
         if len(seen.boxes) > 1:  # however small: nobody looks at them

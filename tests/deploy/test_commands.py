@@ -1,9 +1,11 @@
 """embed, compare and gallery from the command line, and thresholds by counting."""
 
+import contextlib
 import json
 import os
 import shutil
 import sqlite3
+from datetime import date
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from vargfacenet.common.data.pair_sets import write_pairs
 from vargfacenet.common.engine.open_model import open_model
 from vargfacenet.deploy import FaceEmbedder, gallery
 from vargfacenet.deploy.decide import default_far, stored_thresholds
+from vargfacenet.deploy.gallery_records import Terms
 from vargfacenet.eval.verification import add_flips, embed_both
 
 
@@ -253,6 +256,22 @@ def test_the_gallery_command(folder, model, run_command, tmp_path):
     assert run_command('gallery', 'remove', 'Ada', *place[:2])[1]['removed'] == 2
     assert run_command('gallery', 'list', *place[:2])[1]['identities'] == {'Grace': 1}
     assert run_command('gallery', 'identify', pictures[0], *place, '--top', 0)[0] == 2
+
+
+def test_whose_time_is_over_is_told_before_a_photograph_is_looked_at(
+    folder, model, run_command, tmp_path
+):
+    place = ['--gallery', tmp_path / 'people', '--model', model]
+    no_picture = folder / 'notes.txt'
+    run_command('gallery', 'enrol', 'Grace', folder / 'p0' / '0.png', *place)
+    with contextlib.closing(gallery.Gallery(tmp_path / 'people')) as opened:
+        row = np.eye(32, dtype=np.float32)[:1]
+        terms = Terms(expires='2020-01-02')
+        opened.enrol(['Ada'], row, terms=terms, today=date(2020, 1, 1))
+    code, _, errors = run_command('gallery', 'enrol', 'Ada', no_picture, *place)
+    assert code == 2 and "Ada's expiry 2020-01-02: this day is over" in errors
+    code, _, errors = run_command('gallery', 'identify', no_picture, *place)
+    assert code == 2 and 'no picture' in errors and 'the time of 1 people is over' in errors
 
 
 @pytest.mark.parametrize('wrong', ['name', 'photograph', 'face'])

@@ -1,5 +1,6 @@
 """The gallery against a search by hand, through crashes, threads and processes."""
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -299,12 +300,27 @@ def test_a_folder_that_cannot_be_written_is_wrong_input(tmp_path, run_command):
         with pytest.raises(InputError, match='holds no gallery'):
             Gallery(folder)
     assert [path.name for path in tmp_path.iterdir()] == ['file']
-    with pytest.raises(InputError, match='unable to open'):  # SQLite takes fewer characters
-        Gallery(long_path(tmp_path, 600), SIZE, MODEL)
     words = ('--model', 'absent,1', '--gallery')
     for folder in folders:  # before a model is asked for
         code, _, errors = run_command('gallery', 'enrol', 'Ada', __file__, *words, folder)
         assert code == 2 and errors.endswith('choose another folder\n'), errors
+
+
+def test_the_longest_path_is_known(tmp_path, run_command):
+    """SQLite takes fewer bytes than the system, however they are named."""
+    longest, longer = (long_path(tmp_path, size) for size in (489, 490))
+    with contextlib.closing(Gallery(longest, SIZE, MODEL)) as gallery:
+        gallery.enrol(['a'], np.eye(SIZE, dtype=np.float32)[:1])
+        gallery.remove('a')
+    told = r"its path has 490 bytes, and that of a gallery's folder may have 489; choose"
+    (tmp_path / 'short').symlink_to(longer)
+    for folder in (longer, tmp_path / 'short'):
+        with pytest.raises(InputError, match=told):
+            Gallery(folder, SIZE, MODEL)
+    assert not longer.exists()
+    longest.rename(longest.with_name(longest.name + 'y'))  # once it is there
+    code, _, errors = run_command('gallery', 'list', '--gallery', f'{longest}y')
+    assert code == 2 and 'its path has 490 bytes' in errors and errors.count('\n') == 1
 
 
 def test_several_make_the_same_gallery_at_once(tmp_path):

@@ -138,6 +138,10 @@ def test_who_is_over_comes_back_as_they_were(start_service):
     client.post('/api/enrol', name='Ada', photograph=crop(1))
     (face,), terms = client.gallery.person('Ada')[2], Terms(expires='2019-05-01')
     client.gallery.enrol(['Ada'], face.embedding[None], terms=terms, today=date(2019, 4, 30))
+    refused = client.post('/api/enrol', name='Ada', photograph=b'no picture')  # nor looked at
+    assert (
+        refused.status == 400 and 'expiry 2019-05-01: this day is over' in refused.content.decode()
+    )
     ticket = client.delete('/api/identities', name='Ada').json['undo']
     undone = client.post('/api/undo', undo=ticket)
     assert undone.json == {'name': 'Ada', 'identities': {'Ada': 2}}
