@@ -48,8 +48,9 @@ def _chosen(tables, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, st
     }
 
 
-def _merge(tables, given: dict[str, Any]) -> dict[str, Any]:
-    """default < recipe < dataset < network < loss < command line, options of both merged."""
+def _merge(tables, given: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """(default < recipe < dataset < network < loss < command line, options of both merged; the
+    loss as people call it)."""
     values, chosen = _chosen(tables, given)
     data_name = values['dataset'] = chosen['dataset']
     values.update(presets.entry(tables, 'dataset', data_name))
@@ -72,7 +73,7 @@ def _merge(tables, given: dict[str, Any]) -> dict[str, Any]:
         values.pop('global_batch_size', None)
     merged = {'dataset', 'network', 'loss', *OPTION_WORDS}
     values.update({name: value for name, value in given.items() if name not in merged})
-    return values
+    return values, chosen['loss']
 
 
 def _words(given: dict[str, Any]) -> dict[str, list[str]]:
@@ -249,13 +250,14 @@ def settings(args: argparse.Namespace, **extra: Any) -> dict[str, Any]:
         raise InputError('--batch-may-change belongs to --resume')
     tables = presets.load_tables(given.get('config', ''))
     try:
-        values = {**_merge(tables, given), **extra}
+        values, loss_name = _merge(tables, given)
+        values.update(extra)
         if isinstance(values.get('lr_steps'), str):
             values['lr_steps'] = parse_steps(values['lr_steps'])
         if isinstance(values.get('val_targets'), str):
             values['val_targets'] = tuple(filter(None, values['val_targets'].split(',')))
         _check(values)
-        _read_options(values, given, _chosen(tables, given)[1]['loss'])
+        _read_options(values, given, loss_name)
         values['table_warmup'] = 'warmup_steps' in values and 'warmup_steps' not in given
         _read_augmentations(values, _words(given)['augment_options'])
     except (KeyError, TypeError, AttributeError) as error:
