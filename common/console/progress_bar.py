@@ -95,7 +95,9 @@ def progress(
         if time.monotonic() - last_line < _NON_TTY_LINE_SECONDS:
             return
         last_line = time.monotonic()
-        of, left = (f'/{total}', f', {duration(bar.seconds_left)} left') if total else ('', '')
+        of = f'/{total}' if total else ''
+        known = total and bar.done > bar.start  # else no rate tells how long the rest takes
+        left = f', {duration(bar.seconds_left)} left' if known else ''
         log.info(
             f'%s: %d%s {unit}, %.1f {unit}/s%s%s',
             *(description, bar.done, of, bar.rate, left, f' {note}' if note else ''),

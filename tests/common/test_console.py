@@ -277,6 +277,17 @@ def test_progress_of_nobody_knows_how_much_tells_no_end(monkeypatch, capsys):
     assert re.fullmatch(r'test: 1 rounds, [\d.]+ rounds/s', line)
 
 
+def test_where_no_rate_is_known_yet_no_time_is_told(monkeypatch, capsys):
+    """A resumed study showed '120/440 steps, 0.0 steps/s, 0 s left'."""
+    monkeypatch.setattr(console.progress_bar, '_NON_TTY_LINE_SECONDS', 0)
+    console.set_up_logging()
+    with console.progress(440, 'test', 'steps', start=120) as bar:
+        bar.advance(0)
+        bar.advance(1)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == 'test: 120/440 steps, 0.0 steps/s' and second.endswith(' left')
+
+
 def test_the_entry_point_lists_commands_and_corrects_names(capsys):
     for words, name in ((['--help'], 'distill'), (['bench', '-h'], 'engines')):
         assert main(words) == 0
