@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from ..common.backend import parse_devices
-from ..common.data.records import open_records
+from ..common.data.records import check_crops, open_records
 from ..common.engine.model_name import numbered
 from ..common.engine.ops import BFLOAT16, FLOAT32, lacks_bfloat16
 from ..common.errors import InputError
@@ -278,6 +278,7 @@ def _data_size(values: dict[str, Any]) -> tuple[int, int]:
     """(classes, images) of the data set; InputError for one that cannot be trained on."""
     with contextlib.closing(open_records(values['data_dir'])) as records:
         num_classes, num_images = records.num_classes, records.num_images
+        check_crops(records)
         path = records.source
     expected = values.get('num_classes', num_classes)
     if expected != num_classes:

@@ -17,13 +17,14 @@ from ..files import PathLike, state_of
 from ..names import IMAGE_SIZE
 from ..registry import Registry
 from .folders import find_identities, find_pictures, identity_folders, warn_of_others
-from .image import check_crop, decode_bgr, read_picture
+from .image import check_crop, decode_bgr, has_crop_size, read_picture
 from .left_out import not_allowed
 from .recordio import RecordFile, record_paths
 
 TRAIN_REC = 'train.rec'
 UNLABELLED = -1  # label of every picture of a set without identities
 _SAMPLES = 1024  # pictures that a digest reads
+_LOOKED_AT = 5  # by which photographs are known
 
 
 class Records(Protocol):
@@ -236,6 +237,26 @@ def read_crop(records: Records, position: int) -> tuple[int, np.ndarray]:
         raise InputError(f'{records.name(position)}: {error}') from None
     check_crop(bgr, records.name(position))
     return label, bgr
+
+
+def check_crops(records: Records) -> None:
+    """InputError for a set of photographs where crops belong: before any work, by the size of a few
+    pictures spread over it. What cannot be read is left to whoever reads it."""
+    other = ''
+    for position in np.unique(np.linspace(0, len(records) - 1, _LOOKED_AT).astype(int)).tolist():
+        try:
+            bgr = decode_bgr(records.read(position)[1])
+        except (InputError, OSError):
+            continue
+        if has_crop_size(bgr):
+            return
+        height, width = bgr.shape[:2]
+        other = other or f'{records.name(position)} has {width}x{height} pixels'
+    if other:
+        raise InputError(
+            f'{records.source} holds no aligned crops, which have {IMAGE_SIZE}x{IMAGE_SIZE}: '
+            f'{other}; `vargfacenet align {records.source} crops` makes crops of photographs'
+        )
 
 
 def next_crop(

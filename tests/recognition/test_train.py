@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import DATA, registered_for_now
-from pictures import corrupted
+from pictures import corrupted, encoded, picture
 from saved_weights import assert_same_weights, weights
 from vargfacenet.common.backend import mx
 from vargfacenet.common.checked_json import write_checked
@@ -530,6 +530,20 @@ def encoded_pictures(folder) -> list[bytes]:
     """All pictures of a data set."""
     with contextlib.closing(open_records(folder)) as records:
         return [records.read(position)[1] for position in range(len(records))]
+
+
+def test_photographs_are_refused_before_anything_is_made(small_options, run_command, tmp_path, rng):
+    for number in range(8):
+        path = tmp_path / 'photos' / str(number % 2) / f'{number}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(rng, 300, 400)))
+    words = [*small_options, '--data-dir', tmp_path / 'photos']
+    before = set(tmp_path.rglob('*'))
+    for more in ([], ['--skip-corrupt', 100]):
+        code, _, errors = run_command('train', *words, *more)
+        assert code == 2 and errors.count('\n') == 1, errors
+        assert f'`vargfacenet align {tmp_path}/photos crops` makes crops' in errors
+    assert set(tmp_path.rglob('*')) == before
 
 
 def test_a_classification_loss_needs_people(options, patterns, run_command, tmp_path):

@@ -3,7 +3,13 @@ import pytest
 from pictures import decoded, encoded, jpeg, picture, write_folder
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.data.recordio import write_face_records
-from vargfacenet.common.data.records import UNLABELLED, next_crop, open_records, side_file
+from vargfacenet.common.data.records import (
+    UNLABELLED,
+    check_crops,
+    next_crop,
+    open_records,
+    side_file,
+)
 from vargfacenet.common.errors import InputError
 
 COUNTS = {'bea': 3, 'Abe': 1, 'cy': 2}
@@ -116,3 +122,16 @@ def test_where_nothing_can_be_read_the_last_reason_is_told(tmp_path, rng):
     with pytest.raises(InputError, match='40x40') as told:  # where leaving out helps nobody
         next_crop(records, 1, bad, allowed=100)
     assert len(bad) == 3 and '--skip-corrupt' not in str(told.value)
+
+
+def test_photographs_in_the_place_of_crops_are_known_by_their_size(folder, rng):
+    records = open_records(folder)
+    check_crops(records)
+    paths = [path for path in sorted(folder.rglob('*')) if path.is_file()]
+    paths[0].write_bytes(b'\xff\xd8\xff broken')  # is left to whoever reads it
+    for path in paths[1:-1]:
+        path.write_bytes(encoded(picture(rng, 300, 400)))
+    check_crops(records)  # one crop: the others are named by the step that meets them
+    paths[-1].write_bytes(encoded(picture(rng, 90, 80)))
+    with pytest.raises(InputError, match=r'no aligned crops.*: .* 400x300 pixels; `vargfacenet al'):
+        check_crops(records)
