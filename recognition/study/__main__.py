@@ -13,29 +13,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
 from ...common import console, flops
-from ...common.checked_json import write_checked
 from ...common.errors import InputError, RunError
 from ...common.files import atomic_write, exclusive, output_folder
 from ...common.parallel import cpu_count
 from ...common.registry import unknown_name
 from ...eval.all_pairs import FARS
-from ...eval.report.page import Section, page
+from ...eval.report.page import Section
 from ...eval.targets import resolve_sets, resolve_targets
 from ...symbol import get_symbol
 from ..config import TrainConfig
 from ..configure import configure, settings
 from ..views import read_views
 from . import plan, results
-from .page import all_claims, lead, sections, show
+from .page import all_claims, show
 from .plan import Arm, Job, Study, data_jobs, make_jobs, read_study
+from .report import PAGE, RESULTS, Report, draw
 from .result_file import read_results
 from .runner import RECORDS, Child, Records, Runner, run_in_turn
 
 log = logging.getLogger(__name__)
-
-RESULTS, PAGE = 'results.json', 'report.html'
 
 
 def build_parser(parser: console.Parser) -> None:
@@ -194,22 +191,39 @@ def checked_jobs(study: Study, arms: str) -> dict[str, Job]:
     return plan.jobs_of_arms(study, todo, names) if names else todo
 
 
-def run_jobs(
-    study: Study, jobs: int, todo: Mapping[str, Job], check: Callable[[], None]
-) -> tuple[Runner, dict[str, TrainConfig]]:
-    """Make the data and `check` them, then run what is missing."""
-    runner = Runner(study.runs, jobs)
+def make_data(study: Study, runner: Runner, check: Callable[[], None]) -> dict[str, TrainConfig]:
+    """Make the data and `check` them; the configurations of the runs, by arm."""
     run_in_turn(runner, data_jobs(study))
     check_tests(study)
     check()
-    configs = configurations(study, check_data=True)
+    return configurations(study, check_data=True)
+
+
+def run_jobs(
+    study: Study,
+    runner: Runner,
+    todo: Mapping[str, Job],
+    configs: Mapping[str, TrainConfig],
+    report: Report,
+) -> None:
+    """Run what is missing; the report grows meanwhile, and has all that is there however this
+    ends, unless a second Ctrl-C does not wait."""
     steps = {name: count for name, count in _steps(study, configs).items() if name in todo}
-    watch = Watch(runner, todo, steps, None)
-    total = sum(steps.values())
-    with console.progress(total, study.title, 'steps', start=watch.done()) as bar:
-        watch = Watch(runner, todo, steps, bar)
-        runner.run(todo, watch)
-    return runner, configs
+    start = Watch(runner, todo, steps, None).done()
+    try:
+        with console.progress(sum(steps.values()), study.title, 'steps', start=start) as bar:
+            watch = Watch(runner, todo, steps, bar)
+
+            def look(children: Sequence[Child]) -> None:
+                watch(children)
+                if children:  # else all is done, and the whole is written
+                    report.grow()
+
+            runner.run(todo, look)
+    except BaseException:
+        if runner.is_idle:
+            report.write_what_is_there()
+        raise
 
 
 def dry_run(study: Study, todo: Mapping[str, Job]) -> dict[str, Any]:
@@ -225,18 +239,9 @@ def dry_run(study: Study, todo: Mapping[str, Job]) -> dict[str, Any]:
 # --- results
 
 
-def draw(result: dict[str, Any]) -> tuple[list[Section], str]:
-    """The sections and the page of a result."""
-    found = sections(result)
-    subtitle = f'{len(result["arms"])} arms · {result["machine"]} · vargfacenet {result["version"]}'
-    return found, page(result['title'], subtitle, found, lead(all_claims(result)), 'study')
-
-
-def write_page(result: dict[str, Any], drawn: tuple[list[Section], str], path: Path) -> dict:
-    """Show a result and write its page; returns the command's result."""
-    found, html = drawn
+def summary(result: dict[str, Any], found: Sequence[Section], path: Path) -> dict[str, Any]:
+    """Show a result whose page is at `path`; returns the command's result."""
     show(result, found)
-    atomic_write(path, html)
     log.info('page: %s', path)
     return {'page': str(path), 'claims': all_claims(result), 'missing': result['missing']}
 
@@ -256,10 +261,12 @@ def run(args: argparse.Namespace) -> dict:
     if args.study.suffix == '.json':
         _check_runs_nothing(args)
         result = read_results(args.study)
-        drawn = draw(result)
+        found, html = draw(result)
         # results of several studies may lie in one folder
         name = PAGE if args.study.name == RESULTS else f'{args.study.stem}.html'
-        return write_page(result, drawn, output_folder(args.out or args.study.parent) / name)
+        path = output_folder(args.out or args.study.parent) / name
+        atomic_write(path, html)
+        return summary(result, found, path)
     study = read_study(args.study)
     todo = checked_jobs(study, args.arms)
     known = results.known_runs(study, args.known) if args.known else {}
@@ -268,21 +275,19 @@ def run(args: argparse.Namespace) -> dict:
         return dry_run(study, todo)
     out = output_folder(args.out or study.runs)
     with exclusive(output_folder(study.runs)):
-        runner, configs = run_jobs(
-            study,
-            args.jobs or cpu_count(),
-            todo,
-            lambda: results.check_same_tests(study, known, args.known),
+        runner = Runner(study.runs, args.jobs or cpu_count())
+        configs = make_data(
+            study, runner, lambda: results.check_same_tests(study, known, args.known)
         )
         about = {name: describe(config) for name, config in configs.items()}
-        result = results.gather(study, runner.records, about, known)
-        result['version'] = __version__
-        write_checked(out / RESULTS, result, allow_nan=False)
-        summary = {**write_page(result, draw(result), out / PAGE), 'results': str(out / RESULTS)}
+        report = Report(study, runner, about, known, out)
+        run_jobs(study, runner, todo, configs, report)
+        result, found = report.write()
+    ending = {**summary(result, found, report.page), 'results': str(report.results)}
     if runner.failed:
         reasons = '; '.join(f'{name}: {why}' for name, why in runner.failed.items())
         raise RunError(f'{len(runner.failed)} jobs failed ({reasons}); the same command goes on')
-    return summary
+    return ending
 
 
 main = console.command('study', build_parser, run)

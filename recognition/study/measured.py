@@ -138,6 +138,24 @@ def measured(study: Study, records: Records, run: str) -> Optional[Measured]:
     return Measured(values, people, correct, digests) if values else None
 
 
+class MeasuredRuns:
+    """What was measured of every run of a study; a run is looked at once, as long as its tests are
+    the same."""
+
+    def __init__(self, study: Study, records: Records):
+        self._study, self._records = study, records
+        self._seen: dict[str, tuple[list, Optional[Measured]]] = {}  # run -> (tests, of them)
+
+    def of(self, run: str) -> Optional[Measured]:
+        """As `measured`."""
+        count = len(self._study.tests.get('measure', []))
+        last = [last_of_measure(self._study, run, number) for number in range(count)]
+        tests = [self._records.get(name) for name in (f'{run}.test', *last)]
+        if run not in self._seen or self._seen[run][0] != tests:
+            self._seen[run] = tests, measured(self._study, self._records, run)
+        return self._seen[run][1]
+
+
 # --- kept in results.json
 
 

@@ -15,7 +15,7 @@ from ...eval.datasets import load_bin
 from ...eval.report.statistics import mcnemar
 from ...eval.targets import resolve_sets, resolve_targets
 from .compare import Estimate, estimate, paired, sentence
-from .measured import Measured, keep, measured, restore
+from .measured import Measured, MeasuredRuns, keep, restore
 from .plan import (
     DISTILL,
     GIVEN,
@@ -55,7 +55,7 @@ def known_runs(study: Study, path: Path) -> dict[str, Run]:
 
     Raises InputError as `read_arms`, and for a test that is damaged.
     """
-    known, others, bare = {}, [], []
+    known, others, bare, parts = {}, [], [], []
     measures = {each['name']: measure_words(each) for each in study.tests.get('measure', [])}
     for name, arm in read_arms(path).items():
         own = study.arms.get(name)
@@ -71,12 +71,16 @@ def known_runs(study: Study, path: Path) -> dict[str, Run]:
                 or test.commands != measures
             ):
                 others.append(run)
+            elif not measures.keys() <= test.kept.keys():  # the study ended between two tests
+                parts.append(run)
             else:
                 values = restore(entry.measures, test, f'{path}: {run}')
                 known[run] = Run(entry.seconds, test.machine, values)
     log.info('%s: %d runs of this study', path, len(known))
     if others:
         log.warning('%s: made otherwise than here, left out: %s', path, ', '.join(others))
+    if parts:
+        log.warning('%s: not all of their tests ran, left out: %s', path, ', '.join(parts))
     if bare:
         log.warning('%s: without their tests, left out: %s', path, ', '.join(bare))
     return known
@@ -189,7 +193,7 @@ def _compare(
 
 
 def _runs(
-    study: Study, records: Records, known: Mapping[str, Run], here: str
+    study: Study, records: Records, seen: MeasuredRuns, known: Mapping[str, Run], here: str
 ) -> dict[str, dict[Any, Run]]:
     """Arm -> seed -> run, of those that were tested; None for the seed of a network that was there.
 
@@ -202,7 +206,7 @@ def _runs(
         # what ran here by other words, or in part, is no reason to forget the run that is known
         if name in known and not all(records.is_done(job) for job in own):
             return known[name]
-        found = measured(study, records, name)
+        found = seen.of(name)
         if found is None:
             return None
         record = records.get(name)
@@ -237,6 +241,7 @@ def _answers(study: Study, runs: Mapping[str, Mapping[Any, Run]]) -> list[dict[s
 def gather(
     study: Study,
     records: Records,
+    seen: MeasuredRuns,
     about: Mapping[str, Mapping],
     known: Mapping[str, Run] = MappingProxyType({}),
 ) -> dict[str, Any]:
@@ -244,11 +249,12 @@ def gather(
 
     Parameters
     ----------
+    seen : of these records
     about : arm -> what is known of its network (params, mflops, steps ...), for the table
     known : runs from elsewhere, by name; one that has run here as well is taken from here
     """
     here = f'{cpu_name()}, {cpu_count()} CPUs'
-    runs = _runs(study, records, known, here)
+    runs = _runs(study, records, seen, known, here)
     machines = [run.machine for found in runs.values() for run in found.values()]
     return {
         'title': study.title,

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -28,7 +28,7 @@ from ...common.errors import InputError, RunError
 from ...common.files import exclusive, output_folder
 from ...common.history import HISTORY
 from ...common.typed import is_number
-from .plan import DATA, DISTILL, TEACH, TRAIN, Job
+from .plan import DATA, DISTILL, TEACH, TEST, TRAIN, Job
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +168,12 @@ class Runner:
         self.records = Records(runs / RECORDS)
         self._children: dict[str, Child] = {}
         self.failed: dict[str, str] = {}  # job -> why
+        self.tests = 0  # that have ended well here
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job is under way: one is where nobody waited for its end."""
+        return not self._children
 
     # --- one job
 
@@ -211,6 +217,7 @@ class Runner:
             log.warning('%s: %s', job.name, self.failed[job.name])
             return
         self.records.add(job, child.words, result, seconds)
+        self.tests += job.kind == TEST
         log.info('finished %s in %s', job.name, console.duration(seconds))
 
     def _is_free(self, job: Job) -> bool:
@@ -235,17 +242,17 @@ class Runner:
 
         Raises
         ------
-        KeyboardInterrupt after the children have saved and stopped.
+        KeyboardInterrupt after the children have saved and stopped; a second one does not wait for
+        them, which stop as this process ends.
         """
         waiting = {name: job for name, job in jobs.items() if not self.records.is_done(job)}
         try:
-            with _stopped_by_signals():
-                while waiting or self._children:
-                    self._collect()
-                    self._start_what_can(waiting)
-                    watch(list(self._children.values()))
-                    if self._children or waiting:
-                        time.sleep(_POLL)
+            while waiting or self._children:
+                self._collect()
+                self._start_what_can(waiting)
+                watch(list(self._children.values()))
+                if self._children or waiting:
+                    time.sleep(_POLL)
         finally:
             self._stop()
 
@@ -276,7 +283,8 @@ class Runner:
         for child in self._children.values():
             child.process.terminate()
         if self._children:
-            log.info('stopping %s', ', '.join(self._children))
+            names = ', '.join(self._children)
+            log.info('stopping %s; press Ctrl-C again to stop at once', names)
         end = time.monotonic() + _PATIENCE
         for child in self._children.values():
             try:
@@ -292,22 +300,6 @@ class Runner:
             return int(json.loads(_last_line(self._runs / job.folder / HISTORY))['step'])
         except (ValueError, KeyError, TypeError):  # none yet, or a line that is being written
             return 0
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop the study as Ctrl-C does."""
-
-    def stop(number: int, _frame) -> None:
-        raise console.Interrupted(number)
-
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 'SIGHUP') else [])]
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run_in_turn(runner: Runner, jobs: Sequence[Job]) -> None:

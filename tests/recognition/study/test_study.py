@@ -23,6 +23,7 @@ from vargfacenet.common.errors import InputError
 from vargfacenet.common.history import read_history
 from vargfacenet.recognition import hooks
 from vargfacenet.recognition.study.plan import TEACH, Job, read_study
+from vargfacenet.recognition.study.results import known_runs
 from vargfacenet.recognition.study.runner import Child, Records, Runner
 from vargfacenet.symbol import NETWORKS
 
@@ -236,6 +237,22 @@ def test_a_run_of_other_words_is_not_known(old, new, told, elsewhere, run_comman
     assert len(result['left']) == result['jobs'] > 3
 
 
+def test_a_run_whose_tests_did_not_all_run_is_not_known(elsewhere, run_command):
+    path, _, results = elsewhere
+    path.write_text(path.read_text() + MEASURE.format(commands="[['info']]"))
+    stored = json.loads(results.read_text())
+    del stored['crc32']
+    for arm in stored['arms'].values():
+        arm['runs']['0']['test']['commands'] = {'light': ['info']}
+    kept = stored['arms']['scratch']['runs']['0']
+    kept['measures']['light'] = 0.5
+    kept['test']['kept']['light'] = {'people': 0, 'replicates': ''}
+    results.write_text(json.dumps(stored))
+    code, result, errors = run_command('study', path, '--known', results, '--dry-run')
+    assert code == 0 and 'not all of their tests ran, left out: angular-s0\n' in errors
+    assert '1 runs of this study' in errors and 'angular-s0.test' in result['left']
+
+
 def test_a_run_of_other_words_here_takes_the_place_of_no_known_one(elsewhere, capsys):
     path, runs, results = elsewhere
     text = path.read_text()
@@ -286,10 +303,9 @@ def test_a_test_that_is_damaged_is_named(change, elsewhere, run_command):
 def test_results_without_their_tests_are_told(tmp_path, run_command, patterns, crowd):
     """Those of an older version, which are good for the page alone."""
     path = write_study(tmp_path, patterns, crowd)
-    code, _, errors = run_command(
-        'study', path, '--dry-run', '--known', ROOT / 'studies/results/smoke.json'
-    )
-    assert code == 0 and 'without their tests, left out: teacher, seed 0' in errors
+    old = ROOT / 'studies/results/lfw_float32.json'
+    code, _, errors = run_command('study', path, '--dry-run', '--known', old)
+    assert code == 0 and 'without their tests, left out: y1, seed 0, scratch-s0' in errors
 
 
 def test_the_page_comes_from_the_results_alone(done, tmp_path, capsys):
@@ -325,6 +341,15 @@ def test_the_results_of_the_project_draw_their_page(path, tmp_path, run_command)
     assert page.count('Made by vargfacenet study.') == 1
     open_questions = sum(not question['comparisons'] for question in stored['questions'])
     assert errors.count('None of these runs is there yet.') == open_questions
+
+
+@pytest.mark.parametrize('name', ['lfw', 'precision', 'smoke'])
+def test_the_studies_of_the_project_know_their_results(name):
+    """Their runs were of the words that the file has now, and their tests are kept."""
+    path, file = ROOT / f'studies/results/{name}.json', ROOT / f'studies/{name}.toml'
+    arms = json.loads(path.read_text())['arms']
+    runs = sum(len(arm['runs']) for arm in arms.values())
+    assert len(known_runs(read_study(file), path)) == runs > 0
 
 
 @pytest.mark.parametrize(
@@ -490,9 +515,9 @@ def test_a_study_is_run_once_at_a_time(patterns, crowd, tmp_path, run_command):
     assert code == 2 and 'another command is writing there' in err
 
 
-def _start(path):
-    words = [sys.executable, '-m', 'vargfacenet', 'study', str(path), '--jobs', '1']
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+def _start(path, stderr=subprocess.DEVNULL, by=()):
+    words = [*by, sys.executable, '-m', 'vargfacenet', 'study', str(path), '--jobs', '1']
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT)
 
 
 def _wait_for(condition, seconds=120):
@@ -504,8 +529,55 @@ def _wait_for(condition, seconds=120):
 
 def _holders(runs):
     """Processes that were started with the runs' folder in their words."""
-    found = subprocess.run(['ps', '-eo', 'args'], capture_output=True, text=True, check=True)
+    found = subprocess.run(['ps', '-wweo', 'pid,args'], capture_output=True, text=True, check=True)
     return [line for line in found.stdout.splitlines() if f'{runs}/models' in line]
+
+
+LONG = """
+[arms.long]
+command = 'train'
+steps = 100000
+"""
+
+
+def _runs_long(runs):
+    history = runs / 'models/long-s0/history.jsonl'
+    return history.exists() and history.stat().st_size > 0
+
+
+def test_results_grow_and_hold_what_is_there_at_a_stop(patterns, crowd, tmp_path):
+    path, runs = write_study(tmp_path, patterns, crowd, LONG), tmp_path / 'runs'
+    files = [runs / 'results.json', runs / 'report.html']
+    log = tmp_path / 'log'
+    with open(log, 'wb') as err:
+        process = _start(path, err, by=['nohup'])
+        _wait_for(lambda: _runs_long(runs))
+        process.send_signal(signal.SIGHUP)  # the terminal is closed: it is none of its business
+        result = json.loads(files[0].read_text())  # grown, while the study runs
+        assert result['missing'] == ['long-s0'] and result['questions'][0]['comparisons']
+        assert 'Not there: 1 runs (long-s0)' in files[1].read_text()
+
+        # a child that does not save: the second Ctrl-C does not wait for it
+        for file in files:
+            file.unlink()
+        (child,) = [int(line.split()[0]) for line in _holders(runs)]
+        os.kill(child, signal.SIGSTOP)
+        assert b'stopping' not in log.read_bytes()
+        process.send_signal(signal.SIGINT)
+        _wait_for(lambda: b'press Ctrl-C again' in log.read_bytes())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130 and not any(file.exists() for file in files)
+        os.kill(child, signal.SIGCONT)
+        _wait_for(lambda: not _holders(runs))
+
+        process = _start(path, err)
+        _wait_for(lambda: _holders(runs) and process.poll() is None)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 143 and not _holders(runs)
+    told = f'{files[0]} and {files[1]} hold the 2 of 3 runs that are there; the same command goes'
+    assert log.read_text().count(told) == 1
+    assert json.loads(files[0].read_text()) == result
+    assert 'Not there: 1 runs (long-s0)' in files[1].read_text()
 
 
 @pytest.mark.slow
