@@ -16,6 +16,8 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterator
 
+import pytest
+
 
 class _Context(ctypes.Structure):
     """A device, as MXNet's C interface takes it."""
@@ -39,13 +41,16 @@ def _in_the_engine(work: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def threads(number: int, engine: bool = False) -> Iterator[None]:
-    """Inside, `number` threads share a loop of the main thread, and of `engine` too."""
+    """Inside, `number` threads share a loop of the main thread, and of `engine` too.
+
+    Skips the tests where there is no OpenMP to share loops by: they would pass with one thread.
+    """
     try:
         openmp = ctypes.CDLL('libgomp.so.1')
-    except OSError:  # then nothing here is compiled that would share a loop
-        yield
-        return
-    places = [lambda work: work()] + [_in_the_engine] * (engine and 'mxnet' in sys.modules)
+    except OSError as error:
+        pytest.skip(f'{number} threads: nothing shares a loop here ({error})')
+    assert 'mxnet' in sys.modules or not engine, 'mxnet is not imported, and has no engine'
+    places = [lambda work: work()] + [_in_the_engine] * engine
     before: list[int] = []
     for place in places:
         place(lambda: before.append(openmp.omp_get_max_threads()))

@@ -1,6 +1,7 @@
 """The benchmarks of training: each runs, small, and what it says holds together."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -20,6 +21,16 @@ WIDE = DATA / 'wide_network.py'
 def check_files(result, out):
     assert json.loads(out.read_text())['machine']['cpu'] == result['machine']['cpu']
     assert out.with_suffix('.png').stat().st_size > 5000
+
+
+def numpy_gflops():
+    """What a matrix product of NumPy reaches, the best of some."""
+    a, seconds = np.ones((512, 512), np.float32), []
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - started)
+    return 2 * 512**3 / min(seconds) / 1e9
 
 
 @pytest.fixture
@@ -58,8 +69,9 @@ def test_train(wide, run_command, tmp_path, monkeypatch):
     rate = result['best']['best']['images_per_second']['ours']
     assert result['gflops'] == pytest.approx(3 * operations * rate / 1e9, rel=0.02)
     if ops.available():
-        # it need not be above `gflops`: other work may take the cores while it is measured
-        assert result['peak_gflops'] > 1
+        # it need not be above `gflops`: other work may take the cores while it is measured. At most
+        # two products of 16 numbers, two operations each, in a cycle of a core of 6 GHz
+        assert numpy_gflops() / 10 < result['peak_gflops'] < 64 * 6 * cpu_count()
         assert '_backward_vg_grouped' in result['profile']['operators']
     assert 'times as fast' in errors
 
