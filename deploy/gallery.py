@@ -202,10 +202,12 @@ class Gallery:
         Raises
         ------
         InputError for names that are empty or too long, rows of another length than 1, crops of
-        more than a megabyte, and people whose last day, as given or as known, is over.
+        more than a megabyte, people whose last day, as given or as known, is over, and what is
+        given for fewer or more faces than there are.
         """
         names = [checked_name(name) for name in identities]
         rows = self._checked_rows(embeddings, len(names))
+        _check_counts(len(names), sources=sources, crops=crops, digests=digests)
         terms, today = checked_terms(*terms), today or date.today()
         crops = [crop or None for crop in crops or [None] * len(names)]
         if any(crop and len(crop) > MAX_CROP for crop in crops):
@@ -215,19 +217,22 @@ class Gallery:
             FaceRecord(plain_text(source), now(), digest or '')
             for source, digest in zip(sources or [''] * len(names), digests)
         ]
-        with self._change(len(names)):
-            numbers = {
-                name: self._written_person(name, terms, today) for name in dict.fromkeys(names)
-            }
-            people = [numbers[name] for name in names]
-            places = self._unused(len(names)).tolist()
-            sealed = self._sealed_rows(rows, places, people)
-            self._file.write(np.asarray(places, np.int64), sealed)
-            if not self.is_sealed:
-                gallery_tables.put_checksums(self._database, places, sealed)
-            for place, person, face, crop in zip(places, people, faces, crops):
-                gallery_tables.put_face(self._database, self._seal, place, person, face, crop)
-        self.note('enrol', people=list(numbers.values()), faces=len(names))
+        try:
+            with self._change('enrol', len(names)) as noted:
+                numbers = {
+                    name: self._written_person(name, terms, today) for name in dict.fromkeys(names)
+                }
+                people = [numbers[name] for name in names]
+                places = self._unused(len(names)).tolist()
+                sealed = self._sealed_rows(rows, places, people)
+                self._file.write(np.asarray(places, np.int64), sealed)
+                if not self.is_sealed:
+                    gallery_tables.put_checksums(self._database, places, sealed)
+                for place, person, face, crop in zip(places, people, faces, crops):
+                    gallery_tables.put_face(self._database, self._seal, place, person, face, crop)
+                noted.update(people=list(numbers.values()), faces=len(names))
+        finally:  # rows of an enrolment that failed, and what a removal could not overwrite
+            self._tidy()
 
     def check_enrol(self, identity: str, terms: Terms = UNKNOWN) -> None:
         """InputError for a person whom `enrol` would refuse whatever the faces are: one whose last
@@ -238,12 +243,12 @@ class Gallery:
     def remove(self, identity: str) -> int:
         """Forget all faces of an identity; returns how many. UnknownIdentity if there are none."""
         identity = checked_name(identity)
-        with self._change():
+        with self._change('remove') as noted:
             person = self._number(identity)
             places = self._places(person)
             self._forget(person)
+            noted.update(people=[person], faces=len(places))
         self._tidy()
-        self.note('remove', people=[person], faces=len(places))
         return len(places)
 
     def expired(self, today: Optional[date] = None) -> list[str]:
@@ -255,13 +260,13 @@ class Gallery:
     def expire(self, today: Optional[date] = None) -> list[str]:
         """Forget the people whose time is over, and return their names."""
         today = today or date.today()
-        with self._change():
+        with self._change('expire') as noted:
             over = {n: p.name for n, p in self._people.items() if p.has_expired(today)}
             for person in over:
                 self._forget(person)
+            if over:
+                noted.update(people=list(over))
         self._tidy()
-        if over:
-            self.note('expire', people=list(over))
         return sorted(over.values())
 
     def person(self, identity: str) -> tuple[str, Person, list[KeptFace]]:
@@ -291,9 +296,7 @@ class Gallery:
         are not among them.
         """
         probe = self._checked_rows(np.asarray(embedding)[None], 1)[0]
-        # rows and names of one state: who removes a face and enrols another in its row waits
-        with self._access(), self._transaction('DEFERRED'):
-            self._refresh()
+        with self._state():
             return [self._match(row, cosine) for row, cosine in self._rows.best(probe, top)]
 
     def crop(self, identity: str) -> Optional[bytes]:
@@ -331,7 +334,7 @@ class Gallery:
         Other processes that have the gallery open must open it again.
         """
         lock = gallery_tables.new_lock(key, codec)
-        with self._change():
+        with self._change('rekey') as noted:
             faces = np.flatnonzero(self._codes >= 0)
             if self._damaged or self._unreadable:
                 people = {self._person_of(row) for row in self._damaged} | self._unreadable
@@ -348,10 +351,10 @@ class Gallery:
                 rows = (self._matrix[row] for row in faces)
                 gallery_tables.put_checksums(self._database, faces.tolist(), rows)
             meta = gallery_tables.checked_meta(self._database)
+            noted.update(people=())
         with self._access():
             self._use(lock.seal, meta)
         self._tidy()
-        self.note('rekey')
 
     def _match(self, row: int, cosine: float) -> Match:
         person = self._person_of(row)
@@ -596,19 +599,38 @@ class Gallery:
             raise
 
     @contextlib.contextmanager
-    def _change(self, faces: int = 0) -> Iterator[None]:
+    def _change(self, what: str, faces: int = 0) -> Iterator[dict[str, Any]]:
         """A change of the gallery, of so many faces: no other thread or process makes one
-        meanwhile."""
-        with self._access(_WORK_PER_FACE * faces), self._transaction():
-            # what others changed; sees the database as it is inside the transaction
-            self._refresh()
-            yield
-        self._version = None
+        meanwhile.
+
+        What the log is to say of it, as of `note`, goes into the dictionary; without any it says
+        nothing. It stands there before the change is made, so that none is made that nobody knows
+        of; one that cannot be completed then is followed by a line that it is undone.
+        """
+        noted: dict[str, Any] = {}
+        is_logged = False
+        with self._access(_WORK_PER_FACE * faces):
+            try:
+                with self._transaction():
+                    # what others changed; sees the database as it is inside the transaction
+                    self._refresh()
+                    yield noted
+                    if noted:
+                        is_logged = True
+                        self.note(what, **noted)
+            except BaseException:
+                if is_logged:
+                    with contextlib.suppress(RunError):
+                        self.note(f'{what} undone', **noted)
+                raise
+            finally:  # also of one that failed: its rows may have made the file longer
+                self._version = None
 
     @contextlib.contextmanager
     def _state(self) -> Iterator[None]:
-        """The gallery as it is now, in memory, for this thread."""
-        with self._access():
+        """The gallery as it is now, in memory and in the database, for this thread: who removes a
+        face and enrols another in its row waits."""
+        with self._access(), self._transaction('DEFERRED'):
             self._refresh()
             yield
 
@@ -709,7 +731,7 @@ class Gallery:
         """Overwrite rows of removed faces, and matrix files of former keys, also those that a crash
         has left.
 
-        While another process writes, they stay until the next removal or opening: nobody waits for
+        While another process writes, they stay until the next change or opening: nobody waits for
         this.
         """
         with contextlib.suppress(GalleryBusy), self._access():
@@ -736,6 +758,13 @@ class Gallery:
         if not np.all(gallery_tables.is_unit(rows)):
             raise InputError('embeddings are not of unit length; divide each row by its L2 norm')
         return rows
+
+
+def _check_counts(faces: int, **given: Optional[Sequence]) -> None:
+    """InputError for a list that is not of so many faces; None and an empty one tell of none."""
+    for what, values in given.items():
+        if values and len(values) != faces:
+            raise InputError(f'{len(values)} {what} for {faces} faces; expected one for each')
 
 
 def check_exists(folder: PathLike) -> None:

@@ -1,12 +1,14 @@
 """The gallery against a search by hand, through crashes, threads and processes."""
 
 import contextlib
+import json
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,12 @@ import pytest
 from conftest import ROOT
 from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.deploy import gallery as module
-from vargfacenet.deploy import gallery_search
+from vargfacenet.deploy import gallery_search, gallery_tables
+from vargfacenet.deploy.decision_log import check_log
 from vargfacenet.deploy.gallery import DATABASE, Gallery, GalleryBusy
 from vargfacenet.deploy.gallery_matrix import MATRIX
+from vargfacenet.deploy.gallery_records import Terms
+from vargfacenet.deploy.sealing import Key
 from vargfacenet.eval.search.screen import forms
 
 SIZE = 16
@@ -274,6 +279,87 @@ def test_a_change_that_cannot_be_completed_leaves_the_gallery_usable(
     with pytest.raises(RunError, match='full'):
         gallery.enrol(['d'], rows[1:], crops=[bytes(100_000)])
     assert gallery.identities() == {'a': 1, 'c': 1}
+
+
+def logged(gallery):
+    return [json.loads(line)['what'] for line in gallery.log_path.read_text().splitlines()]
+
+
+def test_a_change_that_is_logged_and_cannot_be_completed_is_said_to_be_undone(
+    short_wait, gallery, other, rng
+):
+    other.execute('BEGIN')
+    other.execute('SELECT * FROM faces').fetchall()  # has a lock that COMMIT waits for
+    with pytest.raises(GalleryBusy):
+        gallery.enrol(['a'], unit(rng, 1))
+    assert logged(gallery) == ['enrol', 'enrol undone']
+    other.execute('ROLLBACK')
+    assert not gallery.identities()
+
+
+def test_a_change_that_cannot_be_logged_is_not_made(gallery, rng):
+    rows = unit(rng, 2)
+    gallery.enrol(['a'], rows[:1], terms=Terms(expires='2020-01-01'), today=date(2020, 1, 1))
+    log = gallery.log_path.read_bytes()
+    gallery.log_path.unlink()
+    gallery.log_path.mkdir()
+    changes = (
+        lambda: gallery.enrol(['b'], rows[1:]),
+        lambda: gallery.remove('a'),
+        gallery.expire,
+        lambda: gallery.rekey(Key('file', bytes(32))),
+    )
+    for change in changes:
+        with pytest.raises(RunError, match='cannot be logged'):
+            change()
+        assert gallery.identities() == {'a': 1} and not gallery.is_sealed
+    gallery.log_path.rmdir()
+    gallery.log_path.write_bytes(log)
+    again = reopened(gallery)
+    assert again.identities() == {'a': 1} and check_log(gallery.log_path) == (1, [])
+    again.close()
+
+
+def test_nothing_stays_of_an_enrolment_that_failed(gallery, rng, monkeypatch):
+    """Its rows are on the disk before the database refuses it."""
+    rows = unit(rng, 1)
+
+    def refuse(*_):
+        raise InputError('no')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery_tables, 'put_face', refuse)
+        with pytest.raises(InputError, match='no'):
+            gallery.enrol(['a'], rows)
+    matrix = (gallery.folder / MATRIX).read_bytes()
+    assert matrix and rows.tobytes() not in matrix
+
+
+def test_whoever_changes_next_overwrites_what_a_removal_could_not(gallery, other, rng, monkeypatch):
+    rows = unit(rng, 2)
+    gallery.enrol(['a', 'b'], rows)
+    writer, tidy = reopened(gallery), gallery._tidy
+
+    def while_another_writes():
+        other.execute('BEGIN IMMEDIATE')
+        tidy()
+        other.execute('ROLLBACK')
+
+    monkeypatch.setattr(gallery, '_tidy', while_another_writes)
+    gallery.remove('b')
+    assert rows[1].tobytes() in (gallery.folder / MATRIX).read_bytes()
+    writer.enrol([], rows[:0])
+    assert rows[1].tobytes() not in (gallery.folder / MATRIX).read_bytes()
+    writer.close()
+
+
+@pytest.mark.parametrize('what', ['sources', 'crops', 'digests'])
+def test_what_is_given_for_fewer_faces_is_refused(what, gallery, rng):
+    """The last face would have been left out, its row in the matrix and nobody's."""
+    given = {'sources': ['x.jpg'], 'crops': [b'x'], 'digests': ['0' * 64]}[what]
+    with pytest.raises(InputError, match=f'1 {what} for 2 faces'):
+        gallery.enrol(['a', 'b'], unit(rng, 2), **{what: given})
+    assert not gallery.identities()
 
 
 def long_path(folder, size):

@@ -452,8 +452,8 @@ def test_a_row_without_its_checksum_and_one_that_another_process_wrote(tmp_path,
     rows = unit(rng, 3)
     gallery = Gallery(tmp_path, SIZE, MODEL)
     gallery.enrol(['Ada', 'Bob'], rows[:2])
-    other = Gallery(tmp_path)
-    other.enrol(['Eve'], rows[2:])
+    other, writer = Gallery(tmp_path), Gallery(tmp_path)
+    writer.enrol(['Eve'], rows[2:])
     flip(tmp_path / MATRIX, 2 * 32 * SIZE + 5)
     assert {match.identity for match in gallery.identify(rows[2])} == {'Ada', 'Bob'}
     assert caplog.text.count('of Eve;') == 1
@@ -461,7 +461,7 @@ def test_a_row_without_its_checksum_and_one_that_another_process_wrote(tmp_path,
     assert list(checksums(tmp_path)) == [0, 2]  # of nobody who is gone
     gallery.identify(rows[2])
     assert caplog.text.count('of Eve;') == 2  # once by either
-    for each in (gallery, other):
+    for each in (gallery, other, writer):
         each.close()
     with sqlite3.connect(tmp_path / DATABASE) as database:
         database.execute('DELETE FROM checksums')
