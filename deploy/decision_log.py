@@ -82,13 +82,13 @@ def _append(handle: int, path: Path, what: str, fields: dict) -> None:
     before = _chain_of(last) or (known.chain if known else _START)
     time = datetime.now(timezone.utc).isoformat(timespec='milliseconds')
     content = {'time': time, 'what': what, **fields}
-    line = json.dumps({**content, _CHAIN: _link(before, content)}) + '\n'
+    line = _line_of(content, _link(before, content)) + b'\n'
     if len(line) > _TAIL:
         raise ValueError(f'a line of {len(line)} characters; at most {_TAIL} are read')
     if tail and not tail.endswith(b'\n'):  # a power cut has torn the last one
-        line = '\n' + line
+        line = b'\n' + line
     try:
-        _write_all(handle, line.encode())
+        _write_all(handle, line)
         os.fsync(handle)
     except OSError:
         with contextlib.suppress(OSError):  # of no file that could be shorter
@@ -118,12 +118,14 @@ def check_log(path: PathLike) -> LogState:
     head = _read_head(head_path(path))
     before, lines, at_head = _START, 0, head is None
     for number, line in enumerate(_lines(path), 1):
-        chain = _chain_of(line)
-        if chain is None:
+        entry = _entry_of(line)
+        if entry is None:
             problems.append(f'{path} line {number} is damaged')
             continue
-        content = {key: value for key, value in json.loads(line).items() if key != _CHAIN}
-        if chain != _link(before, content):
+        chain = entry.pop(_CHAIN)
+        if line != _line_of(entry, chain):  # an entry that is there twice, of which one counts
+            problems.append(f'{path} line {number} is not as it was written')
+        if chain != _link(before, entry):
             problems.append(f'{path} line {number} does not follow the one before it')
         before, lines = chain, lines + 1
         if head and lines == head.lines:
@@ -142,10 +144,10 @@ def entries(path: PathLike, person: str) -> Iterator[dict]:
     path = Path(path)
     if path.is_file():
         for line in _lines(path):
-            if _chain_of(line) is not None:
-                entry = json.loads(line)
-                if person in entry.get('people', ()):
-                    yield entry
+            entry = _entry_of(line)
+            people = entry and entry.get('people')
+            if isinstance(people, list) and person in people:
+                yield entry
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -167,13 +169,26 @@ def _link(before: str, content: dict) -> str:
     return hashlib.sha256(f'{before}\n{text}'.encode()).hexdigest()
 
 
-def _chain_of(line: bytes) -> Optional[str]:
-    """The hash that a line carries, None for one that is damaged."""
+def _line_of(content: dict, chain: str) -> bytes:
+    """A line of a log, without its end."""
+    return json.dumps({**content, _CHAIN: chain}).encode()
+
+
+def _entry_of(line: bytes) -> Optional[dict]:
+    """What a line says, its hash among it; None for one that is damaged."""
     try:
-        chain = json.loads(line)[_CHAIN]
+        entry = json.loads(line)
+        json.dumps(entry)  # so that it can be written again: nested as deep, that fails earlier
+        whole = isinstance(entry[_CHAIN], str)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return chain if isinstance(chain, str) else None
+    return entry if whole else None
+
+
+def _chain_of(line: bytes) -> Optional[str]:
+    """The hash that a line carries, None for one that is damaged."""
+    entry = _entry_of(line)
+    return entry and entry[_CHAIN]
 
 
 class _Head(NamedTuple):

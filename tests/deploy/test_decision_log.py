@@ -58,6 +58,12 @@ def test_a_log_that_nobody_touched(log):
             lambda lines: [*lines[:2], lines[2].replace('"match"', '"no match"'), *lines[3:]],
             'line 3 does not follow',
         ),
+        (
+            # what is read first is not what is hashed
+            lambda lines: [*lines[:2], '{"outcome": "no match", ' + lines[2][1:], *lines[3:]],
+            'line 3 is not as it was written',
+        ),
+        (lambda lines: [*lines[:5], lines[5].replace(', ', ',  ')], 'line 6 is not as it was'),
         (lambda lines: [*lines[:5], lines[5][:40]], 'line 6 is damaged'),
         (lambda lines: [], 'is cut off: it has 0 lines'),
         (lambda lines: ['[' * 5000, '7', *lines[2:]], 'line 1 is damaged'),
@@ -66,6 +72,13 @@ def test_a_log_that_nobody_touched(log):
 def test_what_somebody_changed_shows(log, change, message):
     log.write_text(''.join(f'{line}\n' for line in change(log.read_text().splitlines())))
     assert any(message in problem for problem in check_log(log).problems)
+
+
+def test_people_of_a_strangers_line_are_nobody(log):
+    """A log that somebody brings along with a gallery."""
+    for people in (7, '5' * 16, {'5' * 16: 1}, None):
+        append(log, 'identify', people=people)
+    assert not list(entries(log, '5' * 16)) and len(list(entries(log, f'{5:016x}'))) == 1
 
 
 def test_a_log_that_was_made_anew_shows(log, tmp_path):
