@@ -116,11 +116,14 @@ class PicturePool:
     Parameters
     ----------
     options : those of `common/engine/options` and `faces` as a dict
+    fingerprint : of the model; a process that finds another one under that name, since the file was
+        replaced, does not start: its embeddings would be compared with those of this one
     workers : processes, each with the model open
     """
 
-    def __init__(self, options: dict, workers: int):
-        self._workers = [Worker(options) for _ in range(workers)]
+    def __init__(self, options: dict, fingerprint: str, workers: int):
+        first = {**options, 'fingerprint': fingerprint}
+        self._workers = [Worker(first) for _ in range(workers)]
         self._idle: list[Worker] = []
         self._queue = FairQueue(workers, PLACES, PATIENCE_SECONDS)
         self._tasks: set[asyncio.Task] = set()

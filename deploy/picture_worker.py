@@ -81,7 +81,8 @@ def face_from(told: dict) -> Face:
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Open the model of the first frame, say so, and answer those that follow."""
+    """Open the model of the first frame, which tells its fingerprint, say so, and answer those that
+    follow."""
 
     def send(content: dict) -> None:
         sink.write(b''.join(frame(content)))
@@ -92,6 +93,10 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     try:
         load_plugins()
         embedder = embedder_from(argparse.Namespace(**options), many=True)
+        if embedder.fingerprint != options['fingerprint']:
+            raise InputError(
+                f'{embedder.model} is another model than when the server was started; start it anew'
+            )
         # what is made on first use is made before memory is limited
         blank = encode_jpeg(np.zeros((2 * IMAGE_SIZE, 2 * IMAGE_SIZE, 3), np.uint8))
         look(embedder, blank, faces, LARGEST)

@@ -172,7 +172,7 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     access = access_of(args)
-    pool = PicturePool(picture_options(args), args.workers)
+    pool = PicturePool(picture_options(args), embedder.fingerprint, args.workers)
     await pool.start()
     service = Service(embedder, gallery, pool, args.candidates, args.keep_crops)
     front = Front(service, access, listener, proxies)

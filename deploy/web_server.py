@@ -40,6 +40,7 @@ ANSWER_SECONDS = 30.0  # to take an answer
 MAX_CONNECTIONS = 500  # a process may have 1,024 files open
 MAX_UPLOADS = 256 << 20  # bytes of bodies in memory
 MAX_HEADERS = 16 << 10  # bytes
+MAX_UNASKED = 64 << 10  # bytes of a body outside of the API, where nobody has use for it
 RETRY_SECONDS = (1, 3)  # for whoever gets a 503; if all had the same, all would come at once
 SMALL = 1 << 20  # bytes of a body that is parsed at once, and not in another thread
 # a form has up to five parts; Tornado takes a second of the loop for a hundred with long headers
@@ -442,6 +443,10 @@ class Front:
             application,
             idle_connection_timeout=HEADER_SECONDS,
             max_header_size=MAX_HEADERS,
+            # of all addresses but those of the API, which set their own: Tornado reads a body
+            # before it asks anybody, for ever and a megabyte of it if nobody says otherwise
+            body_timeout=BODY_SECONDS,
+            max_body_size=MAX_UNASKED,
             max_buffer_size=1 << 20,
             chunk_size=1 << 16,
         )

@@ -48,10 +48,10 @@ def pool_options(model, *words):
 
 
 @contextlib.contextmanager
-def running_pool(model, workers=None):
+def running_pool(model, fingerprint, workers=None):
     """(loop, pool) of processes that have the model open."""
     thread = LoopThread()
-    pool = PicturePool(pool_options(model), workers or min(2, cpu_count()))
+    pool = PicturePool(pool_options(model), fingerprint, workers or min(2, cpu_count()))
     try:
         thread.run(pool.start())
         yield thread, pool

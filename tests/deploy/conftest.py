@@ -25,8 +25,9 @@ def web_pool(tmp_path_factory):
     from web_service import running_pool
 
     model = export_folder(tmp_path_factory.mktemp('export'), thresholds={FAR: 0.5})
-    with running_pool(model) as (thread, pool):
-        yield WebPool(str(model), FaceEmbedder(model), thread, pool)
+    embedder = FaceEmbedder(model)
+    with running_pool(model, embedder.fingerprint) as (thread, pool):
+        yield WebPool(str(model), embedder, thread, pool)
 
 
 @pytest.fixture

@@ -15,14 +15,18 @@ import cv2
 import numpy as np
 import pytest
 from deploy_models import encoded_crop as crop
+from deploy_models import export_folder
 from load_clients import load
+from vargfacenet.common.checked_json import read_checked, write_checked
 from vargfacenet.common.child import frame, read_frame
-from vargfacenet.deploy import picture_worker, web_server
+from vargfacenet.common.engine.export_record import RECORD
+from vargfacenet.common.errors import InputError
+from vargfacenet.deploy import FaceEmbedder, picture_worker, web_server
 from vargfacenet.deploy.fair_queue import Client, FairQueue, Overloaded
 from vargfacenet.deploy.picture_pool import PATIENCE_SECONDS
 from vargfacenet.deploy.service import MAX_REQUEST, RequestError
 from vargfacenet.deploy.uploads import Uploads
-from web_service import pool_options
+from web_service import pool_options, running_pool
 
 HEALTH = 'GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n'
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='Linux limits memory and tells it')
@@ -144,10 +148,13 @@ def test_who_says_nothing_or_too_slowly_is_sent_away(start_service, monkeypatch)
     client = start_service()
     silent, half = connect(client), connect(client, 'GET /api/info HT')
     body, idle = connect(client, head(100) + 'x'), connect(client, HEALTH)
-    for connection in (silent, half, body, idle):
+    elsewhere = [connect(client, head(100, path) + 'x') for path in ('/', '/static/app.js', '/no')]
+    chunks = 'GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nx'
+    for connection in (silent, half, body, *elsewhere, connect(client, chunks), idle):
         with connection:
+            connection.settimeout(12)  # not the 15 that are usual
             seconds, received = closed_after(connection)
-        assert seconds < 12  # not the 15 that are usual
+        assert seconds < 12
     assert received.startswith(b'HTTP/1.1 200')  # it was answered, and sent away for its silence
 
 
@@ -191,6 +198,16 @@ def test_what_is_too_large_is_told_at_once_and_while_it_is_sent(client):
     answer = client.request('POST', '/api/compare', pieces())  # whose length is not told
     assert answer.status == 413
     assert client.front.uploads.total == 0
+
+
+def test_an_address_without_use_for_a_body_keeps_none_in_memory(client):
+    """It would be a megabyte of each of 500 connections, whoever sends it."""
+    for path in ('/', '/static/app.js', '/healthz', '/openapi.json', '/no'):
+        with connect(client, head(100_000, path, host='strange')) as connection:
+            connection.settimeout(5)
+            assert closed_after(connection)[1].startswith(b'HTTP/1.1 400 ')
+        with connect(client, head(60_000, path) + 'x' * 60_000) as connection:
+            assert connection.recv(100).startswith((b'HTTP/1.1 405 ', b'HTTP/1.1 404 '))
 
 
 def test_bodies_beyond_the_memory_for_them_get_503(start_service, monkeypatch):
@@ -281,6 +298,20 @@ def test_a_worker_that_dies_is_replaced(web_pool, client):
     assert client.post('/api/embed', photograph=crop(1)).status == 200
 
 
+def test_a_process_that_starts_anew_takes_no_other_model(tmp_path):
+    """Its embeddings were compared with those of the model before, after an export to its place."""
+    model = export_folder(tmp_path)
+    fingerprint = FaceEmbedder(model).fingerprint
+    record = read_checked(model / RECORD, 'record')
+    record['source_sha256'] = dict.fromkeys(record['source_sha256'], '0' * 64)
+    write_checked(model / RECORD, record)  # of other weights
+    with (
+        pytest.raises(InputError, match='is another model than when the server was started'),
+        running_pool(model, fingerprint, 1),
+    ):
+        pass
+
+
 @linux
 def test_a_picture_that_takes_too_much_memory_is_refused(web_pool, tmp_path, monkeypatch):
     """24 million pixels of 16 bits, in a process that may have 100 MB more."""
@@ -302,7 +333,8 @@ def test_a_picture_that_takes_too_much_memory_is_refused(web_pool, tmp_path, mon
             worker.stdin.flush()
             return read_frame(worker.stdout)[0]
 
-        assert ask(pool_options(web_pool.model))['ready']
+        first = {**pool_options(web_pool.model), 'fingerprint': web_pool.embedder.fingerprint}
+        assert ask(first)['ready']
         job = {'which': [(None, 1)]}
         (refused,) = ask(job, large)['results']
         assert refused['kind'] in (picture_worker.NO_PICTURE, picture_worker.TOO_LARGE)
