@@ -4,7 +4,7 @@ Callers always give uint8 (N, 112, 112, 3) RGB crops; the contract says what bec
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
@@ -44,6 +44,7 @@ class Contract(NamedTuple):
     colour: str = 'rgb'
     output: str = OUTPUT
     embedding_size: int = 0
+    apart: tuple[str, ...] = ()  # names of the files beside it that hold weights, sorted
 
     @property
     def preprocessing(self) -> str:
@@ -164,13 +165,18 @@ def _check_tensors(model: Model, parts: Sequence) -> None:
     may name any file of whoever runs it, or a pipe that has no end."""
     if any(_kind(part) == 'SparseTensorProto' for part in parts):
         raise unreadable(model, ValueError('it has sparse weights, which no face network needs'))
-    tensors = (part for part in parts if _kind(part) == 'TensorProto')
-    entries = (entry for tensor in tensors for entry in tensor.external_data)
-    for name in {entry.value for entry in entries if entry.key == 'location'}:
+    for name in _apart(parts):
         beside = not isinstance(model, bytes) and not Path(name).is_absolute()
         if not (beside and '..' not in Path(name).parts and is_file(Path(model).parent / name)):
             why = f'{name[:_SHOWN]!r}, where its weights are to be, is no file beside it'
             raise unreadable(model, ValueError(why))
+
+
+def _apart(parts: Iterable) -> list[str]:
+    """What the files beside a model that hold weights are called there."""
+    tensors = (part for part in parts if _kind(part) == 'TensorProto')
+    entries = (entry for tensor in tensors for entry in tensor.external_data)
+    return sorted({entry.value for entry in entries if entry.key == 'location'})
 
 
 def _parts(loaded) -> Iterator:
@@ -225,11 +231,13 @@ def read_contract(model: Model, raw_pixels: bool = False) -> Contract:
     if dtype != 'uint8' and not raw_pixels and not _takes_raw_pixels(graph, data.name):
         mean = std = _CENTRE
     batch = _shape(data)[0]
-    size = _embedding_size(embedding)
+    told = {
+        'output': embedding.name,
+        'embedding_size': _embedding_size(embedding),
+        'apart': tuple(_apart(_parts(loaded))),
+    }
     _check_sizes(model, loaded, data, layout, batch or 1)
-    return Contract(
-        data.name, layout, dtype, batch, mean, std, output=embedding.name, embedding_size=size
-    )
+    return Contract(data.name, layout, dtype, batch, mean, std, **told)
 
 
 def _check_sizes(model: Model, loaded, data, layout: str, batch: int) -> None:

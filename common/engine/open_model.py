@@ -60,6 +60,7 @@ class OpenModel:
         self.embedding_size = engine.embedding_size
         self.batch_size = engine.batch_size
         self._changed = changed
+        self._apart = contract.apart if contract else ()
         self._source = source_digest(record, weights) if record else None
 
     def __repr__(self) -> str:
@@ -80,11 +81,15 @@ class OpenModel:
         """Hex digest of the weights; embeddings of two models do not compare.
 
         That of a checkpoint's parameter file, the same for all files of its export; of an ONNX file
-        otherwise, and of the preprocessing where --input changed it.
+        otherwise, of the files beside it that hold its weights, and of the preprocessing where
+        --input changed it.
         """
         digest = self._source or sha256(self.weights)
+        parts = [sha256(self.weights.parent / name) for name in self._apart]
         if self._changed:
-            digest = hashlib.sha256(f'{digest} {self.preprocessing}'.encode()).hexdigest()
+            parts.append(self.preprocessing)
+        if parts:
+            digest = hashlib.sha256(' '.join([digest, *parts]).encode()).hexdigest()
         return digest
 
     def embed(self, images: np.ndarray, progress: Optional[ProgressBar] = None) -> np.ndarray:

@@ -495,7 +495,14 @@ def test_weights_may_lie_beside_a_model_and_nowhere_else(case, engine, tmp_path)
     apart = {'save_as_external_data': True, 'location': 'weights', 'size_threshold': 100}
     onnx.save(foreign.copied(model), str(path), **apart)
     assert (folder / 'weights').stat().st_size > path.stat().st_size
-    np.testing.assert_allclose(open_model(path, engine).embed(images), expected, **CLOSE)
+    before = open_model(path, engine)
+    np.testing.assert_allclose(before.embed(images), expected, **CLOSE)
+    fingerprints = [before.fingerprint]
+    weights = (folder / 'weights').read_bytes()
+    (folder / 'weights').write_bytes(weights[:-4] + b'\0\0\0\0')  # another model, of the same graph
+    for told in ('', 'mean=1'):
+        fingerprints.append(open_model(path, engine, preprocessing=told).fingerprint)
+    assert len(set(fingerprints)) == 3
     (folder / 'weights').rename(tmp_path / 'weights')
     os.mkfifo(folder / 'pipe')
     (folder / 'zero').symlink_to('/dev/zero')
