@@ -11,11 +11,14 @@ the gradients of an array with several readers. So
 * the mean of an array that a BatchNorm writes, which squeeze-and-excitation begins with, is an
   output of the BatchNorm's.
 
+A BatchNorm with its PReLU goes into the convolution that alone reads what it gives: that array is
+computed again in the backward pass, not kept for it.
+
 Parameters, statistics, single numbers of a channel and the network's outputs are float32.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from ..graph import Node, reached
 
@@ -33,11 +36,13 @@ POINTWISE = {
 }
 COPY = ('vg_prelu', 'vg_add_prelu', 'vg_scale_add_prelu', *NORMS)  # know the attribute `copies`
 CONVOLUTIONS = ('vg_pointwise', 'vg_mixed_pointwise', 'vg_grouped')
+NORM_INSIDE = 'vg_bn_prelu'  # which these convolutions take in, under a name with both
+TAKE_NORM_IN = ('vg_pointwise', 'vg_grouped')
 
 
 def is_convolution(node: Node) -> bool:
     """Whether a node multiplies bfloat16 numbers."""
-    base = node.op.removesuffix(SUFFIX).removesuffix('_to')
+    base = node.op.removesuffix(SUFFIX).removesuffix('_to').replace(f'{NORM_INSIDE}_', 'vg_')
     return node.op.endswith(SUFFIX) and base in CONVOLUTIONS
 
 
@@ -79,6 +84,7 @@ def store(heads: list) -> None:
             stored.add(node)
     _cast(nodes, stored, wanted)
     _give_each_reader_its_own(reached(heads), heads)
+    _take_norms_in(reached(heads))
 
 
 def _is_picture(entry: tuple) -> bool:
@@ -171,3 +177,21 @@ def _give_each_reader_its_own(nodes: list[Node], heads: list) -> None:
             moved[entry[0]] if entry[0] in moved and entry[1] == 0 else entry
             for entry in node.inputs
         ]
+
+
+def _take_norms_in(nodes: list[Node]) -> None:
+    uses = Counter(entry for node in nodes for entry in node.inputs)
+    for node in nodes:
+        convolution = node.op.removesuffix(SUFFIX)
+        if not node.op.endswith(SUFFIX) or convolution not in TAKE_NORM_IN:
+            continue
+        norm, output = node.inputs[0]
+        several = uses[norm, output] > 1 or {'copies', 'pool'} & set(norm.attrs)
+        if norm.op != NORM_INSIDE + SUFFIX or several:
+            continue
+        *learnt, mode, mean, variance = norm.inputs
+        inputs = [*learnt, *node.inputs[1:], mode, mean, variance]
+        op = f'{NORM_INSIDE}_{convolution.removeprefix("vg_")}{SUFFIX}'
+        options = {name: norm.attrs[name] for name in ('eps', 'momentum')}
+        shown = {name: value for name, value in node.attrs.items() if not name.startswith('__')}
+        node.become(op, inputs, **shown, **options)

@@ -421,6 +421,16 @@ MXReturnValue mixed_backward(const Attributes& attributes, Tensors* inputs, Tens
 
 }  // namespace
 
+MXReturnValue pointwise_bf16_forward(const Attributes& attributes, Tensors* inputs,
+                                     Tensors* outputs, const OpResource& resource) {
+  return pointwise_forward<Bfloat16>(attributes, inputs, outputs, resource);
+}
+
+MXReturnValue pointwise_bf16_backward(const Attributes& attributes, Tensors* inputs,
+                                      Tensors* outputs, const OpResource& resource) {
+  return pointwise_backward<Bfloat16>(attributes, inputs, outputs, resource);
+}
+
 #define REGISTER_POINTWISE(name, Storage)              \
   REGISTER_OP(name)                                    \
       .setForward(pointwise_forward<Storage>, "cpu")   \

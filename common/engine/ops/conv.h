@@ -205,6 +205,12 @@ inline int64_t batch_slices(int64_t batch, int64_t groups) {
   return std::min<int64_t>(batch, (16 + groups - 1) / groups);
 }
 
+// ---------------------------------------------------------------------------------- pair arrays
+// The convolutions of conv.cc and grouped.cc, for operators that have one inside of them.
+
+using Pass = MXReturnValue(const Attributes&, Tensors*, Tensors*, const OpResource&);
+Pass pointwise_bf16_forward, pointwise_bf16_backward, grouped_bf16_forward, grouped_bf16_backward;
+
 }  // namespace vargfacenet
 
 #endif  // VARGFACENET_CONV_H_

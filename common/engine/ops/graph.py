@@ -124,8 +124,9 @@ def _tell_bfloat16(nodes: list[Node], best_in_stock: bool) -> None:
     for node in nodes:
         rounds = bfloat16.is_convolution(node)
         if node.shapes and (rounds or node.op in CONVOLUTIONS):
-            weights = [source.shape for source, _ in node.inputs[1:] if len(source.shape) > 1]
-            work[rounds] += sum(map(math.prod, weights)) * math.prod(node.shape[2:])
+            shapes = [shape for source, _ in node.inputs[1:] for shape in source.shapes[:1]]
+            weights = sum(math.prod(shape) for shape in shapes if len(shape) > 1)
+            work[rounds] += weights * math.prod(node.shape[2:])
     if not work[True]:
         raise InputError(
             'no convolution of this network takes bfloat16, which is for 1x1 convolutions and for '

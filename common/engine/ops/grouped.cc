@@ -720,6 +720,16 @@ MXReturnValue grouped_backward(const Attributes& attributes, Tensors* inputs, Te
 
 }  // namespace
 
+MXReturnValue grouped_bf16_forward(const Attributes& attributes, Tensors* inputs,
+                                   Tensors* outputs, const OpResource& resource) {
+  return grouped_forward<Bfloat16, Bfloat16>(attributes, inputs, outputs, resource);
+}
+
+MXReturnValue grouped_bf16_backward(const Attributes& attributes, Tensors* inputs,
+                                    Tensors* outputs, const OpResource& resource) {
+  return grouped_backward<Bfloat16, Bfloat16>(attributes, inputs, outputs, resource);
+}
+
 #define REGISTER_GROUPED(name, In, Out)              \
   REGISTER_OP(name)                                  \
       .setForward(grouped_forward<In, Out>, "cpu")   \

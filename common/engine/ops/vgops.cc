@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "conv.h"
 #include "simd.h"
 #include "storage.h"
 #include "tensor.h"
@@ -554,6 +555,57 @@ void channel_statistics(const Layout& layout, const typename Storage::Element* x
   }
 }
 
+// The numbers of kGroup channels from c on by which a BatchNorm normalises, each in all lanes;
+// `inputs` has its inputs from index `first` on.
+template <Activation kAct, int kGroup>
+struct ChannelNorms {
+  Vec centres[kGroup], factors[kGroup], offsets[kGroup], slopes[kGroup];
+
+  ChannelNorms(Tensors* inputs, int64_t first, const float* mean, const float* inverse, int64_t c) {
+    using Inputs = NormInputs<kAct>;
+    const float* gamma = floats(inputs, first + Inputs::kGamma);
+    const float* beta = floats(inputs, first + Inputs::kBeta);
+    const float* slope = kAct == kPrelu ? floats(inputs, first + Inputs::kSlope) : nullptr;
+    for (int g = 0; g < kGroup; ++g) {
+      centres[g] = splat(mean[c + g]);
+      factors[g] = splat(gamma[c + g] * inverse[c + g]);
+      offsets[g] = splat(beta[c + g]);
+      slopes[g] = splat(kAct == kPrelu ? slope[c + g] : 1.f);
+    }
+  }
+};
+
+// y of kGroup channels from c on, and their means over the positions unless `pooled` is null.
+template <Activation kAct, typename In, typename Out, int kGroup>
+void normalise(const Layout& layout, const typename In::Element* x, int64_t c,
+               const ChannelNorms<kAct, kGroup>& by,
+               const std::vector<typename Out::Element*>& y, float* pooled) {
+  const int64_t positions = layout.positions;
+  for (int64_t n = 0; n < layout.batch; ++n) {
+    const int64_t from = row_of<In>(layout, n, c), to = row_of<Out>(layout, n, c);
+    Sum sums[kGroup];
+    for_stretches(
+        positions,
+        [&](int64_t i, int64_t lanes) {
+          Vec values[kGroup];
+          In::read(x + from + i, positions, lanes, values);
+          for (int g = 0; g < kGroup; ++g) {
+            const Vec value = (values[g] - by.centres[g]) * by.factors[g] + by.offsets[g];
+            values[g] = activate<kAct>(value, by.slopes[g]);
+          }
+          write_all<Out>(y, to + i, values, positions, lanes);
+          for (int g = 0; pooled && g < kGroup; ++g) sums[g].add(keep_first(values[g], lanes));
+        },
+        [&] {
+          for (int g = 0; pooled && g < kGroup; ++g) sums[g].end_stretch();
+        });
+    for (int g = 0; pooled && g < kGroup; ++g) {
+      const double mean = sums[g].total() / positions;
+      pooled[n * layout.channels + c + g] = static_cast<float>(mean);
+    }
+  }
+}
+
 // `In` and `Out` are of x and y.
 template <Activation kAct, typename In, typename Out>
 MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
@@ -564,9 +616,6 @@ MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensor
   const NormOutputs which(attributes);
   const Layout layout(inputs->at(Inputs::kX));
   const auto* x = elements<In>(inputs, Inputs::kX);
-  const float* gamma = floats(inputs, Inputs::kGamma);
-  const float* beta = floats(inputs, Inputs::kBeta);
-  const float* slope = kAct == kPrelu ? floats(inputs, Inputs::kSlope) : nullptr;
   const bool train = training(floats(inputs, Inputs::kMode));
   float* running_mean = floats(inputs, Inputs::kMean);
   float* running_variance = floats(inputs, Inputs::kVariance);
@@ -574,12 +623,10 @@ MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensor
   float* pooled = which.pool ? floats(outputs, which.pooled()) : nullptr;
   float* used_mean = floats(outputs, which.used_mean());
   float* used_inverse = floats(outputs, which.used_inverse());
-  const int64_t positions = layout.positions;
 #pragma omp parallel for schedule(static) if (layout.parallel())
   for (int64_t c = 0; c < layout.channels; c += kGroup) {
     double means[kGroup], variances[kGroup];
     if (train) channel_statistics<In>(layout, x, c, means, variances);
-    Vec centres[kGroup], factors[kGroup], offsets[kGroup], slopes[kGroup];
     for (int g = 0; g < kGroup; ++g) {
       const int64_t channel = c + g;
       if (train) {
@@ -593,34 +640,9 @@ MXReturnValue norm_forward(const Attributes& attributes, Tensors* inputs, Tensor
       }
       used_mean[channel] = static_cast<float>(means[g]);
       used_inverse[channel] = static_cast<float>(1.0 / std::sqrt(variances[g] + options.epsilon));
-      centres[g] = splat(used_mean[channel]);
-      factors[g] = splat(gamma[channel] * used_inverse[channel]);
-      offsets[g] = splat(beta[channel]);
-      slopes[g] = splat(kAct == kPrelu ? slope[channel] : 1.f);
     }
-    for (int64_t n = 0; n < layout.batch; ++n) {
-      const int64_t from = row_of<In>(layout, n, c), to = row_of<Out>(layout, n, c);
-      Sum sums[kGroup];
-      for_stretches(
-          positions,
-          [&](int64_t i, int64_t lanes) {
-            Vec values[kGroup];
-            In::read(x + from + i, positions, lanes, values);
-            for (int g = 0; g < kGroup; ++g) {
-              const Vec value = (values[g] - centres[g]) * factors[g] + offsets[g];
-              values[g] = activate<kAct>(value, slopes[g]);
-            }
-            write_all<Out>(y, to + i, values, positions, lanes);
-            for (int g = 0; pooled && g < kGroup; ++g) sums[g].add(keep_first(values[g], lanes));
-          },
-          [&] {
-            for (int g = 0; pooled && g < kGroup; ++g) sums[g].end_stretch();
-          });
-      for (int g = 0; pooled && g < kGroup; ++g) {
-        const double mean = sums[g].total() / positions;
-        pooled[n * layout.channels + c + g] = static_cast<float>(mean);
-      }
-    }
+    const ChannelNorms<kAct, kGroup> by(inputs, 0, used_mean, used_inverse, c);
+    normalise<kAct, In, Out>(layout, x, c, by, y, pooled);
   }
   return MX_SUCCESS;
 }
@@ -637,9 +659,6 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
   const auto dy = copies_at_start<Out>(inputs, which.copies);
   const float* dpooled = which.pool ? floats(inputs, which.pooled()) : nullptr;
   const auto* x = elements<In>(inputs, in + Inputs::kX);
-  const float* gamma = floats(inputs, in + Inputs::kGamma);
-  const float* beta = floats(inputs, in + Inputs::kBeta);
-  const float* slope = kAct == kPrelu ? floats(inputs, in + Inputs::kSlope) : nullptr;
   const bool train = training(floats(inputs, in + Inputs::kMode));
   const float* mean = floats(inputs, out + which.used_mean());
   const float* inverse = floats(inputs, out + which.used_inverse());
@@ -651,14 +670,8 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
   const int64_t positions = layout.positions;
 #pragma omp parallel for schedule(static) if (layout.parallel())
   for (int64_t c = 0; c < layout.channels; c += kGroup) {
-    Vec centres[kGroup], factors[kGroup], offsets[kGroup], slopes[kGroup];
+    const ChannelNorms<kAct, kGroup> by(inputs, in, mean, inverse, c);
     Sum dz_sums[kGroup], dz_centred_sums[kGroup], slope_sums[kGroup];
-    for (int g = 0; g < kGroup; ++g) {
-      centres[g] = splat(mean[c + g]);
-      factors[g] = splat(gamma[c + g] * inverse[c + g]);
-      offsets[g] = splat(beta[c + g]);
-      slopes[g] = splat(kAct == kPrelu ? slope[c + g] : 1.f);
-    }
     // Gradients of y at a place; zero behind a row, as all that is made of them.
     const auto read_gradients = [&](int64_t n, int64_t i, int64_t lanes, Vec(&gradients)[kGroup]) {
       read_sum<Out>(dy, row_of<Out>(layout, n, c) + i, positions, lanes, gradients);
@@ -675,9 +688,9 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
           In::read(x + at, positions, lanes, values);
           read_gradients(n, i, lanes, gradients);
           for (int g = 0; g < kGroup; ++g) {
-            const Vec centred = values[g] - centres[g];
-            const Vec z = centred * factors[g] + offsets[g];
-            const Vec dz = activation_gradient<kAct>(z, gradients[g], slopes[g]);
+            const Vec centred = values[g] - by.centres[g];
+            const Vec z = centred * by.factors[g] + by.offsets[g];
+            const Vec dz = activation_gradient<kAct>(z, gradients[g], by.slopes[g]);
             dz_sums[g].add(dz);
             dz_centred_sums[g].add(dz * centred);
             if (kAct == kPrelu) slope_sums[g].add(negative_part(z) * gradients[g]);
@@ -714,11 +727,12 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
           read_gradients(n, i, lanes, dz);
         }
         for (int g = 0; g < kGroup; ++g) {
-          const Vec centred = values[g] - centres[g];
+          const Vec centred = values[g] - by.centres[g];
           if (!kKeeps<kAct, In>) {
-            dz[g] = activation_gradient<kAct>(centred * factors[g] + offsets[g], dz[g], slopes[g]);
+            const Vec z = centred * by.factors[g] + by.offsets[g];
+            dz[g] = activation_gradient<kAct>(z, dz[g], by.slopes[g]);
           }
-          dz[g] = factors[g] * (dz[g] - mean_terms[g] - centred * variance_terms[g]);
+          dz[g] = by.factors[g] * (dz[g] - mean_terms[g] - centred * variance_terms[g]);
         }
         In::write(dz, positions, lanes, dx + row + i);
       });
@@ -729,6 +743,151 @@ MXReturnValue norm_backward(const Attributes& attributes, Tensors* inputs, Tenso
     for (int64_t c = 0; c < layout.channels; ++c) floats(outputs, state)[c] = 0.f;
   }
   return MX_SUCCESS;
+}
+
+// ------------------------------------------------- BatchNorm and PReLU inside of a convolution
+// vg_bn_prelu_pointwise_bf16, vg_bn_prelu_grouped_bf16: a convolution of pairs that alone reads
+// what a PReLU behind a BatchNorm gives. That array is not kept for the backward pass, which
+// computes it again, the same bits, from what the BatchNorm read: half the memory of both for one
+// more pass over them.
+// Inputs x, gamma, beta, slope, weight, [bias], mode, running mean and variance; outputs y, and the
+// mean and 1/sqrt(variance + eps) that were used.
+
+struct PointwiseOfPairs {
+  static constexpr auto arity = pointwise_arity;
+  static constexpr auto shape = stored_shape<Bfloat16, Bfloat16, pointwise_shape>;
+  static constexpr auto forward = pointwise_bf16_forward;
+  static constexpr auto backward = pointwise_bf16_backward;
+};
+
+struct GroupedOfPairs {
+  static constexpr auto arity = grouped_arity;
+  static constexpr auto shape = grouped_shape<Bfloat16, Bfloat16>;
+  static constexpr auto forward = grouped_bf16_forward;
+  static constexpr auto backward = grouped_bf16_backward;
+};
+
+// Where the inputs of either part are, of tensors as of shapes.
+class NormConvInputs {
+ public:
+  using Norm = NormInputs<kPrelu>;
+
+  explicit NormConvInputs(const Attributes& attributes) : weights_(has_bias(attributes) ? 2 : 1) {}
+  int count() const { return Norm::kCount + weights_; }
+  int state(int of_norm) const { return of_norm + weights_; }  // Norm::kMode and those behind it
+
+  // Both take them from index `first` on.
+  template <typename Item>
+  std::vector<Item> of_norm(const std::vector<Item>& all, int first = 0) const {
+    const auto begin = all.begin() + first;
+    std::vector<Item> found(begin, begin + Norm::kMode);
+    found.insert(found.end(), begin + state(Norm::kMode), begin + count());
+    return found;
+  }
+  template <typename Item>
+  std::vector<Item> of_convolution(const Item& data, const std::vector<Item>& all,
+                                   int first = 0) const {
+    std::vector<Item> found{data};
+    const auto begin = all.begin() + first + Norm::kMode;
+    found.insert(found.end(), begin, begin + weights_);
+    return found;
+  }
+
+ private:
+  int weights_;
+};
+
+constexpr int kNormConvOutputs = 3;
+
+template <typename Convolution>
+MXReturnValue norm_conv_arity(const Attributes& attributes, int* inputs, int* outputs) {
+  if (norm_arity<kPrelu>(attributes, inputs, outputs) != MX_SUCCESS) return MX_FAIL;
+  if (Convolution::arity(attributes, inputs, outputs) != MX_SUCCESS) return MX_FAIL;
+  *inputs = NormConvInputs(attributes).count();
+  *outputs = kNormConvOutputs;
+  return MX_SUCCESS;
+}
+
+MXReturnValue norm_conv_types(const Attributes&, Types* inputs, Types* outputs) {
+  Types in(inputs->size(), kFloats), out(outputs->size(), kFloats);
+  in[0] = out[0] = Bfloat16::kType;
+  return set_types(in, inputs) && set_types(out, outputs) ? MX_SUCCESS : MX_FAIL;
+}
+
+template <typename Convolution>
+MXReturnValue norm_conv_shape(const Attributes& attributes, Shapes* inputs, Shapes* outputs) {
+  if (!shape_known(*inputs)) return MX_SUCCESS;
+  const NormConvInputs which(attributes);
+  Shapes normed = which.of_norm(*inputs), between(kNormConvOutputs);
+  constexpr auto norm_shapes = stored_shape<Bfloat16, Bfloat16, norm_shape<kPrelu>>;
+  if (norm_shapes(attributes, &normed, &between) != MX_SUCCESS) return MX_FAIL;
+  Shapes convolved = which.of_convolution(between[0], *inputs), y(1);
+  if (Convolution::shape(attributes, &convolved, &y) != MX_SUCCESS) return MX_FAIL;
+  using Norm = NormConvInputs::Norm;
+  std::copy_n(normed.begin(), +Norm::kMode, inputs->begin());
+  std::copy(convolved.begin() + kWeight, convolved.end(), inputs->begin() + Norm::kMode);
+  std::copy(normed.begin() + Norm::kMode, normed.end(),
+            inputs->begin() + which.state(Norm::kMode));
+  *outputs = {y[0], between[1], between[2]};
+  return MX_SUCCESS;
+}
+
+MXReturnValue norm_conv_auxiliary(const Attributes& attributes, std::vector<int>* indices) {
+  using Norm = NormConvInputs::Norm;
+  const NormConvInputs which(attributes);
+  *indices = {which.state(Norm::kMean), which.state(Norm::kVariance)};
+  return MX_SUCCESS;
+}
+
+// An array like x in memory that stays for the next one.
+MXTensor between_norm_and_convolution(const MXTensor& x) {
+  MXTensor result = x;
+  result.data_ptr = scratch_of<Pair, 7>(x.size() / Bfloat16::kChannels);
+  return result;
+}
+
+template <typename Convolution>
+MXReturnValue norm_conv_forward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
+                                const OpResource& resource) {
+  const NormConvInputs which(attributes);
+  const MXTensor between = between_norm_and_convolution(inputs->at(0));
+  Tensors normed = which.of_norm(*inputs), norms{between, outputs->at(1), outputs->at(2)};
+  norm_forward<kPrelu, Bfloat16, Bfloat16>(attributes, &normed, &norms, resource);
+  Tensors convolved = which.of_convolution(between, *inputs), y{outputs->at(0)};
+  return Convolution::forward(attributes, &convolved, &y, resource);
+}
+
+template <typename Convolution>
+MXReturnValue norm_conv_backward(const Attributes& attributes, Tensors* inputs, Tensors* outputs,
+                                 const OpResource& resource) {
+  constexpr int kIn = kNormConvOutputs, kGroup = Bfloat16::kChannels;
+  const NormConvInputs which(attributes);
+  const MXTensor &x = inputs->at(kIn), between = between_norm_and_convolution(x);
+  const MXTensor &mean = inputs->at(kIn + which.count() + 1);
+  const MXTensor &inverse = inputs->at(kIn + which.count() + 2);
+  const Layout layout(x);
+  Tensors normed = which.of_norm(*inputs, kIn);
+  const auto* from = static_cast<const Pair*>(x.data_ptr);
+  const std::vector<Pair*> to{static_cast<Pair*>(between.data_ptr)};
+#pragma omp parallel for schedule(static) if (layout.parallel())
+  for (int64_t c = 0; c < layout.channels; c += kGroup) {
+    const ChannelNorms<kPrelu, kGroup> by(&normed, 0, static_cast<const float*>(mean.data_ptr),
+                                          static_cast<const float*>(inverse.data_ptr), c);
+    normalise<kPrelu, Bfloat16, Bfloat16>(layout, from, c, by, to, nullptr);
+  }
+  // The gradient of the array between goes where that of x will be: a BatchNorm reads a gradient
+  // before it writes in its place.
+  Tensors convolved = which.of_convolution(between, *inputs, kIn);
+  convolved.insert(convolved.begin(), inputs->at(0));
+  Tensors gradients = which.of_convolution(outputs->at(0), *outputs);
+  if (Convolution::backward(attributes, &convolved, &gradients, resource) != MX_SUCCESS) {
+    return MX_FAIL;
+  }
+  Tensors norms{outputs->at(0), inputs->at(1), inputs->at(2)};
+  norms.insert(norms.end(), normed.begin(), normed.end());
+  norms.insert(norms.end(), {between, mean, inverse});
+  Tensors norm_gradients = which.of_norm(*outputs);
+  return norm_backward<kPrelu, Bfloat16, Bfloat16>(attributes, &norms, &norm_gradients, resource);
 }
 
 // ------------------------------------------------- BatchNorm in parts, between which ranks talk
@@ -930,6 +1089,19 @@ REGISTER_OP(vg_recentre)
 REGISTER_NORMS(vg_bn, kNone);
 REGISTER_NORMS(vg_bn_prelu, kPrelu);
 REGISTER_NORMS(vg_bn_swish, kSwish);
+
+#define REGISTER_NORM_CONV(name, Convolution)              \
+  REGISTER_OP(name)                                        \
+      .setForward(norm_conv_forward<Convolution>, "cpu")   \
+      .setBackward(norm_conv_backward<Convolution>, "cpu") \
+      .setParseAttrs(norm_conv_arity<Convolution>)         \
+      .setInferType(norm_conv_types)                       \
+      .setInferShape(norm_conv_shape<Convolution>)         \
+      .setInferSType(dense_only)                           \
+      .setMutateInputs(norm_conv_auxiliary)
+
+REGISTER_NORM_CONV(vg_bn_prelu_pointwise_bf16, PointwiseOfPairs);
+REGISTER_NORM_CONV(vg_bn_prelu_grouped_bf16, GroupedOfPairs);
 
 }  // namespace vargfacenet
 

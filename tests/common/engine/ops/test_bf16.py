@@ -217,6 +217,51 @@ def test_norms_are_those_of_float32_rounded(rng, op, reads, writes, train):
     np.testing.assert_array_equal(plain(y[1]), stored[0])
 
 
+def norm_and_convolution(kind, channels=24):
+    """Shapes of (x, gamma, beta, slope), those of (weight, bias), those of (mode, mean, variance),
+    and the options of a convolution behind a BatchNorm and a PReLU."""
+    c, (groups, size) = channels, {'pointwise': (1, 1), 'grouped': (3, 3)}[kind]
+    options = {'num_filter': '36', 'num_group': str(groups), 'eps': '2e-5', 'momentum': '0.9'}
+    learnt, states = [(5, c, 33, 35), (c,), (c,), (c,)], [(1,), (c,), (c,)]
+    return learnt, [(36, c // groups, size, size), (36,)], states, options
+
+
+@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize(
+    ('kind', 'stride'), [('pointwise', '1'), ('grouped', '1'), ('grouped', '2')]
+)
+def test_a_norm_inside_a_convolution_is_one_before_it(rng, kind, stride, bias, train):
+    """Bit by bit, though its output is not kept but computed again."""
+    of_norm, weights, (_, *states), options = norm_and_convolution(kind)
+    weights = weights if bias else weights[:1]
+    options |= {'stride': stride, 'no_bias': str(not bias)}
+    values = [rng.randn(*shape) for shape in [*of_norm, *weights, *states]]
+    values[-1] = values[-1] ** 2
+    mode, dy = mx.nd.array([0 if train else 1]), None
+
+    def passed(inside):
+        nonlocal dy
+        x, *rest = map(mx.nd.array, values)
+        learnt, (mean, variance) = [pairs(x), *rest[:-2]], rest[-2:]
+        for array in learnt:
+            array.attach_grad()
+        norm, weights = learnt[:4], learnt[4:]
+        with mx.autograd.record():
+            if inside:
+                inputs = [*norm, *weights, mode, mean, variance]
+                y = getattr(mx.nd, f'vg_bn_prelu_{kind}_bf16')(*inputs, **options)[0]
+            else:
+                normed = mx.nd.vg_bn_prelu_bf16(*norm, mode, mean, variance, **options)[0]
+                y = getattr(mx.nd, f'vg_{kind}_bf16')(normed, *weights, **options)
+        dy = pairs(rng.randn(*y.shape)) if dy is None else dy
+        y.backward(dy)
+        return [y, *(array.grad for array in learnt), mean, variance]
+
+    for position, (one, other) in enumerate(zip(passed(True), passed(False))):
+        np.testing.assert_array_equal(plain(one), plain(other), err_msg=str(position))
+
+
 @pytest.mark.parametrize(('terms', 'copies'), [(1, 3), (2, 1), (2, 2)])
 def test_sums_are_rounded_once(rng, terms, copies):
     arrays = [rng.randn(*SHAPE) for _ in range(terms)]
@@ -261,6 +306,10 @@ def steps_of_others():
         yield f'{op}_bf16', norm, options, 0
         yield f'{op}_from_bf16', norm, options, 0
         yield f'{op}_to_bf16', norm, options
+    for kind in ('pointwise', 'grouped'):
+        learnt, weights, states, options = norm_and_convolution(kind)
+        options |= {'stride': '1', 'no_bias': 'False'}
+        yield f'vg_bn_prelu_{kind}_bf16', [*learnt, *weights, *states], options, 0
     yield 'vg_sum_bf16', [shape] * 3, {'terms': '3', 'copies': '2'}, 0, 1, 2
     yield 'vg_to_bf16', [shape], {}
     yield 'vg_from_bf16', [shape], {}, 0
@@ -388,10 +437,11 @@ def share_of(symbol):
     return 100 * work[1] / work.sum()
 
 
-CONVOLUTIONS = ('vg_pointwise', 'vg_mixed_pointwise', 'vg_grouped')
+NORMS_INSIDE = {'vg_bn_prelu_pointwise_bf16', 'vg_bn_prelu_grouped_bf16'}
+CONVOLUTIONS = ('vg_pointwise', 'vg_mixed_pointwise', 'vg_grouped', *NORMS_INSIDE)
 BFLOAT16_CONVOLUTIONS = {
     'r18': {'vg_grouped_to_bf16'},
-    'vargfacenet': {'vg_pointwise_bf16', 'vg_grouped_bf16', 'vg_grouped_to_bf16'},
+    'vargfacenet': {'vg_pointwise_bf16', 'vg_grouped_bf16', 'vg_grouped_to_bf16', *NORMS_INSIDE},
     'mixfacenet_xs': {'vg_pointwise_bf16', 'vg_mixed_pointwise_bf16', 'vg_grouped_to_bf16'},
     'polyface': {'vg_pointwise_bf16'},  # in float32 a network for MXNet's operators
 }
@@ -457,7 +507,8 @@ def test_networks_give_what_casts_around_float32_operators_give(network):
     data = np.random.RandomState(3).randint(0, 256, (size, *IMAGE_SHAPE))
     fast = ops.accelerate(symbol, {'data': data.shape}, precision='bfloat16')
     round_weights(fast, arg_params)
-    stored = {node['name'] for node in json.loads(fast.tojson())['nodes'] if stores(node)}
+    nodes = json.loads(fast.tojson())['nodes']
+    stored = {node['name'] for node in nodes if stores(node)} | norms_inside(nodes)
     by_hand = rounded_by_hand(ops.accelerate(symbol, {'data': data.shape}), stored, size)
     y, gradients = passed(fast, arg_params, aux_params, data)
     right, expected = passed(by_hand, arg_params, aux_params, data)
@@ -475,6 +526,13 @@ def stores(node):
     if not op.endswith('_bf16') or '_from' in op or 'pool' in op or op == 'vg_to_bf16':
         return False
     return not node['name'].endswith('_copies')
+
+
+def norms_inside(nodes):
+    """Names of the PReLUs that convolutions have inside, by those of their slopes."""
+    slopes = [nodes[node['inputs'][3][0]] for node in nodes if node['op'] in NORMS_INSIDE]
+    names = (nodes[s['inputs'][0][0]]['name'] if s['inputs'] else s['name'] for s in slopes)
+    return {name.removesuffix('_gamma') for name in names}
 
 
 def cosine(one, other):
@@ -557,3 +615,83 @@ def test_mxnet_never_computes_with_bfloat16(name):
                 assert node['op'].startswith('vg_') and 'bf16' in node['op'], node['name']
     assert max(readers.values(), default=0) <= 1
     assert not stored & {(node, output) for node, output, *_ in content['heads']}
+
+
+# ------------------------------------------------------------------------------------- memory
+
+
+def table(multiplier):
+    """(channels, positions, how often) of VarGFaceNet's arrays with positions, by its table: all
+    of them, those that are computed again in bfloat16, and those that have copies there."""
+    kept, again, copied = [], [], []
+
+    def separable(c, out, positions, factor=2):
+        """3x3 in groups and 1x1, with a BatchNorm behind either."""
+        kept.extend([(c * factor, positions, 2), (out, positions, 2)])
+        again.append((c * factor, positions, 1))
+
+    def added(c, positions, readers):
+        """A sum and its PReLU."""
+        kept.append((c, positions, 1))
+        copied.append((c, positions, readers - 1))
+
+    def normal(c, positions, readers, factor=2):
+        for _ in range(2):
+            separable(c, c, positions, factor)
+        again.append((c, positions, 1))  # between the two
+        added(c, positions, readers)
+
+    c, positions = int(32 * multiplier), 112**2
+    kept.append((c, positions, 2))  # the first convolution and its BatchNorm,
+    copied.append((c, positions, 1))  # for two branches
+    positions //= 4
+    separable(c, c, positions, factor=1)  # shortcut
+    normal(c, positions, readers=3, factor=1)
+    for base, units in ((64, 3), (128, 7), (256, 4)):
+        out, positions = int(base * multiplier), positions // 4
+        for _ in range(3):
+            separable(c, out, positions)
+        added(out, positions, readers=1)
+        separable(out, out, positions)
+        added(out, positions, readers=2)
+        for unit in range(2, units + 1):
+            last = 3 if base < 256 else 1  # the next stage's branches
+            normal(out, positions, readers=2 if unit < units else last)
+        c = out
+    kept.append((1024, positions, 2))
+    return kept, again, copied
+
+
+def numbers(arrays):
+    return sum(channels * positions * times for channels, positions, times in arrays)
+
+
+def pictures(multiplier, precision):
+    """(bytes of an image, type) of the arrays with positions between operators, by name; all are
+    there from the forward pass to the backward pass, which reads them."""
+    symbol = get_symbol('vargfacenet', multiplier=multiplier)
+    fast = ops.accelerate(symbol, {'data': (1, *IMAGE_SHAPE)}, False, False, precision)
+    inside = fast.get_internals()
+    types = inside.infer_type(data='float32')[1]
+    shapes = inside.infer_shape(data=(1, *IMAGE_SHAPE))[1]
+    inputs = {*fast.list_arguments(), *fast.list_auxiliary_states()}
+    return {
+        name: (int(np.prod(shape)) * np.dtype(kind).itemsize, np.dtype(kind))
+        for name, shape, kind in zip(inside.list_outputs(), shapes, types)
+        if len(shape) == 4 and shape[2] * shape[3] > 1 and shape[1] > 3 and name not in inputs
+    }
+
+
+@pytest.mark.parametrize('multiplier', [1.25, 0.25])
+def test_activations_take_less_than_half_the_memory(multiplier):
+    """As reckoned from the network's table: two bytes for four, some not kept, some there twice;
+    the last, which MXNet's 7x7 convolution reads, is the only one in float32."""
+    kept, again, copied = map(numbers, table(multiplier))
+    single, half = (pictures(multiplier, precision) for precision in ops.PRECISIONS)
+    last = 1024 * 7 * 7
+    assert sum(size for size, _ in single.values()) == 4 * kept
+    assert sum(size for size, _ in half.values()) == 2 * (kept - again + copied + last)
+    assert [name for name, (_, kind) in half.items() if kind == np.float32] == [
+        'embed_convx_act_output0'
+    ]
+    assert 2 * (kept - again + copied + last) < 0.45 * 4 * kept
