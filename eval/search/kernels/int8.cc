@@ -13,6 +13,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "collect.h"
 #include "form.h"
@@ -71,6 +72,7 @@ float quantise(const float* x, int64_t d, int range, float* step, Put put) {
 typedef __m512i Bytes;
 inline Bytes load_bytes(const void* from) { return _mm512_loadu_si512(from); }
 inline Bytes splat_int(int32_t value) { return _mm512_set1_epi32(value); }
+inline Bytes larger(Bytes a, Bytes b) { return _mm512_max_epi32(a, b); }
 inline Vec to_float(Bytes sums) { return (Vec)_mm512_cvtepi32_ps(sums); }
 inline uint32_t mask_of_reaching(Vec values, Vec limits) {
   return _mm512_cmp_ps_mask((__m512)values, (__m512)limits, _CMP_GE_OQ);
@@ -81,6 +83,7 @@ inline Bytes load_bytes(const void* from) {
   return _mm256_loadu_si256(reinterpret_cast<const Bytes*>(from));
 }
 inline Bytes splat_int(int32_t value) { return _mm256_set1_epi32(value); }
+inline Bytes larger(Bytes a, Bytes b) { return _mm256_max_epi32(a, b); }
 inline Vec to_float(Bytes sums) { return (Vec)_mm256_cvtepi32_ps(sums); }
 inline uint32_t mask_of_reaching(Vec values, Vec limits) {
   return _mm256_movemask_ps(_mm256_cmp_ps((__m256)values, (__m256)limits, _CMP_GE_OQ));
@@ -199,6 +202,32 @@ inline bool any_passes(const Sums& sums, const float* thresholds, const float* l
   return any != 0;
 }
 
+// What stands for all rows of a panel: the lowest threshold and the largest lift.
+struct PanelLimits {
+  float threshold = std::numeric_limits<float>::infinity(), lift = 0;
+
+  PanelLimits(const float* thresholds, const float* lifts, int64_t rows) {
+    for (int64_t r = 0; r < rows; ++r) {
+      if (thresholds[r] < threshold) threshold = thresholds[r];  // not by what is no number
+      lift = std::max(lift, lifts[r]);
+    }
+  }
+};
+
+// Whether any pair of a block may pass, by the largest sum of every column: a pair that passes by
+// its row's limits passes by these, since no operation here gives less for more, rounded or not.
+// To look at every sum of every block took 2 % of a search in 512 dimensions.
+inline bool any_may_pass(const Sums& sums, const PanelLimits& limits, Columns of) {
+  uint32_t any = 0;
+  for (int v = 0; v < kColumnVectors; ++v) {
+    Bytes largest = sums[0][v];
+#pragma GCC unroll 16
+    for (int r = 1; r < kPanelRows; ++r) largest = larger(largest, sums[r][v]);
+    any |= passes(largest, limits.threshold, limits.lift, of, v);
+  }
+  return any != 0;
+}
+
 inline void copy_sums(const Sums& from, Sums& to) {
 #pragma GCC unroll 16
   for (int r = 0; r < kPanelRows; ++r) {
@@ -282,11 +311,16 @@ int64_t VARGFACENET_EXPORT(screen_int8)(const uint8_t* rows, int64_t na, const i
                                         uint32_t* out_columns, int64_t capacity) {
   Output output{out_rows, out_columns, capacity};
   const int64_t depth = ceil_div(d, kDepth) * kDepth;
+  std::vector<PanelLimits> limits;
+  for (int64_t i = 0; i < na; i += kPanelRows) {
+    limits.emplace_back(thresholds + i, lifts + i, std::min<int64_t>(kPanelRows, na - i));
+  }
   return screen_blocks<kPanelRows, kPanelColumns, kCached>(
       na, nb, output, [&](int64_t i, int64_t j, Collector& collector) {
         Sums sums;
         block_int8(rows + i * depth, columns + j * depth, shifts + j, depth, sums);
         const Columns of{steps + j, errors + j};
+        if (!any_may_pass(sums, limits[i / kPanelRows], of)) return;
         if (!any_passes(sums, thresholds + i, lifts + i, of)) return;
         Sums copy;  // for a loop over them, or they would be in memory while they are summed
         copy_sums(sums, copy);
