@@ -17,6 +17,7 @@ import numpy as np
 
 from ...common import console
 from ...common.backend import mx
+from ...common.engine import ops
 from ...common.engine.mxnet import Embedder
 from ...common.engine.network import Network
 from ...common.errors import InputError, RunError
@@ -32,7 +33,7 @@ from .steps import ARCFACE, OPTIMIZER, config_of, start, update
 
 log = logging.getLogger(__name__)
 
-OPTION = '--torch-python'
+OPTION, EVERY_FORM = '--torch-python', '--every-form'
 NETWORK = 'vargfacenet'  # which torch_step.py has written out
 MAX_DIFFERENCE = 1e-5  # of embeddings, to the largest value
 MAX_LOSS_DIFFERENCE = 1e-4  # a share; BatchNorm over few images makes rounding larger
@@ -46,6 +47,13 @@ FORMS = {
     'float32 channels_last compiled': {**_FLOAT32, 'channels_last': True, 'compiled': True},
     'bfloat16 autocast channels_last compiled': dict.fromkeys(_FLOAT32, True),
 }
+_COMPILED = {  # the form that is compiled of a precision of ours, unless all are measured
+    ops.FLOAT32: 'float32 channels_last compiled',
+    ops.BFLOAT16: 'bfloat16 autocast channels_last compiled',
+}
+_SLICE_SECONDS = 1.0
+# What a process takes before it can be timed, about: it tells the progress how much is left.
+_START_SECONDS, _COMPILE_SECONDS = 5, 80
 _BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}
 _COMPILERS = (os.environ.get('CXX', ''), 'g++', 'clang++')
 
@@ -138,8 +146,9 @@ def check(torch: Torch, expected: dict) -> dict:
     return {**found, 'embedding_difference': difference, 'loss_difference': of_loss}
 
 
-def choose_forms() -> tuple[list[str], dict[str, str]]:
-    """The FORMS that this machine can run, and why it cannot run the others."""
+def choose_forms(precision: str, every: bool) -> tuple[list[str], dict[str, str]]:
+    """The FORMS that are measured, and why the others are not: this machine cannot run them, or,
+    unless `every`, they are compiled and of another precision than ours is."""
     missing = {}
     if not _BFLOAT16_UNITS & set(machine().get('vector_units', ())):
         missing['bfloat16'] = 'this CPU has no bfloat16 instructions'
@@ -151,18 +160,27 @@ def choose_forms() -> tuple[list[str], dict[str, str]]:
         for part, reason in missing.items()
         if form[part]
     }
-    return [name for name in FORMS if name not in left_out], left_out
+    runs = [name for name in FORMS if name not in left_out]
+    compiled = [name for name in runs if FORMS[name]['compiled']]
+    # a CPU without bfloat16 compiles float32, whatever ours is
+    wanted = compiled if every or len(compiled) < 2 else [_COMPILED[precision]]
+    for name in set(compiled) - set(wanted):
+        left_out[name] = f'compiling it takes minutes; {EVERY_FORM} measures it too'
+    return [name for name in runs if name not in left_out], left_out
 
 
 def in_turn(
-    torch: Torch, ours: Callable, form: str, batches: tuple[int, int], seconds: float
+    torch: Torch, our_worker: child.Worker, form: str, batch: int, seconds: float
 ) -> tuple[Timing, Timing, str]:
-    """PyTorch in a form and at its batch size, and ours at its own, in turn; and our precision."""
-    slice_seconds = min(2, seconds)
-    with torch.worker(form, batches[0]) as theirs, ours(batches[1]) as our_worker:
+    """PyTorch in a form and at a batch size, and ours, in turn; and our precision."""
+    with torch.worker(form, batch) as theirs:
         workers = {'torch': theirs, 'ours': our_worker}
-        times = slices_in_turn(workers, seconds, slice_seconds)
+        times = slices_in_turn(workers, seconds, min(_SLICE_SECONDS, seconds))
         return times['torch'], times['ours'], our_worker.about
+
+
+def _expected_seconds(form: str, seconds: float) -> float:
+    return _START_SECONDS + FORMS[form]['compiled'] * _COMPILE_SECONDS + seconds
 
 
 def _row(form: str, batches: tuple[int, int], theirs: Timing, ours: Timing, precision: str) -> dict:
@@ -176,9 +194,16 @@ def _row(form: str, batches: tuple[int, int], theirs: Timing, ours: Timing, prec
 
 
 def measure(
-    torch_python: str, step: dict, ours: Callable, batches: list[int], seconds: float
+    torch_python: str,
+    step: dict,
+    ours: Callable[[int], child.Worker],
+    batches: list[int],
+    seconds: float,
+    precision: str = ops.FLOAT32,
+    every: bool = False,
 ) -> dict:
-    """All forms at all batch sizes, each against ours in turn, and then the best of both.
+    """All forms at all batch sizes, each against ours in turn, and then the best of both, measured
+    again unless it was one of these.
 
     Parameters
     ----------
@@ -186,35 +211,64 @@ def measure(
     step : network, options, classes
     ours : batch size -> child.Worker that makes our training steps
     seconds : for each pair, at least
+    precision : of ours
+    every : see `choose_forms`
     """
-    forms, left_out = choose_forms()
+    forms, left_out = choose_forms(precision, every)
     rows = []
+    parts = {form: round(_expected_seconds(form, seconds)) for form in forms}
     with TemporaryDirectory() as folder:
         path = str(Path(folder) / 'start.npz')
         expected = child.run(write_start, path=path, **step)
         torch = Torch(torch_python, torch_options(path, **step))
         checked = check(torch, expected)
-        for batch in batches:
-            for form in forms:
-                if form in left_out:
-                    continue
-                try:
-                    measured = in_turn(torch, ours, form, (batch, batch), seconds)
-                except RunError as error:
-                    left_out[form] = str(error)
-                    continue
-                rows.append(_row(form, (batch, batch), *measured))
+        total = len(batches) * sum(parts.values())
+        with console.progress(total, 'against PyTorch', unit='parts') as bar:
+            for batch in batches:
+                with ours(batch) as our_worker:
+                    for form in forms:
+                        bar.advance(0, f'batch {batch}, {form}')
+                        rows += _measured(torch, our_worker, form, batch, seconds, left_out)
+                        bar.advance(parts[form], f'batch {batch}, {form}')
         for form, reason in left_out.items():
             log.warning('%s is left out: %s', form, reason)
         if not rows:
             raise RunError(f'PyTorch trains in none of its forms: {"; ".join(left_out.values())}')
-        top, our_top = (
-            max(rows, key=lambda row: row[side]['per_second']) for side in ('torch', 'ours')
-        )
-        best = top['batches']['torch'], our_top['batches']['ours']
-        rows.append(_row(top['form'], best, *in_turn(torch, ours, top['form'], best, seconds)))
-    result = {'machine': machine(), **step, 'check': checked, 'rows': rows[:-1], 'best': rows[-1]}
+        best = _best(rows, torch, ours, seconds)
+    result = {'machine': machine(), **step, 'check': checked, 'rows': rows, 'best': best}
     return {**result, 'left_out': left_out}
+
+
+def _measured(
+    torch: Torch,
+    our_worker: child.Worker,
+    form: str,
+    batch: int,
+    seconds: float,
+    left_out: dict[str, str],
+) -> list[dict]:
+    """The row of a form, or none where it does not train, of which `left_out` gets the reason."""
+    if form in left_out:
+        return []
+    try:
+        measured = in_turn(torch, our_worker, form, batch, seconds)
+    except RunError as error:
+        left_out[form] = str(error)
+        return []
+    return [_row(form, (batch, batch), *measured)]
+
+
+def _best(rows: list[dict], torch: Torch, ours: Callable, seconds: float) -> dict:
+    """PyTorch at its best form and batch size against ours at our best."""
+    top, our_top = (
+        max(rows, key=lambda row: row[side]['per_second']) for side in ('torch', 'ours')
+    )
+    form, batches = top['form'], (top['batches']['torch'], our_top['batches']['ours'])
+    if batches[0] == batches[1]:
+        return top
+    with ours(batches[1]) as our_worker:
+        measured = in_turn(torch, our_worker, form, batches[0], seconds)
+    return _row(form, batches, *measured)
 
 
 def show(result: dict) -> None:

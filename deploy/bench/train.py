@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 WIDE = 'vargfacenet'  # the network whose widths are measured
 _MULTIPLIERS, _ROUNDS = '0.25,0.5,1,1.25', 3
+_BATCHES = {'stock': '16,32,64', 'torch': '32'}
+_SECONDS = {'stock': 40, 'torch': 12}
 TRAINING_PASSES = 3  # forward, and two products of the same size backward
 PROFILE_ROWS = 14
 # What is said to make MXNet faster, or its memory smaller, by the environment.
@@ -53,12 +55,20 @@ SETTINGS = {
 def build_parser(parser: console.Parser) -> None:
     parser.add_argument('--network', default='vargfacenet', help='a name of `vargfacenet info`')
     parser.add_argument('--network-option', action='append', default=[], metavar='KEY=VALUE')
-    parser.add_argument('--batches', default='16,32,64', help='images a step')
+    parser.add_argument(
+        '--batches',
+        help='images a step (default {stock}, --against torch {torch})'.format(**_BATCHES),
+    )
     parser.add_argument(
         '--multipliers', help=f'widths; {WIDE} and --against stock alone (default {_MULTIPLIERS})'
     )
     parser.add_argument('--classes', type=int, default=1000, help='of the ArcFace head')
-    parser.add_argument('--seconds', type=float, default=40, help='for each batch size, at least')
+    parser.add_argument(
+        '--seconds',
+        type=float,
+        help='for each batch size, of PyTorch for each of its forms, at least '
+        '(default {stock}, --against torch {torch})'.format(**_SECONDS),
+    )
     parser.add_argument(
         '--rounds',
         type=int,
@@ -82,6 +92,12 @@ def build_parser(parser: console.Parser) -> None:
         '--torch-python',
         metavar='PYTHON',
         help='for --against torch: a Python of an environment of its own with PyTorch',
+    )
+    parser.add_argument(
+        against_torch.EVERY_FORM,
+        action='store_true',
+        help='of --against torch: compile the form of the other precision as well, which takes '
+        'minutes for each batch size',
     )
     report.add_out(parser, 'all figures')
 
@@ -344,7 +360,9 @@ def run_against_torch(args: argparse.Namespace, step: Step, batches: list[int]) 
         return step.worker(batch_size, False, precision=args.precision)
 
     result = {'precision': args.precision}
-    result |= against_torch.measure(python, step._asdict(), ours, batches, args.seconds)
+    result |= against_torch.measure(
+        python, step._asdict(), ours, batches, args.seconds, args.precision, args.every_form
+    )
     against_torch.show(result)
     return report.write(args.out, result, against_torch.panels(result))
 
@@ -362,7 +380,8 @@ def run_precisions(args: argparse.Namespace, step: Step, batches: list[int]) -> 
 def read_others(args: argparse.Namespace) -> tuple[list[float], int]:
     """(--multipliers, --rounds), or their defaults; InputError where the measurement has no use for
     what was given."""
-    for against, names in (('torch', ['torch_python']), ('stock', ['multipliers', 'rounds'])):
+    options = {'torch': ['torch_python', 'every_form'], 'stock': ['multipliers', 'rounds']}
+    for against, names in options.items():
         if args.against != against:
             console.refuse_options(args, names, f'only with --against {against}')
     if args.precision != ops.FLOAT32:
@@ -378,7 +397,10 @@ def read_others(args: argparse.Namespace) -> tuple[list[float], int]:
 
 def run(args: argparse.Namespace) -> dict:
     report.check_out(args.out)
-    batches = check_numbers(args.batches, '--batches')
+    args.seconds = _SECONDS[args.against] if args.seconds is None else args.seconds
+    batches = check_numbers(
+        _BATCHES[args.against] if args.batches is None else args.batches, '--batches'
+    )
     multipliers, rounds = read_others(args)
     check_options(args, {'classes': integer(1), 'seconds': SECONDS})
     step = Step(args.network, parse_options(args.network, args.network_option), args.classes)

@@ -1,5 +1,7 @@
 """PyTorch as the yardstick: TORCH_PYTHON names a Python that has it, if ours has not."""
 
+import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -10,6 +12,7 @@ import pytest
 from vargfacenet.common.engine import ops
 from vargfacenet.common.errors import RunError
 from vargfacenet.deploy.bench import against_torch, child
+from vargfacenet.deploy.bench.measure import Timing
 from vargfacenet.recognition import configure
 
 PYTHON = os.environ.get('TORCH_PYTHON') or (
@@ -73,13 +76,57 @@ def start(folder, options):
 def test_forms_that_this_machine_cannot_run_say_why(monkeypatch):
     monkeypatch.setattr(against_torch, 'machine', lambda: {'vector_units': ['avx2']})
     monkeypatch.setattr(against_torch.shutil, 'which', lambda _: None)
-    forms, left_out = against_torch.choose_forms()
+    forms, left_out = against_torch.choose_forms('float32', True)
     assert forms == ['float32', 'float32 channels_last']
     assert {*forms, *left_out} == set(against_torch.FORMS)
     assert 'bfloat16' in left_out['bfloat16 autocast channels_last']
     monkeypatch.setattr(against_torch, 'machine', lambda: {'vector_units': ['amx_bf16']})
     monkeypatch.setattr(against_torch.shutil, 'which', lambda _: '/usr/bin/g++')
-    assert against_torch.choose_forms() == (list(against_torch.FORMS), {})
+    assert against_torch.choose_forms('float32', True) == (list(against_torch.FORMS), {})
+
+
+def compiled(vector_units, precision, monkeypatch):
+    """The compiled forms that are measured unless all are; of the others, why not."""
+    monkeypatch.setattr(against_torch, 'machine', lambda: {'vector_units': vector_units})
+    monkeypatch.setattr(against_torch.shutil, 'which', lambda _: '/usr/bin/g++')
+    forms, left_out = against_torch.choose_forms(precision, False)
+    assert {*forms, *left_out} == set(against_torch.FORMS)
+    assert [*forms] == [name for name in against_torch.FORMS if name in forms]
+    return [name for name in forms if against_torch.FORMS[name]['compiled']], left_out
+
+
+def test_one_form_is_compiled_that_of_our_precision(monkeypatch):
+    single, half = 'float32 channels_last compiled', 'bfloat16 autocast channels_last compiled'
+    for precision, wanted, other in (('float32', single, half), ('bfloat16', half, single)):
+        forms, left_out = compiled(['avx512_bf16'], precision, monkeypatch)
+        assert forms == [wanted] and [*left_out] == [other]
+        assert '--every-form' in left_out[other]
+        assert compiled(['avx2'], precision, monkeypatch)[0] == [single]
+
+
+def test_the_best_is_measured_again_where_the_batches_differ(monkeypatch):
+    def row(form, batch, theirs, ours):
+        sides = {'torch': {'per_second': theirs}, 'ours': {'per_second': ours}}
+        return {'form': form, 'batches': {'torch': batch, 'ours': batch}, **sides}
+
+    rows = [row('float32', 16, 9, 20), row('float32', 32, 8, 30)]
+    asked = []
+
+    def in_turn(torch, worker, form, batch, seconds):
+        asked.append((worker.batch, form, batch))
+        return Timing((1.0,)), Timing((0.5,)), 'float32'
+
+    @contextlib.contextmanager
+    def ours(batch):
+        yield argparse.Namespace(batch=batch)
+
+    monkeypatch.setattr(against_torch, 'in_turn', in_turn)
+    best = against_torch._best(rows, None, ours, 1)
+    assert asked == [(32, 'float32', 16)]
+    assert best['batches'] == {'torch': 16, 'ours': 32}
+    assert best['ratio']['median'] == pytest.approx(4)  # 64 and 16 images a second
+    assert against_torch._best(rows[1:], None, ours, 1) is rows[1]
+    assert len(asked) == 1
 
 
 def test_a_program_is_told_when_to_call():

@@ -203,6 +203,7 @@ def test_data(wide, run_command, tmp_path, monkeypatch):
         (['head', '--partial-fc', '--rates', 'nan'], "--rates 'nan'"),
         (['train', '--seconds', 'nan'], '--seconds nan'),
         (['train', '--torch-python', ''], '--torch-python: only with --against torch'),
+        (['train', '--every-form'], '--every-form: only with --against torch'),
         (['train', '--network', 'y1', '--multipliers', '1'], 'only with --network vargfacenet'),
         (['train', '--against', 'torch', '--rounds', '2'], '--rounds: only with --against stock'),
         (['train', '--precision', 'bfloat16', '--rounds', '2'], 'only with --precision float32'),
