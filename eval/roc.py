@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..common.errors import InputError
 from ..common.files import PathLike, atomic_path, output_file
-from .report.figures import plain, rate_limits
+from .report.figures import add_legend, plain, rate_limits
 from .verification import VerificationResult
 
 FORMATS = ('.png', '.pdf', '.svg')
@@ -50,6 +50,6 @@ def plot_roc(path: PathLike, results: Mapping[str, VerificationResult]) -> None:
     axes.set_xlabel('false-accept rate')
     axes.set_ylabel('true-accept rate')
     axes.grid(True, which='both', alpha=0.3)
-    axes.legend(loc='lower right')
+    add_legend(axes, loc='lower right')
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)

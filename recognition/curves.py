@@ -11,6 +11,8 @@ from ..eval.report.figures import plain
 _LOGGED = {'loss', 'learning_rate', 'accuracy'}  # what a row of training holds
 _LOSSES = ('loss', 'class_loss', 'distill_loss')
 _SUFFIX = '_accuracy'  # of what is logged of a target
+_LETTERS = 10  # points of a legend's letters, at most; a row of it is 1.7 times as high
+_ROOM = 100  # points of letters that the axes have room for, one above the other
 
 
 class Line(NamedTuple):
@@ -52,6 +54,12 @@ def curves_of(rows: Sequence[dict]) -> Curves:
     )
 
 
+def _legend_size(names: int) -> tuple[int, int]:
+    """(columns, rows) of a legend; more than 20 names begin another column."""
+    columns = -(-names // 20)
+    return columns, -(-names // columns)
+
+
 def plot_curves(folder: Path, title: str) -> Path:
     """Draw the history of the run in `folder` as `curves.png` beside it; returns its path."""
     # loaded here, since nothing else of a training run needs it; Figure needs no display
@@ -68,7 +76,9 @@ def plot_curves(folder: Path, title: str) -> Path:
         axis.set_xlabel('step')
         axis.grid(alpha=0.3)
         if axis.lines:
-            axis.legend(frameon=False)
+            columns, rows = _legend_size(len(axis.lines))
+            size = min(_LETTERS, _ROOM / rows)
+            axis.legend(frameon=False, ncols=columns, fontsize=size)
     loss_axis.set_ylim(bottom=0)
     accuracy_axis.set_ylabel('accuracy (%)')
     figure.suptitle(plain(title))

@@ -36,6 +36,9 @@ _DARK = {
 }
 MARKED_FARS = tuple(10.0**power for power in range(-9, 0))
 _SIZE = (5.2, 3.7)
+_INSIDE = 12  # names of a legend that the axes have room for
+_IN_HALF = 30  # letters of a name of which two stand beside each other
+_ROW = 0.185  # inches of a legend's line
 _FEW = 12  # points of a line that are marked
 
 
@@ -76,9 +79,21 @@ def _figure(title: str) -> tuple['Figure', 'Axes']:
     return figure, axes
 
 
-def _legend(axes: 'Axes', **options) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, **options)
+def add_legend(axes: 'Axes', below: bool = False, **options) -> None:
+    """Add the names of what is drawn; many stand `below` the axes, for which the figure grows.
+
+    `options` are those of matplotlib's legend, for few. The figure's layout is 'constrained'.
+    """
+    handles, labels = axes.get_legend_handles_labels()
+    form = {'frameon': False, 'fontsize': 8.5, 'labelcolor': INK}
+    if labels and (below or len(labels) > _INSIDE):
+        columns = 2 if max(map(len, labels)) <= _IN_HALF else 1
+        width, height = axes.figure.get_size_inches()
+        rows = -(-len(labels) // columns)
+        axes.figure.set_size_inches(width, height + _ROW * rows)
+        axes.figure.legend(handles, labels, loc='outside lower center', ncols=columns, **form)
+    elif labels:
+        axes.legend(**form, **options)
 
 
 def _looked(
@@ -157,7 +172,7 @@ def history_curves(
     axes.set_xlabel('step')
     if percent:
         axes.set_ylabel('%')
-    _legend(axes)
+    add_legend(axes)
     return figure
 
 
@@ -221,7 +236,7 @@ def roc_curve(
         lowest = min(_at(fpr, tpr, lowest_far / 2) for fpr, tpr, _ in curves.values())
         axes.set_ylim(*rate_limits(lowest))
         axes.set_ylabel('true-accept rate')
-    _legend(axes, loc='lower left' if det else 'lower right')
+    add_legend(axes, loc='lower left' if det else 'lower right')
     return figure
 
 
@@ -293,8 +308,7 @@ def error_curves(
         axes.set_xlim(min(starts) - 0.02, max(ends) + 0.02)
     axes.set_xlabel('threshold, cosine')
     axes.set_ylabel('error rate')
-    # below the axes: the curves fill every corner
-    _legend(axes, loc='upper center', bbox_to_anchor=(0.5, -0.17), ncols=2)
+    add_legend(axes, below=True)  # the curves fill every corner
     return figure
 
 
@@ -325,7 +339,7 @@ def histogram(
     axes.set_ylabel('share of its kind, %')
     # room for the legend above the bars
     axes.set_ylim(0, 135 * max(genuine.max(), impostor.max()))
-    _legend(axes, loc='upper right')
+    add_legend(axes, loc='upper right')
     return figure
 
 
@@ -353,7 +367,7 @@ def distractor_curve(
     axes.set_xscale('log')
     axes.set_xlabel('distractors')
     axes.set_ylabel('found, %')
-    _legend(axes)
+    add_legend(axes)
     return figure
 
 

@@ -76,3 +76,16 @@ def test_any_history_is_drawn(rows, title, tmp_path):
         # the axes are there, be it below a legend of 40 names
         assert (frame.max(axis=2) < 90).any(axis=0).mean() > 0.9
     assert (picture[: round(TOP) - 4] < 128).any()  # and the title
+
+
+@pytest.mark.parametrize('names', [20, 41, 100])
+def test_the_names_of_many_targets_stay_inside_the_axes(names, tmp_path):
+    """Outside nothing differs from the picture of one target."""
+    few, many = (
+        drawn(tmp_path, [{'step': 1, **ROW, **{f'fold_{n}_accuracy': 0.5 for n in range(count)}}])
+        for count in (1, names)
+    )
+    left, right = sides(2)
+    inside = np.zeros((HEIGHT, WIDTH), bool)
+    inside[round(TOP) : round(BOTTOM) + 2, round(left) : round(right) + 2] = True
+    assert (few != many)[inside].any() and not (few != many)[~inside].any()

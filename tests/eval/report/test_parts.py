@@ -416,3 +416,27 @@ def test_seeds_and_options_of_the_loss_tell_runs_apart(tmp_path):
     assert rows['options of the loss'] == ('m2=0.1', 'm2=0.2')
     assert next(t for t in tables(report) if t.name == 'training').rows[-4][1:] == ('1', '2')
     assert report.verdict == ['Nothing was evaluated: these are runs of training alone.']
+
+
+@pytest.mark.parametrize('runs', [3, 13, 40])
+def test_names_of_many_runs_stand_below_the_axes(runs):
+    x = np.logspace(-3, 0, 20)
+    names = [f'run {number}' for number in range(runs)]
+    rows = [{'step': step, 'loss': 1.0} for step in range(20)]
+    drawn = [
+        figures.history_curves('a', dict.fromkeys(names, rows), ['loss']),
+        figures.roc_curve('b', dict.fromkeys(names, (x, x, None))),
+        figures.error_curves('c', dict.fromkeys(names, (x, 1 - x, x)), dict.fromkeys(names, 0.5)),
+    ]
+    for figure in drawn:
+        figures.drawn(figure, 'png')
+        (axes,) = figure.axes
+        below = figure.legends
+        (legend,) = below or [axes.get_legend()]
+        assert bool(below) == (runs > 10 or figure is drawn[-1])
+        frame, room = legend.get_window_extent(), axes.get_window_extent()
+        assert len(legend.get_texts()) in (runs, runs + 2)
+        assert figure.bbox.x0 <= frame.x0 and frame.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= frame.y0 and frame.y1 <= figure.bbox.y1
+        assert not below or frame.y1 < room.y0
+        assert room.height > 0.5 * 3.7 * figure.dpi
