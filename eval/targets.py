@@ -37,6 +37,10 @@ def resolve_targets(texts: list[str], data_dir: Optional[str]) -> dict[str, Path
         if path.suffix != '.bin':
             if path.suffix == '.npz':
                 raise InputError(f'target {word!r}: a set of make-pairs is for --pairs')
+            if data_dir is None and path.is_file():
+                raise InputError(
+                    f'target {word!r} is a file that does not end in .bin; make-bin writes targets'
+                )
             if data_dir is None:
                 raise InputError(
                     f'target {word!r} is no .bin file; a name needs --data-dir (DIR/{word}.bin)'

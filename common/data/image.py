@@ -14,6 +14,7 @@ import re
 import stat
 import struct
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -395,6 +396,13 @@ def resize_cubic(image: np.ndarray, width: int, height: int) -> np.ndarray:
 def has_crop_size(image: np.ndarray) -> bool:
     """Whether a picture (H, W, 3) may be an aligned crop by its size, 112x112."""
     return image.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE)
+
+
+def refuse_picture(path: PathLike, expected: str) -> None:
+    """InputError for a picture, by its name, where something else is `expected`: it would be called
+    damaged, or no text."""
+    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+        raise InputError(f'{path} is a picture by its name; expected {expected}')
 
 
 def check_crop(image: np.ndarray, name: str = '') -> None:

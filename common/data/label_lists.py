@@ -18,7 +18,8 @@ from ..console import Parser
 from ..errors import InputError
 from ..files import PathLike, is_file, read_lines
 from .folders import Identity, find_identities, identity_folders
-from .listed import listed_path, read_people, refuse_picture, split_comma
+from .image import refuse_picture
+from .listed import A_LIST, listed_path, read_people, split_comma
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ def read_label_list(path: PathLike, root: PathLike = '') -> list[Identity]:
     InputError naming the line that is of another form or names no file, and for a picture in the
     place of a list.
     """
-    refuse_picture(path)
+    refuse_picture(path, A_LIST)
     folder = Path(root) if root else Path(path).parent
     groups: dict[str, list[Path]] = {}
     for line, text in enumerate(read_lines(path, 'label list'), 1):

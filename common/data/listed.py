@@ -17,10 +17,11 @@ from ..console import Parser
 from ..errors import InputError
 from ..files import PathLike, read_lines
 from .folders import identity_folders
-from .image import IMAGE_SUFFIXES
+from .image import refuse_picture
 
 log = logging.getLogger(__name__)
 
+A_LIST = 'a folder, or a list with a path a line'
 _SHOWN = 3  # names in a message
 _COUNTS = re.compile(r'(\s+\d+)+$')  # behind a name
 
@@ -66,20 +67,12 @@ def read_list(path: PathLike, root: Optional[Path] = None) -> list[list[str]]:
 
     InputError for a file without any line, and for a picture in the place of a list.
     """
-    refuse_picture(path)
+    refuse_picture(path, A_LIST)
     lines = read_lines(path, 'image list')
     split = [_name_and_rest(line.strip(), root) for line in lines if line.strip()]
     if not split:
         raise InputError(f'image list {path} is empty')
     return split
-
-
-def refuse_picture(path: PathLike) -> None:
-    """InputError for a picture where a list is expected; it would be called no text."""
-    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
-        raise InputError(
-            f'{path} is a picture by its name; expected a folder, or a list with a path a line'
-        )
 
 
 def _name_and_rest(line: str, root: Optional[Path]) -> list[str]:
@@ -215,6 +208,7 @@ def read_people(
             raise InputError(f'--allow-unknown goes with {flag}, which names nobody here')
         return []
     people = _people_of(folder)
+    refuse_picture(path, f'for {flag} a file with a name a line')
     lines = [line for line in read_lines(path, f'{flag} file') if line.strip()]
     counts = _count_lines(lines)
     named: list[Path] = []

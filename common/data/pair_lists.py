@@ -29,6 +29,7 @@ from ..errors import InputError
 from ..files import PathLike, is_file, read_lines
 from ..registry import Registry
 from .folders import Identity, is_hidden, is_picture
+from .image import refuse_picture
 from .listed import listed_path, split_comma
 
 FOLDS = 10  # of the protocol
@@ -98,6 +99,7 @@ def _is_number(word: str) -> bool:
 
 def read_pair_list(path: PathLike) -> PairList:
     """Parse a pair list; see the module. Raises InputError naming file and line."""
+    refuse_picture(path, 'a pair list, a pair a line')
     lines = read_lines(path, 'pair list')
     warn_if_changed(path)
     for read in PAIR_FORMATS.newest_first():

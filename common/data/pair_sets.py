@@ -23,6 +23,7 @@ import numpy as np
 from ..errors import InputError
 from ..files import PathLike, atomic_path, input_file
 from ..unpickle import Budget, Functions, unpickle
+from .image import refuse_picture
 
 _PROTOCOL = 4  # the newest that every Python 3 in use with MXNet reads
 _TRAILER = struct.Struct('<8sI')
@@ -108,6 +109,7 @@ def read_pairs(path: PathLike) -> tuple[list[bytes], np.ndarray]:
     """
     path = input_file(path, 'pair set')
     _refuse_npz(path)
+    refuse_picture(path, 'a verification .bin, which make-bin writes')
     has_checksum(path)
     content = unpickle(path, _allowed, 'which no pair set needs')
     if not isinstance(content, (tuple, list)) or len(content) != 2:

@@ -18,6 +18,7 @@ import numpy as np
 from ..arrays import read_npz, write_npz
 from ..errors import InputError
 from ..files import PathLike, input_file
+from .image import refuse_picture
 
 SUFFIX = '.npz'
 _ARRAYS = {'pictures', 'ends', 'people', 'names'}
@@ -84,6 +85,7 @@ def read_people_set(path: PathLike) -> PeopleSet:
     """Read what `write_people_set` wrote; InputError for any other file, and for damage."""
     if Path(path).suffix == '.bin':
         raise InputError(f'{path} is no set of people; a .bin is for --target')
+    refuse_picture(path, 'a set of people, which make-pairs writes')
     arrays = read_npz(input_file(path, 'set of people'))
     if not _ARRAYS <= arrays.keys() <= _ARRAYS | {'impostors'}:
         raise InputError(f'{path} is no set of people; vargfacenet make-pairs writes them')

@@ -121,6 +121,7 @@ def test_plot_shows_each_target(folder, model, run_command, tmp_path):
 BAD = {
     'missing target': ('--target', 'FOLDER/none.bin', 'none.bin does not exist'),
     'missing second target': ('--target', 'FOLDER/lfw.bin,FOLDER/x.bin', 'x.bin does not exist'),
+    'picture as target': ('--target', __file__, 'is a file that does not end in .bin; make-bin'),
     'folder as target': ('--target', 'FOLDER', 'is no .bin file'),
     'name without folder': ('--target', 'lfw', 'needs --data-dir'),
     'set of people as target': ('--target', 'FOLDER/all.npz', 'make-pairs is for --pairs'),

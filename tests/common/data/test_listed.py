@@ -7,6 +7,9 @@ from pictures import write_folder
 from vargfacenet.common.data.folders import find_identities, find_pictures
 from vargfacenet.common.data.label_lists import read_label_list
 from vargfacenet.common.data.listed import listed_path, read_list, read_people
+from vargfacenet.common.data.pair_lists import read_pair_list
+from vargfacenet.common.data.pair_sets import read_pairs
+from vargfacenet.common.data.people_sets import read_people_set
 from vargfacenet.common.errors import InputError
 
 NFC = 'Jos\xe9 R\xedos'
@@ -27,10 +30,22 @@ def named(folder, text, **options):
     return [entry.name for entry in read_people(path, '--exclude', folder, **options)]
 
 
-@pytest.mark.parametrize('read', [read_list, read_label_list])
-def test_a_picture_is_no_list(folder, read):
-    with pytest.raises(InputError, match=r'1\.jpg is a picture by its name; expected a folder, or'):
-        read(folder / 'Ann' / '1.jpg')
+@pytest.mark.parametrize(
+    ('read', 'expected'),
+    [
+        (read_list, 'a folder, or a list with a path a line'),
+        (read_label_list, 'a folder, or a list with a path a line'),
+        (read_pair_list, 'a pair list'),
+        (read_pairs, 'a verification .bin, which make-bin writes'),
+        (read_people_set, 'a set of people, which make-pairs writes'),
+        (lambda path: read_people(path, '--exclude', path.parent), 'for --exclude a file'),
+    ],
+)
+def test_a_picture_is_none_of_these(folder, read, expected):
+    with pytest.raises(
+        InputError, match=rf'Ann_0001\.jpg is a picture by its name; expected {expected}'
+    ):
+        read(folder / 'Ann' / 'Ann_0001.jpg')
 
 
 @pytest.mark.parametrize(
