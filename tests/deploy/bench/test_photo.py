@@ -4,6 +4,7 @@ import json
 
 import pytest
 from deploy_models import export_folder
+from pictures import encoded, scene
 from vargfacenet.deploy.bench import photo
 
 
@@ -24,6 +25,19 @@ def test_every_stage_of_every_detector(tmp_path, capsys):
         assert rows[name, 'whole']['cpu_ms'] > 0.4 * parts
         assert all(row['ms_p95'] >= row['ms_median'] > 0 for row in result['rows'])
     assert rows[photo.PACKAGE, 'detect']['times_package']['median'] == 1
+
+
+def test_all_faces_of_a_photograph(tmp_path, capsys):
+    """Two faces are found, aligned and embedded where all are wanted, else the largest."""
+    pytest.importorskip('onnxruntime')
+    path = tmp_path / 'two.jpg'
+    path.write_bytes(encoded(scene(1, 2), '.jpg'))
+    words = ['--model', str(export_folder(tmp_path)), '--engine', 'onnxruntime', '--seconds', '0.1']
+    for which, count in (('all', 2), ('largest', 1)):
+        assert photo.main([*words, '--photo', str(path), '--which', which]) == 0
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert {row['faces'] for row in result['rows'] if row['detector'] == 'MTCNN'} == {count}
+        assert all(row['faces'] >= count for row in result['rows'])
 
 
 def test_a_photograph_without_a_face_is_one_line(tmp_path, capsys):
