@@ -70,7 +70,8 @@ _HEIF_BRANDS = (b'heic', b'heix', b'heif', b'mif1', b'msf1')
 _JPEG_START = b'\xff\xd8'
 _JPEG_END = 0xD9
 _JPEG_WHOLE = b'\xff\xd9'
-_JPEG_SCAN = 0xDA
+_JPEG_SCAN, _JPEG_SCAN_START = 0xDA, b'\xff\xda'
+_MOST_SCANS = 1000  # of a JPEG, usually 1 to 12; the whole picture is gone through for each
 _JPEG_ALONE = {0x01, 0xFF, *range(0xD0, 0xD9)}  # markers without a length, and filling
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 # in the data of a scan 0xff is followed by zero or a restart marker; filling bytes are more 0xff
@@ -143,14 +144,15 @@ def _read_jpeg(encoded: bytes) -> _Header:
     What follows the end is of no matter: telephones put a video there. OpenCV fills the missing
     part of a cut-off file with grey and reports nothing, so InputError is raised for it here.
     """
-    header, scanned, place, size = None, False, 2, len(encoded)
+    header, scans, place, size = None, 0, 2, len(encoded)
+    following = -1  # where another picture begins, if one does, in what is behind `place`
     while True:
         # a segment ends where the next marker stands; a scan's data have to be searched for it
-        if scanned or encoded[place : place + 1] != b'\xff':
+        if scans or encoded[place : place + 1] != b'\xff':
             match = _MARKER.search(encoded, place)
             place = match.start() if match else size
         if size < place + 10:
-            if scanned and encoded[place : place + 2] == _JPEG_WHOLE:
+            if scans and encoded[place : place + 2] == _JPEG_WHOLE:
                 return header
             raise InputError(f'JPEG of {size} bytes is cut off')
         marker, high, low = encoded[place + 1], encoded[place + 2], encoded[place + 3]
@@ -158,7 +160,7 @@ def _read_jpeg(encoded: bytes) -> _Header:
             place += 1 if marker == 0xFF else 2
             continue
         if marker == _JPEG_END:
-            if scanned:
+            if scans:
                 return header
             raise InputError(f'JPEG of {size} bytes ends before its picture')
         if marker in _JPEG_FRAMES and header is None:  # libjpeg takes the first, or none
@@ -166,9 +168,16 @@ def _read_jpeg(encoded: bytes) -> _Header:
             header = _Header('JPEG', width, height, channels=channels)
         place += 2 + (high << 8) + low
         if marker == _JPEG_SCAN and header:
-            scanned = True
+            scans += 1
+            if 0 <= following < place or scans == 1:
+                following = encoded.find(_JPEG_START, place)
             # the usual file, without looking at every byte: its end is the end of this picture
-            if encoded.endswith(_JPEG_WHOLE) and encoded.find(_JPEG_START, place) < 0:
+            is_last = following < 0 and encoded.endswith(_JPEG_WHOLE)
+            if is_last:
+                scans += encoded.count(_JPEG_SCAN_START, place)
+            if scans > _MOST_SCANS:
+                raise InputError(f'JPEG of more than {_MOST_SCANS} scans; save it again')
+            if is_last:
                 return header
 
 

@@ -3,6 +3,7 @@ import os
 import re
 import struct
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -68,6 +69,25 @@ def test_a_thumbnail_inside_a_cut_off_jpeg_does_not_hide_it(rng):
     np.testing.assert_array_equal(decode_rgb(whole), decoded(content))
     with pytest.raises(InputError, match='cut off'):
         decode_rgb(whole[:-20])
+
+
+@pytest.mark.parametrize('behind', [b'', b'\xff\xd8'])
+def test_a_jpeg_of_a_hundred_thousand_scans_is_refused_at_once(rng, behind):
+    """It was searched to its end for each, and decoding goes through the picture as often.
+
+    A megabyte took a minute with what looks like another picture at its end.
+    """
+    rgb = rng.randint(0, 256, (64, 64, 3)).astype(np.uint8)
+    _, usual = cv2.imencode('.jpg', rgb, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    usual = usual.tobytes()
+    assert usual.count(b'\xff\xda') > 5 and decode_rgb(usual).shape == rgb.shape
+    scan = b'\xff\xda\0\x08\x01\x01\0\0\x3f\0'
+    last = usual[usual.rindex(b'\xff\xda') : -2]
+    assert decode_rgb(usual[:-2] + 500 * last + usual[-2:]).shape == rgb.shape
+    started = time.process_time()
+    with pytest.raises(InputError, match='JPEG of more than 1000 scans'):
+        decode_rgb(usual[:-2] + 100_000 * scan + behind + usual[-2:])
+    assert time.process_time() - started < 1  # 0.01 here
 
 
 @pytest.mark.parametrize('place', ['before the scan', 'behind the scan'])
