@@ -57,6 +57,11 @@ def inspect_gallery(folder: PathLike) -> Inspection:
             meta = gallery_tables.checked_meta(database)
             faces, problems = _content(database, meta, folder)
     except (sqlite3.Error, UnicodeDecodeError) as error:
+        if 'readonly' in str(error):  # SQLite would roll the journal back that lies beside it
+            raise InputError(
+                f'{path}: a change came to no end, by a kill or since it was copied meanwhile; the '
+                f'next use of the gallery takes it back, and then it can be checked'
+            ) from None
         raise InputError(f'{path} is damaged: {error}') from None
     if state != ['ok']:
         problems += [f'{path}: {text}' for text in state]

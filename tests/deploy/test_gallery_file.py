@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import stat
 import struct
@@ -695,6 +696,26 @@ def test_a_face_whose_record_or_picture_is_damaged(column, key, tmp_path, rng, c
     if not key:
         (problem,) = inspect_gallery(tmp_path).problems
         assert f'the {lost[0]} of row 0 is not what was enrolled' in problem
+
+
+def test_a_change_that_came_to_no_end_is_no_damage(tmp_path, rng):
+    """`check`, which writes nothing, called it a damaged database that it may not write to."""
+    gallery = Gallery(tmp_path / 'a', SIZE, MODEL)
+    gallery.enrol([f'p{number}' for number in range(50)], unit(rng, 50))
+    database = gallery._database
+    database.execute('PRAGMA cache_size = 1')  # pages go to the disk before the end
+    database.execute('BEGIN IMMEDIATE')
+    for table in ('people', 'faces'):
+        database.execute(f'UPDATE {table} SET record = zeroblob(900)')
+    shutil.copytree(tmp_path / 'a', tmp_path / 'b')  # as a kill leaves it
+    database.execute('ROLLBACK')
+    gallery.close()
+    assert (tmp_path / 'b' / f'{DATABASE}-journal').stat().st_size > 0
+    with pytest.raises(InputError, match=r'a change came to no end.* the next use .* takes it'):
+        inspect_gallery(tmp_path / 'b')
+    Gallery(tmp_path / 'b').close()
+    assert inspect_gallery(tmp_path / 'b')[:2] == (50, 50)
+    assert inspect_gallery(tmp_path / 'b').problems == []
 
 
 def test_a_gallery_is_looked_through_in_one_state(tmp_path, rng, monkeypatch):
