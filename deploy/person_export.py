@@ -6,7 +6,8 @@ import zipfile
 from ..common.errors import InputError
 from ..common.files import PathLike, atomic_path, output_file
 from .decision_log import entries
-from .gallery import Gallery
+from .gallery import Gallery, KeptFace
+from .gallery_records import Person
 
 
 def about_person(gallery: Gallery, name: str) -> dict:
@@ -19,7 +20,10 @@ def about_person(gallery: Gallery, name: str) -> dict:
     `record` and `picture` those that are not what was enrolled, and left out) and `decisions`, the
     lines of the gallery's log that name the person. UnknownIdentity if there is none.
     """
-    number, person, faces = gallery.person(name)
+    return _about(gallery, *gallery.person(name))
+
+
+def _about(gallery: Gallery, number: str, person: Person, faces: list[KeptFace]) -> dict:
     return {
         'person': {
             'name': person.name,
@@ -50,19 +54,18 @@ def export_person(gallery: Gallery, name: str, path: PathLike) -> None:
 
     person.json is `about_person` with each face's embedding, null if damaged; crop-N.jpg are the
     pictures, where they are kept and whole. The gallery's log tells that it was exported. Raises
-    InputError if the file is there, UnknownIdentity if the person is not.
+    InputError if the file is there, UnknownIdentity if the person is not, RunError, and no file is
+    there, where that cannot be logged.
     """
     check_export_path(path)
-    about = about_person(gallery, name)
-    number, _, faces = gallery.person(name)
+    number, person, faces = gallery.person(name)
+    about = _about(gallery, number, person, faces)
     for face, kept in zip(about['faces'], faces):
         face['embedding'] = None if kept.embedding is None else kept.embedding.tolist()
-    with (
-        atomic_path(path, private=True) as temporary,
-        zipfile.ZipFile(temporary, 'w', zipfile.ZIP_DEFLATED) as archive,
-    ):
-        archive.writestr('person.json', json.dumps(about, indent=1) + '\n')
-        for row, face in enumerate(faces):
-            if face.crop:
-                archive.writestr(f'crop-{row}.jpg', face.crop)
-    gallery.note('export', people=[number])
+    with atomic_path(path, private=True) as temporary:
+        with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr('person.json', json.dumps(about, indent=1) + '\n')
+            for row, face in enumerate(faces):
+                if face.crop:
+                    archive.writestr(f'crop-{row}.jpg', face.crop)
+        gallery.note('export', people=[number])  # what cannot be logged has no name yet, and goes

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import pytest
 from deploy_models import export_folder, portrait
-from vargfacenet.common.errors import InputError
+from vargfacenet.common.errors import InputError, RunError
 from vargfacenet.deploy.decision_log import append, check_log
 from vargfacenet.deploy.gallery import Gallery
 from vargfacenet.deploy.gallery_records import MAX_TEXT, Terms, checked_terms
+from vargfacenet.deploy.person_export import export_person
 
 SIZE = 16
 TODAY = date.today()
@@ -231,6 +232,13 @@ def test_what_is_damaged_of_a_person_is_said_and_the_rest_exported(run_command, 
     assert faces[0]['embedding'] is None
     assert [face['embedding'] for face in faces[1:]] == rows[1:].tolist()
     assert [face['damaged'] for face in faces] == damaged
+    log = folder / 'decisions.jsonl'
+    log.rename(tmp_path / 'log')
+    with contextlib.closing(Gallery(folder)) as gallery:
+        log.mkdir()
+        with pytest.raises(RunError, match='cannot be logged'):
+            export_person(gallery, 'Ada', tmp_path / 'again.zip')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['ada.zip', 'log', 'people']
 
 
 def test_a_passphrase_by_commands(model, photographs, run_command, tmp_path, monkeypatch):
