@@ -245,13 +245,14 @@ class Service:
         """Enrol anew who was removed, with the words of `remove`; the gallery has forgotten, and
         until then this process alone knows. Damaged embeddings do not come back.
         """
-        if ticket not in self._removed:
-            raise RequestError('what is to be undone is not known, or no longer', 404)
-        person, faces = self._removed[ticket]
-        if not faces:
-            raise RequestError(f'{person.name!r} was damaged; enrol this person anew', 404)
 
-        def enrol() -> dict[str, int]:
+        def enrol() -> tuple[str, dict[str, int]]:
+            # here, where one comes after the other: of two requests one brings somebody back
+            if ticket not in self._removed:
+                raise RequestError('what is to be undone is not known, or no longer', 404)
+            person, faces = self._removed[ticket]
+            if not faces:
+                raise RequestError(f'{person.name!r} was damaged; enrol this person anew', 404)
             self._gallery.enrol(
                 [person.name] * len(faces),
                 np.stack([face.embedding for face in faces]),
@@ -261,11 +262,11 @@ class Service:
                 person.terms,
                 today=date.min,  # also who is to be recognised no longer comes back as they were
             )
-            return self._gallery.identities()
+            self._removed.pop(ticket, None)
+            return person.name, self._gallery.identities()
 
-        identities = await self._in_thread(enrol)
-        self._removed.pop(ticket, None)
-        return {'name': person.name, 'identities': identities}
+        name, identities = await self._in_thread(enrol)
+        return {'name': name, 'identities': identities}
 
     async def thumbnail(self, name: str) -> bytes:
         """The crop of a person as JPEG."""

@@ -162,7 +162,9 @@ def error_answer(error: Optional[BaseException], where: str) -> tuple[dict, int]
         return {'error': str(error)}, error.status
     if isinstance(error, Overloaded):
         return {'error': 'too many requests at once; try again'}, 503
-    for kind, status in ((UnknownIdentity, 404), (InputError, 400), (GalleryBusy, 503)):
+    if isinstance(error, GalleryBusy):  # whose own words tell where it lies
+        return {'error': 'another process is writing to the gallery; try again'}, 503
+    for kind, status in ((UnknownIdentity, 404), (InputError, 400)):
         if isinstance(error, kind):
             return {'error': str(error)}, status
     if isinstance(error, web.HTTPError):
