@@ -97,6 +97,11 @@ def access_of(args: argparse.Namespace) -> Access:
         token, new = read_or_make_token(args.token_file)
         if new:
             log.info('token: %s', token)
+    elif args.proxy or args.allow_host:
+        log.warning(
+            '--proxy and --allow-host are for others who reach this server; it asks them for no '
+            'token: whoever the proxy lets through may search, enrol and remove (--token-file FILE)'
+        )
     names = [*args.allow_host, *(LOCAL_NAMES if local or is_every_address(args.host) else ())]
     hosts = frozenset(name.strip('[]').lower() for name in (*names, args.host))
     return Access(hosts, is_every_address(args.host), token)

@@ -63,6 +63,12 @@ def test_an_open_server_has_a_token_and_its_names(tmp_path, capsys):
     assert access_of('--host', '0.0.0.0', '--token-file', path).token == opened.token
     assert capsys.readouterr().err == ''  # it is printed once
     assert access_of('--token-file', path).token == opened.token  # on this machine alone as well
+    assert capsys.readouterr().err == ''
+    for words in (('--proxy', '127.0.0.1'), ('--allow-host', 'faces.example')):
+        access_of(*words, '--token-file', path)
+        assert capsys.readouterr().err == ''
+        assert access_of(*words).token == ''  # which the proxy may ask for itself
+        assert 'it asks them for no token' in capsys.readouterr().err.replace('\n', ' ')
     token = {'Authorization': f'Bearer {opened.token}'}
     for host in ('faces.example', 'FACES.example:8350', '192.168.1.5:8350', '[fe80::1]:80'):
         opened.check('GET', {'Host': host, **token})
