@@ -57,6 +57,7 @@ class TprResult:
     highest: np.ndarray  # (K,) float32, the K highest negative scores, descending
     sampled: np.ndarray  # (S,) float32 of random negatives, descending; empty if `highest` is all
     kernel: str
+    dimensions: int  # that the kernel looked at in the end
     pairs_per_second: float
     hits: np.ndarray  # (F, I) int64: positive pairs of every identity above each threshold
     totals: np.ndarray  # (I,) int64: of all its positive pairs
@@ -229,6 +230,7 @@ def _result(
         highest=descending,
         sampled=descending[:0] if whole else _sample(search, plan.across, plan.within),
         kernel=search.searcher.kernel,
+        dimensions=search.dimensions,
         pairs_per_second=rate,
         hits=hits,
         totals=totals,

@@ -16,6 +16,7 @@ BENCHMARKS = {
     'networks': ('networks', 'CPU time of every network in every engine, for `info --table`'),
     'photo': ('photo', 'a photograph to its embedding: decode, detect, align, embed'),
     'search': ('search', "the kernels of identification against this machine's matrix products"),
+    'identify': ('identify', 'the whole search of `identify`, of 4.3e11 pairs'),
     'data': ('data', 'the iterator against one thread and an NDArray per image; start-up'),
 }
 

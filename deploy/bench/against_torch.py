@@ -53,7 +53,7 @@ _COMPILED = {  # the form that is compiled of a precision of ours, unless all ar
 }
 _SLICE_SECONDS = 1.0
 # What a process takes before it can be timed, about: it tells the progress how much is left.
-_START_SECONDS, _COMPILE_SECONDS = 5, 80
+_START_SECONDS, _COMPILE_SECONDS = 5, 110
 _BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}
 _COMPILERS = (os.environ.get('CXX', ''), 'g++', 'clang++')
 

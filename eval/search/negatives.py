@@ -74,6 +74,11 @@ class NegativeSearch:
         self._axes: Optional[np.ndarray] = None
         self._costs: Optional[Costs] = None
 
+    @property
+    def dimensions(self) -> int:
+        """How many the probes are packed with now."""
+        return self._packed.size
+
     def run(self, unit: Unit) -> None:
         """Search the unit in slices of probes, which grow with the threshold."""
         source = self.probes if unit.probes else self.distractors
