@@ -96,6 +96,15 @@ _TURNS = {
 
 
 @functools.lru_cache(maxsize=1)
+def _opened_kinds() -> list[str]:
+    """Those of our kinds that Pillow opens here. Left alone it shows a file to the readers of forty
+    others as well, those of Photoshop and of old games among them."""
+    _heif_is_read()
+    Image.init()
+    return [kind for kind in _BY_OPENCV + _BY_PILLOW if kind in Image.OPEN]
+
+
+@functools.lru_cache(maxsize=1)
 def _heif_is_read() -> bool:
     """Whether the optional package is there; it adds HEIC to what Pillow opens."""
     try:
@@ -185,11 +194,8 @@ def _read_header(encoded: bytes, max_pixels: int) -> _Header:
     """InputError for what is none of our kinds of picture; nothing is decoded."""
     if is_jpeg(encoded):
         return _read_jpeg(encoded)
-    _heif_is_read()
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.format not in _BY_OPENCV + _BY_PILLOW:
-                raise _no_picture(encoded)
+        with Image.open(io.BytesIO(encoded), formats=_opened_kinds()) as image:
             return _Header(image.format, *image.size, image.mode != 'F')
     except Image.DecompressionBombError:
         raise _too_large('', max_pixels) from None
@@ -322,7 +328,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _decode_by_pillow(encoded: bytes, kind: str) -> np.ndarray:
     """BGR; OpenCV knows the kind not at all, or leaves its EXIF orientation out."""
-    with Image.open(io.BytesIO(encoded)) as image:
+    with Image.open(io.BytesIO(encoded), formats=[kind]) as image:
         try:
             pixels = image.convert('RGB')
         except _BROKEN as error:
@@ -484,5 +490,5 @@ def jpeg_crop(encoded: bytes, size: int = IMAGE_SIZE, quality: int = 95) -> tupl
 
 def _is_turned(encoded: bytes) -> bool:
     """Whether an EXIF orientation says so; readers of records differ in whether they look."""
-    with Image.open(io.BytesIO(encoded)) as image:
+    with Image.open(io.BytesIO(encoded), formats=['JPEG']) as image:
         return _orientation(image) != 1

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import re
@@ -195,6 +196,17 @@ def test_heic_is_called_by_its_name(monkeypatch):
                 decode_rgb(b'\0\0\0\x18ftyp' + brand + b'\0\0\0\0mif1heic')
     finally:  # the other tests ask anew
         image_module._heif_is_read.cache_clear()
+
+
+def test_what_reads_other_kinds_is_shown_no_picture(monkeypatch):
+    shown = []
+    Image.init()
+    monkeypatch.setattr(Image, 'ID', ['STRANGER', *Image.ID])
+    monkeypatch.setitem(Image.OPEN, 'STRANGER', (lambda *_: shown.append('opened'), None))
+    for content in (b'8BPS\0\1', b'GIF89a', encoded(np.zeros((4, 4, 3), np.uint8), '.png')):
+        with contextlib.suppress(InputError):
+            decode_rgb(content)
+    assert not shown
 
 
 def test_text_is_no_picture():
