@@ -35,7 +35,7 @@ def embedder_from(args: argparse.Namespace, many: bool = False) -> FaceEmbedder:
 
 def stored_row(embedder: FaceEmbedder) -> dict:
     """What export.json measured: of the embedder's file in its engine, else in another, else of
-    the float32 ONNX file; {} without.
+    the float32 ONNX file; {} without, since another file's thresholds are not its own.
     """
     rows = embedder.record.get('verification', ())
     file, engine = embedder.weights.name, embedder.backend
@@ -43,7 +43,7 @@ def stored_row(embedder: FaceEmbedder) -> dict:
         for row in rows:
             if row['file'] == wanted[0] and wanted[1] in (row['engine'], None):
                 return row
-    return rows[0] if rows else {}
+    return {}
 
 
 def stored_thresholds(embedder: FaceEmbedder) -> dict[str, float]:

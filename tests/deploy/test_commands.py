@@ -402,3 +402,7 @@ def test_every_file_has_its_own_thresholds(tmp_path):
         ('model.fp16.onnx', 'onnxruntime', 0.1),
     ):
         assert stored_thresholds(FaceEmbedder(out / name, backend)) == {'0.1': wanted}
+    del record['verification'][:2]
+    write_checked(out / 'export.json', record)
+    for name in ('', 'model.fp16.onnx'):  # int8's are not theirs
+        assert stored_thresholds(FaceEmbedder(out / name, 'onnxruntime')) == {}
