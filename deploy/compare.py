@@ -9,8 +9,6 @@ largest counts. A picture of 112x112 whose face lies on the template is taken fo
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from ..common import console
 from ..common.engine.engines import AUTO, ENGINES, PRECISIONS
 from ..common.engine.export_record import read_record, weights_name
@@ -27,7 +25,7 @@ from .decide import (
 )
 from .decision_log import check_log_path
 from .decision_notes import note_comparison
-from .faces import add_faces_option, face_of
+from .faces import add_faces_option, cosine_of, face_of
 
 _SOON = 'onnxruntime'  # answers with two pictures before OpenVINO, faster with many, is ready
 
@@ -77,7 +75,7 @@ def run(args: argparse.Namespace) -> dict:
     embedder = embedder_from(args)
     threshold, far = choose_threshold(args, embedder)
     first, second = (face_of(embedder, path, args.faces) for path in args.photographs)
-    cosine = float(np.dot(first.face.embedding.astype(np.float64), second.face.embedding))
+    cosine = cosine_of(first.face, second.face)
     same = None if threshold is None else cosine > threshold
     note_comparison(args.log, 'compare', args.model, Decision(threshold, far), same)
     words = {True: 'the same person', False: 'different people', None: 'no decision'}

@@ -75,6 +75,12 @@ class NoFace(InputError):
     """A picture in which no face is found; the message says why, as far as can be seen."""
 
 
+def cosine_of(first: Face, second: Face) -> float:
+    """The cosine of two faces, -1..1: rounding, which may take it beyond, is cut off."""
+    product = np.dot(first.embedding.astype(np.float64), second.embedding)
+    return float(np.clip(product, -1, 1))
+
+
 def add_faces_option(parser: Parser) -> None:
     """Add --faces, --detector and --min-face."""
     parser.add_argument(

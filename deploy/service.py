@@ -24,7 +24,7 @@ from .decide import (
 from .decision_notes import note_comparison, note_identification
 from .embedder import FaceEmbedder
 from .enrolment import enrolment_doubts
-from .faces import Face
+from .faces import Face, cosine_of
 from .fair_queue import Client
 from .gallery import Gallery, KeptFace
 from .gallery_records import Person, checked_name, picture_digest
@@ -151,7 +151,7 @@ class Service:
         pictures = {'first photograph': first, 'second photograph': second}
         seen = await self._look(pictures, client, list(map(_wanted, which)))
         faces = [_chosen(*each)[0] for each in zip(seen, which, pictures)]
-        cosine = float(np.dot(faces[0].embedding.astype(np.float64), faces[1].embedding))
+        cosine = cosine_of(*faces)
         answer = self._answer(cosine, threshold)
         decision = Decision(threshold, float(far or self.far) if self.thresholds else None)
         note = (self._gallery.log_path, 'serve compare', self._embedder.model)

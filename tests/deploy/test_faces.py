@@ -8,13 +8,34 @@ from pictures import encoded, scene
 from vargfacenet.common.data.warp import TEMPLATE
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy import FaceEmbedder
-from vargfacenet.deploy.faces import LARGEST, NoFace, find_face, find_group, turned_back
+from vargfacenet.deploy.faces import (
+    LARGEST,
+    Face,
+    NoFace,
+    cosine_of,
+    find_face,
+    find_group,
+    turned_back,
+)
 from vargfacenet.deploy.quality import ENROL, assess, blur, head_pose, ramp
 
 
 @pytest.fixture(scope='module')
 def embedder(tmp_path_factory):
     return FaceEmbedder(export_folder(tmp_path_factory.mktemp('export')))
+
+
+def test_no_cosine_is_beyond_one(rng):
+    rows = rng.randn(50, 8)
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    faces = [Face(row, None, None, 0, True) for row in rows]
+    assert max(float(row.astype(np.float64) @ row) for row in rows) > 1  # a face and itself
+    for first in faces:
+        opposite = first._replace(embedding=-first.embedding)
+        assert cosine_of(first, first) == pytest.approx(1) and cosine_of(first, first) <= 1
+        assert -1 <= cosine_of(first, opposite) == pytest.approx(-1)
+        exact = [float(a) * float(b) for a, b in zip(first.embedding, rows[0])]
+        assert cosine_of(first, faces[0]) == pytest.approx(sum(exact), abs=1e-6)
 
 
 def test_ramp():
