@@ -317,23 +317,47 @@ def _pooling(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
     if flag(node, 'global_pool', False):
         return writer.add(f'Global{names[kind]}', node.name, inputs)
     kernel = _tuple(node, 'kernel')
-    attrs = {}
+    strides = _tuple(node, 'stride') or (1,) * len(kernel)
+    pad = _tuple(node, 'pad') or (0,) * len(kernel)
+    beyond = _beyond(node, kernel, strides, pad)
+    attrs, begins = {}, pad
     if kind == 'avg':
-        attrs['count_include_pad'] = int(flag(node, 'count_include_pad', True))
-    convention = node.attrs.get('pooling_convention', 'valid')
-    if convention == 'full':
-        attrs['ceil_mode'] = 1
-    elif convention != 'valid':
-        raise _unsupported(node, f'pooling_convention {convention!r}')
+        counts_pad = flag(node, 'count_include_pad', True)
+        if counts_pad and any(beyond):
+            # the padding counts in a mean, what lies beyond it does not: it is made data
+            sides = writer.constant(f'{node.name}_pads', np.array(2 * (0, 0, *pad), np.int64))
+            inputs = writer.add('Pad', f'{node.name}_padded', [inputs[0], sides])
+            begins, counts_pad = (0,) * len(kernel), False
+        attrs['count_include_pad'] = int(counts_pad)
     return writer.add(
         names[kind],
         node.name,
         inputs,
         kernel_shape=kernel,
-        strides=_tuple(node, 'stride') or (1,) * len(kernel),
-        pads=2 * (_tuple(node, 'pad') or (0,) * len(kernel)),
+        strides=strides,
+        pads=(*begins, *(begin + more for begin, more in zip(begins, beyond))),
         **attrs,
     )
+
+
+def _beyond(node: Node, kernel: tuple, strides: tuple, pad: tuple) -> tuple[int, ...]:
+    """How far the last windows reach beyond the padding of each axis, which they do in MXNet's
+    convention 'full'. Run times differ in what ceil_mode makes of such, so they are told.
+
+    InputError for a window that has nothing of the data.
+    """
+    convention = node.attrs.get('pooling_convention', 'valid')
+    if convention not in ('valid', 'full'):
+        raise _unsupported(node, f'pooling_convention {convention!r}')
+    if convention == 'valid':
+        return (0,) * len(kernel)
+    source, output = node.inputs[0]
+    sizes, counts = source.shapes[output][2:], node.shape[2:]
+    lasts = [(count - 1) * stride for count, stride in zip(counts, strides)]
+    if any(last - edge >= size for last, edge, size in zip(lasts, pad, sizes)):
+        raise _unsupported(node, 'a window in its padding alone')
+    ends = zip(lasts, kernel, sizes, pad)
+    return tuple(last + length - size - 2 * edge for last, length, size, edge in ends)
 
 
 def _same(names: tuple, operator: str, value: Callable[..., np.ndarray]) -> None:
@@ -419,8 +443,7 @@ def _reshape(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
     source, output = node.inputs[0]
     before, after = source.shapes[output], node.shape
     # MXNet's special codes are already in the shape that it inferred; only the batch is open
-    batch = [index for index, length in enumerate(after) if length == before[0]]
-    if not batch or after[0] != before[0]:
+    if after[0] != before[0]:
         raise _unsupported(node, f'the shape {node.attrs.get("shape")}, which moves the batch')
     shape = writer.constant(f'{node.name}_shape', np.array([-1, *after[1:]], np.int64))
     return writer.add('Reshape', node.name, [inputs[0], shape])
@@ -494,9 +517,11 @@ def _take(writer: _Writer, node: Node, inputs: list[str]) -> list[str]:
         raise _unsupported(node, 'indices that depend on the images')
     axis = int(node.attrs.get('axis', 0))
     source, output = node.inputs[0]
-    # out of range means the nearest in MXNet, an error in ONNX
-    inside = np.clip(writer.arrays[indices.name], 0, source.shapes[output][axis] - 1)
-    name = writer.constant(f'{node.name}_indices', inside.astype(np.int64))
+    # out of range means the nearest in MXNet, or round the end; in ONNX an error
+    inside, length = writer.arrays[indices.name].astype(np.int64), source.shapes[output][axis]
+    wraps = node.attrs.get('mode', 'clip') == 'wrap'
+    inside = inside % length if wraps else np.clip(inside, 0, length - 1)
+    name = writer.constant(f'{node.name}_indices', inside)
     return writer.add('Gather', node.name, [inputs[0], name], axis=axis)
 
 

@@ -71,6 +71,8 @@ def small(x):
     return mx.sym.BatchNorm(x, fix_gamma=False, name='bn0')
 
 
+# of 7 values and one of padding at each end: the last window reaches one beyond
+FULL = {'kernel': (4, 4), 'stride': (3, 3), 'pad': (1, 1), 'pooling_convention': 'full'}
 OPERATORS = {
     'convolution with dilation, bias and groups': lambda x: mx.sym.Convolution(
         x, kernel=(3, 3), dilate=(2, 2), pad=(1, 1), num_group=2, num_filter=6, name='c'
@@ -121,6 +123,19 @@ OPERATORS = {
     'columns by computed numbers': lambda x: mx.sym.take(
         x, mx.sym.floor(mx.sym.arange(start=-1, stop=9) * 0.9, name='columns'), axis=3
     ),
+    'columns counted round the end': lambda x: mx.sym.take(
+        x, mx.sym.arange(start=-3, stop=9, name='columns'), axis=3, mode='wrap'
+    ),
+    'average pooling, full': lambda x: mx.sym.Pooling(
+        x, kernel=(2, 2), stride=(2, 2), pool_type='avg', pooling_convention='full'
+    ),
+    'average pooling, full and padded': lambda x: mx.sym.Pooling(
+        x, **FULL, pool_type='avg', count_include_pad=False
+    ),
+    'average pooling, full, padding in the mean': lambda x: mx.sym.Pooling(
+        x, **FULL, pool_type='avg'
+    ),
+    'max pooling, full and padded': lambda x: mx.sym.Pooling(x, **FULL, pool_type='max'),
     'a computed factor': lambda x: mx.sym.broadcast_mul(
         x, mx.sym.reshape(mx.sym.arange(8, name='numbers') / 3, shape=(1, 8, 1, 1))
     ),
@@ -205,6 +220,15 @@ def test_maps_are_joined_without_the_detour():
     operators = [node.op_type for node in model.graph.node]
     assert operators.count('Concat') == 1
     assert not {'Unsqueeze', 'Reshape'} & set(operators)
+
+
+def test_a_window_of_padding_alone_is_refused():
+    """MXNet's 'full' makes one of 7 values with two of padding at each end."""
+    x = small(mx.sym.Variable('data'))
+    form = {'kernel': (3, 3), 'stride': (3, 3), 'pad': (2, 2), 'pooling_convention': 'full'}
+    symbol = mx.sym.Flatten(mx.sym.Pooling(x, name='pool', **form), name='fc1')
+    with pytest.raises(InputError, match=r"layer 'pool' \(Pooling\) has a window in its padding"):
+        to_onnx(Network(symbol, *reference_params(symbol)))
 
 
 def test_an_unknown_operator_is_named():
