@@ -38,9 +38,11 @@ def read_labels(path: Path, column: str = '') -> Labels:
 
     Raises
     ------
-    InputError for a file that is none, without the column, or with lines that are too short.
+    InputError for a file that is none, without the column, with lines of another length, or that
+    gives a person two labels.
     """
-    rows = [row for row in read_csv(path, 'labels') if row]
+    numbered = [(line, row) for line, row in enumerate(read_csv(path, 'labels'), 1) if row]
+    rows = [row for _, row in numbered]
     if len(rows) < 2:
         raise InputError(f'labels {path}: expected a header and lines below it')
     header = [name.strip() for name in rows[0]]
@@ -51,13 +53,20 @@ def read_labels(path: Path, column: str = '') -> Labels:
     column = column or choices[0]
     if column not in choices:
         raise InputError(f'labels {path}: no column {column!r}; there are {", ".join(choices)}')
-    short = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
-    if short is not None:
-        raise InputError(
-            f'labels {path}: line {short + 1} has {len(rows[short])} values, expected {len(header)}'
-        )
+    for line, row in numbered:
+        if len(row) != len(header):
+            raise InputError(
+                f'labels {path}: line {line} has {len(row)} values, expected {len(header)}'
+            )
     values = [row[header.index(column)].strip() for row in rows[1:]]
     people = None if person is None else [row[person].strip() for row in rows[1:]]
+    known: dict[str, str] = {}
+    for (line, _), name, value in zip(numbered[1:], people or (), values):
+        if known.setdefault(name, value) != value:
+            raise InputError(
+                f'labels {path}: line {line} calls {name} {value!r}, a line before it '
+                f'{known[name]!r}'
+            )
     return Labels(path, column, values, people)
 
 

@@ -370,6 +370,8 @@ def test_people_without_a_label_are_counted(target, tmp_path):
         ('a,b\n1,2\n', (), 'say --group-column, one of a, b'),
         ('a,b\n1,2\n', ('--group-column', 'c'), "no column 'c'"),
         ('a,b\n1\n', ('--group-column', 'b'), 'line 2 has 1 values'),
+        ('a,b\n\n1,2\n1\n', ('--group-column', 'b'), 'line 4 has 1 values'),
+        ('name,age\nAda,old\n\nBob,old\nAda,young\n', (), "line 5 calls Ada 'young', a line"),
         ('age\nold\n', (), 'are of no pair set here (400 pairs)'),
     ],
 )
