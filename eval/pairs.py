@@ -72,7 +72,7 @@ def same_identity_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(i, j), np.maximum(i, j)
 
 
-def cross_pairs(labels: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mated_pairs(labels: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(i, j) int64 of all pairs with labels[i] == others[j]."""
     order = np.argsort(others, kind='stable')
     first = np.searchsorted(others[order], labels, 'left')

@@ -14,8 +14,8 @@ from ..common.errors import InputError
 from .pairs import (
     accepted_counts,
     check_sizes,
-    cross_pairs,
     hits_by_person,
+    mated_pairs,
     same_identity_pairs,
 )
 from .rates import threshold_at
@@ -242,7 +242,7 @@ def open_set(
         probes, gallery, k, (len(gallery),), probe_labels, gallery_labels, **options
     )[0]
     gallery, probes = as_float32(gallery), as_float32(probes)
-    i, j = cross_pairs(probe_labels, gallery_labels)
+    i, j = mated_pairs(probe_labels, gallery_labels)
     best_mate = np.full(len(probes), -np.inf, np.float32)
     np.maximum.at(best_mate, i, exact_scores(probes, gallery, i, j))
     impostors = np.sort(nearest[~mated, 0])[::-1]

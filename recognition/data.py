@@ -302,6 +302,15 @@ class FaceRecordIter(mx.io.DataIter):
         self._set_epoch(0)
 
     @property
+    def people_per_batch(self) -> Optional[float]:
+        """How many people a batch shows, the mean of this epoch; None but for shuffle 'people'."""
+        *_, labels = self._order_options
+        if labels is None:
+            return None
+        shown = np.sort(labels[self._order].reshape(-1, self.batch_size), axis=1)
+        return 1 + float((np.diff(shown, axis=1) > 0).sum(axis=1).mean())
+
+    @property
     def provide_data(self) -> list:
         return [mx.io.DataDesc(DATA, (self.batch_size, *IMAGE_SHAPE), np.float32)]
 

@@ -11,7 +11,7 @@ from ..common.names import CLASSIFIER_PREFIX, DATA, IMAGE_SHAPE, LABEL, TEACHER,
 from ..common.ranks import Ranks
 from .config import FULL, STATISTICS, TrainConfig
 from .distillation import Pair, make_distillation_loss
-from .losses import Head, Terms, check_pairs, class_loss, make_loss
+from .losses import Head, Terms, class_loss, make_loss, warn_of_few_pairs
 from .processes import HOROVOD
 from .rank_norm import synchronised
 from .symbols import check_shape, inferred_shapes
@@ -44,7 +44,10 @@ def _distillation(
         embedding_size=embedding_size(embedding),
         compiled=compiled,
     )
-    return make_distillation_loss(config.distill, config.distill_options).terms(pair)
+    loss = make_distillation_loss(config.distill, config.distill_options)
+    if loss.compares_images:
+        warn_of_few_pairs(config.distill, pair.batch_size, pair.num_classes, config.shuffle)
+    return loss.terms(pair)
 
 
 def training_symbol(
@@ -71,7 +74,8 @@ def training_symbol(
         size, batch_size = embedding_size(embedding), config.per_batch_size
         head = Head(embedding, label, config.num_classes, size, batch_size=batch_size)
         loss = make_loss(config.loss, config.loss_options)
-        check_pairs(loss, batch_size, config.num_classes, config.shuffle)
+        if loss.compares_images:
+            warn_of_few_pairs(config.loss, batch_size, config.num_classes, config.shuffle)
         smoothing, exclusive = config.label_smoothing, config.regular_face
         class_term, correct, next_states = class_loss(loss, head, compiled, smoothing, exclusive)
         states.update(next_states)

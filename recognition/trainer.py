@@ -27,6 +27,7 @@ from .augmentations import make_augmentations
 from .class_centres import class_centres, labels_of
 from .config import TrainConfig
 from .data import FaceRecordIter
+from .distillation import DISTILLATION_LOSSES
 from .graph import embedding_size, keep_states, state_arrays, state_names, training_module
 from .heads import make_head
 from .hooks import (
@@ -45,6 +46,7 @@ from .hooks import (
     stop_signals,
     target_paths,
 )
+from .losses import make_loss
 from .processes import Processes, connect, join
 from .run_state import (
     TrainState,
@@ -308,6 +310,29 @@ def _open_source(config: TrainConfig, size: int, devices: list) -> Optional[Embe
     return lifted(source, teacher.embedding_size, size)
 
 
+# Learning rate for each person of a step with which class centres of LFW were learned; with four
+# times as much they were not (docs/losses.md).
+_LR_A_PERSON = 0.0022
+
+
+def _warn_of_few_people(config: TrainConfig, per_batch: Optional[float]) -> None:
+    """Warn where pictures of a person lie beside each other (`per_batch` people, else None), and
+    the learning rate is more than twice what class centres were learned with."""
+    learns = config.classification and make_loss(config.loss, config.loss_options).centres_per_class
+    if config.teacher:
+        learns = learns or DISTILLATION_LOSSES.get(config.distill).classifies
+    if per_batch is None or not learns:
+        return
+    people = per_batch * config.num_workers * config.accumulate
+    if config.lr > 2 * _LR_A_PERSON * people:
+        log.warning(
+            '--shuffle people: the %d pictures of a step are of %.0f people, and those of one '
+            'person move class centres and network the same way; with --lr %g that may learn '
+            'nothing (docs/losses.md). Try --lr %.2g',
+            *(config.global_batch_size, people, config.lr, _LR_A_PERSON * people),
+        )
+
+
 def _prepare(
     config: TrainConfig,
     resume: bool,
@@ -351,6 +376,7 @@ def _prepare(
     if follows:
         _start_weights(module, replace(config, pretrained=''), TrainState(), embedding, {})
     else:
+        _warn_of_few_people(config, data.people_per_batch)
         constants = _constants(module, config, teacher)
         _start_weights(module, config, state, embedding, constants)
     lr_at = learning_rate_of(config)

@@ -55,7 +55,7 @@ class Ekd(DistillationLoss):
     hardest: int = option('negative pairs that count, at most', 2000, integer(1))
 
     default_alpha = 1.0
-    needs_labels = True
+    needs_labels = compares_images = True
 
     def terms(self, pair: Pair) -> Terms:
         n = pair.batch_size

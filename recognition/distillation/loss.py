@@ -40,6 +40,7 @@ class DistillationLoss:
     needs_embeddings : whether it looks at the teacher's embeddings of the images of a step
     needs_centres : whether it looks at the teacher's class centres
     classifies : whether it takes the place of the classification loss
+    compares_images : whether it learns from pairs of images of one person in a step
     """
 
     default_alpha = 7.0  # VarGFaceNet's
@@ -47,6 +48,7 @@ class DistillationLoss:
     needs_embeddings = True
     needs_centres = False
     classifies = False
+    compares_images = False
 
     def loss(self, pair: Pair) -> 'mx.sym.Symbol':
         """L_s of every image, (N,) float32; the trainer takes alpha times its mean (VarGFaceNet,

@@ -14,9 +14,9 @@ from .loss import (
     Logits,
     Terms,
     check_additions,
-    check_pairs,
     class_loss,
     make_loss,
+    warn_of_few_pairs,
 )
 
 import_all(sys.modules[__name__])
@@ -28,7 +28,7 @@ __all__ = [
     'Logits',
     'Terms',
     'check_additions',
-    'check_pairs',
     'class_loss',
     'make_loss',
+    'warn_of_few_pairs',
 ]

@@ -75,7 +75,7 @@ class ClassificationLoss:
     ----------
     softmax : whether it is a cross entropy of logits, whose labels --label-smoothing can smooth
     centres_per_class : rows of `fc7_weight` that a class has; 0 of a loss without a classifier
-    compares_images : whether it learns from pairs of images of one person in a step alone
+    compares_images : whether it learns from pairs of images of one person in a step
     """
 
     softmax = True
@@ -157,20 +157,20 @@ def class_loss(
     return terms
 
 
-def check_pairs(loss: ClassificationLoss, images: int, classes: int, shuffle: str) -> None:
+def warn_of_few_pairs(loss: str, images: int, classes: int, shuffle: str) -> None:
     """Warn where a loss that compares images finds few pairs of one person in a step.
 
     Where pictures are drawn without regard to people, a step of B images of C people has
     B (B - 1) / 2C such pairs if people are equally frequent, and more if they are not.
     """
-    if not loss.compares_images or shuffle == 'people':
+    if shuffle == 'people':
         return
     pairs = images * (images - 1) / (2 * classes)
     if pairs < images / 2:
         log.warning(
             'a step of %d images of %d people has %.2g pairs of one person if all are equally '
-            'frequent, and %s learns from those alone; --shuffle people makes more of them',
-            *(images, classes, pairs, type(loss).__name__.lower()),
+            'frequent, and %s compares these; --shuffle people makes more of them',
+            *(images, classes, pairs, loss),
         )
 
 

@@ -136,6 +136,7 @@ def test_a_training_epoch_by_people(tmp_path):
     write_face_records(tmp_path / 'train', ([jpeg(rng) for _ in range(4)] for _ in range(6)))
     records = tmp_path / 'train.rec'
     with contextlib.closing(FaceRecordIter(records, 8, shuffle='people', threads=1)) as batches:
+        assert batches.people_per_batch == 2
         found = [np.bincount(batch.label[0].asnumpy().astype(int)) for batch in batches]
     assert len(found) == 3
     for counts in found:

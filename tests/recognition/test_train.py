@@ -206,6 +206,20 @@ def test_a_bad_record_stops_a_run_saved_and_may_be_left_out(
     assert_same_weights(resumed, weights(tmp_path / 'whole' / 'model', 1))
 
 
+def test_few_people_a_step_are_said_where_the_learning_rate_is_for_more(small_options, run_command):
+    """Of 8 pictures of 2 people or a few more; a loss without class centres learns from such."""
+    words = [*small_options, '--steps', 1, '--target', '', '--overwrite']
+    for more, warned in (
+        (['--shuffle', 'people'], True),
+        (['--shuffle', 'people', '--lr', 0.005], False),
+        (['--shuffle', 'people', '--loss', 'triplet'], False),
+        ([], False),
+    ):
+        code, _, errors = run_command('train', *words, *more)
+        assert code == 0 and ('of one person move class centres' in errors) == warned, errors
+    assert 'Try --lr' not in errors
+
+
 def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(small_options, run_command, tmp_path):
     """The learning rate jumps to 1e30 behind the checkpoint of step 4: float32 overflows."""
     wild = [*small_options, '--steps', 100, '--verbose', 4, '--loss', 'softmax']

@@ -123,6 +123,19 @@ def test_what_a_loss_carries_wants_one_device():
         training_module(tiny_symbol(SIZE), config, [mx.cpu(0), mx.cpu(1)])
 
 
+def test_a_loss_of_pairs_says_that_a_step_has_few(caplog):
+    """Steps of four of a hundred people have 0.06 pairs of one person."""
+    given = {'teacher': 't', 'classification': False, 'num_classes': 100, 'per_batch_size': 4}
+    for loss, shuffle, told in (
+        ('ekd', 'full', True),
+        ('ekd', 'people', False),
+        ('rkd', 'full', False),
+    ):
+        caplog.clear()
+        training_module(tiny_symbol(SIZE), bare(distill=loss, shuffle=shuffle, **given), [mx.cpu()])
+        assert ('has 0.06 pairs of one person' in caplog.text) == told
+
+
 @pytest.mark.parametrize('loss', ['proxyless', 'margin'])
 def test_ranks_behind_the_first_begin_without_centres(loss):
     """As `trainer` starts them; the first rank's come with its weights."""
