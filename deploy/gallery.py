@@ -231,8 +231,11 @@ class Gallery:
                 for place, person, face, crop in zip(places, people, faces, crops):
                     gallery_tables.put_face(self._database, self._seal, place, person, face, crop)
                 noted.update(people=list(numbers.values()), faces=len(names))
-        finally:  # rows of an enrolment that failed, and what a removal could not overwrite
-            self._tidy()
+        finally:
+            # rows of an enrolment that failed, and what a removal could not overwrite; what is
+            # wrong with that changes nothing of what became of this one, and comes again
+            with contextlib.suppress(InputError, RunError):
+                self._tidy()
 
     def check_enrol(self, identity: str, terms: Terms = UNKNOWN) -> None:
         """InputError for a person whom `enrol` would refuse whatever the faces are: one whose last

@@ -335,6 +335,22 @@ def test_nothing_stays_of_an_enrolment_that_failed(gallery, rng, monkeypatch):
     assert matrix and rows.tobytes() not in matrix
 
 
+def test_what_is_enrolled_is_no_error_if_nothing_can_be_overwritten(gallery, rng, monkeypatch):
+    """As where another process has sealed the gallery anew in this moment."""
+
+    def refuse():
+        raise RunError('sealed anew')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery, '_tidy', refuse)
+        gallery.enrol(['a'], unit(rng, 1))
+        with pytest.raises(InputError, match='unit length'):
+            gallery.enrol(['b'], np.ones((1, SIZE), np.float32))
+        with pytest.raises(RunError, match='sealed anew'):  # which was to overwrite something
+            gallery.remove('a')
+    assert gallery.identities() == {}
+
+
 def test_whoever_changes_next_overwrites_what_a_removal_could_not(gallery, other, rng, monkeypatch):
     rows = unit(rng, 2)
     gallery.enrol(['a', 'b'], rows)
