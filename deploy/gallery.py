@@ -77,6 +77,10 @@ class UnknownIdentity(InputError):
     """Nobody of that name is in the gallery."""
 
 
+class GalleryDamaged(InputError):
+    """What lies in a gallery's files is not what was written there."""
+
+
 class GalleryBusy(RunError):
     """Another process has kept the gallery for itself for too long; nothing was changed."""
 
@@ -438,8 +442,7 @@ class Gallery:
         number = self._ids.get(name)
         if number in self._unreadable:
             raise InputError(
-                f'gallery {self.folder}: {name} is the number of somebody whose record is damaged; '
-                f'remove {name} first'
+                f'{name} is the number of somebody whose record is damaged; remove {name} first'
             )
         known = self._people[number].terms if number else UNKNOWN
         updated = known.updated(terms)
@@ -574,7 +577,7 @@ class Gallery:
                 yield
             except sqlite3.OperationalError as error:
                 if self._database.was_too_much:
-                    raise InputError(
+                    raise GalleryDamaged(
                         f'{path} is damaged: it takes more work than its size can need'
                     ) from None
                 if 'locked' in str(error):  # the error's code is new in Python 3.11
@@ -583,9 +586,9 @@ class Gallery:
             except sqlite3.DatabaseError as error:
                 if type(error) is not sqlite3.DatabaseError:  # others are our fault
                     raise
-                raise InputError(f'{path} is no gallery: {error}') from None
+                raise GalleryDamaged(f'{path} is no gallery: {error}') from None
             except UnicodeDecodeError as error:  # of a text in it, or of SQLite's message
-                raise InputError(f'{path} is damaged: {error}') from None
+                raise GalleryDamaged(f'{path} is damaged: {error}') from None
             except OSError as error:
                 where = error.filename or self.folder / MATRIX
                 raise RunError(error_of_disk(where, error.strerror)) from None
@@ -649,6 +652,12 @@ class Gallery:
                 self._read_anew(version)
 
     def _read_anew(self, version: tuple) -> None:
+        try:
+            self._read(version)
+        except InputError as error:  # of the tables: nobody has given anything here
+            raise GalleryDamaged(str(error)) from None
+
+    def _read(self, version: tuple) -> None:
         if gallery_tables.checked_meta(self._database) != self._meta:
             raise RunError(f'gallery {self.folder} was sealed anew meanwhile; open it again')
         faces = gallery_tables.read_faces(self._database)

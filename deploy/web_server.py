@@ -22,7 +22,7 @@ from tornado import httpserver, httputil, web
 
 from ..common.errors import InputError
 from .fair_queue import Client, Overloaded
-from .gallery import GalleryBusy, UnknownIdentity
+from .gallery import GalleryBusy, GalleryDamaged, UnknownIdentity
 from .openapi import document
 from .picture_pool import WorkerLost
 from .service import MAX_REQUEST, DoubtfulEnrolment, RequestError, Service
@@ -165,7 +165,7 @@ def error_answer(error: Optional[BaseException], where: str) -> tuple[dict, int]
     if isinstance(error, GalleryBusy):  # whose own words tell where it lies
         return {'error': 'another process is writing to the gallery; try again'}, 503
     for kind, status in ((UnknownIdentity, 404), (InputError, 400)):
-        if isinstance(error, kind):
+        if isinstance(error, kind) and not isinstance(error, GalleryDamaged):
             return {'error': str(error)}, status
     if isinstance(error, web.HTTPError):
         return {'error': f'{where}: {responses[error.status_code]}'}, error.status_code

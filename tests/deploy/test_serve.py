@@ -354,6 +354,24 @@ def test_a_gallery_to_which_another_process_writes(client, tmp_path):
     assert client.post('/api/enrol', name='x', photograph=crop(1)).status == 200
 
 
+def test_a_gallery_that_is_damaged_meanwhile_is_no_fault_of_the_client(client, tmp_path, capsys):
+    """It got 400 and the place of the file, and the server's log said nothing."""
+    console.set_up_logging()
+    client.post('/api/enrol', name='Ada', photograph=crop(2))
+    path = tmp_path / 'gallery' / DATABASE
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute('UPDATE people SET person = -person')
+    requests = (
+        lambda: client.get('/api/info'),
+        lambda: client.post('/api/identify', photograph=crop(2)),
+        lambda: client.delete('/api/identities', name='Ada'),
+    )
+    for request in requests:
+        answer = request()
+        assert answer.status == 500 and str(tmp_path) not in answer.json['error']
+        assert f'{path} is damaged' in capsys.readouterr().err.replace('\n', ' ')
+
+
 def test_the_log_says_why_a_request_failed(client, capsys):
     console.set_up_logging()
     client.gallery.close()
