@@ -14,14 +14,16 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, BinaryIO, Callable, NamedTuple, Optional
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from . import limits
 from .errors import InputError
 from .files import PathLike, atomic_path
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 _MAGIC = b'\x93NUMPY'
 _LENGTHS = {1: '<H', 2: '<I', 3: '<I'}  # of the header, by major version
@@ -108,7 +110,7 @@ def _refused(path: PathLike, what: str, error: Exception) -> InputError:
     return InputError(f'{path} is no {what} ({reason or type(error).__name__})')
 
 
-def write_npz(path: PathLike, arrays: Mapping[str, ArrayLike], compressed: bool = False) -> None:
+def write_npz(path: PathLike, arrays: Mapping[str, 'ArrayLike'], compressed: bool = False) -> None:
     """Write what `np.savez` would, whole or not at all.
 
     NumPy's own leaves its archive open where the disk is full, which then writes to a closed file

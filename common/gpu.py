@@ -7,8 +7,8 @@ lower minor one.
 
 import ctypes
 import importlib.util
+import sys
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,11 +46,10 @@ class Card(NamedTuple):
 
 
 def installed() -> bool:
-    """Whether MXNet's build for NVIDIA cards is the one that is installed."""
-    try:
-        return bool(version(PACKAGE))
-    except PackageNotFoundError:
-        return False
+    """Whether MXNet's build for NVIDIA cards is the one that is installed: by the folder that pip
+    leaves. importlib.metadata looks for it too, and takes 14 ms to be imported."""
+    folder = f'{PACKAGE.replace("-", "_")}-*.dist-info'
+    return any(found for place in sys.path for found in Path(place).glob(folder))
 
 
 def load_libraries() -> None:

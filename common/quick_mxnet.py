@@ -8,26 +8,33 @@ option, so what their modules call while they are imported is put in their way.
 """
 
 import contextlib
+import ctypes
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import os
 import sys
 import threading
 import types
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Callable
 
 _BASE = 'mxnet.base'
 _MAKERS = ('_init_op_module', '_init_np_op_module')  # of _BASE: what makes a namespace's functions
-# In a rank it is read at once: Horovod makes the symbols of MXNet's library everybody's, its
-# protobuf among them, and onnx, loaded after that, takes them for its own and crashes.
-_ONNX = 'mxnet.contrib.onnx'
+_UTILS = 'gluoncv.utils'  # of which the learning rates are a module that needs none of the others
 # package -> modules that are read when something of them is asked for
 _LATER = {
-    'mxnet': (_ONNX, 'requests', 'scipy.sparse', 'scipy.stats'),
-    'mxboard': (),
-    'gluoncv': ('gluoncv.data', 'gluoncv.loss', 'gluoncv.model_zoo', 'gluoncv.nn', 'requests'),
+    'mxnet': (
+        *('cv2', 'mxnet.contrib.onnx', 'mxnet.gluon', 'mxnet.test_utils'),
+        *('requests', 'scipy.sparse', 'scipy.stats'),
+    ),
+    'mxboard': ('requests',),
+    'gluoncv': (
+        *('gluoncv.data', 'gluoncv.loss', 'gluoncv.model_zoo', 'gluoncv.nn', _UTILS),
+        'requests',
+    ),
 }
 # MXNet and mxboard compare versions by it; setuptools has one of its own, which loads all the rest
 # of it
@@ -98,7 +105,15 @@ class _Later(types.ModuleType):
         if threading.get_ident() == self.thread:
             raise AttributeError(f'module {self.__name__!r} is imported later')
         self.give_way()
-        return getattr(importlib.import_module(self.__name__), name)
+        module = importlib.import_module(self.__name__)
+        for part, value in self._parts.items():
+            setattr(module, part, value)
+        return getattr(module, name)
+
+    @property
+    def _parts(self) -> dict[str, types.ModuleType]:
+        """Modules of a package that are imported already: nothing else makes them its own."""
+        return {k: value for k, value in vars(self).items() if isinstance(value, types.ModuleType)}
 
     def give_way(self) -> None:
         """Let whoever imports the module import it."""
@@ -120,7 +135,11 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if threading.get_ident() != self._thread:
             return None
         if name in self._later:
-            return importlib.machinery.ModuleSpec(name, self)
+            spec = importlib.machinery.ModuleSpec(name, self)
+            if name == _UTILS:
+                found = importlib.machinery.PathFinder.find_spec(name, path)
+                spec.submodule_search_locations = found.submodule_search_locations
+            return spec
         if name == 'distutils':
             return importlib.machinery.PathFinder.find_spec(name)
         if name != _BASE:
@@ -137,6 +156,15 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """There is nothing to execute yet."""
 
 
+def _load_library_of_onnx() -> None:
+    """For a rank, before Horovod makes the symbols of MXNet's library everybody's, those of its
+    protobuf too: onnx, loaded after that, takes them for its own and crashes."""
+    found = importlib.util.find_spec('onnx')
+    for folder in (found and found.submodule_search_locations) or ():
+        for path in Path(folder).glob('onnx_cpp2py_export.*'):
+            ctypes.CDLL(str(path))
+
+
 @contextlib.contextmanager
 def quick_import(package: str) -> Iterator[None]:
     """`import mxnet`, gluoncv or mxboard inside it is quick; where the package is imported already
@@ -148,10 +176,9 @@ def quick_import(package: str) -> Iterator[None]:
     if package in sys.modules:
         yield
         return
-    later = set(_LATER[package])
-    if 'HOROVOD_SIZE' in os.environ:
-        later.discard(_ONNX)
-    finder = _Finder(later)
+    if package == 'mxnet' and 'HOROVOD_SIZE' in os.environ:
+        _load_library_of_onnx()
+    finder = _Finder(_LATER[package])
     others = [name for name in _VERSIONS if name not in sys.modules]
     sys.meta_path.insert(0, finder)
     try:
@@ -160,6 +187,7 @@ def quick_import(package: str) -> Iterator[None]:
         sys.meta_path.remove(finder)
         for module in finder.made:
             module.thread = 0
-            module.give_way()
+            if not module._parts:
+                module.give_way()
         for name in others:
             sys.modules.pop(name, None)

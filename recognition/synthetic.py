@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..common.synth.dataset import FILES, make_dataset
 from . import presets
 
 log = logging.getLogger(__name__)
@@ -16,6 +15,8 @@ def make_if_missing(values: dict[str, Any]) -> None:
     folder = Path(values['data_dir'])
     if values['dataset'] != 'synth' or folder != Path(presets.dataset.synth.data_dir):
         return
+    from ..common.synth.dataset import FILES, make_dataset  # which few runs need
+
     if not all((folder / name).exists() for name in FILES):
         log.info('no --data-dir and no --dataset: drawing faces in %s, in some minutes', folder)
         make_dataset(folder)

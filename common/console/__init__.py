@@ -9,7 +9,7 @@ words of a command, `frame` what runs it, and `ending` what its results and erro
 """
 
 from .ending import Interrupted, report_error, with_errors_told
-from .frame import command, command_line, dispatch, main_of, parse_command
+from .frame import command, command_line, dispatch, imported, main_of, parse_command
 from .parser import Parser, check_ranges, refuse_options
 from .progress_bar import ProgressBar, duration, progress
 from .streams import set_up_logging, shown, stderr_console
@@ -24,6 +24,7 @@ __all__ = [
     'command_line',
     'dispatch',
     'duration',
+    'imported',
     'main_of',
     'parse_command',
     'progress',

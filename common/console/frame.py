@@ -89,6 +89,18 @@ def command(
     return main
 
 
+def imported(module: str) -> types.ModuleType:
+    """The module, without a look for garbage meanwhile: there is none, and each look goes over all
+    that has been imported so far."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module(module)
+    finally:
+        if before:
+            gc.enable()
+
+
 def main_of(name: str) -> Callable[[Optional[Sequence[str]]], int]:
     """The `main(argv=None)` of `vargfacenet NAME`; InputError for an unknown command."""
     package = __package__.rpartition('.common.')[0]
@@ -96,7 +108,7 @@ def main_of(name: str) -> Callable[[Optional[Sequence[str]]], int]:
     known = importlib.import_module('.__main__', package).COMMANDS
     if name not in known:
         raise unknown_name('command', name, known)
-    return importlib.import_module(f'.{known[name][0]}', package).main
+    return imported(f'{package}.{known[name][0]}').main
 
 
 def parse_command(words: Sequence[str]) -> Optional[argparse.Namespace]:
@@ -108,18 +120,6 @@ def parse_command(words: Sequence[str]) -> Optional[argparse.Namespace]:
     name, *rest = words or ['']
     main = main_of(name)
     return main.parser().parse_args(rest) if hasattr(main, 'parser') else None
-
-
-def _imported(module: str) -> types.ModuleType:
-    """The module, without a look for garbage meanwhile: there is none, and each look goes over all
-    that has been imported so far."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        return importlib.import_module(module)
-    finally:
-        if before:
-            gc.enable()
 
 
 def dispatch(
@@ -150,7 +150,7 @@ def dispatch(
     if argv and argv[0] in commands:
         module = f'{package}.{commands[argv[0]][0]}'
         # an import may fail as well: on a machine on which a library cannot run, or at Ctrl-C
-        return with_errors_told(f'{prog} {argv[0]}', lambda: _imported(module).main(argv[1:]))
+        return with_errors_told(f'{prog} {argv[0]}', lambda: imported(module).main(argv[1:]))
     if not argv or argv[0] in ('-h', '--help'):
         width = max(map(len, commands))
         lines = [f'  {name:<{width}} {text}' for name, (_, text) in commands.items()]

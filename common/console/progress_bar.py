@@ -2,12 +2,11 @@
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Callable, Optional
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .streams import HANDLER, shown, stderr_console
 
@@ -63,16 +62,17 @@ def progress(
     what is done and the rate are shown.
     """
     bar = ProgressBar(unit=unit, total=total, done=start, start=start)
-    console = stderr_console()
-    if console.is_terminal:
+    if sys.stderr.isatty():
+        from rich import progress as parts
+
         columns = (
-            TextColumn('{task.description}', markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn('{task.fields[note]}', markup=False),
-            TimeRemainingColumn(),
+            parts.TextColumn('{task.description}', markup=False),
+            parts.BarColumn(),
+            parts.MofNCompleteColumn(),
+            parts.TextColumn('{task.fields[note]}', markup=False),
+            parts.TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console) as display:
+        with parts.Progress(*columns, console=stderr_console()) as display:
             total = total or None
             task = display.add_task(shown(description), total=total, completed=start, note='')
 

@@ -6,9 +6,10 @@ import logging
 import os
 import re
 import sys
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
-from rich.console import Console
+if TYPE_CHECKING:  # what shows nothing but lines starts sooner without
+    from rich.console import Console
 
 # all but the tab and the end of a line: terminals obey them, and names come from others' files;
 # those of the second row turn the letters behind them around, or end a line
@@ -55,13 +56,15 @@ def make_streams_sound() -> None:
         sys.stderr = _Unbreakable(sys.stderr)
 
 
-def stderr_console() -> Console:
+def stderr_console() -> 'Console':
     """Rich console on the current stderr (looked up anew, since tests replace it)."""
+    from rich.console import Console
+
     return Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 120)
 
 
 class _LineHandler(logging.Handler):
-    """Prints records through rich, so that they appear above a running progress bar."""
+    """Writes records as lines; above a progress bar while one is running."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +74,10 @@ class _LineHandler(logging.Handler):
         prefix = '' if record.levelno < logging.WARNING else f'{record.levelname.lower()}: '
         # what follows an end of a line in a name, or in an error's, would pass for a line of ours
         line = prefix + shown(record.getMessage()).replace('\n', '\\n')
-        (self.bar or stderr_console()).print(line, markup=False, emoji=False, soft_wrap=True)
+        if self.bar:
+            self.bar.print(line, markup=False, emoji=False, soft_wrap=True)
+        else:
+            sys.stderr.write(line + '\n')
 
 
 HANDLER = _LineHandler()

@@ -2,13 +2,12 @@
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from .streams import shown, stderr_console
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _WIDEST = 10_000  # characters; a table is measured as if the terminal had so many
 
@@ -18,6 +17,10 @@ def table(
 ) -> None:
     """Print a table on stderr; the first column is text, the others are numbers, right-aligned, or
     with `prose` text as well."""
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
     # as Text: rich would take what stands in [brackets] in a name or path for its markup
     rows = [[_line(str(cell)) for cell in row] for row in rows]
     columns = [_line(column) for column in columns]  # names of runs may be among them
@@ -51,9 +54,12 @@ def _narrow(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _records(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def _records(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 'Table':
     """A table too wide for the terminal, as a block of lines for each row; empty cells are left
     out. Columns of three letters could not be read."""
+    from rich.table import Table
+    from rich.text import Text
+
     output = Table(show_header=False)
     output.add_column(overflow='fold')
     output.add_column(overflow='fold')

@@ -5,7 +5,6 @@ functions are those of modules that the new process imports, and their arguments
 """
 
 import contextlib
-import importlib
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from ...common.child import module_words
+from ...common.console import imported
 from ...common.errors import InputError, RunError
 from ...common.plugins import load_plugins
 from .measure import repeated
@@ -162,7 +162,7 @@ def _main(how: str, module: str, name: str, options: str) -> None:
     os.dup2(2, 1)
     try:
         load_plugins()
-        result = getattr(importlib.import_module(module), name)(**json.loads(options))
+        result = getattr(imported(module), name)(**json.loads(options))
         if how == _ONCE:
             answers.write(json.dumps(result) + '\n')
             answers.close()

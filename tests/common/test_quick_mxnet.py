@@ -1,11 +1,13 @@
 """MXNet imported quickly is the MXNet that it is otherwise."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from conftest import needs_mxnet
+from ranks_launched import needs_horovod
 
 pytestmark = needs_mxnet
 
@@ -25,7 +27,7 @@ EventLog(pathlib.Path(sys.argv[2])).close()
 
 later_modules = [
     *('scipy.stats', 'scipy.sparse', 'requests', 'onnx', 'gluoncv.data', 'gluoncv.model_zoo'),
-    'setuptools',
+    *('setuptools', 'cv2', 'mxnet.test_utils', 'gluoncv.utils.viz'),
 ]
 loaded = [name for name in later_modules if name in sys.modules]
 
@@ -111,7 +113,11 @@ shown['GluonCV'] = [
     *sorted(name for name in dir(gluoncv) if name[0] != '_'),
     len(gluoncv.model_zoo.get_model_list()), gluoncv.nn.coder.__name__,
     gluoncv.loss.FocalLoss.__name__, gluoncv.data.VOCDetection.__name__,
+    gluoncv.utils.viz.plot_image.__name__, gluoncv.utils.TrainingHistory.__name__,
+    gluoncv.utils.LRScheduler is sys.modules['gluoncv.utils.lr_scheduler'].LRScheduler,
 ]
+shown['gluoncv.utils'] = dir(gluoncv.utils)
+shown['pictures'] = [mx.image.image.cv2.INTER_CUBIC, mx.gluon.nn.Dense(3).name]
 kinds = [type(module).__name__ for module in (requests, scipy.sparse, scipy.stats)]
 from vargfacenet.common.engine import ops
 
@@ -141,7 +147,7 @@ held, go, seen = threading.Event(), threading.Event(), []
 
 
 class Pause(importlib.machinery.SourceFileLoader):
-    def exec_module(self, module):  # behind requests and scipy; no import lock is held but its own
+    def exec_module(self, module):  # behind cv2 and scipy; no import lock is held but its own
         held.set()
         assert go.wait(60)
         super().exec_module(module)
@@ -157,9 +163,9 @@ class Finder:
 
 def other():
     held.wait(60)
-    stood = type(sys.modules['requests']).__name__ == '_Later'
-    import requests
-    seen.extend([stood, requests.codes.ok == 200])
+    stood = type(sys.modules['cv2']).__name__ == '_Later'
+    import cv2
+    seen.extend([stood, cv2.INTER_CUBIC == 2])
     go.set()
 
 
@@ -211,3 +217,27 @@ def test_another_thread_may_import_them_meanwhile():
     done = subprocess.run([sys.executable, '-c', MEANWHILE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ['True', 'True', 'None', '200']
+
+
+BESIDE_HOROVOD = """
+from vargfacenet.common.backend import mx
+import sys
+import horovod.mxnet
+assert 'onnx' not in sys.modules
+import onnx
+from onnx.helper import make_graph, make_model, make_node, make_tensor_value_info
+x, y = (make_tensor_value_info(name, 1, [1, 2]) for name in 'xy')
+model = make_model(make_graph([make_node('Relu', ['x'], ['y'])], 'one', [x], [y]))
+onnx.checker.check_model(model, full_check=True)
+print(onnx.shape_inference.infer_shapes(model) == model)
+"""
+
+
+@needs_horovod
+def test_onnx_works_in_a_rank():
+    """Loaded after Horovod its library would take MXNet's protobuf for its own, and crash."""
+    pytest.importorskip('onnx')
+    words = [sys.executable, '-c', BESIDE_HOROVOD]
+    environment = {**os.environ, 'HOROVOD_SIZE': '1'}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, 'True\n'), done.stderr
