@@ -107,18 +107,21 @@ def _looked(
 def drawn(figure: 'Figure', form: str) -> bytes:
     """The figure as 'svg', 'png' or 'pdf'; the same bytes for the same figure."""
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.BytesIO()
-    dates = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         # fonts as TrueType: many publishers take no Type 3
         settings = {'svg.hashsalt': 'report', 'svg.fonttype': 'none', 'pdf.fonttype': 42}
         with matplotlib.rc_context(settings):
-            background = 'none' if form == 'svg' else 'white'
-            figure.savefig(
-                buffer, format=form, dpi=200, metadata=dates.get(form), facecolor=background
-            )
+            if form == 'svg':
+                # the bytes of savefig, which draws everything once more to find its place first
+                figure.set_facecolor('none')
+                FigureCanvasSVG(figure).print_svg(buffer, metadata={'Date': None})
+            else:
+                metadata = {'CreationDate': None} if form == 'pdf' else None
+                figure.savefig(buffer, format=form, dpi=200, metadata=metadata, facecolor='white')
     figure.set_layout_engine(None)  # everything has its place now, in the next form as well
     if form != 'svg' and any('missing from' in str(warning.message) for warning in caught):
         _say_what_is_missing(form)
