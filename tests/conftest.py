@@ -65,6 +65,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (item.path not in shared, order.get(item.path, len(order))))
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection():
+    """Nothing is garbage before all is imported and collected."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def pytest_collection_finish():
     """Libraries and collected tests stay to the end: no collection of garbage looks at them."""
     gc.collect()

@@ -9,6 +9,8 @@ if [ "${1:-}" = --all ]; then
   select=()
   shift
 fi
+# before OMP_NUM_THREADS is set: nproc tells that number instead of how many cores there are
+cores=$(env -u OMP_NUM_THREADS nproc)
 # workers share the cores: each has one thread (tests of threads have more, by tests/threads.py), one
 # that waits gives its core away at once, and what processes are started imports compiled modules
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} GOMP_SPINCOUNT=0 PYTHONDONTWRITEBYTECODE=
@@ -16,6 +18,5 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} GOMP_SPINCOUNT=0 PYTHONDONTWRITEBYT
 # for sleeps, browsers and processes, so there is one worker more. The slowest are listed at the end.
 # A process that dies ends the run, which names its test: with another in its place pytest-xdist 3.8
 # waits for ever
-cores=$(nproc)
 exec python -m pytest -n $((cores < 4 ? cores + 1 : 4)) --dist loadfile --no-loadscope-reorder \
   --max-worker-restart 0 --durations 20 "${select[@]}" "$@"
