@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 WARMUP_SHARE = 0.05  # of all steps, when nothing is asked for
 LONGEST_WARMUP_SHARE = 0.1  # of all steps: what a table asks for was meant for a whole run
 
+_MOST_CLASSES = 1 << 24  # float32, as which labels travel, counts no further
+
 # of these settings a command line may give one
 _EITHER = (
     ('resume', 'overwrite'),
@@ -295,6 +297,11 @@ def _data_size(values: dict[str, Any]) -> tuple[int, int]:
                 f'{path} holds {("no classes", "one class")[num_classes]}, of which {kind} '
                 'learns nothing; it takes at least two people, a folder each (distil with '
                 '--no-classification and --distill angular to learn from pictures without names)'
+            )
+        if num_classes > _MOST_CLASSES:
+            raise InputError(
+                f'{path} holds {num_classes} classes; a batch tells {_MOST_CLASSES} apart at most, '
+                'since its labels are float32'
             )
         if num_classes > num_images:
             raise InputError(

@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from vargfacenet.common.console import Parser
 from vargfacenet.common.errors import InputError
@@ -88,6 +90,21 @@ def test_a_property_that_disagrees_with_the_preset(patterns, tmp_path):
     tables.write_text(f'dataset = dict(mine=dict(data_dir={str(patterns)!r}, num_classes=93431))')
     with pytest.raises(InputError, match=r'says 6 classes.*expects 93431'):
         resolve(parse('--config', tables, '--dataset', 'mine'))
+
+
+def test_more_classes_than_labels_tell_apart(tmp_path, monkeypatch):
+    """The first whole number that is another one in float32 is 2**24 + 1."""
+    assert np.float32(2**24 + 1) == np.float32(2**24) and np.float32(2**24 - 1) == 2**24 - 1
+    monkeypatch.setattr(configure, 'check_crops', lambda records: None)
+    for classes, told in ((2**24, False), (2**24 + 2, True)):
+        sizes = {'num_classes': classes, 'num_images': 2**25, 'source': tmp_path}
+        records = SimpleNamespace(**sizes, close=lambda: None)
+        monkeypatch.setattr(configure, 'open_records', lambda path, found=records: found)
+        if told:
+            with pytest.raises(InputError, match=r'16777218 classes.*labels are float32'):
+                resolve(parse('--data-dir', tmp_path))
+        else:
+            assert resolve(parse('--data-dir', tmp_path)).num_classes == classes
 
 
 def test_the_command_line_wins(patterns, tmp_path):
