@@ -29,8 +29,8 @@ def _rate(interval: Interval) -> str:
 
 
 def _accepted(each: Measured) -> str:
-    """'1 % (5 of 500)' at the lowest FAR that can be measured."""
-    return f'{100 * each.fars[0]:g} % ({each.accepted[0]:,} of {each.impostor:,})'
+    """'at most 1 % (5 of 503)' at the lowest FAR that can be measured."""
+    return f'at most {100 * each.fars[0]:g} % ({each.accepted[0]:,} of {each.impostor:,})'
 
 
 def _sentence(name: str, run: str, each: Measured) -> str:

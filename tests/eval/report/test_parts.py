@@ -279,6 +279,23 @@ def test_hardest_pairs_tell_names_and_what_was_decided(target, tmp_path):
         assert f'; {wrong} of them' in item.title
 
 
+def test_the_share_that_is_told_is_no_less_than_its_count(tmp_path):
+    """One of 187 is no 1 %: the report said 'accepts 10 % (1 of 12)'."""
+    arrays = verified(np.random.RandomState(8))
+    keep = np.flatnonzero(arrays['issame'])[:60], np.flatnonzero(~arrays['issame'])[:187]
+    rows = np.sort(np.concatenate(keep))
+    pairs = len(arrays['issame'])
+    arrays = {
+        name: value[rows] if value.shape[:1] == (pairs,) else value
+        for name, value in arrays.items()
+    }
+    (said,) = build_report(read_runs([f'r={save(tmp_path / "a.npz", arrays)}'])).verdict
+    share, count, total = re.search(
+        r'it accepts at most ([\d.]+) % \((\d+) of (\d+)\)', said
+    ).groups()
+    assert int(total) == 187 and 0 < 100 * int(count) / int(total) < float(share)
+
+
 def test_pairs_without_a_score_are_counted(tmp_path):
     arrays = verified(np.random.RandomState(8), failed=(20, 5))
     report = build_report(read_runs([f'r={save(tmp_path / "a.npz", arrays)}']))
