@@ -4,6 +4,7 @@ Only bytes and places are known here: whose row it is, and what opens it, the ga
 """
 
 import contextlib
+import errno
 import mmap
 import os
 import re
@@ -72,13 +73,25 @@ class MatrixFile:
         """Put rows, uint8 (N, width), at places, int64 (N,), and on the disk."""
         if not len(places):
             return
-        needed = self.width * (int(places.max()) + 1)
-        if os.fstat(self._handle).st_size < needed:
-            os.ftruncate(self._handle, needed + self.width * _GROWTH)
+        self._reserve(self.width * (int(places.max()) + 1))
         # neighbours go in one write
         for run in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) != 1) + 1):
             _write_all(self._handle, rows[run].tobytes(), self.width * int(places[run[0]]))
         os.fsync(self._handle)
+
+    def _reserve(self, needed: int) -> None:
+        """Have the file `needed` bytes long, or longer, all with room on the disk: where a file
+        system in memory is full, to read a mapped byte that has none ends the process."""
+        size = os.fstat(self._handle).st_size
+        if size >= needed:
+            return
+        try:
+            os.posix_fallocate(self._handle, size, needed + self.width * _GROWTH - size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            os.ftruncate(self._handle, size)  # what may have been added
+            os.posix_fallocate(self._handle, size, needed - size)
 
     def others(self) -> list[Path]:
         """Matrix files of other keys than today's, and of changes of it that came to no end."""
@@ -95,6 +108,8 @@ def write_matrix(folder: Path, generation: int, rows: Iterable[tuple[int, bytes]
             file.seek(len(row) * place)
             file.write(row)
         file.flush()
+        if size := file.tell():  # rows that nobody has need room as well, see `_reserve`
+            os.posix_fallocate(file.fileno(), 0, size)
         os.fsync(file.fileno())
     sync_folder(folder)
 

@@ -103,6 +103,38 @@ def test_a_full_disk_is_one_line_with_file_and_device(command, inputs, small_dis
     assert main(words) == 0
 
 
+FILLED = """
+import os, sys
+import numpy as np
+from vargfacenet.common.errors import RunError
+from vargfacenet.deploy.gallery import Gallery
+
+folder, size = sys.argv[1], int(sys.argv[2])
+gallery, rows = Gallery(folder, size, 'model'), np.eye(size, dtype=np.float32)
+gallery.enrol(['Ada', 'Bob', 'Cy'], rows[:3])
+gallery.remove('Bob')
+with open(folder + '/../full', 'wb', buffering=0) as handle:
+    handle.write(bytes(1 << 22))  # as much of it as there is room for
+for opened in (gallery, Gallery(folder, size, 'model')):
+    assert opened.identify(rows[0])[0].identity == 'Ada'
+    try:
+        opened.enrol(['Dan'] * 2000, np.repeat(rows[3:4], 2000, axis=0))
+    except RunError as error:
+        assert folder in str(error)
+    assert opened.identities() == {'Ada': 1, 'Cy': 1}
+print('whole')
+"""
+
+
+@pytest.mark.parametrize('size', [32, 768])
+def test_a_gallery_on_a_full_disk_in_memory_can_be_read(size, small_disk):
+    """Also those of its rows that nobody has: they are looked at, and a mapped byte without room
+    ended the process by SIGBUS."""
+    words = [sys.executable, '-c', FILLED, f'{small_disk}/people', str(size)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout == 'whole\n', (done.returncode, done.stderr[-800:])
+
+
 def test_the_device_of_a_path(tmp_path):
     assert files.device_of('/proc/self/status').endswith(' on /proc')
     assert files.device_of(tmp_path / 'no' / 'such').rpartition(' on ')[2] in map(
