@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from vargfacenet.common import native
+from vargfacenet.common.backend import mx  # noqa: F401 (this folder's tests share its engine)
 from vargfacenet.common.parallel import cpu_fields
 
 NEEDED = {'x86-64-v2': {'sse4_2'}, 'haswell': {'avx2', 'fma'}}
@@ -16,6 +17,7 @@ import sys
 from pathlib import Path
 import pytest
 from vargfacenet.common import native
+from vargfacenet.common.backend import mx  # noqa: F401 (this folder's tests share its engine)
 march, folder, *arguments = sys.argv[1:]
 native.FLAGS = tuple(f'-march={march}' if f == '-march=native' else f for f in native.FLAGS)
 native._writable_folder = lambda sources: Path(folder)
