@@ -6,6 +6,7 @@ being what the set calls one person. Letters: N pictures, D embedding size, C cl
 """
 
 import functools
+import os
 import tempfile
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
@@ -16,6 +17,7 @@ from ..common import console
 from ..common.data.records import Records, read_crop
 from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
+from ..common.files import naming
 from ..common.parallel import batches, ordered_map
 from ..common.vectors import unit_rows
 from .search.screen import BLOCK, ROW_STEP, Searcher, choose_kernel, exact_scores, pack
@@ -70,8 +72,12 @@ def embed_people(model: OpenModel, records: Records) -> People:
             return str(error)
 
     count, bad, kept, labels = len(records), [], [], []
-    handle = tempfile.TemporaryFile()  # noqa: SIM115  (the memory map keeps it)
-    rows = np.memmap(handle, np.float32, 'w+', shape=(count, model.embedding_size))
+    shape = (count, model.embedding_size)
+    with naming(tempfile.gettempdir()):
+        handle = tempfile.TemporaryFile()  # noqa: SIM115  (the memory map keeps it)
+        # a full disk is an error here, not a SIGBUS at some picture
+        os.posix_fallocate(handle.fileno(), 0, 4 * count * model.embedding_size)
+    rows = np.memmap(handle, np.float32, 'r+', shape=shape)
     crops = ordered_map(read, range(count))
     with console.progress(count, f'embedding {records.source}') as bar:
         for block in batches(crops, _EMBED_BLOCK):

@@ -8,7 +8,7 @@ from typing import Optional, Protocol, Union
 import numpy as np
 
 from ..common.backend import mx
-from ..common.data.records import open_records
+from ..common.data.records import check_crops, open_records
 from ..common.engine.mxnet import Embedder
 from ..common.engine.network import Network
 from ..common.engine.open_model import OpenModel, open_model
@@ -114,8 +114,9 @@ class Teacher:
 
     def header(self, data_dir: PathLike, views: Optional[Views] = None) -> Header:
         """What a store of this teacher, a data set and perhaps `views` of it must say; reads
-        samples of all the data."""
+        samples of all the data. InputError for photographs in the place of crops."""
         with contextlib.closing(open_records(data_dir)) as records:
+            check_crops(records)
             return Header(
                 teacher=self.name,
                 teacher_hash=self.digest,

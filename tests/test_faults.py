@@ -103,6 +103,29 @@ def test_a_full_disk_is_one_line_with_file_and_device(command, inputs, small_dis
     assert main(words) == 0
 
 
+def test_teach_leaves_nothing_among_photographs(inputs, tmp_path, run_command):
+    photo = tmp_path / 'photos' / 'Ada' / '1.jpg'
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(encoded(portrait(0, size=250)))
+    words = ['teach', '--data-dir', tmp_path / 'photos', '--teacher', f'{inputs}/model/model,3']
+    code, _, errors = run_command(*words)
+    assert code == 2 and f'`vargfacenet align {tmp_path}/photos crops`' in errors
+    assert [path.name for path in (tmp_path / 'photos').iterdir()] == ['Ada']
+
+
+def test_clean_says_where_there_is_no_room_for_embeddings(
+    inputs, small_disk, tmp_path, monkeypatch, run_command
+):
+    faces = write_folder(tmp_path / 'faces', np.random.RandomState(4), {'Ada': 20, 'Bob': 20})
+    words = ['clean', faces, '--model', f'{inputs}/model/model,3', '--out', tmp_path / 'out']
+    monkeypatch.setattr('tempfile.tempdir', str(small_disk))
+    fill(small_disk, 4096)  # 40 rows of 32 numbers take two pages
+    code, _, errors = run_command(*words)
+    assert code == 1 and f'{small_disk}: {NO_SPACE}' in errors and not (tmp_path / 'out').exists()
+    (small_disk / 'full').unlink()
+    assert run_command(*words)[0] == 0
+
+
 FILLED = """
 import os, sys
 import numpy as np
