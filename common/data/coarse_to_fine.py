@@ -20,8 +20,7 @@ _WORTH = 2  # times the smallest face of all is that of a look: less would save 
 _SEEN = 2.5  # times the smallest face of a look: from there on it finds those beside as well
 _ALIKE = 0.85  # of the side of the largest face: what has more may be larger, looked at closely
 _AROUND = 0.75  # of its side, from its middle on, is looked at of a face that is seen again
-# times the smallest face that is looked for is a face seen again: of YuNet 80 pixels, where its
-# points are the most exact; from 60 on its verification of LFW loses half a point
+# times the smallest face that is looked for is a face seen again: large enough for exact points
 _SHARP = 8
 _GRID = 4  # pixels, to a multiple of which a cut is rounded
 _SAME = 0.4  # of the union of two boxes that they share, of one face

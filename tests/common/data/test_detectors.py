@@ -10,6 +10,7 @@ import pytest
 from pictures import encoded, scene
 from vargfacenet.common.data.detect import FaceDetector
 from vargfacenet.common.data.detectors import DETECTORS, Faces, detector_kind, no_faces
+from vargfacenet.common.data.detectors.mtcnn import PointNetwork
 from vargfacenet.common.data.image import decode_rgb
 from vargfacenet.common.errors import InputError, RunError
 
@@ -53,6 +54,44 @@ def test_mtcnn_gives_the_faces_of_its_package(engine):
                 np.testing.assert_array_less(np.abs(box - face['box']), 1.01)
                 assert score == pytest.approx(face['confidence'], abs=1e-4)
     assert count >= 8
+
+
+def moved(points, degrees, scale, shift):
+    """Points turned and scaled about their middle, and shifted by shares of the eyes' distance."""
+    turn = np.radians(degrees)
+    linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    middle, eyes = points.mean(axis=0), np.linalg.norm(points[1] - points[0])
+    return (points - middle) @ linear.T + middle + eyes * np.array(shift)
+
+
+@pytest.mark.parametrize('many', [False, True])
+def test_rough_points_are_found_again_by_mtcnns_last_network(many):
+    """From points that are off by a tenth of the eyes' distance and more to those of the whole
+    cascade; a picture that lies on its side has them there; of noise they stay as they were."""
+    pytest.importorskip('onnxruntime') if many else None
+    find_points = PointNetwork(many)
+    cascade = DETECTORS.get('mtcnn')('', 20, 0.7)
+    for seed in (0, 2, 4):
+        picture = cv2.resize(scene(seed, size=240), None, fx=2, fy=2)
+        exact = cascade.find(picture).landmarks[0]
+        eyes = np.linalg.norm(exact[1] - exact[0])
+        rough = [moved(exact, *change) for change in ((8, 1, (0.1, 0)), (-8, 1.1, (0, -0.1)))]
+        found = find_points(picture, np.stack(rough))
+        for points, before in zip(found, rough):
+            assert np.linalg.norm(before - exact, axis=1).mean() > 0.1 * eyes
+            assert np.linalg.norm(points - exact, axis=1).mean() < 0.08 * eyes
+        # column x and row y come to row width - 1 - x and column y
+        lying = find_points(
+            np.ascontiguousarray(np.rot90(picture)),
+            found[:, :, ::-1] * (1, -1) + (0, picture.shape[1] - 1),
+        )
+        again = find_points(picture, found)
+        back = (lying - (0, picture.shape[1] - 1)) * (1, -1)
+        np.testing.assert_allclose(back[:, :, ::-1], again, atol=0.02 * eyes)
+    noise = np.random.RandomState(0).randint(0, 256, (300, 300, 3)).astype(np.uint8)
+    same = np.full((5, 2), 7.0)
+    given = np.stack([exact, same])
+    np.testing.assert_array_equal(find_points(noise, given), given)
 
 
 @pytest.fixture
