@@ -185,6 +185,16 @@ def real_path(path: PathLike) -> Path:
     return Path(os.path.realpath(path))
 
 
+def reserve(handle: int, start: int, end: int) -> None:
+    """Make an open file `end` bytes long, with room on the disk from `start`, its length or less: a
+    full one is an OSError here, and not a signal where the file is mapped. macOS has no such call:
+    the file gets the length alone."""
+    if hasattr(os, 'posix_fallocate'):
+        os.posix_fallocate(handle, start, end - start)
+    else:
+        os.ftruncate(handle, end)
+
+
 def sync_folder(folder: PathLike) -> None:
     """Have the names in a folder on the disk: a rename lies in memory until then, and a power cut
     undoes it. Nothing is done for a folder that may be written to and not listed."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..common.files import sync_folder
+from ..common.files import reserve, sync_folder
 
 MATRIX = 'embeddings.f32'
 _GROWTH = 1024  # rows by which the file grows at least
@@ -86,12 +86,12 @@ class MatrixFile:
         if size >= needed:
             return
         try:
-            os.posix_fallocate(self._handle, size, needed + self.width * _GROWTH - size)
+            reserve(self._handle, size, needed + self.width * _GROWTH)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             os.ftruncate(self._handle, size)  # what may have been added
-            os.posix_fallocate(self._handle, size, needed - size)
+            reserve(self._handle, size, needed)
 
     def others(self) -> list[Path]:
         """Matrix files of other keys than today's, and of changes of it that came to no end."""
@@ -108,8 +108,8 @@ def write_matrix(folder: Path, generation: int, rows: Iterable[tuple[int, bytes]
             file.seek(len(row) * place)
             file.write(row)
         file.flush()
-        if size := file.tell():  # rows that nobody has need room as well, see `_reserve`
-            os.posix_fallocate(file.fileno(), 0, size)
+        if size := os.fstat(handle).st_size:  # rows that nobody has need room as well: `_reserve`
+            reserve(handle, 0, size)
         os.fsync(file.fileno())
     sync_folder(folder)
 

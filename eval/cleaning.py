@@ -6,7 +6,6 @@ being what the set calls one person. Letters: N pictures, D embedding size, C cl
 """
 
 import functools
-import os
 import tempfile
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
@@ -17,7 +16,7 @@ from ..common import console
 from ..common.data.records import Records, read_crop
 from ..common.engine.open_model import OpenModel
 from ..common.errors import InputError
-from ..common.files import naming
+from ..common.files import naming, reserve
 from ..common.parallel import batches, ordered_map
 from ..common.vectors import unit_rows
 from .search.screen import BLOCK, ROW_STEP, Searcher, choose_kernel, exact_scores, pack
@@ -76,7 +75,7 @@ def embed_people(model: OpenModel, records: Records) -> People:
     with naming(tempfile.gettempdir()):
         handle = tempfile.TemporaryFile()  # noqa: SIM115  (the memory map keeps it)
         # a full disk is an error here, not a SIGBUS at some picture
-        os.posix_fallocate(handle.fileno(), 0, 4 * count * model.embedding_size)
+        reserve(handle.fileno(), 0, 4 * count * model.embedding_size)
     rows = np.memmap(handle, np.float32, 'r+', shape=shape)
     crops = ordered_map(read, range(count))
     with console.progress(count, f'embedding {records.source}') as bar:

@@ -6,7 +6,6 @@ embedding a file, as a column.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from ..common.checksums import check, noted
 from ..common.errors import InputError
-from ..common.files import PathLike, atomic_path, atomic_write, input_file
+from ..common.files import PathLike, atomic_path, atomic_write, input_file, reserve
 
 HEADER = np.dtype('<i4')
 FLOAT = np.dtype('<f4')
@@ -89,7 +88,7 @@ def new_matrix(path: PathLike, rows: int, columns: int) -> Iterator[np.ndarray]:
         with open(temporary, 'wb') as handle:
             handle.write(_header(rows, columns))
             # reserved now, so that a full disk is an error here and not a signal while writing
-            os.posix_fallocate(handle.fileno(), 0, _HEADER_BYTES + rows * columns * FLOAT.itemsize)
+            reserve(handle.fileno(), 0, _HEADER_BYTES + rows * columns * FLOAT.itemsize)
         matrix = np.memmap(temporary, FLOAT, 'r+', _HEADER_BYTES, (rows, columns))
         yield matrix
         matrix.flush()

@@ -83,7 +83,10 @@ def run(arguments: argparse.Namespace) -> dict:
     if arguments.like:
         console.refuse_options(arguments, ['size'], 'not with --like, whose size it is')
     mix = mixing(arguments.like) if arguments.like else None
-    arguments.size = len(mix) if arguments.like else (arguments.size or _SIZE)
+    if arguments.like:
+        arguments.size = len(mix)
+    elif arguments.size is None:
+        arguments.size = _SIZE
     counts = ('probes', 'people', 'distractors', 'size')
     check_options(arguments, {**dict.fromkeys(counts, integer(1)), 'fpr': positive(1)})
     kernel = choose_kernel(arguments.kernel)

@@ -1,13 +1,12 @@
 """Class centres and their momenta: the arrays that are too large to be parameters of a Module."""
 
-import os
 import tempfile
 from typing import Optional, Union
 
 import cv2
 import numpy as np
 
-from ...common.files import PathLike, naming
+from ...common.files import PathLike, naming, reserve
 from ...common.memory import free_memory
 from ...common.parallel import ordered_map
 
@@ -66,7 +65,7 @@ def _mapped(shape: tuple, dtype: str, folder: PathLike) -> np.ndarray:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with naming(folder), tempfile.TemporaryFile(dir=folder) as handle:
         # a full disk is an error here, not a SIGBUS at some step
-        os.posix_fallocate(handle.fileno(), 0, size)
+        reserve(handle.fileno(), 0, size)
         return np.asarray(np.memmap(handle, dtype, 'r+', shape=shape))
 
 

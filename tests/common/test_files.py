@@ -1,5 +1,6 @@
 """Files are written whole or not at all."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -11,11 +12,13 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pictures import encoded, scene
 from vargfacenet.common import checksums, files
 from vargfacenet.common.errors import InputError
-from vargfacenet.eval.matrix_file import new_matrix
+from vargfacenet.deploy.gallery import Gallery
+from vargfacenet.eval.matrix_file import new_matrix, read_matrix
 
 
 def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path):
@@ -323,6 +326,23 @@ def test_room_that_is_kept_for_a_file_is_no_hole(tmp_path, monkeypatch):
     with open(path, 'wb') as file:
         os.posix_fallocate(file.fileno(), 0, 8 << 20)
     files.check_holes(path)
+
+
+def test_files_that_grow_are_made_where_no_room_can_be_kept(tmp_path, monkeypatch):
+    """macOS, on which galleries and files of embeddings are written as well."""
+    monkeypatch.delattr(os, 'posix_fallocate')
+    rows = np.eye(2, 32, dtype=np.float32)
+    with new_matrix(tmp_path / 'a.bin', *rows.shape) as matrix:
+        matrix[:] = rows
+    np.testing.assert_array_equal(read_matrix(tmp_path / 'a.bin'), rows)
+    gallery = Gallery(tmp_path / 'people', 32, 'model')
+    gallery.enrol(['Ada', 'Bob'], rows)
+    gallery.rekey()
+    gallery.enrol(['Cy'] * 2, -rows)
+    gallery.close()
+    with contextlib.closing(Gallery(tmp_path / 'people', 32, 'model')) as again:
+        found = [again.identify(row)[0].identity for row in (*rows, *-rows)]
+    assert found == ['Ada', 'Bob', 'Cy', 'Cy']
 
 
 def test_what_is_written_here_is_not_refused_when_it_is_noted(tmp_path, monkeypatch):

@@ -89,6 +89,7 @@ def test_the_whole_search_of_embeddings_like_others(run_command, tmp_path, rng):
     ('words', 'message'),
     [
         (['--people', 0], '--people 0: must be an integer above 0'),
+        (['--size', 0], '--size 0: must be an integer above 0'),
         (['--fpr', 2], '--fpr 2.0: must be a number above 0, at most 1'),
         (['--like', 'nowhere.npy'], 'nowhere.npy'),
         (['--like', 'x.npy', '--size', 3], '--size: not with --like'),
