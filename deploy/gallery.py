@@ -17,7 +17,7 @@ import logging
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -594,14 +594,20 @@ class Gallery:
                 raise RunError(error_of_disk(where, error.strerror)) from None
 
     @contextlib.contextmanager
-    def _transaction(self, kind: str = 'IMMEDIATE') -> Iterator[None]:
+    def _transaction(
+        self, kind: str = 'IMMEDIATE', undone: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
+        """A transaction; `undone` is called where it has come to no end."""
         self._database.execute(f'BEGIN {kind}')
         try:
             yield
             self._database.execute('COMMIT')
-        except BaseException:
-            if self._database.connection.in_transaction:  # a full disk has ended it already
+        except BaseException as error:
+            is_open = self._database.connection.in_transaction  # a full disk has ended it already
+            if is_open:
                 self._database.execute('ROLLBACK')
+            if is_open or isinstance(error, sqlite3.Error):  # else Ctrl-C came during COMMIT
+                undone()
             raise
 
     @contextlib.contextmanager
@@ -615,20 +621,21 @@ class Gallery:
         """
         noted: dict[str, Any] = {}
         is_logged = False
+
+        def undone() -> None:
+            if is_logged:
+                with contextlib.suppress(RunError):
+                    self.note(f'{what} undone', **noted)
+
         with self._access(_WORK_PER_FACE * faces):
             try:
-                with self._transaction():
+                with self._transaction(undone=undone):
                     # what others changed; sees the database as it is inside the transaction
                     self._refresh()
                     yield noted
                     if noted:
                         is_logged = True
                         self.note(what, **noted)
-            except BaseException:
-                if is_logged:
-                    with contextlib.suppress(RunError):
-                        self.note(f'{what} undone', **noted)
-                raise
             finally:  # also of one that failed: its rows may have made the file longer
                 self._version = None
 

@@ -297,6 +297,28 @@ def test_a_change_that_is_logged_and_cannot_be_completed_is_said_to_be_undone(
     assert not gallery.identities()
 
 
+@pytest.mark.parametrize('is_made', [True, False])
+def test_a_change_that_ctrl_c_meets_is_undone_or_not_as_the_log_says(
+    is_made, gallery, rng, monkeypatch
+):
+    """Python tells of Ctrl-C once COMMIT is done, if it is pressed meanwhile."""
+    execute = gallery._database.execute
+
+    def interrupted(words, *values):
+        if words != 'COMMIT':
+            return execute(words, *values)
+        monkeypatch.undo()
+        if is_made:
+            execute(words)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gallery._database, 'execute', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gallery.enrol(['a'], unit(rng, 1))
+    assert gallery.identities() == ({'a': 1} if is_made else {})
+    assert logged(gallery) == ['enrol', 'enrol undone'][: 1 if is_made else 2]
+
+
 def test_a_change_that_cannot_be_logged_is_not_made(gallery, rng):
     rows = unit(rng, 2)
     gallery.enrol(['a'], rows[:1], terms=Terms(expires='2020-01-01'), today=date(2020, 1, 1))
