@@ -5,8 +5,11 @@ import pytest
 import reference
 from gradients import evaluate, relative_error
 from loss_heads import build_terms
+from tiny_network import tiny_symbol
 from vargfacenet.common.backend import mx
 from vargfacenet.common.errors import InputError
+from vargfacenet.recognition.config import bare
+from vargfacenet.recognition.graph import training_module
 from vargfacenet.recognition.losses import warn_of_few_pairs
 
 # a loss must not depend on who adds which rows
@@ -80,3 +83,10 @@ def test_few_pairs_in_a_step_are_said(caplog):
     assert 'has 0.5 pairs of one person' in caplog.text and '--shuffle people' in caplog.text
     with pytest.raises(InputError, match='--per-batch-size 2 or more'):
         build_terms('triplet', 4, 3, {}, batch_size=1)
+
+
+@pytest.mark.parametrize(('loss', 'told'), [('triplet', True), ('margin', False)])
+def test_few_pairs_are_said_of_a_loss_that_compares_images(loss, told, caplog):
+    config = bare(loss=loss, shuffle='full', num_classes=100, per_batch_size=4)
+    training_module(tiny_symbol(8), config, [mx.cpu()])
+    assert ('has 0.06 pairs of one person' in caplog.text) == told
