@@ -62,7 +62,7 @@ def _by_onnxruntime(path: Path, outputs: tuple[str, ...]) -> Network:
 
 def _network(name: str, many: bool) -> Network:
     """One of the three; for `many` pictures in onnxruntime where that is installed, which takes two
-    thirds of OpenCV's time, but a quarter of a second to start."""
+    thirds of OpenCV's time, but a quarter of a second to start for all three."""
     folder = Path(importlib.util.find_spec(_PACKAGE).submodule_search_locations[0])
     load = _by_onnxruntime if many and not missing('onnxruntime') else _by_opencv
     return load(folder / f'{name}.onnx', _OUTPUTS[name])
@@ -120,7 +120,8 @@ class Mtcnn(Detector):
         self._last = min(last, min_score)
 
     def expect_many(self) -> None:
-        self._networks = {name: _network(name, many=True) for name in _OUTPUTS}
+        if not missing('onnxruntime'):
+            self._networks = {name: _network(name, many=True) for name in _OUTPUTS}
 
     def find(self, image: np.ndarray) -> Faces:
         return self.find_larger(image, 1)
