@@ -78,7 +78,9 @@ def plot_curves(folder: Path, title: str) -> Path:
         if axis.lines:
             columns, rows = _legend_size(len(axis.lines))
             size = min(_LETTERS, _ROOM / rows)
-            axis.legend(frameon=False, ncols=columns, fontsize=size)
+            # many columns have room for half of the usual lines and gaps, in letters
+            narrow = {} if columns == 1 else {'handlelength': 1, 'columnspacing': 1}
+            axis.legend(frameon=False, ncols=columns, fontsize=size, **narrow)
     loss_axis.set_ylim(bottom=0)
     accuracy_axis.set_ylabel('accuracy (%)')
     figure.suptitle(plain(title))

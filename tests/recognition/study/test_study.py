@@ -545,7 +545,23 @@ def _runs_long(runs):
     return history.exists() and history.stat().st_size > 0
 
 
-def test_results_grow_and_hold_what_is_there_at_a_stop(done, patterns, crowd, tmp_path):
+@pytest.fixture
+def started():
+    """_start, and an end to what is left when a test fails."""
+    processes = []
+
+    def start(*words, **named):
+        processes.append(_start(*words, **named))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(120)
+
+
+def test_results_grow_and_hold_what_is_there_at_a_stop(done, patterns, crowd, tmp_path, started):
     path, runs = done
     write_study(path.parent, patterns, crowd, LONG)
     (runs / 'records/angular-s0.test.json').unlink()  # one test runs again
@@ -554,8 +570,9 @@ def test_results_grow_and_hold_what_is_there_at_a_stop(done, patterns, crowd, tm
         file.unlink()
     log = tmp_path / 'log'
     with open(log, 'wb') as err:
-        process = _start(path, err, by=['nohup'])
-        _wait_for(lambda: _runs_long(runs))
+        process = started(path, err, by=['nohup'])
+        # the next run starts before the page of the one before it is drawn
+        _wait_for(lambda: _runs_long(runs) and all(file.exists() for file in files))
         process.send_signal(signal.SIGHUP)  # the terminal is closed: it is none of its business
         result = json.loads(files[0].read_text())  # grown, while the study runs
         assert result['missing'] == ['long-s0'] and result['questions'][0]['comparisons']
@@ -574,7 +591,7 @@ def test_results_grow_and_hold_what_is_there_at_a_stop(done, patterns, crowd, tm
         os.kill(child, signal.SIGCONT)
         _wait_for(lambda: not _holders(runs))
 
-        process = _start(path, err)
+        process = started(path, err)
         _wait_for(lambda: _holders(runs) and process.poll() is None)
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 143 and not _holders(runs)
