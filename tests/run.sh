@@ -14,9 +14,8 @@ cores=$(env -u OMP_NUM_THREADS nproc)
 # workers share the cores: each has one thread (tests of threads have more, by tests/threads.py), one
 # that waits gives its core away at once, and what processes are started imports compiled modules
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} GOMP_SPINCOUNT=0 PYTHONDONTWRITEBYTECODE=
-# a file of tests a process; most tests keep one core busy, but for an eighth of the time they wait
-# for sleeps, browsers and processes, so there is one worker more. The slowest are listed at the end.
-# A process that dies ends the run, which names its test: with another in its place pytest-xdist 3.8
-# waits for ever
-exec python -m pytest -n $((cores < 4 ? cores + 1 : 4)) --dist loadfile --no-loadscope-reorder \
+# a file of tests a process, a process a core: with one more, tests that kill a run after a share of
+# its usual time come too late. The slowest are listed at the end. A process that dies ends the run,
+# which names its test: with another in its place pytest-xdist 3.8 waits for ever
+exec python -m pytest -n $((cores < 4 ? cores : 4)) --dist loadfile --no-loadscope-reorder \
   --max-worker-restart 0 --durations 20 "${select[@]}" "$@"

@@ -116,6 +116,7 @@ def _painter(workers: int) -> Iterator[Callable[[Task], list[bytes]]]:
     if workers == 1:
         yield lambda task: jpeg_faces(*task)
         return
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context('spawn'),
@@ -130,6 +131,9 @@ def _painter(workers: int) -> Iterator[Callable[[Task], list[bytes]]]:
     try:
         yield paint
     except BrokenProcessPool:
+        # one that was being started while the pool ended the others is not ended, and is waited for
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
         raise RunError('a drawing process died (out of memory?); try fewer --workers') from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -561,7 +561,9 @@ def started():
             process.wait(120)
 
 
-def test_results_grow_and_hold_what_is_there_at_a_stop(done, patterns, crowd, tmp_path, started):
+def test_results_grow_and_hold_what_is_there_at_a_stop(
+    done, patterns, crowd, tmp_path, started, default_signals
+):
     path, runs = done
     write_study(path.parent, patterns, crowd, LONG)
     (runs / 'records/angular-s0.test.json').unlink()  # one test runs again
