@@ -60,14 +60,14 @@ class FaceFinder:
         return is_aligned_crop(image, self._crop_detector)
 
     def candidates(self, image: np.ndarray) -> detect.Faces:
-        """What may be faces, however small and doubtful."""
+        """What may be faces, however small and doubtful; their landmarks are not to be used."""
         kind, _ = detector_kind(self._detector.name)
         finder = FaceDetector(kind.smallest, CANDIDATE, self._detector.name)
-        return finder.detect(image)
+        return finder.wanted(image, 'all', slice(0)).faces
 
-    def wanted(self, image: np.ndarray, which: str) -> detect.Wanted:
+    def wanted(self, image: np.ndarray, which: str, exact: slice = slice(None)) -> detect.Wanted:
         """As FaceDetector.wanted."""
-        return self._detector.wanted(image, which)
+        return self._detector.wanted(image, which, exact)
 
 
 class FaceEmbedder:

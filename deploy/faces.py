@@ -117,7 +117,7 @@ def find_group(embedder: FaceEmbedder, image: np.ndarray, faces: str, which: sli
     Otherwise as `find_face`. The box of an aligned crop is the whole picture.
     """
     height, width = image.shape[:2]
-    look = _look(embedder, image, faces, 'all')
+    look = _look(embedder, image, faces, 'all', which)
     boxes, scores = np.array([[0, 0, width, height]], np.float64), np.ones(1)
     if look.found is not None:
         boxes, scores = turned_back(look.found.boxes, look.turns, width, height), look.found.scores
@@ -134,24 +134,32 @@ class Look(NamedTuple):
     turns: int = 0  # by 90 degrees against the clock, from the picture as it came
 
 
-def _look(embedder: FaceEmbedder, image: np.ndarray, faces: str, wanted: str) -> Look:
-    """The faces that are `wanted`, the 'largest' or 'all'; raises as `find_face`."""
+def _look(
+    embedder: FaceEmbedder,
+    image: np.ndarray,
+    faces: str,
+    wanted: str,
+    exact: slice = slice(None),
+) -> Look:
+    """As `turned_until_found`, of an aligned crop as well; raises as `find_face`."""
     if faces == 'crop':
         check_crop(image)
     if faces == 'crop' or (faces == 'auto' and embedder.finder.is_crop(image)):
         return Look(image)
-    look = turned_until_found(embedder.finder, image, wanted)
+    look = turned_until_found(embedder.finder, image, wanted, exact)
     if look is None:
         raise NoFace(_why_no_face(embedder, image))
     return look
 
 
-def turned_until_found(finder: FaceFinder, image: np.ndarray, wanted: str) -> Optional[Look]:
+def turned_until_found(
+    finder: FaceFinder, image: np.ndarray, wanted: str, exact: slice = slice(None)
+) -> Optional[Look]:
     """The faces that are `wanted`, as of `FaceFinder.wanted`, in the first turn of a picture that
     shows one: as it came, by 90, 270 and 180 degrees; None if none does."""
     for turns, how in _TURNS.items():
         upright = image if how is None else cv2.rotate(image, how)
-        found, count = finder.wanted(upright, wanted)
+        found, count = finder.wanted(upright, wanted, exact)
         if count:
             return Look(upright, found, count, turns)
     return None

@@ -12,7 +12,15 @@ from ..console import Parser, check_ranges
 from ..errors import InputError
 from ..files import PathLike
 from .coarse_to_fine import DOUBT, Wanted, largest_face, of_faces
-from .detectors import DEFAULT, DETECTORS, Faces, detector_kind, found_by, made_smaller
+from .detectors import (
+    DEFAULT,
+    DETECTORS,
+    Faces,
+    detector_kind,
+    found_by,
+    made_smaller,
+    with_exact_landmarks,
+)
 from .image import decode_rgb, has_crop_size, middle_crop, read_picture
 from .warp import TEMPLATE
 
@@ -70,30 +78,33 @@ class FaceDetector:
 
         Raises RunError for a detector whose answer is not of the shapes that `Faces` tells.
         """
-        image, scale = within_side(image, self._side)
-        found = found_by(self._detector, image)
-        order = np.argsort(-found.boxes[:, 2:].prod(axis=1), kind='stable')
-        order = order[found.scores[order] >= self._min_score]
-        return _enlarged(of_faces(found, order), scale)
+        return self.wanted(image, 'all').faces
 
-    def wanted(self, image: np.ndarray, which: str) -> Wanted:
+    def wanted(self, image: np.ndarray, which: str, exact: slice = slice(None)) -> Wanted:
         """The wanted faces of a (H, W, 3) uint8 RGB picture.
 
         `which` is 'largest', 'centre' (nearest to the picture's middle, as in LFW) or 'all', the
-        largest first. Of these the largest takes the least time: see `largest_face`. Raises
-        RunError as `detect`.
+        largest first. Of these the largest takes the least time: see `largest_face`. The landmarks
+        of those in `exact` alone are to be used. Raises RunError as `detect`.
         """
+        small, scale = within_side(image, self._side)
         if which == 'largest':
-            image, scale = within_side(image, self._side)
-            found = largest_face(self._detector, image, self._min_size, self._min_score)
-            return Wanted(_enlarged(found.faces, scale), found.count)
-        faces = self.detect(image)
-        count = len(faces.scores)
+            faces, count = largest_face(self._detector, small, self._min_size, self._min_score)
+        else:
+            faces = self._all(small)
+            count = len(faces.scores)
         if which == 'centre' and count:
-            middle = np.array(image.shape[1::-1]) / 2
+            middle = scale * np.array(image.shape[1::-1]) / 2
             offsets = faces.boxes[:, :2] + faces.boxes[:, 2:] / 2 - middle
             faces = of_faces(faces, [int((offsets**2).sum(axis=1).argmin())])
-        return Wanted(faces, count)
+        faces = with_exact_landmarks(self._detector, small, faces, exact)
+        return Wanted(_enlarged(faces, scale), count)
+
+    def _all(self, image: np.ndarray) -> Faces:
+        """Those of a picture that count, largest first."""
+        found = found_by(self._detector, image)
+        order = np.argsort(-found.boxes[:, 2:].prod(axis=1), kind='stable')
+        return of_faces(found, order[found.scores[order] >= self._min_score])
 
 
 def _enlarged(faces: Faces, scale: float) -> Faces:

@@ -60,5 +60,9 @@ def crop(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     -------
     (112, 112, 3) uint8, channels as given
     """
-    matrix = estimate_similarity(landmarks)
+    return warped(image, estimate_similarity(landmarks))
+
+
+def warped(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """As `crop`, by the (2, 3) matrix of `estimate_similarity`."""
     return cv2.warpAffine(image, matrix, (IMAGE_SIZE, IMAGE_SIZE), flags=cv2.INTER_LINEAR)

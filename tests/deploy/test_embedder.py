@@ -162,7 +162,7 @@ def drawn_faces(monkeypatch):
         marks = np.array([TEMPLATE + np.array([x, y]) for x, y in places]).reshape(-1, 5, 2)
         found = Faces(boxes, np.linspace(1, 0.9, len(places)), marks)
 
-        def wanted(self, image, which):
+        def wanted(self, image, which, exact):
             shown = slice(None if which == 'all' else 1)
             return Wanted(Faces(*(part[shown] for part in found)), len(places))
 

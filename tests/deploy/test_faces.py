@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from deploy_models import export_folder, portrait
 from pictures import encoded, scene
+from vargfacenet.common.data.detectors.mtcnn import Mtcnn
 from vargfacenet.common.data.warp import TEMPLATE
 from vargfacenet.common.errors import InputError
 from vargfacenet.deploy import FaceEmbedder
@@ -139,6 +140,21 @@ def test_all_faces_of_a_group(embedder):
     assert lying.faces[0].turned == 90
     x, y, wide, high = group.boxes[0]
     assert lying.boxes[0] == pytest.approx([420 - y - high, x, high, wide], abs=1)
+
+
+def test_the_points_of_the_faces_asked_for_alone_are_made_exact(embedder, monkeypatch):
+    counts = []
+
+    def counted(self, image, faces):
+        counts.append(len(faces.scores))
+        return faces.landmarks
+
+    monkeypatch.setattr(Mtcnn, 'exact_landmarks', counted)
+    alike = np.concatenate([cv2.resize(scene(seed), (420, 420)) for seed in (0, 1)], axis=1)
+    for which, count in ((LARGEST, 1), (slice(None), 2), (slice(1, 2), 1)):
+        counts.clear()
+        assert len(find_group(embedder, alike, 'detect', which).boxes) == 2
+        assert counts == [count]
 
 
 def test_faces_says_what_pictures_are(embedder):

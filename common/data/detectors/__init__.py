@@ -74,6 +74,12 @@ class Detector:
         scale = np.divide(image.shape[1::-1], small.shape[1::-1])
         return Faces(faces.boxes * np.tile(scale, 2), faces.scores, faces.landmarks * scale)
 
+    def exact_landmarks(self, image: np.ndarray, faces: Faces) -> np.ndarray:
+        """Landmarks (N, 5, 2) of those faces of `find` or `find_larger` in a picture that are
+        wanted, which may be one of a crowd. By default their own; here is the place for work on
+        each face."""
+        return faces.landmarks
+
     def expect_many(self) -> None:
         """Thousands of pictures will come: what is slow to start and faster then pays. By default
         there is no such thing."""
@@ -91,6 +97,18 @@ def found_by(detector: Detector, image: np.ndarray, times: float = 1) -> Faces:
     """
     faces = detector.find(image) if times == 1 else detector.find_larger(image, times)
     return _checked(detector, faces)
+
+
+def with_exact_landmarks(
+    detector: Detector, image: np.ndarray, faces: Faces, which: slice
+) -> Faces:
+    """The faces of a picture, those in `which` by the detector's `exact_landmarks`; RunError as
+    `found_by`."""
+    wanted = Faces(*(part[which] for part in faces))
+    exact = wanted._replace(landmarks=detector.exact_landmarks(image, wanted))
+    landmarks = faces.landmarks.astype(np.float64)
+    landmarks[which] = _checked(detector, exact).landmarks
+    return faces._replace(landmarks=landmarks)
 
 
 def _checked(detector: Detector, faces: Faces) -> Faces:

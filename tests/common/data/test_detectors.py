@@ -127,6 +127,36 @@ def test_yunet_tells_pixels_of_the_picture(made, many):
     assert [part.shape for part in dark] == [(0, 4), (0,), (0, 5, 2)]
 
 
+def test_the_points_of_the_wanted_faces_alone_are_found_again(made):
+    """One of a crowd costs as much as one alone."""
+    picture = np.zeros((96, 320, 3), np.uint8)
+    for row in (3, 7, 10):
+        picture[24:32, 24 * row : 24 * row + 8] = 255
+    finder, found_again = FaceDetector(10, detector=str(made)), []
+
+    def find_points(image, landmarks):
+        assert image.shape == picture.shape
+        found_again.extend(landmarks)
+        return landmarks + 1000
+
+    rough = finder.detect(picture).landmarks  # a bright place is no face for the real network
+    middle = int(rough[:, :, 0].mean(axis=1).argsort()[1])
+    finder._detector._points = find_points
+    for which, exact, numbers in (
+        ('all', slice(None), [0, 1, 2]),
+        ('all', slice(1), [0]),
+        ('all', slice(0), []),
+        ('centre', slice(None), [middle]),
+    ):
+        found_again.clear()
+        found = finder.wanted(picture, which, exact).faces.landmarks
+        np.testing.assert_array_equal(np.reshape(found_again, (-1, 5, 2)), rough[numbers])
+        np.testing.assert_array_equal(found[found > 900], (rough[numbers] + 1000).ravel())
+        assert len(found) == (3 if which == 'all' else 1)
+    found_again.clear()
+    assert finder.wanted(picture, 'largest').count == 3 and len(found_again) == 1
+
+
 def same_faces(file, images, min_score):
     """How many faces OpenCV finds in pictures; onnxruntime must find the same."""
     count = 0
