@@ -624,8 +624,10 @@ class Gallery:
 
         def undone() -> None:
             if is_logged:
-                with contextlib.suppress(RunError):
+                try:
                     self.note(f'{what} undone', **noted)
+                except RunError as error:
+                    log.warning('%s; the log may tell of a change, %s, that is undone', error, what)
 
         with self._access(_WORK_PER_FACE * faces):
             try:

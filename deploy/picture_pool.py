@@ -19,7 +19,7 @@ PLACES = 128  # requests that may wait
 PATIENCE_SECONDS = 0.75  # for which they do: with the work of one picture less than 2 s
 JOB_SECONDS = 30.0  # the largest picture takes a few
 START_SECONDS = 300.0  # a checkpoint that MXNet opens on a busy machine
-AGAIN_SECONDS = 5.0  # between starts that fail
+AGAIN_SECONDS, MOST_SECONDS = 5.0, 60.0  # between starts that fail: at first, and in the end
 MEND_SECONDS = 2.0  # between looks at processes that have nothing to do
 _ANSWER_BYTES = 64 << 20
 
@@ -52,6 +52,7 @@ class Worker:
 
     def __init__(self, options: dict):
         self._options = options
+        self.starts = True  # whether it did so the last time
         self._process: Optional[asyncio.subprocess.Process] = None
 
     @property
@@ -64,17 +65,18 @@ class Worker:
 
     async def start(self) -> None:
         """Return when the model is open; InputError says why it is not."""
-        with ctrl_c_held_off():
-            self._process = await asyncio.create_subprocess_exec(
-                *module_words(picture_worker.__name__),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-            )
         try:
+            with ctrl_c_held_off():
+                self._process = await asyncio.create_subprocess_exec(
+                    *module_words(picture_worker.__name__),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                )
             answer = await self._ask(self._options, (), START_SECONDS)
-        except WorkerLost as error:
-            raise InputError(f'a process for pictures does not start: {error}') from None
-        if 'error' in answer:
+        except (WorkerLost, OSError) as error:  # OSError: there is no room for a process
+            answer = {'error': f'a process for pictures does not start: {error}'}
+        self.starts = 'error' not in answer
+        if not self.starts:
             raise InputError(answer['error'])
 
     async def look(self, pictures: Sequence[bytes], which: Sequence[slice]) -> list[dict]:
@@ -165,7 +167,12 @@ class PicturePool:
         Overloaded if there is no turn in time, BadPicture, WorkerLost.
         """
         which = which or [LARGEST] * len(pictures)
-        await self._queue.wait(client)
+        try:
+            await self._queue.wait(client)
+        except Overloaded:
+            if not any(worker.starts for worker in self._workers):  # to come again would not help
+                raise WorkerLost('no process for pictures starts') from None
+            raise
         # who goes away now does not stop the process, which would have to be started anew
         results = await asyncio.shield(self._keep(self._serve(pictures, which)))
         for index, result in enumerate(results):
@@ -214,13 +221,15 @@ class PicturePool:
 
     async def _give_back(self, worker: Worker) -> None:
         """Let the worker serve the next, once it lives."""
+        pause = AGAIN_SECONDS
         while not worker.alive:
             try:
                 await worker.start()
             except InputError as error:
-                log.error('%s; next try in %.0f s', error, AGAIN_SECONDS)
+                log.error('%s; next try in %.0f s', error, pause)
                 await worker.stop()
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, MOST_SECONDS)
         self._idle.append(worker)
         self._queue.done()
 

@@ -247,12 +247,15 @@ def _measured(
     seconds: float,
     left_out: dict[str, str],
 ) -> list[dict]:
-    """The row of a form, or none where it does not train, of which `left_out` gets the reason."""
+    """The row of a form, or none where it does not train, of which `left_out` gets the reason;
+    RunError where our process ends."""
     if form in left_out:
         return []
     try:
         measured = in_turn(torch, our_worker, form, batch, seconds)
     except RunError as error:
+        if our_worker.has_ended:  # which is no fault of PyTorch's
+            raise
         left_out[form] = str(error)
         return []
     return [_row(form, (batch, batch), *measured)]

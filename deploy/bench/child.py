@@ -115,6 +115,11 @@ class Program:
     def __exit__(self, *_) -> None:
         self.close()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it can no longer be called."""
+        return self._process.poll() is not None
+
     def __call__(self, seconds: float) -> list[float]:
         """Call for some seconds, at least once: the seconds of each call."""
         with contextlib.suppress(BrokenPipeError):  # it is dead, and the answer says why

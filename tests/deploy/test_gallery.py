@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from vargfacenet.common.errors import InputError, RunError
+from vargfacenet.deploy import decision_log, gallery_search, gallery_tables
 from vargfacenet.deploy import gallery as module
-from vargfacenet.deploy import gallery_search, gallery_tables
 from vargfacenet.deploy.decision_log import check_log
 from vargfacenet.deploy.gallery import DATABASE, Gallery, GalleryBusy
 from vargfacenet.deploy.gallery_matrix import MATRIX
@@ -286,13 +286,26 @@ def logged(gallery):
 
 
 def test_a_change_that_is_logged_and_cannot_be_completed_is_said_to_be_undone(
-    short_wait, gallery, other, rng
+    short_wait, gallery, other, rng, monkeypatch, caplog
 ):
     other.execute('BEGIN')
     other.execute('SELECT * FROM faces').fetchall()  # has a lock that COMMIT waits for
     with pytest.raises(GalleryBusy):
         gallery.enrol(['a'], unit(rng, 1))
     assert logged(gallery) == ['enrol', 'enrol undone']
+
+    append = decision_log.append
+
+    def full(path, what, **fields):
+        if what == 'enrol undone':
+            raise RunError(f'{path}: no space left')
+        append(path, what, **fields)
+
+    monkeypatch.setattr(decision_log, 'append', full)
+    with pytest.raises(GalleryBusy):
+        gallery.enrol(['a'], unit(rng, 1))
+    assert logged(gallery)[2:] == ['enrol']
+    assert 'no space left; the log may tell of a change, enrol, that is undone' in caplog.text
     other.execute('ROLLBACK')
     assert not gallery.identities()
 

@@ -21,9 +21,9 @@ from vargfacenet.common.checked_json import read_checked, write_checked
 from vargfacenet.common.child import frame, read_frame
 from vargfacenet.common.engine.export_record import RECORD
 from vargfacenet.common.errors import InputError
-from vargfacenet.deploy import FaceEmbedder, picture_worker, web_server
+from vargfacenet.deploy import FaceEmbedder, picture_pool, picture_worker, web_server
 from vargfacenet.deploy.fair_queue import Client, FairQueue, Overloaded
-from vargfacenet.deploy.picture_pool import PATIENCE_SECONDS
+from vargfacenet.deploy.picture_pool import PATIENCE_SECONDS, WorkerLost
 from vargfacenet.deploy.service import MAX_REQUEST, RequestError
 from vargfacenet.deploy.uploads import Uploads
 from web_service import pool_options, running_pool
@@ -298,18 +298,63 @@ def test_a_worker_that_dies_is_replaced(web_pool, client):
     assert client.post('/api/embed', photograph=crop(1)).status == 200
 
 
+def make_other(model):
+    """Have a folder tell that it is of other weights."""
+    record = read_checked(model / RECORD, 'record')
+    record['source_sha256'] = dict.fromkeys(record['source_sha256'], '0' * 64)
+    write_checked(model / RECORD, record)
+
+
 def test_a_process_that_starts_anew_takes_no_other_model(tmp_path):
     """Its embeddings were compared with those of the model before, after an export to its place."""
     model = export_folder(tmp_path)
     fingerprint = FaceEmbedder(model).fingerprint
-    record = read_checked(model / RECORD, 'record')
-    record['source_sha256'] = dict.fromkeys(record['source_sha256'], '0' * 64)
-    write_checked(model / RECORD, record)  # of other weights
+    make_other(model)
     with (
         pytest.raises(InputError, match='is another model than when the server was started'),
         running_pool(model, fingerprint, 1),
     ):
         pass
+
+
+@linux
+def test_a_server_whose_processes_do_not_start_is_not_called_busy(tmp_path, monkeypatch):
+    """Until the model that it was started with lies there again."""
+    monkeypatch.setattr(picture_pool, 'AGAIN_SECONDS', 0.1)
+    model = export_folder(tmp_path)
+    record = (model / RECORD).read_bytes()
+    with running_pool(model, FaceEmbedder(model).fingerprint, 1) as (thread, pool):
+
+        def answer():
+            with contextlib.suppress(Overloaded):  # while the first start is under way
+                try:
+                    return len(thread.run(pool.look([crop(1)], Client()))[0].faces)
+                except WorkerLost as error:
+                    return str(error)
+            return ''
+
+        def wait_for(expected):
+            for _ in range(100):
+                found = answer()
+                if found == expected:
+                    return
+                time.sleep(0.1)
+            raise AssertionError(found)
+
+        make_other(model)
+        os.kill(pool.pids[0], signal.SIGKILL)
+        wait_for('no process for pictures starts')
+        assert {answer() for _ in range(5)} == {'no process for pictures starts'}
+        (model / RECORD).write_bytes(record)
+        wait_for(1)
+
+
+def test_a_process_for_which_there_is_no_room_does_not_start(monkeypatch):
+    monkeypatch.setattr(picture_pool, 'module_words', lambda module: [os.devnull])
+    worker = picture_pool.Worker({})
+    with pytest.raises(InputError, match=r'a process for pictures does not start: .*denied'):
+        asyncio.run(worker.start())
+    assert not worker.alive and not worker.starts
 
 
 @linux

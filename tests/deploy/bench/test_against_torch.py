@@ -129,6 +129,22 @@ def test_the_best_is_measured_again_where_the_batches_differ(monkeypatch):
     assert len(asked) == 1
 
 
+def test_a_form_is_blamed_for_its_own_end_alone():
+    def program(name, code):
+        return child.Program([sys.executable, '-c', READY + code], name)
+
+    calls, ends = 'print("[1.0]", flush=True)', 'raise SystemExit("out of memory")'
+    left_out = {}
+    with program('ours', ends) as ours, pytest.raises(RunError, match='ours: out of memory'):
+        theirs = argparse.Namespace(worker=lambda form, batch: program('PyTorch', calls))
+        against_torch._measured(theirs, ours, 'float32', 2, 0.1, left_out)
+    assert left_out == {}
+    with program('ours', calls) as ours:
+        theirs = argparse.Namespace(worker=lambda form, batch: program('PyTorch', ends))
+        assert against_torch._measured(theirs, ours, 'float32', 2, 0.1, left_out) == []
+    assert left_out == {'float32': 'PyTorch: out of memory'}
+
+
 def test_a_program_is_told_when_to_call():
     words = [sys.executable, '-c', f'{READY}print(json.dumps([float(line)] * 2), flush=True)']
     with child.Program(words, 'echo') as program:
